@@ -16,7 +16,6 @@ from importlib import resources
 from typing import TypeVar, cast
 
 import fastavro
-
 from sluicegate.schemas import records
 from sluicegate.schemas.errors import Unreadable
 
@@ -146,14 +145,17 @@ def _load(name: str) -> Schema:
     # Logical types stay in the file for other languages; here a time is an int, not a datetime.
     plain = json.loads(text, object_hook=lambda d: {k: v for k, v in d.items() if k != "logicalType"})
     parsed = cast(dict[str, object], fastavro.parse_schema(plain))
-    digest = fastavro.schema.fingerprint(
-        fastavro.schema.to_parsing_canonical_form(plain), "CRC-64-AVRO"
-    )
+    digest = fastavro.schema.fingerprint(fastavro.schema.to_parsing_canonical_form(plain), "CRC-64-AVRO")
     return Schema(name, parsed, MAGIC + bytes.fromhex(digest), cls, encode_body)
 
 
-NAMES = tuple(sorted(p.name[:-5] for p in resources.files("sluicegate.schemas").joinpath("avro").iterdir()
-                     if p.name.endswith(".avsc")))
+NAMES = tuple(
+    sorted(
+        p.name[:-5]
+        for p in resources.files("sluicegate.schemas").joinpath("avro").iterdir()
+        if p.name.endswith(".avsc")
+    )
+)
 SCHEMAS: dict[str, Schema] = {name: _load(name) for name in NAMES}
 _BY_PREFIX: dict[bytes, Schema] = {s.prefix: s for s in SCHEMAS.values()}
 _BY_CLASS: dict[type, Schema] = {s.cls: s for s in SCHEMAS.values()}
@@ -177,7 +179,9 @@ def decode(data: bytes) -> object:
         Unreadable: `not_avro`, `unknown_schema` or `malformed_record`.
     """
     if data[:2] != MAGIC or len(data) < PREFIX_BYTES:
-        raise Unreadable("not_avro", "the value is not an Avro single-object encoding (it must begin with C3 01)")
+        raise Unreadable(
+            "not_avro", "the value is not an Avro single-object encoding (it must begin with C3 01)"
+        )
     schema = _BY_PREFIX.get(data[:PREFIX_BYTES])
     if schema is None:
         raise Unreadable(
@@ -190,7 +194,9 @@ def decode(data: bytes) -> object:
     try:
         values = fastavro.schemaless_reader(body, schema.parsed, None)
     except Exception as error:  # fastavro raises many kinds for damaged bytes
-        raise Unreadable("malformed_record", f"the {schema.name} record is damaged ({type(error).__name__})") from error
+        raise Unreadable(
+            "malformed_record", f"the {schema.name} record is damaged ({type(error).__name__})"
+        ) from error
     if body.tell() != len(data):
         raise Unreadable("malformed_record", f"the {schema.name} record has trailing bytes")
     return schema.cls(**cast(dict[str, object], values))

@@ -20,60 +20,166 @@ class Reason:
 
 _ALL = (
     # intake: the record itself
-    Reason("not_avro", "The request could not be read.", "publish Avro single-object encoding, see docs/wire-format.md"),
-    Reason("unknown_schema", "The request could not be read.", "publish with a schema of schemas/avro or upgrade the workers"),
-    Reason("malformed_record", "The request could not be read.", "the body does not fit its schema, see docs/wire-format.md"),
-    Reason("unexpected_type", "The request could not be read.", "this topic does not accept that record type, see schemas/topics.py"),
-    Reason("too_large", "The request is too large.", "keep an intent under 256 kB; put large data into the artifact store"),
-    Reason("misrouted", "The request went to the wrong place.", "key the record by agent_id and partition by murmur2 (librdkafka: partitioner=murmur2_random)"),
-    Reason("unsigned", "The request is not signed.", "sign it with a key that `sluicegate agents register` bound to this agent"),
-    Reason("bad_signature", "The request's signature is not valid.", "sign the bytes described in docs/wire-format.md with the registered key"),
+    Reason(
+        "not_avro",
+        "The request could not be read.",
+        "publish Avro single-object encoding, see docs/wire-format.md",
+    ),
+    Reason(
+        "unknown_schema",
+        "The request could not be read.",
+        "publish with a schema of schemas/avro or upgrade the workers",
+    ),
+    Reason(
+        "malformed_record",
+        "The request could not be read.",
+        "the body does not fit its schema, see docs/wire-format.md",
+    ),
+    Reason(
+        "unexpected_type",
+        "The request could not be read.",
+        "this topic does not accept that record type, see schemas/topics.py",
+    ),
+    Reason(
+        "too_large",
+        "The request is too large.",
+        "keep an intent under 256 kB; put large data into the artifact store",
+    ),
+    Reason(
+        "misrouted",
+        "The request went to the wrong place.",
+        "key the record by agent_id and partition by murmur2 (librdkafka: partitioner=murmur2_random)",
+    ),
+    Reason(
+        "unsigned",
+        "The request is not signed.",
+        "sign it with a key that `sluicegate agents register` bound to this agent",
+    ),
+    Reason(
+        "bad_signature",
+        "The request's signature is not valid.",
+        "sign the bytes described in docs/wire-format.md with the registered key",
+    ),
     Reason("unknown_key", "The request's key is not known.", "register the key or use one that is valid now"),
-    Reason("wrong_signer", "The request was signed by somebody else.", "the key belongs to another principal or role"),
-    Reason("machinery_failed", "The request could not be processed.", "an alarm was raised; see `sluicegate explain`, then report the bug with the position"),
+    Reason(
+        "wrong_signer",
+        "The request was signed by somebody else.",
+        "the key belongs to another principal or role",
+    ),
+    Reason(
+        "machinery_failed",
+        "The request could not be processed.",
+        "an alarm was raised; see `sluicegate explain`, then report the bug with the position",
+    ),
     # route
-    Reason("unknown_agent", "This agent is not registered.", "register it: sluicegate agents register AGENT --role ROLE"),
+    Reason(
+        "unknown_agent",
+        "This agent is not registered.",
+        "register it: sluicegate agents register AGENT --role ROLE",
+    ),
     Reason("suspended_agent", "This agent is suspended.", "ask an operator"),
-    Reason("unknown_session", "The session is not open.", "publish session.open first and wait for its reply"),
+    Reason(
+        "unknown_session", "The session is not open.", "publish session.open first and wait for its reply"
+    ),
     Reason("unknown_kind", "This kind of request is not known.", "see the kinds in schemas/avro/intent.avsc"),
-    Reason("unknown_tool", "There is no such tool; use one of the tools you were given.", "add a contract to the release"),
+    Reason(
+        "unknown_tool",
+        "There is no such tool; use one of the tools you were given.",
+        "add a contract to the release",
+    ),
     Reason("no_release", "Nothing may run yet.", "deploy a release: sluicegate deploy FOLDER"),
-    Reason("duplicate", "This request was made before; its answer stands.", "the same id with the same bytes is answered, not run again"),
-    Reason("id_conflict", "This request's id was used for another request.", "use a fresh intent_id for each request"),
-    Reason("from_the_future", "The request's time is not valid.", "issued_at is over 24 h ahead of the broker's clock; check the clock and the unit (microseconds)"),
+    Reason(
+        "duplicate",
+        "This request was made before; its answer stands.",
+        "the same id with the same bytes is answered, not run again",
+    ),
+    Reason(
+        "id_conflict",
+        "This request's id was used for another request.",
+        "use a fresh intent_id for each request",
+    ),
+    Reason(
+        "from_the_future",
+        "The request's time is not valid.",
+        "issued_at is over 24 h ahead of the broker's clock; check the clock and the unit (microseconds)",
+    ),
     Reason("too_old", "The request is too old.", "issued_at is over 24 h ago; issue it anew with a fresh id"),
     Reason("deadline_passed", "The request came too late.", "deadline_at had passed when it was decided"),
     Reason("bad_identifier", "The request's ids are not valid.", "ids are 1 to 256 printable characters"),
-    Reason("overloaded", "The system is busy; try again later.", "a bound was reached; see the reason's detail"),
-    Reason("control_stale", "Nothing may run at the moment; try again later.", "the worker cannot confirm the newest control events; check Kafka"),
+    Reason(
+        "overloaded", "The system is busy; try again later.", "a bound was reached; see the reason's detail"
+    ),
+    Reason(
+        "control_stale",
+        "Nothing may run at the moment; try again later.",
+        "the worker cannot confirm the newest control events; check Kafka",
+    ),
     # conform
-    Reason("arguments_not_json", "The arguments are not valid JSON.", "send a UTF-8 JSON object without NaN, duplicate keys or lone surrogates"),
+    Reason(
+        "arguments_not_json",
+        "The arguments are not valid JSON.",
+        "send a UTF-8 JSON object without NaN, duplicate keys or lone surrogates",
+    ),
     Reason("arguments_too_deep", "The arguments are nested too deeply.", "at most 64 levels"),
     Reason("duplicate_key", "The arguments name one key twice.", "send each key once"),
-    Reason("schema_violation", "The arguments do not fit the tool's schema.", "see the detail and the contract's inputSchema"),
-    Reason("not_representable", "A number in the arguments is out of range.", "integers fit 64 bits; other numbers have at most 4 decimals and 15 digits"),
+    Reason(
+        "schema_violation",
+        "The arguments do not fit the tool's schema.",
+        "see the detail and the contract's inputSchema",
+    ),
+    Reason(
+        "not_representable",
+        "A number in the arguments is out of range.",
+        "integers fit 64 bits; other numbers have at most 4 decimals and 15 digits",
+    ),
     # authorize
-    Reason("no_permit", "You are not permitted to do this.", "no policy permits it; the detail names the nearest one"),
+    Reason(
+        "no_permit",
+        "You are not permitted to do this.",
+        "no policy permits it; the detail names the nearest one",
+    ),
     Reason("forbidden", "This is forbidden.", "a forbid policy matched"),
-    Reason("policy_error", "You are not permitted to do this.", "a policy failed on this request, so it is refused; fix the policy"),
+    Reason(
+        "policy_error",
+        "You are not permitted to do this.",
+        "a policy failed on this request, so it is refused; fix the policy",
+    ),
     # plan and execute
     Reason("approval_required", "A person has to agree first.", "approve it, or wait"),
     Reason("approval_rejected", "A person said no.", "see the review"),
     Reason("approval_expired", "Nobody agreed in time.", "ask again"),
     Reason("digest_mismatch", "The approval was for something else.", "approve the digest that is shown"),
     Reason("not_held", "There is nothing to approve.", "the intent is not held"),
-    Reason("no_executor", "The tool is not available at the moment.", "no executor took it before its deadline; start one: sluicegate worker --role executor"),
-    Reason("timeout", "The tool did not answer in time.", "raise timeout_ms in the contract, or look at the tool"),
+    Reason(
+        "no_executor",
+        "The tool is not available at the moment.",
+        "no executor took it before its deadline; start one: sluicegate worker --role executor",
+    ),
+    Reason(
+        "timeout", "The tool did not answer in time.", "raise timeout_ms in the contract, or look at the tool"
+    ),
     Reason("refused_by_tool", "The tool refused the call.", "see the tool's own message"),
     Reason("unreachable", "The tool cannot be reached.", "check the contract's url and that the tool runs"),
     Reason("egress_denied", "The tool's address is not allowed.", "add it to the egress allow list"),
-    Reason("malformed_result", "The tool's answer cannot be used.", "the result is not JSON or does not fit outputSchema"),
+    Reason(
+        "malformed_result",
+        "The tool's answer cannot be used.",
+        "the result is not JSON or does not fit outputSchema",
+    ),
     Reason("result_too_large", "The tool's answer is too large.", "inline results are at most 64 kB"),
     Reason("crashed", "The tool crashed.", "see the executor's log"),
-    Reason("call_in_doubt", "It is not known whether the call happened; do not repeat it.", "look at the tool's side, then resolve it"),
+    Reason(
+        "call_in_doubt",
+        "It is not known whether the call happened; do not repeat it.",
+        "look at the tool's side, then resolve it",
+    ),
     Reason("unknown_dispatch", "This receipt belongs to no open call.", "nothing to do: it is recorded only"),
     Reason("late", "This came after the end.", "nothing to do: it is recorded only"),
     # client side
-    Reason("unavailable", "The gate is not available, so nothing was done.", "start Kafka and the workers: sluicegate up"),
+    Reason(
+        "unavailable",
+        "The gate is not available, so nothing was done.",
+        "start Kafka and the workers: sluicegate up",
+    ),
 )
 REASONS: dict[str, Reason] = {r.code: r for r in _ALL}

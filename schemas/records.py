@@ -22,9 +22,10 @@ class Intent:
     arguments: bytes
     issued_at: int
     deadline_at: int | None = None
-    goal: str = '""'
+    goal: str = ""
     derived_from: list[str] = field(default_factory=list)
-    traceparent: str = '""'
+    traceparent: str = ""
+
 
 @dataclass(slots=True)
 class Message:
@@ -35,11 +36,12 @@ class Message:
     session_id: str
     kind: str
     issued_at: int
-    goal: str = '""'
-    on_behalf_of: str = '""'
-    subject: str = '""'
-    text: str = '""'
-    traceparent: str = '""'
+    goal: str = ""
+    on_behalf_of: str = ""
+    subject: str = ""
+    text: str = ""
+    traceparent: str = ""
+
 
 @dataclass(slots=True)
 class Review:
@@ -52,7 +54,8 @@ class Review:
     action_digest: bytes
     reviewer: str
     issued_at: int
-    why: str = '""'
+    why: str = ""
+
 
 @dataclass(slots=True)
 class Receipt:
@@ -68,9 +71,10 @@ class Receipt:
     started_at: int
     finished_at: int
     result: bytes | None = None
-    error_class: str = '""'
-    error: str = '""'
+    error_class: str = ""
+    error: str = ""
     sent: bool = True
+
 
 @dataclass(slots=True)
 class Dispatch:
@@ -90,7 +94,8 @@ class Dispatch:
     attempt: int
     timeout_ms: int
     not_after: int
-    traceparent: str = '""'
+    traceparent: str = ""
+
 
 @dataclass(slots=True)
 class Reply:
@@ -106,11 +111,12 @@ class Reply:
     policies: list[str]
     decided_at: int
     result: bytes | None = None
-    for_model: str = '""'
-    for_developer: str = '""'
+    for_model: str = ""
+    for_developer: str = ""
     duplicate: bool = False
     attempt: int = 0
     arguments: bytes | None = None
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -119,6 +125,7 @@ class Outcome:
     header: bytes
     facts: bytes
     content: bytes | None = None
+
 
 @dataclass(slots=True)
 class Header:
@@ -151,6 +158,7 @@ class Header:
     release: str
     engine: str
 
+
 @dataclass(slots=True)
 class GenesisFacts:
     """First record of a ledger partition."""
@@ -160,6 +168,7 @@ class GenesisFacts:
     env: str
     signing: str
 
+
 @dataclass(slots=True)
 class ControlFacts:
     """A control event."""
@@ -168,6 +177,7 @@ class ControlFacts:
     who: str
     why: str
     body: bytes
+
 
 @dataclass(slots=True)
 class IntentFacts:
@@ -184,11 +194,13 @@ class IntentFacts:
     control_stale: bool
     remembered: bool
 
+
 @dataclass(slots=True)
 class StageFacts:
     """A stage passed or refused after the first outcome."""
 
     detail: str
+
 
 @dataclass(slots=True)
 class PlanFacts:
@@ -201,6 +213,7 @@ class PlanFacts:
     not_after: int
     timeout_ms: int
 
+
 @dataclass(slots=True)
 class ClaimFacts:
     """A claim: from here the call may have happened."""
@@ -209,6 +222,7 @@ class ClaimFacts:
     executor: str
     started_at: int
     lease_until: int
+
 
 @dataclass(slots=True)
 class ResultFacts:
@@ -222,6 +236,7 @@ class ResultFacts:
     result_bytes: int
     error_class: str
 
+
 @dataclass(slots=True)
 class SessionFacts:
     """A session opened, heard or closed."""
@@ -234,6 +249,7 @@ class SessionFacts:
     control_stale: bool
     issued_at: int
 
+
 @dataclass(slots=True)
 class IntakeFacts:
     """An input that could not be taken: unreadable, misrouted, of a type or signer the topic does not accept, or that broke the machinery."""
@@ -241,6 +257,7 @@ class IntakeFacts:
     detail: str
     length: int
     digest: bytes
+
 
 @dataclass(slots=True)
 class Envelope:
@@ -253,6 +270,7 @@ class Envelope:
     expires_at: int
     payload: bytes
     signature: bytes
+
 
 @dataclass(slots=True)
 class DeadLetter:
@@ -269,6 +287,7 @@ class DeadLetter:
     seen_at: int
     key: bytes | None = None
 
+
 @dataclass(slots=True)
 class SnapshotChunk:
     """Part of a committed state."""
@@ -283,6 +302,7 @@ class SnapshotChunk:
     count: int
     state_sha256: bytes
     data: bytes
+
 
 @dataclass(slots=True)
 class ReleaseChunk:

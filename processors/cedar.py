@@ -1,0 +1,171 @@
+"""Cedar, sliced: which policies may speak about a tool and a role, and what they say.
+
+Parsing and slicing happen once a release; a request costs one evaluation over a handful of policies. Cedar
+*skips* a policy that errors, so any error is a refusal here (DESIGN §5.2). Pure; never reads files.
+Next: `explain_policy.py` (the nearest permit, in words), `authorize.py` (who calls this).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import cast
+
+import cedarpy
+import orjson
+from sluicegate.processors.control import Agent
+from sluicegate.schemas.errors import Terminal
+
+Json = object
+
+MAX_SLICES = 10_000
+"""Cached (roles, tool) slices and (agent, tool) entities of one release, a few kB each; emptied when full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One static policy: its `@id`, effect, scope and text."""
+
+    policy_id: str
+    effect: str
+    text: str
+    est: dict[str, Json]
+    annotations: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Cedar's answer. `policies` determined it; `error` is set when any policy failed."""
+
+    allowed: bool
+    policies: list[str]
+    error: str
+
+
+@dataclass(slots=True)
+class Slice:
+    """The policies that may apply to one tool and one set of roles."""
+
+    policies: list[Policy]
+    handle: cedarpy.PolicySet
+    ids: dict[str, str]
+
+
+@dataclass(slots=True)
+class PolicyBook:
+    """All policies of a release, with caches that hold nothing but what follows from them."""
+
+    policies: list[Policy]
+    slices: dict[tuple[tuple[str, ...], str], Slice] = field(default_factory=dict)
+    entities: dict[tuple[Agent, str], cedarpy.Entities] = field(default_factory=dict)
+
+
+def parse_policies(files: dict[str, str]) -> PolicyBook:
+    """Parse `*.cedar` texts. Raises `Terminal` for one that does not parse, lacks an `@id` or repeats one."""
+    found: list[Policy] = []
+    seen: dict[str, str] = {}
+    for path in sorted(files):
+        try:
+            parsed = json.loads(cedarpy.policies_to_json_str(files[path]))
+        except Exception as error:
+            raise Terminal(f"policy file `{path}` does not parse: {str(error)[:300]}") from error
+        statics = cast("dict[str, dict[str, Json]]", parsed["staticPolicies"])
+        for key in sorted(statics, key=lambda k: int(k.removeprefix("policy"))):
+            est = statics[key]
+            annotations = cast("dict[str, str]", est.get("annotations", {}))
+            policy_id = annotations.get("id", "")
+            if not policy_id:
+                raise Terminal(f"a policy in `{path}` has no @id, add one so that refusals can name it")
+            if policy_id in seen:
+                raise Terminal(
+                    f"policy id `{policy_id}` stands in `{seen[policy_id]}` and in `{path}`, rename one"
+                )
+            seen[policy_id] = path
+            found.append(Policy(policy_id, str(est["effect"]), to_text(est), est, annotations))
+    return PolicyBook(found)
+
+
+def to_text(est: dict[str, Json]) -> str:
+    """Cedar text of one policy given as EST JSON."""
+    document = {"staticPolicies": {"p": est}, "templates": {}, "templateLinks": []}
+    return str(cedarpy.policies_from_json_str(json.dumps(document)))
+
+
+def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str) -> bool:
+    """Whether the policy's scope can match. Anything not understood counts as a match."""
+    action = cast("dict[str, Json]", policy.est["action"])
+    if action["op"] == "==" and cast("dict[str, str]", action["entity"])["id"] != tool:
+        return False
+    if action["op"] == "in":
+        listed = action.get("entities") or [action.get("entity")]
+        if tool not in [cast("dict[str, str]", e)["id"] for e in cast("list[Json]", listed)]:
+            return False
+    resource = cast("dict[str, Json]", policy.est["resource"])
+    if resource["op"] == "==":
+        entity = cast("dict[str, str]", resource["entity"])
+        if entity["type"] == "Tool" and entity["id"] != tool:
+            return False
+    principal = cast("dict[str, Json]", policy.est["principal"])
+    if principal["op"] == "in":
+        entity = cast("dict[str, str]", principal["entity"])
+        return entity["type"] != "Role" or entity["id"] in roles
+    return True
+
+
+def slice_for(book: PolicyBook, roles: tuple[str, ...], tool: str) -> Slice:
+    """The cached slice for a tool and a set of roles."""
+    key = (roles, tool)
+    found = book.slices.get(key)
+    if found is None:
+        chosen = [p for p in book.policies if _may_apply(p, roles, tool)]
+        handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in chosen))
+        found = Slice(chosen, handle, {f"policy{i}": p.policy_id for i, p in enumerate(chosen)})
+        if len(book.slices) >= MAX_SLICES:
+            book.slices.clear()
+        book.slices[key] = found
+    return found
+
+
+def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> cedarpy.Entities:
+    """Principal, its roles, and the tool, parsed once."""
+    key = (agent, tool)
+    found = book.entities.get(key)
+    if found is None:
+        rows: list[Json] = [
+            {
+                "uid": {"type": "Agent", "id": agent.agent_id},
+                "attrs": {"tenant": agent.tenant, "team": agent.team},
+                "parents": [{"type": "Role", "id": r} for r in agent.roles],
+            },
+            {"uid": {"type": "Tool", "id": tool}, "attrs": {"class": tool_class}, "parents": []},
+        ]
+        rows += [{"uid": {"type": "Role", "id": r}, "attrs": {}, "parents": []} for r in agent.roles]
+        found = cedarpy.Entities.from_json_str(json.dumps(rows))
+        if len(book.entities) >= MAX_SLICES:
+            book.entities.clear()
+        book.entities[key] = found
+    return found
+
+
+def request_of(agent: Agent, tool: str, context: Json) -> dict[str, Json]:
+    """The request in the form cedarpy takes without converting it again."""
+    return {
+        "principal": {"type": "Agent", "id": agent.agent_id},
+        "action": {"type": "Action", "id": tool},
+        "resource": {"type": "Tool", "id": tool},
+        "context": orjson.dumps(context).decode(),
+    }
+
+
+def evaluate(cut: Slice, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
+    """One authorization. Total: what Cedar cannot answer is a refusal with `error` set."""
+    try:
+        answer = cedarpy.is_authorized_batch([request], cut.handle, entities)[0]
+    except Exception as error:
+        return Verdict(False, [], f"cedar could not decide: {str(error)[:200]}")
+    diagnostics = answer.diagnostics
+    # INVARIANT: an erring policy never permits (tests/unit/test_authorize.py::test_erring_forbid_never_permits).
+    if diagnostics.errors:
+        return Verdict(False, [], "; ".join(str(e) for e in diagnostics.errors)[:300])
+    policies = [cut.ids.get(r, r) for r in diagnostics.reasons]
+    return Verdict(answer.decision == cedarpy.Decision.Allow, sorted(policies), "")

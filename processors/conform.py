@@ -1,0 +1,214 @@
+"""Conform: arguments become canonical JSON, fit the tool's schema, and get Cedar's types.
+
+It stands before authorization, because Cedar skips a policy that errors: an erring `forbid` would permit
+(notes/tried.md). So no policy ever sees an argument of another type than its contract says.
+Pure. Next: `authorize.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import cast
+
+import jsonschema_rs
+import orjson
+import rfc8785
+
+Json = object
+Typer = Callable[[Json], Json]
+
+MAX_DEPTH = 64
+"""Levels of nesting in arguments; the deepest recorded call has 4."""
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""RFC 8785 (I-JSON): larger integers have no canonical form."""
+
+_DECIMAL_LIMIT = Decimal("922337203685477.5807")
+"""Cedar's decimal: 64 bits with four digits after the point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conformed:
+    """Arguments that fit."""
+
+    canonical: bytes
+    args: dict[str, Json]
+    cedar: dict[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Arguments that do not fit: a reason code and one sentence for the developer."""
+
+    reason: str
+    detail: str
+
+
+class NotRepresentable(ValueError):
+    """A number Cedar or RFC 8785 cannot hold; caught in `conform`."""
+
+
+def conform(validator: jsonschema_rs.Validator, typer: Typer, raw: bytes) -> Conformed | Misfit:
+    """Check and type the arguments of one call. Never raises."""
+    parsed = parse(raw)
+    if isinstance(parsed, Misfit):
+        return parsed
+    args, canonical = parsed
+    if not validator.is_valid(args):
+        error = next(iter(validator.iter_errors(args)))
+        where = ".".join(str(p) for p in error.instance_path)
+        return Misfit("schema_violation", f"`{where or 'arguments'}`: {error.message[:300]}")
+    try:
+        cedar = typer(args)
+    except NotRepresentable as error:
+        return Misfit("not_representable", str(error))
+    return Conformed(canonical, args, cast("dict[str, Json]", cedar))
+
+
+def parse(raw: bytes) -> tuple[dict[str, Json], bytes] | Misfit:
+    """A JSON object and its canonical bytes (RFC 8785)."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+            return Misfit("arguments_too_deep", f"arguments are nested deeper than {MAX_DEPTH} levels")
+        return Misfit("arguments_not_json", f"arguments are not JSON: {error.msg[:100]}")
+    if type(value) is not dict:
+        return Misfit("arguments_not_json", f"arguments must be a JSON object, got {type(value).__name__}")
+    plain = _scan(value, 1)
+    if plain < 0:
+        return Misfit("arguments_too_deep", f"arguments are nested deeper than {MAX_DEPTH} levels")
+    if plain == 0:
+        # Without floats and with ASCII keys, sorted compact JSON is the canonical form, and it is 40 times faster.
+        canonical = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    else:
+        try:
+            canonical = rfc8785.dumps(cast(dict[str, rfc8785._impl._Value], value))
+        except rfc8785.CanonicalizationError as error:
+            return Misfit("not_representable", str(error)[:200])
+    if canonical != raw and _has_duplicate_key(raw):
+        return Misfit("duplicate_key", "arguments name a key twice")
+    return cast("dict[str, Json]", value), canonical
+
+
+def _scan(value: Json, depth: int) -> int:
+    """0: sorted compact JSON is canonical; 1: needs the full RFC 8785 writer; -1: too deep."""
+    if depth > MAX_DEPTH:
+        return -1
+    needs = 0
+    if type(value) is dict:
+        for key, item in value.items():
+            if not key.isascii():
+                needs = 1
+            kind = type(item)
+            if kind is str or kind is bool or item is None:
+                continue
+            found = _scan(item, depth + 1)
+            if found < 0:
+                return -1
+            needs |= found
+        return needs
+    if type(value) is list:
+        for item in value:
+            found = _scan(item, depth + 1)
+            if found < 0:
+                return -1
+            needs |= found
+        return needs
+    if type(value) is float:
+        return 1
+    if type(value) is int:
+        return int(not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER)
+    return 0
+
+
+def _has_duplicate_key(raw: bytes) -> bool:
+    found = False
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        nonlocal found
+        result = dict(items)
+        found = found or len(result) != len(items)
+        return result
+
+    json.loads(raw, object_pairs_hook=pairs)
+    return found
+
+
+def cedar_decimal(value: Json) -> Json:
+    """A JSON number as Cedar's decimal. Raises `NotRepresentable`."""
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(cast(int, value))
+    exponent = cast(int, number.normalize().as_tuple().exponent)
+    if exponent < -4 or abs(number) > _DECIMAL_LIMIT:
+        raise NotRepresentable(f"`{value}` has more than 4 decimals or more than 15 digits")
+    text = f"{number:f}"
+    return {"__extn": {"fn": "decimal", "arg": text if "." in text else text + ".0"}}
+
+
+def _long(value: Json) -> Json:
+    number = int(cast(float, value))  # JSON Schema's integer accepts 5.0
+    if not -(1 << 63) <= number < 1 << 63:
+        raise NotRepresentable(f"`{value}` does not fit 64 bits")
+    return number
+
+
+def _same(value: Json) -> Json:
+    return value
+
+
+def by_value(value: Json) -> Json:
+    """Cedar's form of a value whose schema says nothing exact about it."""
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return _long(value)
+    if isinstance(value, float):
+        return cedar_decimal(value)
+    if isinstance(value, list):
+        return [by_value(v) for v in value if v is not None]
+    if isinstance(value, dict):
+        return {k: by_value(v) for k, v in value.items() if v is not None and not k.startswith("__")}
+    return value
+
+
+def compile_typer(schema: dict[str, Json], root: dict[str, Json], depth: int = 0) -> Typer:
+    """A function from a JSON value that fits `schema` to Cedar's JSON form. Null and undeclared fields vanish."""
+    if depth > MAX_DEPTH:
+        return by_value
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        target: Json = root
+        for part in reference[2:].split("/"):
+            target = cast("dict[str, Json]", target).get(part, {})
+        return compile_typer(cast("dict[str, Json]", target), root, depth + 1)
+    for word in ("anyOf", "oneOf"):
+        branches = schema.get(word)
+        if isinstance(branches, list):
+            real = [b for b in branches if b.get("type") != "null"]
+            return compile_typer(real[0], root, depth + 1) if len(real) == 1 else by_value
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        real_kinds = [k for k in kind if k != "null"]
+        kind = real_kinds[0] if len(real_kinds) == 1 else None
+    if kind == "integer":
+        return _long
+    if kind == "number":
+        return cedar_decimal
+    if kind in ("string", "boolean"):
+        return _same
+    if kind == "array":
+        items = schema.get("items")
+        one = compile_typer(items, root, depth + 1) if isinstance(items, dict) else by_value
+        return lambda value: [one(v) for v in cast("list[Json]", value) if v is not None]
+    properties = schema.get("properties")
+    if kind == "object" and isinstance(properties, dict):
+        typers = {k: compile_typer(v, root, depth + 1) for k, v in properties.items()}
+        return lambda value: {
+            k: t(v)
+            for k, v in cast("dict[str, Json]", value).items()
+            if v is not None and (t := typers.get(k))
+        }
+    return by_value

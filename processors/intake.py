@@ -1,0 +1,92 @@
+"""Intake: bytes of an input become a record that this topic accepts from this signer.
+
+Type × topic × signer (DESIGN §3): what a topic may carry is in `schemas/topics.py`, who may sign is in control's
+fold. What fails here is an outcome `unreadable` and, where nobody can read it, a dead letter; never an exception.
+Next: `pipeline.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sluicegate.processors.control import Control
+from sluicegate.schemas import codec, signing
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Envelope, Intent, Message, Receipt, Review
+from sluicegate.schemas.topics import BY_NAME, MAX_INTENT_BYTES
+
+DEAD_LETTER_HEAD_BYTES = 4_096
+"""How much of an unreadable value is kept."""
+
+InputRecord = Intent | Message | Receipt | Review
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A readable record. `authenticated`: a registered key signed it."""
+
+    record: InputRecord
+    payload: bytes
+    authenticated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why it was not taken. `dead`: nobody can read it, so it goes to the dead letters."""
+
+    reason: str
+    detail: str
+    dead: bool = True
+
+
+def take(control: Control, topic: str, value: bytes, now: int) -> Taken | Problem:
+    """Read and authenticate one input. Never raises."""
+    if len(value) > MAX_INTENT_BYTES:
+        return Problem("too_large", f"the record has {len(value)} bytes, the limit is {MAX_INTENT_BYTES}")
+    try:
+        record = codec.decode(value)
+        envelope: Envelope | None = None
+        payload = value
+        if isinstance(record, Envelope):
+            envelope, payload = record, record.payload
+            record = codec.decode(payload)
+    except Unreadable as error:
+        return Problem(error.reason, str(error))
+    roles = dict(BY_NAME[topic].accepts).get(codec.schema_of(type(record)).name)
+    if roles is None or not isinstance(record, InputRecord):
+        return Problem("unexpected_type", f"topic `{topic}` does not accept a {type(record).__name__}")
+    signed = control.signing == "signed"
+    if envelope is None:
+        if signed:
+            return Problem("unsigned", "this environment takes signed records only", dead=False)
+        return Taken(record, payload, False)
+    problem = _check(control, topic, envelope, record, roles, now)
+    if problem is None:
+        return Taken(record, payload, True)
+    if not signed and problem.reason == "unknown_key":
+        return Taken(record, payload, False)
+    return problem
+
+
+def _check(
+    control: Control, topic: str, envelope: Envelope, record: InputRecord, roles: tuple[str, ...], now: int
+) -> Problem | None:
+    key = control.keys.get(envelope.kid)
+    if key is None or not key.not_before <= envelope.signed_at < key.not_after or now >= key.not_after:
+        return Problem("unknown_key", f"key `{envelope.kid}` is not registered or not valid now", dead=False)
+    if envelope.audience != f"{control.env}/{topic}":
+        return Problem(
+            "bad_signature", f"audience `{envelope.audience}` is not `{control.env}/{topic}`", dead=False
+        )
+    if envelope.expires_at and envelope.expires_at < now:
+        return Problem("bad_signature", "the signature expired", dead=False)
+    secret = control.mac_keys.get(envelope.kid, b"") if key.alg == "HS256" else key.public
+    if not secret or not signing.verify(envelope, key.alg, secret):
+        return Problem(
+            "bad_signature", f"the signature does not verify under key `{envelope.kid}`", dead=False
+        )
+    if key.role not in roles:
+        return Problem("wrong_signer", f"a key of role `{key.role}` may not sign this record", dead=False)
+    if key.role == "agent" and key.principal != record.agent_id:
+        return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`", dead=False)
+    return None

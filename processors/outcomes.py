@@ -1,0 +1,133 @@
+"""What `decide` answers with: outcomes not yet chained, and what goes out beside them.
+
+An `Outcome` here is a decision's result before the ledger gives it `seq` and `prev_hash`; `seal` makes the
+record. Everything is deterministic: the same inputs give the same bytes (DESIGN §0, byte-identical).
+Never reads a clock and never does I/O. Next: `state.py` (folds outcomes), `pipeline.py` (makes them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sluicegate.schemas import codec
+from sluicegate.schemas.records import DeadLetter, Dispatch, Header, Reply
+from sluicegate.schemas.records import Outcome as OutcomeRecord
+
+HEADER_VERSION = 1
+ZERO_HASH = bytes(32)
+
+Sealer = Callable[[str, bytes, bytes], bytes]
+"""(subject, event_id, content) -> ciphertext."""
+
+
+@dataclass(slots=True)
+class Origin:
+    """What all outcomes of one input share: the last part of their headers."""
+
+    intent_id: str
+    tenant: str
+    agent_id: str
+    session_id: str
+    subject: str
+    decided_at: int
+    topic: str
+    partition: int
+    offset: int
+    control_head: int
+    release: str
+    engine: str
+    tail: bytes = b""
+    """Encoded once, when the first outcome is sealed."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One stage's answer, before it is chained."""
+
+    origin: Origin
+    event_id: bytes
+    stage: str
+    status: str
+    reason: str
+    facts: object
+    policies: list[str] = field(default_factory=list)
+    caused_by: list[bytes] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    content: bytes | None = None
+
+
+@dataclass(slots=True)
+class Decision:
+    """All that one input leads to, in order. Lists are empty where nothing is due.
+
+    `needs` is the one other answer: places whose bytes must be loaded before it can be decided. Then everything
+    else is empty, and `decide` is called again with `contents` filled.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    dispatches: list[Dispatch] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    needs: list[tuple[str, int]] = field(default_factory=list)
+
+
+def event_id(log_id: bytes, partition: int, first_seq: int, stage: str, ordinal: int) -> bytes:
+    """16 bytes: sha256(log_id, partition, seq of the input's first outcome, stage, ordinal), DESIGN §4."""
+    text = b"%b/%d/%d/%b/%d" % (log_id, partition, first_seq, stage.encode(), ordinal)
+    return hashlib.sha256(text).digest()[:16]
+
+
+_L, _S = codec.encode_long, codec.encode_string
+_PREFIX = codec.schema_of(Header).prefix
+_OUTCOME_PREFIX = codec.schema_of(OutcomeRecord).prefix
+
+
+def _tail(o: Origin) -> bytes:
+    return b"".join(
+        (
+            _S(o.intent_id), _S(o.tenant), _S(o.agent_id), _S(o.session_id), _S(o.subject), _L(o.decided_at),
+            _S(o.topic), _L(o.partition), _L(o.offset), _L(o.control_head), _S(o.release), _S(o.engine),
+        )
+    )  # fmt: skip
+
+
+def _id16(value: bytes) -> bytes:
+    return value
+
+
+def seal(
+    outcome: Outcome, log_id: bytes, partition: int, seq: int, prev_hash: bytes, sealer: Sealer
+) -> tuple[bytes, bytes]:
+    """The ledger record's value and its header hash.
+
+    The header is written in two halves, since three outcomes of four repeat the second one. A property test
+    holds the result to the Avro library's encoding of the same `Header`.
+    """
+    origin = outcome.origin
+    facts = codec.encode(outcome.facts)
+    if outcome.content is None:
+        content, commitment = b"\x00", b"\x00"
+    else:
+        sealed = sealer(origin.subject, outcome.event_id, outcome.content)
+        content = b"\x02" + _L(len(sealed)) + sealed
+        commitment = b"\x02" + hashlib.sha256(sealed).digest()
+    tail = origin.tail
+    if not tail:
+        tail = origin.tail = _tail(origin)
+    header = b"".join(
+        (
+            _PREFIX, _L(HEADER_VERSION), log_id, _L(partition), _L(seq), outcome.event_id,
+            _S(outcome.stage), _S(outcome.status), _S(outcome.reason),
+            codec.encode_array(outcome.policies, _S), codec.encode_array(outcome.caused_by, _id16),
+            codec.encode_array(outcome.labels, _S), hashlib.sha256(facts).digest(), commitment, prev_hash, tail,
+        )
+    )  # fmt: skip
+    value = b"".join((_OUTCOME_PREFIX, _L(len(header)), header, _L(len(facts)), facts, content))
+    return value, header_hash(header)
+
+
+def header_hash(header: bytes) -> bytes:
+    """sha256(0x00 || header): the chain link, and the RFC 6962 leaf."""
+    return hashlib.sha256(b"\x00" + header).digest()

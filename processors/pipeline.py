@@ -1,0 +1,261 @@
+"""`decide`: one input in, outcomes out. The stages in order, and what else an input can be.
+
+    intents ▸ route ▸ conform ▸ authorize ▸ validate ▸ plan ▸ dispatches
+    messages ▸ session     receipts ▸ execute     reviews ▸ review     a due deadline ▸ tick
+
+`decide(state, control, input, now)` is total: it never raises, for any bytes, and never reads a clock, a file or
+the network. Live workers, recovery checks, replay, backtests and tests call this same function; `state.apply` folds
+what it answers. Next: the stage files in that order, then `state.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from sluicegate.processors.authorize import authorize, conform_arguments
+from sluicegate.processors.control import Control
+from sluicegate.processors.inputs import Input, Tick
+from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, Problem, take
+from sluicegate.processors.outcomes import Decision
+from sluicegate.processors.plan import plan
+from sluicegate.processors.receipts import decide_receipt
+from sluicegate.processors.reviews import decide_review
+from sluicegate.processors.route import route, valid_id, window
+from sluicegate.processors.sessions import decide_message, decide_session
+from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, intent_key
+from sluicegate.processors.ticks import decide_tick
+from sluicegate.processors.validate import validate
+from sluicegate.processors.work import Refusal, Work, begin, emit, reply
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import (
+    DeadLetter,
+    IntakeFacts,
+    Intent,
+    IntentFacts,
+    Message,
+    PlanFacts,
+    Receipt,
+    StageFacts,
+)
+from sluicegate.schemas.topics import partition_of
+
+Stage = Callable[[Work], Refusal | None]
+
+STAGES: tuple[tuple[str, str, Stage], ...] = (
+    ("route", "routed", route),
+    ("conform", "", conform_arguments),
+    ("authorize", "permitted", authorize),
+    ("validate", "validated", validate),
+)
+"""(name, status when passed, function). `conform` emits nothing when it passes; `plan` follows the last one."""
+
+HOLD_US = 24 * 3_600 * 1_000_000
+"""A held intent waits this long for a person."""
+
+_NO_FACTS = StageFacts("")
+
+
+def decide(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Decision:
+    """What one input leads to. `now` in microseconds, at least `state.now`. Never raises."""
+    work = begin(state, control, source, now)
+    try:
+        if isinstance(source, Tick):
+            due = due_intent(state, now)
+            if due is not None:
+                decide_tick(work, due[1])
+        else:
+            _decide_input(work, source)
+    except Exception as error:  # total: a bug becomes an outcome with an alarm, and the partition goes on
+        return machinery_failed(state, control, source, now, type(error).__name__)
+    if work.decision.needs:
+        return Decision(needs=work.decision.needs)
+    return work.decision
+
+
+def machinery_failed(
+    state: PartitionState, control: Control, source: Input | Tick, now: int, detail: str
+) -> Decision:
+    """The outcome of an input that broke the machinery, here or three times in a row in the ledger loop."""
+    work = begin(state, control, source, now)
+    value = source.value if isinstance(source, Input) else b""
+    if isinstance(source, Tick):
+        due = due_intent(state, now)
+        if due is not None:  # it must not come back at once: end it
+            entry, o = due[1], work.origin
+            o.intent_id, o.tenant, o.agent_id = entry.intent_id, entry.tenant, entry.agent_id
+            o.session_id, o.subject = entry.session_id, entry.subject
+            status = "in_doubt" if entry.state == "claimed" else "expired"
+            emit(
+                work, "tick", status, StageFacts(detail[:80]), "machinery_failed", caused_by=entry.last_event
+            )
+            return work.decision
+    _unreadable(work, Problem("machinery_failed", detail), value)
+    return work.decision
+
+
+def _decide_input(work: Work, source: Input) -> None:
+    taken = take(work.control, source.topic, source.value, work.now)
+    if isinstance(taken, Problem):
+        _unreadable(work, taken, source.value)
+        return
+    record, o = taken.record, work.origin
+    work.payload, work.authenticated = taken.payload, taken.authenticated
+    o.agent_id = record.agent_id
+    if not valid_id(record.agent_id):
+        o.agent_id = ""
+        _unreadable(
+            work, Problem("bad_identifier", "agent_id is not 1 to 256 printable characters"), source.value
+        )
+        return
+    work.agent = work.control.agents.get(record.agent_id)
+    if work.agent is not None:
+        o.tenant = work.agent.tenant
+    if isinstance(record, Intent):
+        _decide_intent(work, record, source)
+        return
+    if partition_of(record.agent_id, work.state.partitions) != source.partition:
+        _unreadable(work, Problem("misrouted", "the record's key belongs to another partition"), source.value)
+    elif work.agent is None:
+        _unreadable(
+            work, Problem("unknown_agent", f"agent `{record.agent_id[:80]}` is not registered"), source.value
+        )
+    elif isinstance(record, Message):
+        decide_message(work, record)
+    elif isinstance(record, Receipt):
+        decide_receipt(work, record)
+    else:
+        decide_review(work, record)
+
+
+def _unreadable(work: Work, problem: Problem, value: bytes) -> None:
+    digest = hashlib.sha256(value).digest()
+    emit(work, "intake", "unreadable", IntakeFacts(problem.reason, len(value), digest[:16]), problem.reason)
+    o = work.origin
+    if problem.dead:
+        work.decision.dead_letters.append(
+            DeadLetter(
+                o.topic, o.partition, o.offset, problem.reason, problem.detail[:500], len(value), digest,
+                value[:DEAD_LETTER_HEAD_BYTES], work.now, None,
+            )
+        )  # fmt: skip
+
+
+def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
+    o = work.origin
+    o.intent_id, o.session_id = intent.intent_id, intent.session_id
+    work.intent = intent
+    if not valid_id(intent.intent_id) or not valid_id(intent.session_id):
+        o.intent_id, o.session_id = "", ""
+        _unreadable(work, Problem("bad_identifier", "ids are 1 to 256 printable characters"), source.value)
+        return
+    refusal = _before_identity(work, intent, source)
+    if refusal is not None:
+        _refuse(work, "route", refusal, remembered=False)
+        return
+    seen = work.state.intents.get(intent_key(o.tenant, o.agent_id, intent.intent_id))
+    if seen is not None:
+        _repeat(work, seen)
+    elif intent.kind == "tool_call":
+        run_stages(work)
+    else:
+        decide_session(work, intent.kind, intent.session_id, intent.issued_at, origin="agent")
+
+
+def _before_identity(work: Work, intent: Intent, source: Input) -> Refusal | None:
+    """What an intent must be before its id can mean anything."""
+    if partition_of(intent.agent_id, work.state.partitions) != source.partition:
+        return Refusal(
+            "misrouted", f"partition {source.partition} does not belong to `{intent.agent_id[:80]}`"
+        )
+    if work.agent is None:
+        return Refusal("unknown_agent", f"agent `{intent.agent_id[:80]}` is not registered")
+    if work.agent.status != "active":
+        return Refusal("suspended_agent")
+    reason = window(intent.issued_at, work.now)
+    return Refusal(reason) if reason else None
+
+
+def run_stages(work: Work) -> None:
+    """Every stage in order; the first refusal ends it."""
+    for name, passed, stage in STAGES:
+        refusal = stage(work)
+        if refusal is not None:
+            _refuse(work, name, refusal)
+            return
+        if name == "route":
+            cause = work.session.opened_by if work.session else b""
+            emit(work, name, passed, _intent_facts(work, True), caused_by=cause)
+        elif work.hold:
+            _hold(work)
+            return
+        elif passed:
+            emit(work, name, passed, _NO_FACTS, policies=work.policies if name == "authorize" else None)
+    plan(work)
+
+
+def _intent_facts(work: Work, remembered: bool) -> IntentFacts:
+    intent, tool = work.intent, work.tool
+    assert intent is not None
+    return IntentFacts(
+        hashlib.sha256(work.payload).digest()[:16], intent.kind[:32], intent.tool[:128],
+        tool.version if tool else "", tool.executor_kind if tool else "", intent.issued_at, intent.deadline_at or 0,
+        work.authenticated, work.source.control_stale, remembered,
+    )  # fmt: skip
+
+
+def _refuse(work: Work, stage: str, refusal: Refusal, *, remembered: bool = True) -> None:
+    first = not work.decision.outcomes
+    facts: object = _intent_facts(work, remembered) if first else _NO_FACTS
+    # The detail may quote the call, so it is content; a first outcome's content is the input itself.
+    content = refusal.detail.encode() if refusal.detail and not first else None
+    outcome = emit(work, stage, "refused", facts, refusal.reason, list(refusal.policies), content)
+    reply(work, outcome, detail=refusal.detail)
+
+
+def _hold(work: Work) -> None:
+    """A person has to agree: the digest is fixed now, so that nothing else can be approved."""
+    assert work.tool is not None
+    validate(work)
+    facts = PlanFacts(
+        work.action_digest, work.tool.tool_class, work.tool.executor_kind, 0, work.now + HOLD_US, work.tool.timeout_ms
+    )  # fmt: skip
+    outcome = emit(work, "authorize", "held", facts, "approval_required", work.policies)
+    reply(work, outcome, detail=work.hold)
+
+
+def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
+    """The id was used before: the same bytes get the first answer, other bytes are a conflict."""
+    digest = hashlib.sha256(work.payload).digest()[:16]
+    facts = IntakeFacts("intent", len(work.payload), digest)
+    if digest != seen.digest:
+        outcome = emit(work, "route", "noted", facts, "id_conflict")
+        reply(work, outcome, status="refused")
+        return
+    if not isinstance(seen, Ended):
+        emit(work, "route", "noted", facts, "duplicate", caused_by=seen.last_event)
+        return  # still open: its own end will answer
+    result: bytes | None = None
+    if seen.state == "released":
+        place = (seen.topic, seen.offset)
+        if place not in work.source.contents:
+            work.decision.needs.append(place)
+            return
+        result = _result_of(work.source.contents[place])
+    outcome = emit(work, "route", "noted", facts, "duplicate", caused_by=seen.event_id)
+    reply(work, outcome, status=seen.state, result=result, duplicate=True)
+    work.decision.replies[-1].reason = seen.reason
+
+
+def _result_of(value: bytes | None) -> bytes | None:
+    """The result in a receipt's bytes, signed or not."""
+    if value is None:
+        return None
+    try:
+        record = codec.decode(value)
+        if not isinstance(record, Receipt):
+            record = codec.decode(getattr(record, "payload", b""))
+    except Unreadable:
+        return None
+    return record.result if isinstance(record, Receipt) else None

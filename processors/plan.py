@@ -1,0 +1,59 @@
+"""Plan: a permitted, validated call becomes an offer to the executors, or a permit to run in process.
+
+The offer is a lease: no claim or call may begin after `not_after`. Unclaimed, it is offered again by a tick after
+lease and margin (`ticks.py`); claimed without a receipt, the class of the contract decides (DESIGN §5.4).
+Next: `receipts.py`, `ticks.py`; the other side is `executors/dispatcher.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from sluicegate.processors.state import OpenIntent
+from sluicegate.processors.work import Work, emit, reply
+from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts
+
+LEASE_US = 5_000_000
+"""How long an offer may be claimed: long enough for a busy executor, short enough to try another one."""
+
+DEFAULT_DEADLINE_US = 300_000_000
+"""Without a `deadline_at`, an intent nobody executes expires five minutes after it was routed."""
+
+MAX_ATTEMPTS = 50
+"""Offers of one intent; with a lease of 5 s and a margin of 2 s that is six minutes."""
+
+
+def idempotency_key(tenant: str, agent_id: str, intent_id: str, digest: bytes) -> str:
+    """Stable over every attempt of one intent, and over replays; never made from an offset."""
+    return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}\0".encode() + digest).hexdigest()[:40]
+
+
+def plan(work: Work, attempt: int = 1) -> None:
+    """Emit the dispatch. The last stage never refuses."""
+    tool, intent, conformed, o = work.tool, work.intent, work.conformed, work.origin
+    assert tool and intent and conformed
+    in_process = tool.executor_kind == "in_process"
+    not_after = work.now + LEASE_US
+    facts = PlanFacts(
+        work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms
+    )  # fmt: skip
+    outcome = emit(work, "plan", "dispatched", facts)
+    if in_process:
+        # The permit is the claim: the reply that carries it is visible only once both are committed.
+        lease = work.now + tool.timeout_ms * 1000
+        emit(work, "execute", "claimed", ClaimFacts(attempt, "agent", work.now, lease))
+        reply(work, outcome, status="permitted", attempt=attempt, arguments=conformed.canonical)
+        return
+    work.decision.dispatches.append(
+        Dispatch(
+            outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool.tool_class,
+            tool.executor, conformed.canonical, work.action_digest,
+            idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, tool.timeout_ms,
+            not_after, intent.traceparent,
+        )
+    )  # fmt: skip
+
+
+def deadline_of(intent: OpenIntent) -> int:
+    """When nobody wants the intent's result any more."""
+    return intent.deadline_at or intent.issued_at + DEFAULT_DEADLINE_US

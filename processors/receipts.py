@@ -1,0 +1,85 @@
+"""Receipts: what executors (or, in process, agents) report about a dispatch.
+
+A claim says that from here the call may have happened; an end carries the result, which is validated before the
+agent sees it. What comes late or twice is noted and changes nothing, except that the truth about a call in doubt
+resolves it. Next: `ticks.py` (when no receipt comes), `validate.py` (results).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from sluicegate.processors.state import Ended, OpenIntent, intent_key
+from sluicegate.processors.validate import check_result
+from sluicegate.processors.work import Work, emit, reply
+from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
+
+_WITHHELD = ("malformed_result", "result_too_large")
+
+
+def decide_receipt(work: Work, receipt: Receipt) -> None:
+    """One receipt of a known agent's call."""
+    o = work.origin
+    o.intent_id, o.session_id = receipt.intent_id, receipt.session_id
+    entry = work.state.intents.get(intent_key(o.tenant, o.agent_id, receipt.intent_id))
+    if type(entry) is not OpenIntent or not _acceptable(work, entry, receipt):
+        digest = hashlib.sha256(work.payload).digest()[:16]
+        reason = "late" if type(entry) is Ended or type(entry) is OpenIntent else "unknown_dispatch"
+        emit(
+            work,
+            "execute",
+            "noted",
+            IntakeFacts(f"receipt {receipt.kind}"[:80], len(work.payload), digest),
+            reason,
+        )
+        return
+    o.subject, o.session_id = entry.subject, entry.session_id
+    if receipt.kind == "claimed":
+        lease = receipt.started_at + entry.timeout_ms * 1000
+        facts = ClaimFacts(receipt.attempt, receipt.executor, receipt.started_at, lease)
+        emit(work, "execute", "claimed", facts, caused_by=entry.last_event)
+        return
+    _end(work, entry, receipt)
+
+
+def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
+    """Whether this receipt may move this intent."""
+    in_process = entry.executor == "in_process"
+    if in_process != (work.origin.topic == "intents"):
+        return (
+            False  # an agent may report only what it ran itself, an executor only what was dispatched to it
+        )
+    if receipt.kind == "claimed":
+        return entry.state == "dispatched" and receipt.dispatch_id == entry.dispatch_id
+    if receipt.kind not in ("finished", "failed"):
+        return False
+    if entry.state == "dispatched":
+        # INVARIANT: only a class that may repeat ends without a claim
+        # (tests/unit/test_receipts.py::test_end_without_claim_is_noted).
+        return entry.tool_class == "read_only" and receipt.attempt <= entry.attempt
+    return entry.state in ("claimed", "in_doubt") and receipt.attempt <= entry.attempt
+
+
+def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
+    release = work.control.release
+    tool = release.tools.get(entry.tool) if release is not None else None
+    if receipt.kind == "finished":
+        validator = tool.result_validator if tool is not None and tool.version == entry.version else None
+        reason = check_result(receipt.result, validator)
+        status = "withheld" if reason else "released"
+    else:
+        reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
+        status = "withheld" if reason in _WITHHELD else "failed"
+    result = receipt.result or b""
+    facts = ResultFacts(
+        receipt.attempt, "agent" if entry.executor == "in_process" else "executor", receipt.started_at,
+        receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), receipt.error_class,
+    )  # fmt: skip
+    outcome = emit(work, "execute", status, facts, reason, caused_by=entry.last_event)
+    reply(
+        work, outcome, result=receipt.result if status == "released" else None,
+        detail=receipt.error[:500] if status == "failed" else "",
+    )  # fmt: skip
+
+
+_FAILURES = ("timeout", "refused_by_tool", "unreachable", "egress_denied", "crashed", *_WITHHELD)

@@ -1,0 +1,43 @@
+"""Restore an open intent's call from its own bytes, for a second offer or after an approval.
+
+State holds no content, only where the intent's bytes stand; so a decision that needs them asks once
+(`Decision.needs`) and gets them from the ledger loop or from the replayed ledger. Next: `ticks.py`, `reviews.py`.
+"""
+
+from __future__ import annotations
+
+from sluicegate.processors.authorize import conform_arguments
+from sluicegate.processors.intake import Problem, take
+from sluicegate.processors.state import OpenIntent, session_key
+from sluicegate.processors.validate import validate
+from sluicegate.processors.work import Work
+from sluicegate.schemas.records import Intent
+
+
+def restore_call(work: Work, entry: OpenIntent) -> str:
+    """Fill `work` as routing would have. A reason when that is impossible, else an empty string.
+
+    When the bytes are not at hand, `work.decision.needs` is set and the answer is empty.
+    """
+    place = (entry.topic, entry.offset)
+    if place not in work.source.contents:
+        work.decision.needs.append(place)
+        return ""
+    value = work.source.contents[place]
+    if value is None:
+        return "no_executor"
+    taken = take(work.control, entry.topic, value, entry.issued_at)
+    if isinstance(taken, Problem) or not isinstance(taken.record, Intent):
+        return "no_executor"
+    work.intent, work.payload = taken.record, taken.payload
+    work.release = work.control.release
+    tool = work.release.tools.get(entry.tool) if work.release else None
+    if tool is None:
+        return "unknown_tool"
+    work.tool = tool
+    work.agent = work.control.agents.get(entry.agent_id)
+    work.session = work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
+    if conform_arguments(work) is not None:
+        return "schema_violation"
+    validate(work)
+    return ""

@@ -1,0 +1,56 @@
+"""Route: is this intent new, in time, from a known agent in an open session, and which contract does it name?
+
+The first stage. Identity comes before everything: a repeated intent is answered, never decided again.
+Next: `conform.py`, then `authorize.py`.
+"""
+
+from __future__ import annotations
+
+from sluicegate.processors.state import (
+    ACCEPT_WINDOW_US,
+    MAX_OPEN_INTENTS,
+    MAX_REMEMBERED_IDS,
+    session_key,
+)
+from sluicegate.processors.work import Refusal, Work
+
+MAX_ID_CHARS = 256
+
+
+def valid_id(text: str) -> bool:
+    """An identifier: 1 to 256 printable characters."""
+    return 0 < len(text) <= MAX_ID_CHARS and text.isprintable()
+
+
+def window(issued_at: int, now: int) -> str:
+    """A reason when `issued_at` lies outside the window in which ids are remembered, else an empty string."""
+    if issued_at - now > ACCEPT_WINDOW_US:
+        return "from_the_future"
+    if now - issued_at > ACCEPT_WINDOW_US:
+        return "too_old"
+    return ""
+
+
+def route(work: Work) -> Refusal | None:
+    """Find session, release and contract of a tool call."""
+    intent, state = work.intent, work.state
+    assert intent is not None
+    if intent.deadline_at is not None and intent.deadline_at <= work.now:
+        return Refusal(
+            "deadline_passed", f"the deadline passed {(work.now - intent.deadline_at) / 1e6:.1f} s ago"
+        )
+    work.session = state.sessions.get(session_key(intent.agent_id, intent.session_id))
+    if work.session is None:
+        return Refusal("unknown_session", f"session `{intent.session_id[:80]}` is not open")
+    work.origin.subject = work.session.subject
+    if work.source.control_stale:
+        return Refusal("control_stale")
+    if state.open_count >= MAX_OPEN_INTENTS or len(state.intents) >= MAX_REMEMBERED_IDS:
+        return Refusal("overloaded", "the partition's bound on open or remembered intents is reached")
+    work.release = work.control.release
+    if work.release is None:
+        return Refusal("no_release")
+    work.tool = work.release.tools.get(intent.tool)
+    if work.tool is None:
+        return Refusal("unknown_tool", f"no contract is named `{intent.tool[:80]}`")
+    return None

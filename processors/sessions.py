@@ -1,0 +1,80 @@
+"""Sessions: opened, heard, closed.
+
+`messages` carries what channels report: only there do words count as the user's. An agent that has no channel
+may open a session itself, by an intent of kind `session.open`; such a session says `origin=agent`.
+Next: `route.py` (who needs sessions), `pipeline.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from sluicegate.processors.route import valid_id, window
+from sluicegate.processors.state import MAX_SESSIONS, Ended, message_key, session_key
+from sluicegate.processors.work import Work, emit, reply
+from sluicegate.schemas.records import IntakeFacts, Message, SessionFacts
+
+KINDS = ("session.open", "session.user_said", "session.close")
+
+
+def decide_session(
+    work: Work,
+    kind: str,
+    session_id: str,
+    issued_at: int,
+    *,
+    origin: str,
+    on_behalf_of: str = "",
+    subject: str = "",
+) -> None:
+    """Emit `opened`, `heard`, `closed` or `session_refused`."""
+    state, o = work.state, work.origin
+    assert work.agent is not None
+    name = session_key(o.agent_id, session_id)
+    session = state.sessions.get(name)
+    reason = window(issued_at, work.now)
+    if not reason and not valid_id(session_id):
+        reason = "bad_identifier"
+    if not reason and kind not in KINDS:
+        reason = "unknown_kind"
+    if not reason and kind == "session.open" and session is not None:
+        reason = "id_conflict"
+    if not reason and kind == "session.open" and len(state.sessions) >= MAX_SESSIONS:
+        reason = "overloaded"
+    if not reason and kind != "session.open" and session is None:
+        reason = "unknown_session"
+    o.subject = session.subject if session else (subject or on_behalf_of or f"agent:{o.agent_id}")
+    digest = hashlib.sha256(work.payload).digest()[:16]
+    if reason:
+        facts: object = IntakeFacts(reason, len(work.payload), digest)
+        outcome = emit(work, "session", "session_refused", facts, reason)
+        reply(work, outcome, status="refused")
+        return
+    status = {"session.open": "opened", "session.user_said": "heard", "session.close": "closed"}[kind]
+    facts = SessionFacts(
+        kind, origin, on_behalf_of, digest, work.authenticated, work.source.control_stale, issued_at
+    )  # fmt: skip
+    cause = session.opened_by if session else b""
+    outcome = emit(work, "session", status, facts, caused_by=cause)
+    reply(work, outcome)
+
+
+def decide_message(work: Work, message: Message) -> None:
+    """One record of `messages`, from a known agent's channel."""
+    o = work.origin
+    o.intent_id, o.session_id = message.message_id, message.session_id
+    key = message_key(o.tenant, o.agent_id, message.message_id)
+    seen = work.state.intents.get(key)
+    if isinstance(seen, Ended):
+        digest = hashlib.sha256(work.payload).digest()[:16]
+        same = seen.digest == digest
+        facts = IntakeFacts("message", len(work.payload), digest)
+        outcome = emit(
+            work, "session", "noted", facts, "duplicate" if same else "id_conflict", caused_by=seen.event_id
+        )
+        reply(work, outcome, status=seen.state if same else "refused", duplicate=same)
+        return
+    decide_session(
+        work, message.kind, message.session_id, message.issued_at, origin="channel",
+        on_behalf_of=message.on_behalf_of, subject=message.subject,
+    )  # fmt: skip

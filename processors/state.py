@@ -1,0 +1,297 @@
+"""The state of one ledger partition, and `apply`: the only fold.
+
+Live deciding, recovery, rebuild, replay and `ledger verify` all call the same `apply(state, outcome)`. It reads
+header and facts, never content, so an erased ledger folds to the same state. It never reads a clock: what
+expires, expires by the `decided_at` of the outcome being folded. State is changed in place; when a transaction
+fails the ledger drops the state and folds it again (see `streams/ledger.py`).
+Next: `snapshot.py` (state <-> canonical bytes), `pipeline.py` (who reads it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from dataclasses import dataclass, field
+
+from sluicegate.processors import lifecycle
+from sluicegate.processors.outcomes import ZERO_HASH, Outcome
+from sluicegate.schemas.records import (
+    ClaimFacts,
+    GenesisFacts,
+    IntentFacts,
+    PlanFacts,
+    SessionFacts,
+)
+
+US = 1_000_000
+HOUR_US = 3_600 * US
+
+ACCEPT_WINDOW_US = 24 * HOUR_US
+"""An intent is accepted while |append time - issued_at| is at most this (DESIGN §4)."""
+
+MAX_REMEMBERED_IDS = 2_000_000
+"""Ids in one partition's duplicates window. About 240 bytes each: at most 480 MB, then new intents are refused
+`overloaded`. An id is forgotten 24 h after its `issued_at`, so this is 23 intents/s around the clock on one
+partition; more agents need more partitions, and bursts are free."""
+
+SESSION_IDLE_US = 24 * HOUR_US
+"""A session nobody used for this long is closed by the fold."""
+
+MAX_SESSIONS = 500_000
+"""Open sessions in one partition: about 500 bytes each, 250 MB."""
+
+MAX_OPEN_INTENTS = 100_000
+"""Intents of one partition that wait for somebody; more are refused `overloaded`. About 1.2 kB each: 120 MB."""
+
+LEASE_MARGIN_US = 2 * US
+"""Waited after a lease before it counts as run out: the marker of the claim's transaction needs up to 21 ms to
+be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second under NTP."""
+
+
+UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
+"""Statuses that move only positions and time."""
+
+
+@dataclass(slots=True)
+class Session:
+    """An open session."""
+
+    agent_id: str
+    session_id: str
+    subject: str
+    on_behalf_of: str
+    origin: str
+    opened_at: int
+    last_at: int
+    calls: int = 0
+    user_messages: int = 0
+    opened_by: bytes = b""
+
+
+@dataclass(slots=True)
+class OpenIntent:
+    """An intent that has not ended. `offset` is where its bytes stand in the topic `intents`."""
+
+    intent_id: str
+    agent_id: str
+    session_id: str
+    tenant: str
+    subject: str
+    tool: str
+    version: str
+    executor: str
+    state: str
+    digest: bytes
+    issued_at: int
+    deadline_at: int
+    topic: str
+    offset: int
+    release: str
+    last_event: bytes
+    tool_class: str = ""
+    attempt: int = 0
+    due_at: int = 0
+    dispatch_id: bytes = b""
+    action_digest: bytes = b""
+    timeout_ms: int = 0
+    claimed_at: int = 0
+
+
+@dataclass(slots=True)
+class Ended:
+    """What is remembered of an ended intent until its id leaves the window."""
+
+    digest: bytes
+    state: str
+    reason: str
+    topic: str
+    offset: int
+    event_id: bytes
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """Everything one partition's decisions depend on, besides control."""
+
+    log_id: bytes
+    partition: int
+    partitions: int = 0
+    env: str = ""
+    signing: str = "dev"
+    seq: int = 0
+    prev_hash: bytes = ZERO_HASH
+    now: int = 0
+    control_head: int = -1
+    positions: dict[str, int] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
+    open_count: int = 0
+    # Derived, not part of the state bytes:
+    expiry: dict[int, list[bytes]] = field(default_factory=dict)
+    swept_hour: int = 0
+    timers: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+def intent_key(tenant: str, agent_id: str, intent_id: str) -> bytes:
+    """The identity of an intent, 16 bytes."""
+    return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}".encode()).digest()[:16]
+
+
+def message_key(tenant: str, agent_id: str, message_id: str) -> bytes:
+    """The identity of a channel's message; never equal to an intent's."""
+    return hashlib.sha256(f"message\0{tenant}\0{agent_id}\0{message_id}".encode()).digest()[:16]
+
+
+def session_key(agent_id: str, session_id: str) -> str:
+    """Key of a session in the state."""
+    return f"{agent_id}\0{session_id}"
+
+
+def next_due(state: PartitionState) -> int | None:
+    """When the next deadline is due, in microseconds, or None."""
+    timers = state.timers
+    while timers:
+        due, key = timers[0]
+        intent = state.intents.get(key)
+        if type(intent) is OpenIntent and intent.due_at == due:
+            return due
+        heapq.heappop(timers)  # it ended or moved meanwhile
+    return None
+
+
+def due_intent(state: PartitionState, now: int) -> tuple[bytes, OpenIntent] | None:
+    """The intent whose deadline has been due longest, or None."""
+    due = next_due(state)
+    if due is None or due > now:
+        return None
+    key = state.timers[0][1]
+    intent = state.intents[key]
+    assert isinstance(intent, OpenIntent)
+    return key, intent
+
+
+def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
+    """Fold one outcome. Returns the same object, changed."""
+    o = outcome.origin
+    if o.decided_at > state.now:
+        state.now = o.decided_at
+    if o.control_head > state.control_head:
+        state.control_head = o.control_head
+    if o.topic in state.positions:
+        if o.offset >= state.positions[o.topic]:
+            state.positions[o.topic] = o.offset + 1
+    elif o.topic != "tick" and o.topic:
+        state.positions[o.topic] = o.offset + 1
+    state.seq += 1
+    if state.now // HOUR_US > state.swept_hour:
+        _sweep(state)
+    status = outcome.status
+    if status in UNFOLDED:
+        return state
+    if status == "genesis":
+        facts = outcome.facts
+        assert isinstance(facts, GenesisFacts)
+        state.partitions, state.env, state.signing = facts.partitions, facts.env, facts.signing
+    elif outcome.stage == "session":
+        _apply_session(state, outcome)
+    elif o.intent_id:
+        _apply_intent(state, outcome)
+    return state
+
+
+def _apply_session(state: PartitionState, outcome: Outcome) -> None:
+    o, facts = outcome.origin, outcome.facts
+    assert isinstance(facts, SessionFacts)
+    make_key = message_key if facts.origin == "channel" else intent_key
+    key = make_key(o.tenant, o.agent_id, o.intent_id)
+    _remember(
+        state,
+        key,
+        facts.issued_at,
+        Ended(facts.digest, outcome.status, outcome.reason, o.topic, o.offset, outcome.event_id),
+    )
+    name = session_key(o.agent_id, o.session_id)
+    if outcome.status == "opened":
+        state.sessions[name] = Session(
+            o.agent_id, o.session_id, o.subject, facts.on_behalf_of, facts.origin, o.decided_at, o.decided_at,
+            opened_by=outcome.event_id,
+        )  # fmt: skip
+    elif outcome.status == "closed":
+        state.sessions.pop(name, None)
+    elif outcome.status == "heard":
+        session = state.sessions[name]
+        session.user_messages += 1
+        session.last_at = o.decided_at
+
+
+def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
+    o, facts, status = outcome.origin, outcome.facts, outcome.status
+    key = intent_key(o.tenant, o.agent_id, o.intent_id)
+    if type(facts) is IntentFacts:
+        if not facts.remembered:
+            return
+        if status == "routed":
+            intent = OpenIntent(
+                o.intent_id, o.agent_id, o.session_id, o.tenant, o.subject, facts.tool, facts.version, facts.executor,
+                status, facts.digest, facts.issued_at, facts.deadline_at, o.topic, o.offset, o.release, outcome.event_id,
+            )  # fmt: skip
+            _remember(state, key, facts.issued_at, intent)
+            state.open_count += 1
+            session = state.sessions.get(session_key(o.agent_id, o.session_id))
+            if session is not None:
+                session.calls += 1
+                session.last_at = o.decided_at
+        else:
+            _remember(
+                state,
+                key,
+                facts.issued_at,
+                Ended(facts.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id),
+            )
+        return
+    entry = state.intents.get(key)
+    if type(entry) is not OpenIntent:
+        return
+    if status in lifecycle.TERMINAL:
+        state.intents[key] = Ended(entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id)
+        state.open_count -= 1
+        return
+    entry.state = status
+    entry.last_event = outcome.event_id
+    if type(facts) is PlanFacts:
+        entry.tool_class, entry.attempt, entry.timeout_ms = facts.tool_class, facts.attempt, facts.timeout_ms
+        entry.action_digest, entry.executor = facts.action_digest, facts.executor
+        if status == "held":
+            entry.due_at = facts.not_after
+        else:
+            entry.dispatch_id = outcome.event_id
+            entry.due_at = facts.not_after + LEASE_MARGIN_US
+        heapq.heappush(state.timers, (entry.due_at, key))
+    elif type(facts) is ClaimFacts:
+        entry.claimed_at = facts.started_at
+        entry.due_at = facts.lease_until + LEASE_MARGIN_US
+        heapq.heappush(state.timers, (entry.due_at, key))
+    elif status == "in_doubt":
+        entry.due_at = 0  # nothing happens by itself any more
+
+
+def _remember(state: PartitionState, key: bytes, issued_at: int, entry: OpenIntent | Ended) -> None:
+    if key not in state.intents:
+        hour = (issued_at + ACCEPT_WINDOW_US) // HOUR_US + 1
+        state.expiry.setdefault(hour, []).append(key)
+    state.intents[key] = entry
+
+
+def _sweep(state: PartitionState) -> None:
+    """Once an hour of decided time: forget ids past the window and sessions nobody uses."""
+    hour = state.now // HOUR_US
+    state.swept_hour = hour
+    for bucket in sorted(b for b in state.expiry if b <= hour):
+        for key in state.expiry.pop(bucket):
+            if type(state.intents.get(key)) is Ended:
+                del state.intents[key]
+            elif key in state.intents:  # still open: look again in an hour
+                state.expiry.setdefault(hour + 1, []).append(key)
+    limit = state.now - SESSION_IDLE_US
+    for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
+        del state.sessions[name]

@@ -1,0 +1,63 @@
+"""Ticks: what happens when nobody reports in time.
+
+    dispatched, unclaimed   offered again with the next attempt, until the deadline: then `expired`
+    claimed, no receipt     read_only, idempotent: offered again with the same key; else `in_doubt`, never by itself
+    held, no review         `expired`
+
+Before a lease counts as run out, the ledger loop has read `receipts` to an end fetched after the lease and its
+margin (`streams/ledger.py`), so a claim that was made in time is never overlooked.
+Next: `plan.py`, DESIGN §5.4's table.
+"""
+
+from __future__ import annotations
+
+from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
+from sluicegate.processors.redecide import restore_call
+from sluicegate.processors.state import OpenIntent
+from sluicegate.processors.work import Work, emit, reply
+from sluicegate.schemas.records import StageFacts
+
+REPEATABLE = ("read_only", "idempotent")
+"""Classes whose call may be made again after a claim without a receipt."""
+
+
+def decide_tick(work: Work, entry: OpenIntent) -> None:
+    """The deadline of one open intent is due."""
+    o = work.origin
+    o.intent_id, o.tenant, o.agent_id, o.session_id = (
+        entry.intent_id,
+        entry.tenant,
+        entry.agent_id,
+        entry.session_id,
+    )
+    o.subject, o.release = entry.subject, entry.release
+    if entry.state == "held":
+        _end(work, entry, "expired", "approval_expired")
+        return
+    over = work.now >= deadline_of(entry) or entry.attempt >= MAX_ATTEMPTS
+    if entry.state == "claimed" and (entry.tool_class not in REPEATABLE or entry.executor == "in_process"):
+        _end(work, entry, "in_doubt", "call_in_doubt")
+    elif over and entry.state == "claimed":
+        # A read that nobody answered did no harm; an idempotent call may have happened.
+        read = entry.tool_class == "read_only"
+        _end(work, entry, "failed" if read else "in_doubt", "timeout" if read else "call_in_doubt")
+    elif over:
+        _end(work, entry, "expired", "no_executor")
+    else:
+        _offer_again(work, entry)
+
+
+def _offer_again(work: Work, entry: OpenIntent) -> None:
+    problem = restore_call(work, entry)
+    if work.decision.needs:
+        return
+    if problem:
+        _end(work, entry, "in_doubt" if entry.state == "claimed" else "expired", problem)
+        return
+    plan(work, entry.attempt + 1)
+    work.decision.outcomes[0].caused_by = [entry.last_event]
+
+
+def _end(work: Work, entry: OpenIntent, status: str, reason: str) -> None:
+    outcome = emit(work, "tick", status, StageFacts(""), reason, caused_by=entry.last_event)
+    reply(work, outcome)

@@ -1,0 +1,126 @@
+"""One decision in the making: what the stages share while one input passes through them.
+
+A stage reads `Work`, fills in what it found, and answers None (passed) or a `Refusal`. Never kept after the
+decision. Next: `pipeline.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluicegate.processors.conform import Conformed
+from sluicegate.processors.control import Agent, Control
+from sluicegate.processors.inputs import Input, Tick
+from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
+from sluicegate.processors.release import CompiledRelease, CompiledTool
+from sluicegate.processors.state import PartitionState, Session
+from sluicegate.schemas.reasons import REASONS
+from sluicegate.schemas.records import Intent, Reply
+from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
+
+ENGINE = "0.1.0"
+"""Version of the deciding code; a test holds it to the package's version."""
+
+
+SYSTEM = "system"
+"""The subject of content that names nobody we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A stage's no. `detail` is for the developer and may quote the call: it becomes content, never facts."""
+
+    reason: str
+    detail: str = ""
+    policies: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Work:
+    """What is known so far about the input being decided."""
+
+    state: PartitionState
+    control: Control
+    source: Input | Tick
+    now: int
+    origin: Origin
+    first_seq: int
+    decision: Decision = field(default_factory=Decision)
+    intent: Intent | None = None
+    payload: bytes = b""
+    authenticated: bool = False
+    agent: Agent | None = None
+    session: Session | None = None
+    release: CompiledRelease | None = None
+    tool: CompiledTool | None = None
+    conformed: Conformed | None = None
+    policies: list[str] = field(default_factory=list)
+    hold: str = ""
+    action_digest: bytes = b""
+
+
+def begin(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Work:
+    """A `Work` with an origin that names nobody yet."""
+    if isinstance(source, Tick):
+        topic, offset = TICK, state.seq
+    else:
+        topic, offset = source.topic, source.offset
+    origin = Origin(
+        "", "", "", "", SYSTEM, now, topic, source.partition, offset, control.head, control.deployed, ENGINE
+    )  # fmt: skip
+    return Work(state, control, source, now, origin, state.seq)
+
+
+def emit(
+    work: Work,
+    stage: str,
+    status: str,
+    facts: object,
+    reason: str = "",
+    policies: list[str] | None = None,
+    content: bytes | None = None,
+    caused_by: bytes = b"",
+) -> Outcome:
+    """Append an outcome to the decision. It follows the one before it unless `caused_by` says otherwise.
+
+    The first outcome of an input carries the input's own bytes, so that the ledger alone can decide it again.
+    """
+    outcomes = work.decision.outcomes
+    ordinal = len(outcomes)
+    if not ordinal and type(work.source) is Input:
+        content = work.source.value[:MAX_INTENT_BYTES]
+    if not caused_by and ordinal:
+        caused_by = outcomes[-1].event_id
+    outcome = Outcome(
+        work.origin,
+        event_id(work.state.log_id, work.state.partition, work.first_seq, stage, ordinal),
+        stage, status, reason, facts, policies or [], [caused_by] if caused_by else [], [], content,
+    )  # fmt: skip
+    outcomes.append(outcome)
+    return outcome
+
+
+def reply(
+    work: Work,
+    outcome: Outcome,
+    *,
+    status: str = "",
+    detail: str = "",
+    result: bytes | None = None,
+    duplicate: bool = False,
+    attempt: int = 0,
+    arguments: bytes | None = None,
+) -> None:
+    """Tell the agent what an outcome means for it."""
+    o = work.origin
+    text = REASONS.get(outcome.reason)
+    for_developer = detail
+    if text is not None:
+        for_developer = f"{detail}: {text.remedy}" if detail else text.remedy
+    work.decision.replies.append(
+        Reply(
+            outcome.event_id, o.intent_id, o.agent_id, o.session_id, status or outcome.status, outcome.stage,
+            outcome.reason, outcome.policies, o.decided_at, result, text.for_model if text else "", for_developer,
+            duplicate, attempt, arguments,
+        )
+    )  # fmt: skip
