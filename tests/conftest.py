@@ -1,0 +1,3 @@
+"""Fixtures every test may use; each lives in a module of its own."""
+
+pytest_plugins = ["tests.kafka_fixture"]
