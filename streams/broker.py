@@ -112,7 +112,10 @@ class EmbeddedBroker:
                         f"an embedded kafka {'with' if started.sasl else 'without'} passwords already runs in "
                         f"`{self._directory}`: stop it with `sluicegate down` first"
                     )
-                self._await_ready(started)
+                try:
+                    self._await_ready(started)
+                except _PortTaken:  # its starter was killed, then it died of the port
+                    started = self._launch(started)
             else:
                 started = self._launch(started)
         self._progress(f"Kafka {java.KAFKA_VERSION} is up at {started.bootstrap}")

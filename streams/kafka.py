@@ -37,16 +37,13 @@ aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.002
 
 CLIENT_ID = "sluicegate"
 REQUEST_TIMEOUT_MS = 40_000
-TRANSACTION_TIMEOUT_MS = (
-    60_000  # an open transaction nobody continues blocks its readers for this long, plus 10 s
-)
+# An open transaction that nobody continues blocks its readers for this long, plus 10 s.
+TRANSACTION_TIMEOUT_MS = 60_000
 MAX_BATCH_BYTES = 512 * 1024  # of one partition in one request; below the broker's 1 MB limit
-MAX_REQUEST_BYTES = (
-    1024 * 1024
-)  # of one request, hence of one record: larger ones are refused in this process
-SESSION_TIMEOUT_MS = (
-    6_000  # the shortest a broker allows by default: how long a dead process keeps its partitions
-)
+# Of one request, hence of one record: larger ones are refused in this process.
+MAX_REQUEST_BYTES = 1024 * 1024
+# How long a dead process keeps its partitions; the shortest that a broker allows by default.
+SESSION_TIMEOUT_MS = 6_000
 HEARTBEAT_MS = 1_000
 FETCH_WAIT_MS = 500  # how long the broker holds a fetch when there is nothing to read
 
