@@ -31,8 +31,13 @@ class Input:
 
 @dataclass(slots=True)
 class Tick:
-    """The time reached a deadline: it concerns the intent that has been due longest."""
+    """The time reached a deadline: it concerns the intent that has been due longest.
+
+    Attributes:
+        due_by: deadlines up to here may be acted on; the ledger loop made sure that nothing before was overlooked.
+    """
 
     partition: int
+    due_by: int
     control_stale: bool = False
     contents: dict[Place, bytes | None] = field(default_factory=dict)

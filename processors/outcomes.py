@@ -131,3 +131,24 @@ def seal(
 def header_hash(header: bytes) -> bytes:
     """sha256(0x00 || header): the chain link, and the RFC 6962 leaf."""
     return hashlib.sha256(b"\x00" + header).digest()
+
+
+def from_header(h: Header, facts: object, content: bytes | None = None) -> Outcome:
+    """The outcome a ledger record holds, as `apply` and replay take it."""
+    origin = Origin(
+        h.intent_id,
+        h.tenant,
+        h.agent_id,
+        h.session_id,
+        h.subject,
+        h.decided_at,
+        h.input_topic,
+        h.input_partition,
+        h.input_offset,
+        h.control_head,
+        h.release,
+        h.engine,
+    )
+    return Outcome(
+        origin, h.event_id, h.stage, h.status, h.reason, facts, h.policies, h.caused_by, h.labels, content
+    )

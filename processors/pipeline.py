@@ -62,7 +62,7 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
     work = begin(state, control, source, now)
     try:
         if isinstance(source, Tick):
-            due = due_intent(state, now)
+            due = due_intent(state, source.due_by)
             if due is not None:
                 decide_tick(work, due[1])
         else:
@@ -81,7 +81,7 @@ def machinery_failed(
     work = begin(state, control, source, now)
     value = source.value if isinstance(source, Input) else b""
     if isinstance(source, Tick):
-        due = due_intent(state, now)
+        due = due_intent(state, source.due_by)
         if due is not None:  # it must not come back at once: end it
             entry, o = due[1], work.origin
             o.intent_id, o.tenant, o.agent_id = entry.intent_id, entry.tenant, entry.agent_id

@@ -1,0 +1,243 @@
+"""The `control` ledger: read by everybody, appended by operators.
+
+`ControlReader` folds it, keeps the compiled release at hand, and knows how fresh it is: a worker that could not
+confirm the head for 5 s refuses permits. `append` adds one chained event in a transaction. Never decides anything.
+Next: `processors/control.py` (the fold), `ledger.py` (who asks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from dataclasses import replace
+
+import rfc8785
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from sluicegate.processors import control as fold
+from sluicegate.processors.control import Control
+from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
+from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.work import ENGINE, SYSTEM
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.topics import full_name
+from sluicegate.streams import kafka, releases
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
+
+STALE_AFTER_S = 5.0
+CONFIRM_EVERY_S = 1.0
+POLL_MS = 100
+READ_LIMIT_S = 30.0
+"""For reading control to its end at start."""
+
+MAX_BODY_BYTES = 512 * 1024
+"""One control event; registering more agents than fit takes several."""
+
+
+class ControlReader:
+    """Control as it is now, kept up to date by a task."""
+
+    def __init__(self, settings: Settings, *, keep_history: bool = False, with_release: bool = True) -> None:
+        self._settings = settings
+        self._place = TopicPartition(full_name(settings.env, "control"), 0)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._confirmed_at = 0.0
+        self._with_release = with_release
+        self._compiled: dict[str, CompiledRelease] = {}
+        self.control = Control()
+        self.prev_hash = ZERO_HASH
+        self.history: list[Control] | None = [] if keep_history else None
+        self.changed = asyncio.Event()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the head could not be confirmed lately."""
+        return time.monotonic() - self._confirmed_at > STALE_AFTER_S
+
+    async def start(self, *, follow: bool = True) -> None:
+        """Read to the end, then follow. Raises `Retryable` when that takes too long."""
+        self._consumer = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=POLL_MS))
+        self._consumer.assign([self._place])
+        await self._consumer.seek_to_beginning(self._place)
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                while not await self._confirm():
+                    await self._poll()
+        except TimeoutError as error:
+            raise Retryable(f"control was not read within {READ_LIMIT_S:.0f} s, check Kafka") from error
+        await self._attach_release()
+        if follow:
+            self._task = asyncio.create_task(self._follow(), name="control-reader")
+
+    async def stop(self) -> None:
+        """Stop following and close."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def wait_for(self, head: int, limit_s: float = READ_LIMIT_S) -> None:
+        """Wait until control has been read up to `head`. Raises `Retryable` past the limit."""
+        deadline = time.monotonic() + limit_s
+        while self.control.head < head:
+            self.changed.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self.changed.wait()
+            except TimeoutError as error:
+                raise Retryable(f"control event {head} did not arrive within {limit_s:.0f} s") from error
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._poll()
+                if time.monotonic() - self._confirmed_at > CONFIRM_EVERY_S:
+                    await self._confirm()
+            except (KafkaError, OSError):
+                await asyncio.sleep(CONFIRM_EVERY_S)  # staleness is what the others see
+
+    async def _confirm(self) -> bool:
+        assert self._consumer is not None
+        asked_at = time.monotonic()
+        end = (await self._consumer.end_offsets([self._place]))[self._place]
+        if await self._consumer.position(self._place) < end:
+            return False
+        self._confirmed_at = asked_at
+        return True
+
+    async def _poll(self) -> None:
+        assert self._consumer is not None
+        batch = await self._consumer.getmany(self._place, timeout_ms=POLL_MS)
+        for record in batch.get(self._place, []):
+            await self._fold(record.value)
+
+    async def _fold(self, value: bytes) -> None:
+        outcome = codec.decode_as(r.Outcome, value)
+        header = codec.decode_as(r.Header, outcome.header)
+        if header.prev_hash != self.prev_hash or header.seq != self.control.head + 1:
+            raise Terminal(
+                f"the control ledger is broken at seq {header.seq}, run `sluicegate ledger verify`"
+            )
+        self.prev_hash = header_hash(outcome.header)
+        new = fold.fold(self.control, header.seq, codec.decode_as(r.ControlFacts, outcome.facts))
+        if self._task is not None or self.history is not None:
+            await self._attach_release(new)
+        self.control = new
+        if self.history is not None:
+            self.history.append(new)
+        self.changed.set()
+
+    async def _attach_release(self, control: Control | None = None) -> None:
+        target = control or self.control
+        if not self._with_release or not target.deployed or target.release is not None:
+            return
+        if target.deployed not in self._compiled:
+            self._compiled[target.deployed] = compile_release(
+                await releases.fetch(self._settings, target.deployed)
+            )
+        target.release = self._compiled[target.deployed]
+
+
+async def read(
+    settings: Settings, *, keep_history: bool = False, with_release: bool = False
+) -> ControlReader:
+    """A stopped reader that has read control to its end."""
+    reader = ControlReader(settings, keep_history=keep_history, with_release=with_release)
+    try:
+        await reader.start(follow=False)
+    finally:
+        await reader.stop()
+    return reader
+
+
+async def append(
+    settings: Settings,
+    keys: Keys,
+    events: list[tuple[str, dict[str, object]]],
+    *,
+    who: str,
+    why: str,
+    expected_head: int | None = None,
+) -> int:
+    """Append control events in one transaction; returns the new head.
+
+    Starting the producer under its fixed id fences any other operator in mid-append, so the chain has one writer.
+    Raises `Terminal` when `expected_head` is no longer the head.
+    """
+    producer = await kafka.connect(
+        kafka.producer(settings, transactional_id=f"sluicegate.{settings.env}.control")
+    )
+    try:
+        reader = await read(settings)
+        control = reader.control
+        if expected_head is not None and control.head != expected_head:
+            raise Terminal(f"control moved from {expected_head} to {control.head}, look at it and try again")
+        transaction = Transaction(producer)
+        prev = reader.prev_hash
+        for kind, body in events:
+            log_id = control.log_id or bytes.fromhex(str(body["log_id"]))
+            facts = r.ControlFacts(kind, who, why, rfc8785.dumps(body))  # type: ignore[arg-type]
+            value, prev, now = _chain(control, log_id, prev, facts, keys)
+            headers = cloud_event(
+                event_id(log_id, 0, control.head + 1, "control", 0), b"/control", b"ai.sluicegate.control"
+            )
+            transaction.add(full_name(settings.env, "control"), 0, None, value, now // 1000, headers)
+            control = replace(fold.fold(control, control.head + 1, facts), release=None)
+        async with asyncio.timeout(COMMIT_LIMIT_S):
+            await transaction.append()
+            await transaction.commit()
+        return control.head
+    except KafkaError as error:
+        raise Retryable(f"the control event was not written: {error}, try again") from error
+    finally:
+        await close_quietly(producer)
+
+
+def _chain(
+    control: Control, log_id: bytes, prev: bytes, facts: r.ControlFacts, keys: Keys
+) -> tuple[bytes, bytes, int]:
+    if len(facts.body) > MAX_BODY_BYTES:
+        raise Terminal(
+            f"the control event has {len(facts.body)} bytes, the limit is {MAX_BODY_BYTES}, split it"
+        )
+    seq = control.head + 1
+    now = time.time_ns() // 1000
+    origin = Origin(
+        "", "", facts.who, "", SYSTEM, now, "control", 0, seq, control.head, control.deployed, ENGINE
+    )
+    ident = event_id(log_id, 0, seq, "control", 0)
+    outcome = Outcome(origin, ident, "control", "recorded", facts.kind, facts)
+    value, digest = seal(outcome, log_id, 0, seq, prev, keys.seal)
+    return value, digest, now
+
+
+async def ensure_genesis(settings: Settings, keys: Keys, partitions: int, signing: str = "dev") -> Control:
+    """Write the log's first control event unless there is one. Returns control."""
+    try:
+        reader = await read(settings)
+        if reader.control.head >= 0:
+            return reader.control
+        body: dict[str, object] = {
+            "log_id": secrets.token_hex(16),
+            "env": settings.env,
+            "partitions": partitions,
+            "signing": signing,
+        }
+        await append(
+            settings, keys, [("genesis", body)], who="sluicegate", why="first start", expected_head=-1
+        )
+    except SluicegateError:
+        again = await read(settings)  # another process may have been first
+        if again.control.head < 0:
+            raise
+        return again.control
+    return (await read(settings)).control

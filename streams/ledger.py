@@ -1,0 +1,358 @@
+"""The ledger: one owner per partition, and the commit protocol in five steps.
+
+    1. Fetch    a due deadline becomes a Tick before any input; else a bounded batch, informing topics first
+    2. Load     bytes that an open intent's decision asks for (a second offer, an approval, a repeated id)
+    3. Decide   in order; fold each outcome; chain it
+    4. Append   everything in one Kafka transaction; await every future
+    5. Commit   only now is anything told to anyone
+
+The docs, the failpoints (`failpoints.py`) and the crash tests use these numbers; docs/commit-protocol.md says what a
+crash at each step costs. The ledger itself is the truth of input positions; consumer group offsets are for lag tools.
+Any error or time-out taints the partition: abort, close the producer, drop the state, recover, go on in a new epoch.
+Never decides (`processors/pipeline.py`), never looks at a clock in a decision: `now` is read here, once a batch.
+Next: `ledger_service.py` (who owns which partition), `recovery.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
+from sluicegate.processors.pipeline import decide, machinery_failed
+from sluicegate.processors.snapshot import encode_parts
+from sluicegate.processors.state import PartitionState, apply, due_intent, next_due
+from sluicegate.processors.work import ENGINE, SYSTEM
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.records import GenesisFacts
+from sluicegate.schemas.topics import INPUTS, full_name, partition_of
+from sluicegate.streams import kafka
+from sluicegate.streams.failpoints import hit
+from sluicegate.streams.recovery import recover, snapshot_chunks
+from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
+
+if TYPE_CHECKING:
+    from sluicegate.streams.ledger_service import LedgerService
+
+BATCH_RECORDS = 500
+"""Inputs of one transaction: about 2,000 outcomes of 700 bytes, 1.4 MB."""
+DECIDING_LIMIT_S = 0.050
+"""Deciding stops after this and the rest waits for the next transaction: the event loop serves other partitions."""
+BATCH_BYTES = 4 * 1024 * 1024
+"""Input bytes of one transaction; a batch of the largest intents is 16 of them."""
+BATCH_TICKS = 100
+"""Deadlines of one transaction, one intent each; those that find nothing due are free."""
+IDLE_POLL_MS = 500
+CLOCK_BACK_LIMIT_US = 5_000_000
+"""A wall clock this far behind the ledger's stops the partition: deadlines would mean nothing."""
+SNAPSHOT_EVENTS = 200_000
+"""Ledger records between snapshots: folding so many takes about ten seconds, the longest a takeover waits."""
+RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
+"""Pause before recovering after a taint, doubled each time."""
+ALONE_AFTER, GIVE_UP_AFTER = 2, 3
+"""The same input tainting this often is decided alone, then recorded as `machinery_failed`."""
+
+
+@dataclass(slots=True)
+class LaneMetrics:
+    """Counters of one partition, read by `/metrics` and tests."""
+
+    inputs: int = 0
+    outcomes: int = 0
+    transactions: int = 0
+    taints: int = 0
+    dead_letters: int = 0
+    machinery_failed: int = 0
+    recovered_events: int = 0
+    recovery_s: float = 0.0
+    progress_at: float = field(default_factory=time.monotonic)
+
+
+class Lane:
+    """One partition of the ledger, as long as this process owns it."""
+
+    def __init__(self, index: int, service: LedgerService) -> None:
+        self.index = index
+        self.service = service
+        self.env = service.settings.env
+        self.places = {t: TopicPartition(full_name(self.env, t), index) for t in INPUTS}
+        self.state = PartitionState(b"", index)
+        self.metrics = LaneMetrics()
+        self.stopped_because = ""
+        self.reseek = False
+        self._names = {place: topic for topic, place in self.places.items()}
+        self._producer: AIOKafkaProducer | None = None
+        self._waiting: deque[Input] = deque()
+        self._closing = False
+        self._begin: dict[str, int] = {}
+        self._last_offset = -1
+        self._snapshot_seq = 0
+        self._suspect: tuple[Place, int] | None = None
+        self._first: Place | None = None
+        self._pause_s = RETRY_MIN_S
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Own the partition until cancelled or `finish` is called. Errors taint; they never end the lane."""
+        while not self._closing:
+            try:
+                await self._open()
+                while not self._closing:
+                    await self._step()
+            except Terminal as error:
+                self.stopped_because = str(error)
+                self.service.log.error("partition %d stopped: %s", self.index, error)
+                return
+            except (KafkaError, SluicegateError, TimeoutError, AssertionError, OSError, ValueError) as error:
+                await self._taint(error)
+            finally:
+                await close_quietly(self._producer)
+                self._producer = None
+
+    def finish(self) -> None:
+        """Ask the lane to end after the transaction it is in."""
+        self._closing = True
+
+    async def _taint(self, error: Exception) -> None:
+        self.metrics.taints += 1
+        self.service.log.warning("partition %d tainted by %s: %s", self.index, type(error).__name__, error)
+        away = isinstance(error, Retryable | TimeoutError | OSError) or getattr(error, "retriable", False)
+        if self._first is not None and not away:
+            times = self._suspect[1] + 1 if self._suspect and self._suspect[0] == self._first else 1
+            self._suspect = (self._first, times)
+        self._waiting.clear()
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(RETRY_MAX_S, self._pause_s * 2)
+
+    async def _open(self) -> None:
+        """Fence the predecessor, then recover, then seek: in this order (notes/kafka-loop.md, trap 4)."""
+        service = self.service
+        started = time.monotonic()
+        self._producer = await kafka.connect(
+            kafka.producer(service.settings, transactional_id=f"sluicegate.{self.env}.ledger.{self.index}")
+        )
+        async with service.reader() as reader:
+            found = await recover(reader, self.env, self.index)
+            self.state, self._last_offset = found.state, found.last_offset
+            self._snapshot_seq = self.state.seq - found.folded
+            begin = await reader.beginning_offsets(list(self.places.values()))
+        await service.control.wait_for(self.state.control_head)
+        if self.state.seq == 0:
+            await self._genesis()
+        if self.state.log_id != service.control.control.log_id:
+            raise Terminal(
+                f"ledger partition {self.index} belongs to another log than control, use another SLUICEGATE_ENV"
+            )
+        for topic, place in self.places.items():
+            expected = self.state.positions.get(topic, 0)
+            if topic in self.state.positions and begin[place] > expected:
+                # INVARIANT: never a silent gap (tests/integration/test_ledger_faults.py).
+                raise Terminal(
+                    f"input_lost: `{place.topic}` begins at {begin[place]}, partition {self.index} needs {expected}"
+                )
+            self._begin[topic] = begin[place]
+        self._seek()
+        self.metrics.recovered_events += found.folded
+        self.metrics.recovery_s = time.monotonic() - started
+        self._pause_s = RETRY_MIN_S
+
+    def _seek(self) -> None:
+        """Read on where the ledger says, never where the consumer group says."""
+        self.reseek = False
+        self._waiting.clear()
+        for topic, place in self.places.items():
+            self.service.seek(place, self.state.positions.get(topic, self._begin[topic]))
+
+    async def _genesis(self) -> None:
+        control = self.service.control.control
+        self.state.log_id = control.log_id
+        now = time.time_ns() // 1000
+        origin = Origin("", "", "", "", SYSTEM, now, "", self.index, 0, control.head, "", ENGINE)
+        ident = event_id(control.log_id, self.index, 0, "genesis", 0)
+        facts = GenesisFacts(control.log_id, control.partitions, self.env, control.signing)
+        decision = Decision(outcomes=[Outcome(origin, ident, "genesis", "genesis", "", facts)])
+        transaction = Transaction(self._require())
+        self._fold(decision, transaction)
+        await self._append_and_commit(transaction)
+
+    def _require(self) -> AIOKafkaProducer:
+        assert self._producer is not None
+        return self._producer
+
+    # -- the five steps -----------------------------------------------------------------------------------------
+
+    async def _step(self) -> None:
+        self._first = None
+        sources = await self._fetch()  # Step 1
+        if not sources:
+            self.service.passed(self)
+            return
+        hit("ledger.1.fetched")
+        transaction = Transaction(self._require())
+        started, size = time.perf_counter(), 0
+        while sources:
+            source = sources.popleft()
+            if isinstance(source, Input):
+                self._first = self._first or (source.topic, source.offset)
+                size += len(source.value)
+                self.metrics.inputs += 1
+            decision = await self._decide(source)  # Steps 2 and 3
+            self._fold(decision, transaction)
+            if time.perf_counter() - started > DECIDING_LIMIT_S or size > BATCH_BYTES or self._alone():
+                break
+        hit("ledger.3.decided")
+        if transaction.records:
+            await self._append_and_commit(transaction)  # Steps 4 and 5
+        self._suspect = None
+        await self._maybe_snapshot()
+
+    async def _fetch(self) -> deque[Input | Tick]:
+        """Step 1. A due deadline first; else what waits; else a poll that lasts until the next deadline at most."""
+        now = self._now()
+        if self.reseek:
+            self._seek()
+        due = next_due(self.state)
+        if due is not None and due <= now and await self._receipts_read(now):
+            return deque(Tick(self.index, now) for _ in range(BATCH_TICKS))
+        if not self._waiting:
+            wait_ms = IDLE_POLL_MS if due is None else max(1, min(IDLE_POLL_MS, (due - now) // 1000))
+            fetched = await self.service.poll(self.places.values(), wait_ms, BATCH_RECORDS)
+            for topic in INPUTS:
+                for record in fetched.get(self.places[topic], ()):
+                    self._waiting.append(Input(topic, self.index, record.offset, record.value or b""))
+        return self._waiting  # type: ignore[return-value]
+
+    async def _receipts_read(self, now: int) -> bool:
+        """Whether `receipts` was read to an end fetched after the lease and its margin ran out.
+
+        INVARIANT: a claim made in time is never overlooked, so no irreversible call is offered twice
+        (tests/crash). The end is fetched by another consumer: this one may be in a long poll.
+        """
+        due = due_intent(self.state, now)
+        if due is None or due[1].state == "held":
+            return due is not None
+        place = self.places["receipts"]
+        async with self.service.reader() as reader:
+            end = int((await reader.end_offsets([place]))[place])
+        if not self._waiting and await self.service.position(place) >= end:
+            return True  # the consumer's position passes transaction markers, the ledger's does not
+        return self.state.positions.get("receipts", 0) >= end
+
+    async def _decide(self, source: Input | Tick) -> Decision:
+        """Steps 2 and 3: decide; when bytes are needed, load them and decide again."""
+        control = self.service.control.control
+        source.control_stale = self.service.control.stale
+        now = self._now()
+        if (
+            self._suspect is not None
+            and self._suspect[1] >= GIVE_UP_AFTER
+            and self._suspect[0] == self._first
+        ):
+            self.metrics.machinery_failed += 1
+            self.service.log.error("alarm: input %s broke the machinery %d times", self._first, GIVE_UP_AFTER)
+            return machinery_failed(self.state, control, source, now, "tainted three times")
+        decision = decide(self.state, control, source, now)
+        if decision.needs:
+            for place in decision.needs:
+                source.contents[place] = await self.service.load(
+                    TopicPartition(full_name(self.env, place[0]), self.index), place[1]
+                )
+            hit("ledger.2.loaded")
+            decision = decide(self.state, control, source, now)
+        if decision.outcomes and decision.outcomes[0].reason == "machinery_failed":
+            self.metrics.machinery_failed += 1
+            self.service.log.error("alarm: a decision failed: %s", decision.outcomes[0].facts)
+        return decision
+
+    def _fold(self, decision: Decision, transaction: Transaction) -> None:
+        """Step 3, second half: fold and chain outcomes; gather what goes out beside them."""
+        state, env = self.state, self.env
+        source = f"/{env}/outcomes/{self.index}".encode()
+        for outcome in decision.outcomes:
+            seq = state.seq
+            value, state.prev_hash = seal(
+                outcome, state.log_id, self.index, seq, state.prev_hash, self.service.keys.seal
+            )
+            apply(state, outcome)
+            o = outcome.origin
+            headers = cloud_event(outcome.event_id, source, b"ai.sluicegate.outcome")
+            transaction.add(
+                f"{env}.outcomes", self.index, o.agent_id.encode(), value, o.decided_at // 1000, headers
+            )
+            self.metrics.outcomes += 1
+            if self.service.on_outcome is not None:
+                self.service.on_outcome(self.index, outcome)
+        stamp = state.now // 1000
+        for work in decision.dispatches:
+            headers = cloud_event(work.dispatch_id, source, b"ai.sluicegate.dispatch", work.traceparent)
+            transaction.add(
+                f"{env}.dispatches", self.index, work.agent_id.encode(), codec.encode(work), stamp, headers
+            )
+        for reply in decision.replies:
+            # A misrouted intent is answered where its agent reads.
+            partition = partition_of(reply.agent_id, state.partitions)
+            headers = cloud_event(reply.event_id, source, b"ai.sluicegate.reply")
+            transaction.add(
+                f"{env}.replies", partition, reply.agent_id.encode(), codec.encode(reply), stamp, headers
+            )
+        for letter in decision.dead_letters:
+            self.metrics.dead_letters += 1
+            key = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
+            headers = cloud_event(letter.sha256[:16], source, b"ai.sluicegate.dead-letter")
+            transaction.add(f"{env}.dead-letters", 0, key, codec.encode(letter), stamp, headers)
+
+    async def _append_and_commit(self, transaction: Transaction) -> None:
+        async with asyncio.timeout(COMMIT_LIMIT_S):
+            last = await transaction.append()  # Step 4
+            hit("ledger.4.appended")
+            await transaction.commit()  # Step 5
+        hit("ledger.5.committed")
+        self._last_offset = last.get((f"{self.env}.outcomes", self.index), self._last_offset)
+        self.metrics.transactions += 1
+        self.service.passed(self)
+
+    # -- clock, snapshots ---------------------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        """Microseconds: max(wall, last now). Raises `Terminal` when the wall clock is over 5 s behind."""
+        wall = self.service.clock()
+        if self.state.now - wall > CLOCK_BACK_LIMIT_US:
+            raise Terminal(
+                f"clock_backwards: this machine's clock is {(self.state.now - wall) / 1e6:.1f} s behind the ledger, set it"
+            )
+        return max(wall, self.state.now)
+
+    def _alone(self) -> bool:
+        return self._suspect is not None and self._suspect[1] >= ALONE_AFTER
+
+    async def _maybe_snapshot(self, every: int = SNAPSHOT_EVENTS) -> None:
+        if self.state.seq - self._snapshot_seq >= every:
+            await self.snapshot()
+
+    async def snapshot(self) -> None:
+        """Store the committed state. It holds up this partition only."""
+        parts = []
+        for part in encode_parts(self.state):
+            parts.append(part)
+            await asyncio.sleep(0)
+        chunks = await asyncio.to_thread(snapshot_chunks, self.state, parts, self._last_offset)
+        transaction = Transaction(self._require())
+        for chunk in chunks:
+            key = f"{self.index}/{chunk.index}".encode()
+            headers = cloud_event(chunk.state_sha256[:16], b"/snapshots", b"ai.sluicegate.snapshot")
+            transaction.add(
+                f"{self.env}.snapshots", self.index, key, codec.encode(chunk), self.state.now // 1000, headers
+            )
+        if transaction.records:
+            async with asyncio.timeout(COMMIT_LIMIT_S):
+                await transaction.append()
+                await transaction.commit()
+        self._snapshot_seq = self.state.seq

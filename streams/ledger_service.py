@@ -1,0 +1,201 @@
+"""Who owns which partition: one consumer a process, one lane a partition index.
+
+The range assignor gives a process the same index of every input topic; a lane runs only for an index held on all
+of them. Rebalances start and stop lanes; partitions that stay keep their producer and state, since any other owner
+would fence them. Never decides and never commits a transaction: that is the lane (`ledger.py`).
+Next: `app.py` (the Faust app that supervises this).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from sluicegate.processors.outcomes import Outcome
+from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.topics import INPUTS, full_name
+from sluicegate.streams import kafka
+from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.ledger import Lane
+from sluicegate.streams.recovery import read_one
+from sluicegate.streams.settings import Settings
+
+REVOKE_LIMIT_S = 5.0
+"""A lane's transaction may take this long at a rebalance before it is cancelled; the next owner fences it."""
+GROUP_COMMIT_EVERY_S = 1.0
+"""Group offsets are for lag tools only, so they trail by this much."""
+FETCH_WAIT_MS = 50
+"""How long the broker holds an empty fetch: it also bounds how late a new partition joins the next fetch."""
+READER_FETCH_WAIT_MS = 5
+STALLED_AFTER_S = 30.0
+"""A lane that neither committed nor found its inputs empty for this long is not alive."""
+
+
+def wall_clock() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
+    """The ledger role of one process."""
+
+    def __init__(self, settings: Settings, keys: Keys, *, clock: Callable[[], int] = wall_clock) -> None:
+        self.settings = settings
+        self.keys = keys
+        self.clock = clock
+        self.control = ControlReader(settings)
+        self.lanes: dict[int, Lane] = {}
+        self.log = logging.getLogger("sluicegate.ledger")
+        self.on_outcome: Callable[[int, Outcome], None] | None = None
+        self.crashed: asyncio.Future[None] | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reader: AIOKafkaConsumer | None = None
+        self._reader_lock = asyncio.Lock()
+        self._offsets: dict[TopicPartition, int] = {}
+        self._commit_task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        """Read control to its end, join the group, run lanes as they are assigned."""
+        self.crashed = asyncio.get_running_loop().create_future()
+        await self.control.start()
+        self._reader = await kafka.connect(kafka.consumer(self.settings, fetch_wait_ms=READER_FETCH_WAIT_MS))
+        self._consumer = kafka.consumer(
+            self.settings, group=f"sluicegate.{self.settings.env}.ledger", fetch_wait_ms=FETCH_WAIT_MS
+        )
+        topics = [full_name(self.settings.env, t) for t in INPUTS]
+        self._consumer.subscribe(topics, listener=self)
+        await kafka.connect(self._consumer)
+        self._commit_task = asyncio.create_task(self._commit_group_offsets(), name="group-offsets")
+
+    async def stop(self) -> None:
+        """Drain: finish the open transactions, write snapshots, leave the group."""
+        self._closing = True
+        await self._end(list(self._tasks))
+        if self._commit_task is not None:
+            self._commit_task.cancel()
+        if self._consumer is not None:
+            await self._consumer.stop()
+        if self._reader is not None:
+            await self._reader.stop()
+        await self.control.stop()
+
+    @property
+    def alive(self) -> str:
+        """Empty while every lane makes progress or has nothing to do; else what is wrong."""
+        now = time.monotonic()
+        for lane in self.lanes.values():
+            if lane.stopped_because:
+                return f"partition {lane.index} stopped: {lane.stopped_because}"
+            if now - lane.metrics.progress_at > STALLED_AFTER_S:
+                return f"partition {lane.index} made no progress for {STALLED_AFTER_S:.0f} s"
+        return ""
+
+    # -- rebalances ---------------------------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Nothing ends here: with the eager protocol everything is revoked, most of it comes back at once."""
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Start and end lanes. Heartbeats do not run in here, so it never waits for long."""
+        if self._closing or self._consumer is None:
+            return
+        held: dict[int, int] = {}
+        for place in self._consumer.assignment():
+            held[place.partition] = held.get(place.partition, 0) + 1
+        mine = {index for index, count in held.items() if count == len(INPUTS)}
+        await self._end([index for index in self._tasks if index not in mine])
+        self._consumer.pause(*self._consumer.assignment())
+        for index in sorted(mine):
+            if index in self._tasks:  # it stayed: the seek below its feet was lost in the rebalance
+                self.lanes[index].reseek = True
+            else:
+                self._start_lane(index)
+
+    def _start_lane(self, index: int) -> None:
+        lane = self.lanes[index] = Lane(index, self)
+        task = self._tasks[index] = asyncio.create_task(lane.run(), name=f"ledger-{index}")
+        task.add_done_callback(lambda done: self._lane_done(index, done))
+
+    def _lane_done(self, index: int, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        self.log.error("partition %d crashed: %r", index, task.exception())
+        if self.crashed is not None and not self.crashed.done():
+            self.crashed.set_exception(task.exception() or RuntimeError("lane crashed"))
+
+    async def _end(self, indexes: Iterable[int]) -> None:
+        ending = [(i, self._tasks.pop(i)) for i in indexes if i in self._tasks]
+        for index, _ in ending:
+            self.lanes[index].finish()
+        if ending:
+            _, late = await asyncio.wait([t for _, t in ending], timeout=REVOKE_LIMIT_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for index, _ in ending:
+            self.lanes.pop(index, None)
+
+    # -- what lanes use -----------------------------------------------------------------------------------------
+
+    async def poll(
+        self, places: Iterable[TopicPartition], wait_ms: int, limit: int
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Committed records of a lane's inputs."""
+        assert self._consumer is not None
+        result: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+            *places, timeout_ms=wait_ms, max_records=limit
+        )
+        return result
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        """Go on reading here."""
+        assert self._consumer is not None
+        self._consumer.seek(place, offset)
+        self._consumer.resume(place)
+
+    async def position(self, place: TopicPartition) -> int:
+        """The next offset the consumer will hand out; it passes transaction markers."""
+        assert self._consumer is not None
+        return int(await self._consumer.position(place))
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer for look-ups, one at a time: the polling one would make them wait for its long poll."""
+        assert self._reader is not None
+        async with self._reader_lock:
+            yield self._reader
+
+    async def load(self, place: TopicPartition, offset: int) -> bytes | None:
+        """An input's bytes, or None when the topic no longer holds them."""
+        async with self.reader() as reader:
+            record = await read_one(reader, place, offset)
+        return None if record is None else record.value
+
+    def passed(self, lane: Lane) -> None:
+        """A lane committed, or found nothing to do."""
+        lane.metrics.progress_at = time.monotonic()
+        for topic, offset in lane.state.positions.items():
+            place = lane.places.get(topic)
+            if place is not None:
+                self._offsets[place] = offset
+
+    async def _commit_group_offsets(self) -> None:
+        while True:
+            await asyncio.sleep(GROUP_COMMIT_EVERY_S)
+            assert self._consumer is not None
+            held = self._consumer.assignment()
+            offsets = {p: o for p, o in self._offsets.items() if p in held}
+            self._offsets.clear()
+            if offsets:
+                try:
+                    await self._consumer.commit(offsets)
+                except (KafkaError, Retryable, ValueError) as error:
+                    self.log.info("group offsets not committed (for lag tools only): %s", error)

@@ -1,0 +1,170 @@
+"""Recovery: a partition's state, folded from a snapshot and the ledger after it.
+
+The ledger alone is the truth. A snapshot is a cache: it is used only if the ledger holds, at the offset it names,
+a record with its header hash; otherwise the whole partition is folded. Every fold checks `seq` and the hash chain.
+Never writes the ledger. Next: `ledger.py`, `processors/snapshot.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from sluicegate.processors import snapshot
+from sluicegate.processors.outcomes import from_header, header_hash
+from sluicegate.processors.state import PartitionState, apply
+from sluicegate.processors.work import ENGINE
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.topics import full_name
+
+POLL_MS = 1_000
+SNAPSHOT_CHUNK_BYTES = 768 * 1024
+MAX_SNAPSHOT_CHUNKS = 1_000
+"""768 MB compressed: far above a state at its bounds."""
+
+
+@dataclass(slots=True)
+class Recovered:
+    """A folded partition.
+
+    Attributes:
+        last_offset: Kafka offset of the last record, -1 for an empty ledger.
+        folded: how many records were folded after the snapshot.
+        from_snapshot: whether a snapshot was used.
+    """
+
+    state: PartitionState
+    last_offset: int
+    folded: int
+    from_snapshot: bool
+
+
+async def read_range(
+    consumer: AIOKafkaConsumer, place: TopicPartition, start: int
+) -> AsyncIterator[list[ConsumerRecord]]:
+    """Committed records from `start` to the end as of now, in batches."""
+    end = (await consumer.end_offsets([place]))[place]
+    begin = (await consumer.beginning_offsets([place]))[place]
+    consumer.assign([place])
+    consumer.seek(place, max(start, begin))
+    try:
+        while await consumer.position(place) < end:
+            batch = await consumer.getmany(place, timeout_ms=POLL_MS)
+            records = [record for record in batch.get(place, []) if record.offset < end]
+            if records:
+                yield records
+    finally:
+        consumer.pause(place)  # unsubscribing would end aiokafka's fetch task in mid-flight
+
+
+def fold_record(state: PartitionState, value: bytes) -> PartitionState:
+    """Fold one ledger record. Raises `Terminal` when it does not continue the chain."""
+    outcome = codec.decode_as(r.Outcome, value)
+    header = codec.decode_as(r.Header, outcome.header)
+    # INVARIANT: seq is dense and every header names the one before (tests/crash, `ledger verify`).
+    if header.seq != state.seq or header.prev_hash != state.prev_hash:
+        raise Terminal(
+            f"ledger partition {state.partition} is broken at seq {header.seq} (expected {state.seq}), "
+            "run `sluicegate ledger verify`"
+        )
+    if hashlib.sha256(outcome.facts).digest() != header.facts_hash:
+        raise Terminal(f"the facts of seq {header.seq} in partition {state.partition} were changed")
+    if header.seq == 0:
+        state.log_id = header.log_id
+    apply(state, from_header(header, codec.decode(outcome.facts)))
+    state.prev_hash = header_hash(outcome.header)
+    return state
+
+
+async def recover(
+    consumer: AIOKafkaConsumer, env: str, partition: int, *, use_snapshot: bool = True
+) -> Recovered:
+    """The state of a partition at its committed end. `consumer` belongs to the caller and reads nothing else."""
+    place = TopicPartition(full_name(env, "outcomes"), partition)
+    found = await _load_snapshot(consumer, env, place) if use_snapshot else None
+    state, start = found if found else (PartitionState(b"", partition), 0)
+    last, folded = start - 1, 0
+    async for batch in read_range(consumer, place, start):
+        for record in batch:
+            fold_record(state, record.value)
+        last, folded = batch[-1].offset, folded + len(batch)
+    return Recovered(state, last, folded, found is not None)
+
+
+async def _load_snapshot(
+    consumer: AIOKafkaConsumer, env: str, place: TopicPartition
+) -> tuple[PartitionState, int] | None:
+    """(state, offset to go on at), or None when there is no usable snapshot."""
+    chunks: dict[int, r.SnapshotChunk] = {}
+    source = TopicPartition(full_name(env, "snapshots"), place.partition)
+    try:
+        async for batch in read_range(consumer, source, 0):
+            for record in batch:
+                chunk = codec.decode_as(r.SnapshotChunk, record.value)
+                if chunk.index == 0:
+                    chunks.clear()
+                chunks[chunk.index] = chunk
+        if not chunks or len(chunks) != chunks[0].count:
+            return None
+        first = chunks[0]
+        data = zlib.decompress(b"".join(chunks[i].data for i in range(first.count)))
+        if hashlib.sha256(data).digest() != first.state_sha256 or first.engine != ENGINE:
+            return None
+        if not await _ledger_agrees(consumer, place, first):
+            return None
+        return snapshot.decode(data), first.ledger_offset + 1
+    except (SluicegateError, KeyError, zlib.error):
+        return None  # a cache that cannot be read is no cache
+
+
+async def _ledger_agrees(consumer: AIOKafkaConsumer, place: TopicPartition, chunk: r.SnapshotChunk) -> bool:
+    record = await read_one(consumer, place, chunk.ledger_offset)
+    if record is None:
+        return False
+    outcome = codec.decode_as(r.Outcome, record.value)
+    return header_hash(outcome.header) == chunk.header_hash
+
+
+async def read_one(consumer: AIOKafkaConsumer, place: TopicPartition, offset: int) -> ConsumerRecord | None:
+    """The committed record at exactly this offset, or None."""
+    end = (await consumer.end_offsets([place]))[place]
+    begin = (await consumer.beginning_offsets([place]))[place]
+    if not begin <= offset < end:
+        return None
+    consumer.assign([place])
+    consumer.seek(place, offset)
+    try:
+        while await consumer.position(place) <= offset:
+            for record in (await consumer.getmany(place, timeout_ms=POLL_MS, max_records=1)).get(place, []):
+                return record if record.offset == offset else None
+        return None
+    finally:
+        consumer.pause(place)  # unsubscribing would end aiokafka's fetch task in mid-flight
+
+
+def snapshot_chunks(state: PartitionState, parts: list[bytes], ledger_offset: int) -> list[r.SnapshotChunk]:
+    """The records of a snapshot. `parts` are the canonical bytes of exactly this state."""
+    total = hashlib.sha256()
+    packer = zlib.compressobj(level=1)
+    packed = bytearray()
+    for part in parts:
+        total.update(part)
+        packed += packer.compress(part)
+    packed += packer.flush()
+    pieces = [
+        bytes(packed[i : i + SNAPSHOT_CHUNK_BYTES]) for i in range(0, len(packed), SNAPSHOT_CHUNK_BYTES)
+    ]
+    if len(pieces) > MAX_SNAPSHOT_CHUNKS:
+        return []
+    return [
+        r.SnapshotChunk(
+            state.log_id, state.partition, state.seq - 1, state.prev_hash, ledger_offset, ENGINE, i, len(pieces),
+            total.digest(), piece,
+        )
+        for i, piece in enumerate(pieces)
+    ]  # fmt: skip

@@ -1,0 +1,90 @@
+"""Make the topics of an environment, and plan them for clusters where somebody else makes them.
+
+Names, keys and retention are `schemas/topics.py`'s. The number of partitions is fixed for ever by the genesis of
+control. Never alters an existing topic. Next: `control_log.py`.
+"""
+
+from __future__ import annotations
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.topics import BY_NAME, TOPICS, Topic, full_name
+from sluicegate.streams import kafka
+from sluicegate.streams.settings import Settings
+
+CREATE_TIMEOUT_MS = 30_000
+REPLICATION = 3
+"""Copies of a partition where there are that many brokers."""
+
+
+def config_of(topic: Topic) -> dict[str, str]:
+    """Kafka's settings of a topic."""
+    config = {"retention.ms": str(topic.retention_ms), "max.message.bytes": str(topic.max_bytes)}
+    config["cleanup.policy"] = "compact" if topic.compacted else "delete"
+    return config
+
+
+async def create(settings: Settings) -> list[str]:
+    """Create what is missing; returns the full names that were made. Raises `Terminal` for a wrong partition count."""
+    client = await kafka.connect(kafka.admin(settings))
+    try:
+        brokers = len((await client.describe_cluster())["brokers"])
+        existing = {t["topic"]: len(t["partitions"]) for t in await client.describe_topics()}
+        keyed = full_name(settings.env, "outcomes")
+        partitions = existing.get(keyed, settings.partitions)
+        missing = [t for t in TOPICS if full_name(settings.env, t.name) not in existing]
+        _check_counts(settings, existing, partitions)
+        new = [
+            NewTopic(
+                full_name(settings.env, t.name),
+                partitions if t.keyed else 1,
+                min(REPLICATION, brokers),
+                topic_configs=config_of(t),
+            )
+            for t in missing
+        ]
+        if new:
+            await _create(client, new)
+        return [n.name for n in new]
+    finally:
+        await client.close()
+
+
+def _check_counts(settings: Settings, existing: dict[str, int], partitions: int) -> None:
+    for topic in TOPICS:
+        name = full_name(settings.env, topic.name)
+        want = partitions if topic.keyed else 1
+        if name in existing and existing[name] != want:
+            raise Terminal(
+                f"topic `{name}` has {existing[name]} partitions, the log needs {want}: partition counts are fixed "
+                "for ever, use another SLUICEGATE_ENV"
+            )
+
+
+async def _create(client: AIOKafkaAdminClient, new: list[NewTopic]) -> None:
+    response = await client.create_topics(new, timeout_ms=CREATE_TIMEOUT_MS)
+    for row in response.topic_errors:
+        name, code = row[0], row[1]
+        error = for_code(code)
+        if code and error is not TopicAlreadyExistsError:
+            kind = Retryable if getattr(error, "retriable", False) else Terminal
+            raise kind(f"topic `{name}` could not be made: {error.__name__}, check the user's rights")
+
+
+async def partitions_of(settings: Settings) -> int:
+    """How many partitions this environment's log has. Raises `Terminal` when its topics do not exist."""
+    client = await kafka.connect(kafka.admin(settings))
+    try:
+        name = full_name(settings.env, "outcomes")
+        for topic in await client.describe_topics([name]):
+            if topic["partitions"]:
+                return len(topic["partitions"])
+    finally:
+        await client.close()
+    raise Terminal(f"topic `{name}` does not exist, run `sluicegate up` or `sluicegate topics create`")
+
+
+def topic_names(env: str, *names: str) -> list[str]:
+    """Full names of the named topics."""
+    return [full_name(env, BY_NAME[n].name) for n in names]
