@@ -139,7 +139,7 @@ class Lane:
         self._producer = await kafka.connect(
             kafka.producer(service.settings, transactional_id=f"sluicegate.{self.env}.ledger.{self.index}")
         )
-        async with service.reader() as reader:
+        async with service.own_reader() as reader:
             found = await recover(reader, self.env, self.index)
             self.state, self._last_offset = found.state, found.last_offset
             self._snapshot_seq = self.state.seq - found.folded

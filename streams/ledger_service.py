@@ -173,6 +173,15 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         async with self._reader_lock:
             yield self._reader
 
+    @asynccontextmanager
+    async def own_reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer for one recovery, which may take long."""
+        consumer = await kafka.connect(kafka.consumer(self.settings, fetch_wait_ms=READER_FETCH_WAIT_MS))
+        try:
+            yield consumer
+        finally:
+            await consumer.stop()
+
     async def load(self, place: TopicPartition, offset: int) -> bytes | None:
         """An input's bytes, or None when the topic no longer holds them."""
         async with self.reader() as reader:

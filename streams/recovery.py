@@ -22,7 +22,8 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
 
-POLL_MS = 1_000
+POLL_MS = 20
+"""A poll that finds only transaction markers returns nothing, and waits this long for it."""
 SNAPSHOT_CHUNK_BYTES = 768 * 1024
 MAX_SNAPSHOT_CHUNKS = 1_000
 """768 MB compressed: far above a state at its bounds."""

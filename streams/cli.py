@@ -1,0 +1,51 @@
+"""`sluicegate`: the command line. One file a group under `commands/`, each with `register(app)`.
+
+Errors are one sentence on stderr. Exit codes: 0 done; 1 it ran and found something wrong (a broken ledger, a
+refused call); 2 wrong usage; 3 the machinery is away (retry); 4 it cannot work until something changes.
+Never holds logic: commands call the modules beside it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+
+import typer
+from sluicegate.schemas.errors import Retryable, SluicegateError
+from sluicegate.streams import commands
+
+EXIT_FOUND, EXIT_USAGE, EXIT_RETRY, EXIT_TERMINAL = 1, 2, 3, 4
+
+app = typer.Typer(
+    name="sluicegate",
+    help="Your agent asks; Sluicegate decides, runs and answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+for _module in sorted(m.name for m in pkgutil.iter_modules(commands.__path__)):
+    _loaded = importlib.import_module(f"sluicegate.streams.commands.{_module}")
+    if hasattr(_loaded, "register"):
+        _loaded.register(app)
+
+
+def main() -> None:
+    """Entry point of the `sluicegate` command."""
+    try:
+        app()
+    except SluicegateError as error:
+        print(f"sluicegate: {error}", file=sys.stderr)
+        sys.exit(EXIT_RETRY if isinstance(error, Retryable) else EXIT_TERMINAL)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

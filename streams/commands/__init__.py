@@ -1,0 +1,1 @@
+"""The commands of `sluicegate`, one file a group; `output.py` prints for all of them."""

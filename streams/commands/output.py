@@ -1,0 +1,105 @@
+"""How commands print: tables on a terminal, plain lines elsewhere, and `-o json|jsonl|csv` everywhere.
+
+Colours and progress bars appear on a terminal only. Next: any command beside this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+T = TypeVar("T")
+Row = Sequence[object]
+
+
+class Format(StrEnum):
+    """Output formats of listings."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+OutputOption = Annotated[Format, typer.Option("-o", "--output", help="table, json, jsonl or csv")]
+
+
+def console() -> Console:
+    """Rich on stdout: colours only on a terminal, and no wrapping of lines elsewhere."""
+    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def progress(description: str, total: int | None) -> tuple[Progress, Callable[[int], None]]:
+    """A progress bar on stderr, silent where stderr is no terminal, and a function that advances it."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+    task = bar.add_task(description, total=total)
+    return bar, lambda count: bar.advance(task, count)
+
+
+def show(columns: Sequence[str], rows: Sequence[Row], output: Format, title: str = "") -> None:
+    """Print a listing in the format asked for."""
+    if output is Format.JSON:
+        print(
+            json.dumps(
+                [dict(zip(columns, r, strict=True)) for r in rows], indent=2, default=str, ensure_ascii=False
+            )
+        )
+    elif output is Format.JSONL:
+        for row in rows:
+            print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+    elif output is Format.CSV:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    elif sys.stdout.isatty():
+        table = Table(*columns, title=title or None, title_justify="left", header_style="bold")
+        for row in rows:
+            table.add_row(*[_cell(v) for v in row])
+        console().print(table)
+    else:
+        _plain(columns, rows, title)
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:
+    cells = [[_cell(v) for v in row] for row in rows]
+    widths = [max([len(c), *(len(r[i]) for r in cells)]) for i, c in enumerate(columns)]
+    if title:
+        print(title)
+    print("  ".join(c.ljust(w) for c, w in zip(columns, widths, strict=True)).rstrip())
+    for row in cells:
+        print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def run(work: Awaitable[T]) -> T:
+    """Run a command's coroutine."""
+
+    async def wrapped() -> T:
+        return await work
+
+    return asyncio.run(wrapped())
