@@ -27,6 +27,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+@app.callback()
+def _root() -> None:
+    """Keeps commands a level below the name, however many there are."""
+
+
 for _module in sorted(m.name for m in pkgutil.iter_modules(commands.__path__)):
     _loaded = importlib.import_module(f"sluicegate.streams.commands.{_module}")
     if hasattr(_loaded, "register"):

@@ -1,0 +1,107 @@
+"""The monitor: Faust's own strengths, at low rates.
+
+An agent reacts to dead letters (it counts and logs them: an alarm a person can read), and a timer that runs on the
+leader only measures how far inputs and ClickHouse trail the ledger. It only watches and proposes; it never decides
+and never writes the ledger. Nothing escapes an agent's body: Faust would acknowledge the event all the same.
+Next: `app.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import faust
+import mode
+from aiokafka import TopicPartition
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import SluicegateError
+from sluicegate.schemas.records import DeadLetter
+from sluicegate.schemas.topics import INPUTS, full_name
+from sluicegate.streams import kafka
+from sluicegate.streams.settings import Settings
+
+MEASURE_EVERY_S = 5.0
+
+
+class MonitorService(mode.Service):  # type: ignore[misc]
+    """Holds what the monitor has seen, for `/metrics`."""
+
+    def __init__(self, settings: Settings, announce: Path, port: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.gauges: dict[str, float] = {"sluicegate_monitor_dead_letters_total": 0}
+        self.ready = False
+        self._announce = announce
+        self._about = {"role": "monitor", "pid": os.getpid(), "port": port, "started_at": time.time()}
+
+    async def on_start(self) -> None:
+        """Say where we are."""
+        self._announce.parent.mkdir(parents=True, exist_ok=True)
+        self._announce.write_text(json.dumps(self._about))
+        self.ready = True
+
+    async def on_stop(self) -> None:
+        """Nothing to drain."""
+        self._announce.unlink(missing_ok=True)
+
+    def dead_letter(self, value: bytes) -> None:
+        """Count and log one dead letter."""
+        self.gauges["sluicegate_monitor_dead_letters_total"] += 1
+        try:
+            letter = codec.decode_as(DeadLetter, value)
+        except SluicegateError as error:
+            self.log.warning("a dead letter is itself unreadable: %s", error)
+            return
+        self.log.warning(
+            "dead letter: %s %s/%d/%d: %s",
+            letter.reason,
+            letter.topic,
+            letter.partition,
+            letter.offset,
+            letter.detail,
+        )
+
+    async def measure(self) -> None:
+        """How far the ledger trails its inputs, by committed group offsets and log ends."""
+        env = self.settings.env
+        consumer = await kafka.connect(kafka.consumer(self.settings))
+        client = await kafka.connect(kafka.admin(self.settings))
+        try:
+            done = await client.list_consumer_group_offsets(f"sluicegate.{env}.ledger")
+            names = [full_name(env, t) for t in INPUTS]
+            places = [TopicPartition(n, p) for n in names for p in consumer.partitions_for_topic(n) or ()]
+            ends = await consumer.end_offsets(places)
+            for place, end in ends.items():
+                at = done[place].offset if place in done else 0
+                label = f'{{topic="{place.topic}",partition="{place.partition}"}}'
+                self.gauges[f"sluicegate_monitor_input_lag{label}"] = max(0, end - at)
+        finally:
+            await client.close()
+            await consumer.stop()
+
+
+def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -> MonitorService:
+    """Give the app its agent and its leader timer."""
+    service = MonitorService(settings, announce, port)
+    app.service(service)
+    topic = app.topic(full_name(settings.env, "dead-letters"), value_serializer="raw", key_serializer="raw")
+
+    @app.agent(topic, concurrency=1)  # type: ignore[untyped-decorator]
+    async def dead_letters(stream: faust.Stream[bytes]) -> None:
+        async for value in stream:
+            try:
+                service.dead_letter(value)
+            except Exception:  # nothing may escape: Faust acknowledges the event and restarts the agent
+                service.log.exception("the reaction to a dead letter failed")
+
+    @app.timer(interval=MEASURE_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
+    async def measure() -> None:
+        try:
+            await service.measure()
+        except Exception:
+            service.log.exception("the lag could not be measured")
+
+    return service

@@ -1,0 +1,182 @@
+"""The roles a process can have, each as one component with the same four verbs.
+
+    ledger      decides and appends (`ledger_service.py`)
+    executor    claims and calls tools (`executors/dispatcher.py`)
+    projector   the ledger into ClickHouse (`sinks/clickhouse.py`)
+    monitor     Faust agents for low-rate reactions, and leader timers (`monitor.py`)
+
+Never knows about Faust: `app.py` hosts whatever `make` returns. Roles run as separate processes by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.settings import Settings
+
+ROLES = ("ledger", "executor", "projector", "monitor")
+
+Metrics = Mapping[str, float]
+
+
+class Component(Protocol):
+    """One role's work in one process."""
+
+    async def start(self) -> None:
+        """Begin; raises `SluicegateError` when it cannot."""
+
+    async def stop(self) -> None:
+        """Drain within a bound."""
+
+    @property
+    def alive(self) -> str:
+        """Empty, or what is wrong."""
+
+    def metrics(self) -> Metrics:
+        """Gauges and counters by name; a label is written `name{partition="3"}`."""
+
+
+class LedgerRole:
+    """The ledger's component."""
+
+    def __init__(self, settings: Settings) -> None:
+        from sluicegate.streams.keys import Keys
+        from sluicegate.streams.ledger_service import LedgerService
+
+        self.service = LedgerService(settings, Keys(settings.home))
+
+    async def start(self) -> None:
+        """Join the group."""
+        await self.service.start()
+
+    async def stop(self) -> None:
+        """Finish open transactions."""
+        await self.service.stop()
+
+    @property
+    def alive(self) -> str:
+        """Whether positions advance or lag is zero."""
+        crashed = self.service.crashed
+        if crashed is not None and crashed.done():
+            return f"a lane crashed: {crashed.exception()!r}"
+        return self.service.alive
+
+    def metrics(self) -> Metrics:
+        """Per partition."""
+        found: dict[str, float] = {"sluicegate_control_head": self.service.control.control.head}
+        for index, lane in self.service.lanes.items():
+            label = f'{{partition="{index}"}}'
+            m = lane.metrics
+            found[f"sluicegate_ledger_seq{label}"] = lane.state.seq
+            found[f"sluicegate_ledger_inputs_total{label}"] = m.inputs
+            found[f"sluicegate_ledger_outcomes_total{label}"] = m.outcomes
+            found[f"sluicegate_ledger_transactions_total{label}"] = m.transactions
+            found[f"sluicegate_ledger_taints_total{label}"] = m.taints
+            found[f"sluicegate_ledger_dead_letters_total{label}"] = m.dead_letters
+            found[f"sluicegate_ledger_machinery_failed_total{label}"] = m.machinery_failed
+            found[f"sluicegate_ledger_open_intents{label}"] = lane.state.open_count
+            found[f"sluicegate_ledger_sessions{label}"] = len(lane.state.sessions)
+            found[f"sluicegate_ledger_remembered_ids{label}"] = len(lane.state.intents)
+            found[f"sluicegate_ledger_recovery_seconds{label}"] = m.recovery_s
+        return found
+
+
+class ExecutorRole:
+    """The executor's component."""
+
+    def __init__(self, settings: Settings) -> None:
+        from sluicegate.executors.dispatcher import Executor
+        from sluicegate.executors.http import HttpAdapter
+        from sluicegate.executors.python import PythonAdapter
+
+        self._http = HttpAdapter.from_env(os.environ)
+        self._python = PythonAdapter.from_env(os.environ)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        self.executor = Executor(settings, {"http": self._http, "python": self._python}, name=name)
+
+    async def start(self) -> None:
+        """Join the group."""
+        await self.executor.start()
+
+    async def stop(self) -> None:
+        """Finish calls within a bound."""
+        await self.executor.stop()
+        await self._http.close()
+        await self._python.close()
+
+    @property
+    def alive(self) -> str:
+        """What is wrong, or nothing."""
+        return self.executor.alive
+
+    def metrics(self) -> Metrics:
+        """Counters of claims and calls."""
+        return {f"sluicegate_executor_{k}": v for k, v in self.executor.counters().items()}
+
+
+class ProjectorRole:
+    """The sink's component."""
+
+    def __init__(self, settings: Settings) -> None:
+        from sluicegate.sinks.clickhouse import Projector
+        from sluicegate.sinks.embedded import connect
+        from sluicegate.streams.keys import Keys
+
+        self._keys = Keys(settings.home)
+        self._projector = Projector(settings, lambda: connect(settings, "sink"), self._keys)
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to copy."""
+        self._task = asyncio.create_task(self._projector.run(self._stop), name="projector")
+
+    async def stop(self) -> None:
+        """Finish the range at hand."""
+        self._stop.set()
+        if self._task is not None:
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                async with asyncio.timeout(10):
+                    await self._task
+
+    @property
+    def alive(self) -> str:
+        """What is wrong, or nothing."""
+        if self._task is not None and self._task.done() and not self._stop.is_set():
+            return f"the projector ended: {self._task.exception()!r}"
+        return ""
+
+    def metrics(self) -> Metrics:
+        """Rows, batches, retries, lag."""
+        p = self._projector
+        found: dict[str, float] = {
+            "sluicegate_sink_rows_total": p.rows,
+            "sluicegate_sink_batches_total": p.batches,
+            "sluicegate_sink_retries_total": p.retries,
+        }
+        for place, lag in p.lag.items():
+            found[f'sluicegate_sink_lag{{place="{place}"}}'] = lag
+        return found
+
+
+_MAKERS: dict[str, Callable[[Settings], Component]] = {
+    "ledger": LedgerRole,
+    "executor": ExecutorRole,
+    "projector": ProjectorRole,
+}
+
+
+def make(role: str, settings: Settings) -> Component | None:
+    """The component of a role; None for `monitor`, which is Faust's own work. Raises `Terminal` for others."""
+    if role == "monitor":
+        return None
+    maker = _MAKERS.get(role)
+    if maker is None:
+        raise Terminal(f"role `{role}` does not exist, choose one of {', '.join(ROLES)}")
+    return maker(settings)
