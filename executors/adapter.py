@@ -1,0 +1,63 @@
+"""What an executor asks of a kind of tool: one call, one answer.
+
+An adapter calls once and never again by itself: whether a call may be repeated is the ledger's decision. It never
+raises for what a tool does, and no answer of it ever holds a secret.
+Next: `http.py`, `python.py` (adapters), `dispatcher.py` (who calls them, and when).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sluicegate.schemas.records import Dispatch
+
+ErrorClass = Literal[
+    "timeout",
+    "refused_by_tool",
+    "unreachable",
+    "malformed_result",
+    "result_too_large",
+    "egress_denied",
+    "crashed",
+]
+
+ERROR_CHARS = 300
+"""How much of a tool's own words about a failure is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The tool answered. `result`: UTF-8 JSON."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The tool did not answer as its contract says.
+
+    Attributes:
+        error_class: the reason the ledger records.
+        error: one sentence for the agent's developer.
+        sent: False only with proof that nothing reached the tool.
+    """
+
+    error_class: ErrorClass
+    error: str
+    sent: bool = True
+
+
+Answer = Finished | Failed
+
+
+class Adapter(Protocol):
+    """One kind of executor, such as `http`."""
+
+    async def call(self, dispatch: Dispatch, timeout_s: float) -> Answer:
+        """Call the tool once. It is cancelled when `timeout_s` is over, and then stops what it began."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and processes. Called once, by the executor that was given this adapter."""
+        ...
