@@ -1,0 +1,264 @@
+"""The invariants of a ledger partition, checked record by record: the fsck's pure half.
+
+The invariants and their names are in `invariants.py`. A checker goes on after a violation, so one flipped bit does not hide the next one. It shares no
+code with `apply`, so that a mistake in the fold does not verify itself. Never reads Kafka or a clock.
+Next: `verify_lives.py` (intents), `streams/verify.py` (who feeds this).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+from sluicegate.processors import control as control_fold
+from sluicegate.processors import reading
+from sluicegate.processors.control import Control
+from sluicegate.processors.invariants import Findings
+from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
+from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.verify_lives import Lives
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.topics import INPUTS, TICK
+
+RANGE = 8_192
+"""Events of one sum that is compared with ClickHouse."""
+
+
+class Chain:
+    """What holds of every ledger, control's too."""
+
+    def __init__(self, partition: int, log_id: bytes = b"") -> None:
+        self.findings = Findings(partition)
+        self.log_id = log_id
+        self.seq = 0
+        self.prev_hash = ZERO_HASH
+        self.records = 0
+        self.index = max(0, partition)
+
+    def _bad(self, invariant: str, offset: int, sentence: str) -> None:
+        self.findings.add(invariant, self.seq, offset, sentence)
+
+    def _link(self, offset: int, value: bytes) -> tuple[Head, reading.Parts] | None:
+        """Take a record apart and check what does not depend on its meaning."""
+        self.records += 1
+        try:
+            parts = reading.split(value)
+            head = reading.head(parts.header)
+        except Unreadable as error:
+            self._bad("readable", offset, str(error))
+            self.seq += 1  # it took a place: the next one is judged on its own
+            self.prev_hash = b""
+            return None
+        if head.seq != self.seq:
+            self._bad("dense", offset, f"expected seq {self.seq}, found {head.seq}")
+            self.seq = head.seq
+        if head.prev_hash != self.prev_hash and self.prev_hash:
+            self._bad("chain", offset, f"seq {head.seq} does not name the hash of the record before it")
+        self.prev_hash = header_hash(parts.header)
+        if head.log_id != self.log_id or head.partition != self.index:
+            self._bad(
+                "log_id", offset, f"seq {head.seq} says partition {head.partition} of log {head.log_id.hex()}"
+            )
+        if hashlib.sha256(parts.facts).digest() != head.facts_hash:
+            self._bad("facts_hash", offset, f"the facts of seq {head.seq} are not those its header names")
+        content, commitment = parts.content, head.content_commitment
+        if content is None or commitment is None:
+            if content is not commitment:
+                self._bad("content_commitment", offset, f"seq {head.seq} lacks its content or its commitment")
+        elif hashlib.sha256(content).digest() != commitment:
+            self._bad(
+                "content_commitment", offset, f"the content of seq {head.seq} is not what its header names"
+            )
+        return head, parts
+
+
+class ControlChecker(Chain):
+    """The control ledger's own chain; also folds it, since the other ledgers are judged by it."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+        self.controls: list[Control] = []
+
+    def add(self, offset: int, value: bytes) -> None:
+        """Check one record."""
+        if not self.records:  # the genesis names the log
+            self.log_id = _log_id_of(value)
+        linked = self._link(offset, value)
+        if linked is None:
+            return
+        head, parts = linked
+        before = self.controls[-1] if self.controls else Control()
+        try:
+            rest = reading.rest(head.rest)
+            facts = codec.decode_as(r.ControlFacts, parts.facts)
+            after = control_fold.fold(before, head.seq, facts)
+        except (Unreadable, ValueError, KeyError, TypeError) as error:
+            self._bad("readable", offset, f"control event {head.seq} cannot be read ({type(error).__name__})")
+            self.seq = head.seq + 1
+            return
+        if (facts.kind == "genesis") != (self.records == 1):
+            self._bad("genesis", offset, f"control event {head.seq} is `{facts.kind}`")
+        if head.event_id != event_id(self.log_id, 0, head.seq, "control", 0):
+            self._bad("event_id", offset, f"control event {head.seq} has another id than its place gives")
+        if rest.control_head != before.head or rest.release != before.deployed:
+            self._bad(
+                "control_head", offset, f"control event {head.seq} was not written on the head before it"
+            )
+        self.controls.append(after)
+        self.seq = head.seq + 1
+
+
+def _log_id_of(value: bytes) -> bytes:
+    try:
+        return reading.head(reading.split(value).header).log_id
+    except Unreadable:
+        return b""
+
+
+class PartitionChecker(Chain):
+    """One partition of the ledger. Feed every record from the first on, then ask `findings` and `lives`.
+
+    Attributes:
+        lives: every intent's life, and the counts at the end.
+        input_counts, input_sums: per topic, how many offsets from `begins` on were decided, and their sum.
+        sums: range of seqs -> (events, xor of their header hashes' first 8 bytes), for ClickHouse.
+    """
+
+    def __init__(
+        self, partition: int, controls: Sequence[Control], begins: dict[str, int] | None = None
+    ) -> None:
+        self.controls = controls
+        super().__init__(partition, controls[-1].log_id if controls else b"")
+        self.lives = Lives(self._bad_life)
+        self.begins = begins or {}
+        self.input_counts: Counter[str] = Counter()
+        self.input_sums: Counter[str] = Counter()
+        self.positions: dict[str, int] = {}
+        self.sums: dict[int, list[int]] = {}
+        self.time = 0
+        self.control_head = -1
+        self._offset = 0
+        self._rest_bytes = b""
+        self._rest: Rest | None = None
+        self._first_seq = 0
+
+    def _bad_life(self, invariant: str, sentence: str) -> None:
+        self._bad(invariant, self._offset, sentence)
+
+    def add(self, offset: int, value: bytes) -> None:
+        """Check one record."""
+        linked = self._link(offset, value)
+        if linked is None:
+            self._rest = None
+            return
+        head, parts = linked
+        self._offset = offset
+        first = head.rest != self._rest_bytes or self._rest is None
+        if first and not self._begin_input(head, offset):
+            return
+        rest = self._rest
+        assert rest is not None
+        ident = event_id(self.log_id, self.index, self._first_seq, head.stage, head.seq - self._first_seq)
+        if head.event_id != ident:
+            self._bad(
+                "event_id", offset, f"seq {head.seq} has another id than its input, stage and place give"
+            )
+        if self.records == 1 or head.stage == "genesis":
+            self._genesis(head, rest, parts.facts, offset)
+        else:
+            if first and parts.content is None and rest.topic != TICK:
+                self._bad(
+                    "content_commitment", offset, f"seq {head.seq} is an input's first and has no content"
+                )
+            try:
+                self.lives.step(head, rest, parts.facts)
+            except Unreadable as error:
+                self._bad("readable", offset, str(error))
+        total = self.sums.get(head.seq // RANGE)
+        word = int.from_bytes(self.prev_hash[:8], "little")
+        if total is None:
+            self.sums[head.seq // RANGE] = [1, word]
+        else:
+            total[0] += 1
+            total[1] ^= word
+        self.seq = head.seq + 1
+
+    def _begin_input(self, head: Head, offset: int) -> bool:
+        """Another input than the record before: its place, time, control head and release."""
+        try:
+            rest = reading.rest(head.rest)
+        except Unreadable as error:
+            self._bad("readable", offset, str(error))
+            self._rest = None
+            self.seq = head.seq + 1
+            return False
+        self._rest, self._rest_bytes, self._first_seq = rest, head.rest, head.seq
+        if rest.decided_at < self.time:
+            self._bad(
+                "time",
+                offset,
+                f"seq {head.seq} was decided {self.time - rest.decided_at} us before the one before",
+            )
+        self.time = max(self.time, rest.decided_at)
+        self.lives.begin(rest)
+        self._place(head, rest, offset)
+        if rest.control_head < self.control_head:
+            self._bad(
+                "control_head",
+                offset,
+                f"seq {head.seq} names control {rest.control_head} after {self.control_head}",
+            )
+        self.control_head = max(self.control_head, rest.control_head)
+        if not 0 <= rest.control_head < len(self.controls):
+            self._bad(
+                "control_head",
+                offset,
+                f"seq {head.seq} names control event {rest.control_head}, which is not there",
+            )
+        elif head.stage != "genesis" and rest.release not in self._releases(rest):
+            self._bad("control_head", offset, f"seq {head.seq} names release `{rest.release}`, which was not deployed at control {rest.control_head}")  # fmt: skip
+        return True
+
+    def _releases(self, rest: Rest) -> tuple[str, ...]:
+        deployed = self.controls[rest.control_head].deployed
+        # A deadline is acted on under the release that the intent was routed by.
+        return (deployed, self.lives.release_now()) if rest.topic == TICK else (deployed,)
+
+    def _place(self, head: Head, rest: Rest, offset: int) -> None:
+        topic, at = rest.topic, rest.offset
+        if topic == TICK or head.seq == 0:
+            if at != head.seq or rest.partition != self.index:
+                self._bad("inputs", offset, f"seq {head.seq} is a tick and names position {at}")
+            return
+        last = self.positions.get(topic, -1)
+        if topic not in INPUTS or rest.partition != self.index:
+            self._bad("inputs", offset, f"seq {head.seq} names input `{topic}`/{rest.partition}/{at}, which is none of this partition")  # fmt: skip
+        elif at <= last:
+            again = "again or apart from its other outcomes" if at == last else f"after {last}"
+            self._bad("inputs", offset, f"seq {head.seq} decides `{topic}` offset {at} {again}")
+        else:
+            self.positions[topic] = at
+            if at >= self.begins.get(topic, 0):
+                self.input_counts[topic] += 1
+                self.input_sums[topic] += at
+
+    def _genesis(self, head: Head, rest: Rest, facts: bytes, offset: int) -> None:
+        first = self.controls[0] if self.controls else Control()
+        want = r.GenesisFacts(self.log_id, first.partitions, first.env, first.signing)
+        ours = (head.seq, head.stage, head.status, rest.topic) == (0, "genesis", "genesis", "")
+        if not ours or facts != codec.encode(want):
+            self._bad("genesis", offset, f"seq {head.seq} is `{head.stage}`, or its genesis is not control's")
+
+    def close(self) -> dict[str, object]:
+        """The counts at the end. An empty partition is no violation: nobody owned it yet."""
+        counts = self.lives.counts()
+        if counts["in"] != counts["accounted"]:
+            self._bad(
+                "non_omission",
+                self._offset,
+                f"{counts['in']} intents came in, {counts['accounted']} are ended or open",
+            )
+        return counts
