@@ -1,0 +1,244 @@
+"""Asking the gate once: encode, sign, publish, wait for the reply.
+
+Says of every failure whether the record may have been published, which decides whether a call may be repeated.
+Never retries, and never waits beyond the time-out it was given. Read next: `client_transport.py` (how records
+travel), `replies.py` (how replies find whoever waits), `in_process.py` (calls that run here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from sluicegate.schemas import codec, signing
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.records import Intent, Message, Receipt, Reply
+from sluicegate.schemas.topics import MAX_INTENT_BYTES
+from sluicegate.streams import client_json
+from sluicegate.streams.client_errors import Failed, NotReleased, Refused, Unanswered
+from sluicegate.streams.client_json import Json
+from sluicegate.streams.client_transport import Headers, Transport
+from sluicegate.streams.in_process import Errand, LocalFunction, Runner, now_us
+from sluicegate.streams.replies import RESTS, Held, Inbox, answer
+
+RECEIPT_LIMIT_S = 30.0
+"""For publishing what a local function did; after it the ledger holds the call in doubt."""
+MAX_ID_CHARS = 256
+"""Ids are 1 to 256 printable characters, as the pipeline has it."""
+
+Key = tuple[str, bytes]
+"""Key id and the 32 bytes of an Ed25519 private key."""
+
+_KINDS = {
+    Intent: b"ai.sluicegate.intent",
+    Message: b"ai.sluicegate.message",
+    Receipt: b"ai.sluicegate.receipt",
+}
+
+log = logging.getLogger("sluicegate.client")
+
+
+class Asker:
+    """What one connected agent says, and the replies to it.
+
+    Args:
+        env: the environment, for audiences and event sources.
+        agent_key: signs `intents`; None = unsigned.
+        channel_key: signs `messages`; None = unsigned.
+        functions: local functions by tool; may grow later.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        env: str,
+        transport: Transport,
+        agent_key: Key | None,
+        channel_key: Key | None,
+        functions: Mapping[str, LocalFunction],
+    ) -> None:
+        self.agent_id = agent_id
+        self.transport = transport
+        self.runner = Runner(agent_id, self._report)
+        self.inbox = Inbox(agent_id, self.runner.permit)
+        self._env = env
+        self._keys = {"intents": agent_key, "messages": channel_key}
+        self._functions = functions
+        self._source = f"/{env}/agents/{quote(agent_id, safe='')}".encode()
+
+    async def call_tool(
+        self,
+        session_id: str,
+        tool: str,
+        arguments: Mapping[str, Json],
+        timeout_s: float,
+        intent_id: str | None,
+        traceparent: str,
+        function: LocalFunction | None,
+    ) -> Json | Held:
+        """See `Session.call_tool`. `function` runs the call if it is permitted in process."""
+        intent_id = valid_id(uuid.uuid4().hex if intent_id is None else intent_id)
+        try:
+            data = client_json.dumps(dict(arguments))
+        except ValueError as error:
+            raise refused(
+                "arguments_not_json", intent_id, f"the arguments of `{tool}` are not JSON: {error}"
+            ) from error
+        now = now_us()
+        intent = Intent(
+            intent_id, self.agent_id, session_id, "tool_call", tool, data, now, now + int(timeout_s * 1e6),
+            traceparent=traceparent,
+        )  # fmt: skip
+        errand = Errand(tool, session_id, function or self._functions.get(tool))
+        self.runner.own(intent_id, errand)
+        try:
+            reply = await self.ask("intents", intent, intent_id, timeout_s)
+        except BaseException as error:
+            errand.wanted = False
+            if isinstance(error, NotReleased) and not error.published:
+                self.runner.forget(intent_id)
+            raise
+        if reply.status not in RESTS:
+            self.runner.forget(intent_id)
+        try:
+            return answer(reply)
+        except Failed as failed:
+            raise failed from errand.error
+
+    async def ask(self, topic: str, record: Intent | Message, intent_id: str, timeout_s: float) -> Reply:
+        """Publish and wait for the first reply that ends the intent or lets it rest.
+
+        Raises `Refused` when nothing was published, `Unanswered` when it may have been.
+        """
+        value = self._encode(topic, record, intent_id)
+        handed_over = False
+        with self.inbox.expecting(intent_id, own=True) as waiting:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    acknowledged = await self.transport.send(topic, value, self._headers(record, intent_id))
+                    handed_over = True
+                    try:
+                        await acknowledged()
+                    except Retryable as error:  # Kafka may have it: the reply will tell
+                        log.info("intent `%s`: %s", intent_id, error)
+                    return await waiting.end
+            except (TimeoutError, Retryable) as error:
+                if handed_over:
+                    raise unanswered(intent_id, timeout_s) from error
+                raise unavailable(f"kafka took nothing within {timeout_s:g} s", intent_id, error) from error
+            except Terminal as error:
+                raise unavailable("nothing was published", intent_id, error) from error
+
+    async def result(self, intent_id: str, timeout_s: float) -> Json | Held:
+        """See `AgentClient.result`."""
+
+        def look(key: bytes | None, value: bytes) -> bool:
+            reply = self.inbox.read(key, value)
+            if reply is not None and reply.intent_id == intent_id:
+                waiting.offer(reply)
+            return waiting.end.done()
+
+        with self.inbox.expecting(
+            intent_id, own=False
+        ) as waiting:  # first this, so that no reply falls between
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.transport.replay(look)
+                    reply = await waiting.end
+            except (TimeoutError, Retryable) as error:
+                if waiting.rest is None:
+                    raise unanswered(intent_id, timeout_s) from error
+                reply = waiting.rest
+            except Terminal as error:
+                raise unavailable("the replies cannot be read", intent_id, error) from error
+        if reply.status not in RESTS:
+            self.runner.forget(intent_id)
+        return answer(reply)
+
+    async def hand_over(self, topic: str, record: Intent | Message, intent_id: str, timeout_s: float) -> None:
+        """Publish without waiting for anything that comes back. Never raises for a Kafka that is away."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                value = self._encode(topic, record, intent_id)
+                await self.transport.send(topic, value, self._headers(record, intent_id))
+        except (TimeoutError, SluicegateError) as error:
+            log.info("`%s` was not published: %s", intent_id, error)
+
+    async def _report(self, receipt: Receipt) -> None:
+        value = self._encode("intents", receipt, receipt.intent_id)
+        try:
+            async with asyncio.timeout(RECEIPT_LIMIT_S):
+                acknowledged = await self.transport.send(
+                    "intents", value, self._headers(receipt, receipt.intent_id)
+                )
+                await acknowledged()
+        except TimeoutError as error:
+            raise Retryable(f"kafka did not confirm it within {RECEIPT_LIMIT_S:g} s") from error
+
+    def _encode(self, topic: str, record: Intent | Message | Receipt, intent_id: str) -> bytes:
+        try:
+            value = codec.encode(record)
+        except ValueError as error:  # lone surrogates; a time-out beyond 64 bits
+            raise refused(
+                "malformed_record", intent_id, f"the request does not fit its schema: {error}"
+            ) from error
+        key = self._keys[topic]
+        if key is not None:
+            value = signing.sign(value, key[0], "Ed25519", key[1], f"{self._env}/{topic}", now_us())
+        if len(value) > MAX_INTENT_BYTES:
+            detail = (
+                f"the record has {len(value)} bytes, at most {MAX_INTENT_BYTES} are taken: pass a reference"
+            )
+            raise refused("too_large", intent_id, detail)
+        return value
+
+    def _headers(self, record: Intent | Message | Receipt, intent_id: str) -> Headers:
+        """CloudEvents 1.0 binary mode, and the W3C trace context."""
+        headers: Headers = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", intent_id.encode()),
+            ("ce_source", self._source),
+            ("ce_type", _KINDS[type(record)]),
+            ("content-type", b"application/avro"),
+        ]
+        if not isinstance(record, Receipt) and record.traceparent:
+            headers.append(("traceparent", record.traceparent.encode()))
+        return headers
+
+
+def is_id(text: str) -> bool:
+    """Whether the pipeline takes it as an identifier."""
+    return 0 < len(text) <= MAX_ID_CHARS and text.isprintable()
+
+
+def valid_id(text: str) -> str:
+    """`text`; raises `Refused` (`bad_identifier`) when it is no identifier."""
+    if not is_id(text):
+        detail = f"the id `{text[:80]}` is not 1 to {MAX_ID_CHARS} printable characters: choose another"
+        raise refused("bad_identifier", text[:80], detail)
+    return text
+
+
+def refused(reason: str, intent_id: str, detail: str) -> Refused:
+    """A refusal of this process: nothing was published."""
+    return Refused(reason, intent_id=intent_id, for_developer=detail, published=False)
+
+
+def unavailable(what: str, intent_id: str, error: Exception) -> Refused:
+    """Nothing was published, because Kafka is away or refuses us."""
+    why = f" ({error})" if str(error) else ""
+    return refused("unavailable", intent_id, f"{what}{why}: start Kafka and the workers with `sluicegate up`")
+
+
+def unanswered(intent_id: str, timeout_s: float) -> Unanswered:
+    """It may be published, and nobody answered."""
+    return Unanswered(
+        "unavailable",
+        intent_id=intent_id,
+        for_model="No answer came in time, and the action may still happen: do not repeat it.",
+        for_developer=f"it was published but not answered within {timeout_s:g} s: ask "
+        f'`agent.result("{intent_id}")`, and look whether workers run and accept what this agent signs',
+    )

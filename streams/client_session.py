@@ -1,0 +1,190 @@
+"""A conversation with the gate: the session in which an agent asks, and functions governed in it.
+
+Never holds a connection of its own; made by `AgentClient.session`. Read next: `client.py`, `asking.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import ParamSpec
+
+from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.records import Intent, Message, Reply
+from sluicegate.streams.asking import Asker, refused, valid_id
+from sluicegate.streams.client_errors import Unanswered
+from sluicegate.streams.client_json import Json
+from sluicegate.streams.in_process import LocalFunction, now_us
+from sluicegate.streams.replies import Held, answer
+
+CALL_TIMEOUT_S = 30.0
+CLOSE_LIMIT_S = 2.0
+"""For closing a session."""
+
+P = ParamSpec("P")
+
+log = logging.getLogger("sluicegate.client")
+
+_open: ContextVar[tuple[Session, ...]] = ContextVar("sluicegate_open_sessions", default=())
+"""The sessions around the running code, the innermost last."""
+
+
+class Session:
+    """One conversation, open inside `async with`.
+
+    Attributes:
+        session_id: as on the ledger.
+        goal: what it is for.
+        channel: whether it is the channel that speaks: `messages` instead of `intents`.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        *,
+        session_id: str,
+        goal: str,
+        on_behalf_of: str,
+        subject: str,
+        channel: bool,
+        timeout_s: float,
+    ) -> None:
+        self.session_id = valid_id(session_id)
+        self.goal = goal
+        self.channel = channel
+        self._asker = asker
+        self._for = (on_behalf_of, subject)
+        self._timeout_s = timeout_s
+        self._is_open = False
+
+    async def __aenter__(self) -> Session:
+        """Open it. Raises `Refused`."""
+        try:
+            answer(await self._say("session.open", self._timeout_s))
+        except Unanswered:  # it may still open: then it is closed
+            await self._asker.hand_over(*self._step("session.close"), CLOSE_LIMIT_S)
+            raise
+        self._is_open = True
+        _open.set((*_open.get(), self))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close it, for at most `CLOSE_LIMIT_S`. Never raises for a gate that is away."""
+        # Not `reset(token)`: the block may end in another context than it began in.
+        _open.set(tuple(s for s in _open.get() if s is not self))
+        try:
+            await self.close()
+        except SluicegateError as error:
+            log.info("session `%s` was not closed, it ends by itself after a day: %s", self.session_id, error)
+
+    async def call_tool(
+        self,
+        tool: str,
+        arguments: Mapping[str, Json],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        intent_id: str | None = None,
+        traceparent: str = "",
+    ) -> Json | Held:
+        """Ask for one call, and wait for its end.
+
+        Args:
+            tool: the contract's name.
+            arguments: a JSON object.
+            timeout_s: for everything; also the intent's deadline, so that nothing is taken up after nobody waits.
+            intent_id: default: a random one. An id is for one request; `agent.result(id)` tells how it ended.
+            traceparent: W3C trace context.
+
+        Returns:
+            The released result, or `Held` when a person has to agree first.
+
+        Raises:
+            Refused: it is not allowed, or nobody could be asked; the subclasses say more.
+            Failed: the tool failed.
+            InDoubt: nobody knows whether it happened.
+        """
+        return await self._call(tool, arguments, timeout_s, intent_id, traceparent)
+
+    async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        """Report the user's own words. Raises `Refused`, and `Terminal` without `channel`."""
+        if not self.channel:
+            raise Terminal("only a channel can report what a user said: pass channel=True to AgentClient")
+        answer(await self._say("session.user_said", timeout_s, text))
+
+    async def close(self) -> None:
+        """Close it now; again does nothing. Raises `Refused` when nobody confirms within `CLOSE_LIMIT_S`."""
+        if self._is_open:
+            self._is_open = False
+            answer(await self._say("session.close", CLOSE_LIMIT_S))
+
+    async def _call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Json],
+        timeout_s: float,
+        intent_id: str | None = None,
+        traceparent: str = "",
+        function: LocalFunction | None = None,
+    ) -> Json | Held:
+        if not self._is_open:
+            detail = f"session `{self.session_id}` is not open: call inside `async with agent.session(...)`"
+            raise refused("unknown_session", intent_id or "", detail)
+        return await self._asker.call_tool(
+            self.session_id, tool, arguments, timeout_s, intent_id, traceparent, function
+        )
+
+    async def _say(self, kind: str, timeout_s: float, text: str = "") -> Reply:
+        return await self._asker.ask(*self._step(kind, text), timeout_s)
+
+    def _step(self, kind: str, text: str = "") -> tuple[str, Intent | Message, str]:
+        """Topic, record and id of a step of the conversation."""
+        step_id, agent_id, now = uuid.uuid4().hex, self._asker.agent_id, now_us()
+        opening = kind == "session.open"
+        goal = self.goal if opening else ""
+        if not self.channel:
+            return (
+                "intents",
+                Intent(step_id, agent_id, self.session_id, kind, "", b"{}", now, goal=goal),
+                step_id,
+            )
+        on_behalf_of, subject = self._for if opening else ("", "")
+        message = Message(step_id, agent_id, self.session_id, kind, now, goal, on_behalf_of, subject, text)
+        return "messages", message, step_id
+
+
+def governed(
+    session: Session, tool: str, *, timeout_s: float = CALL_TIMEOUT_S
+) -> Callable[[Callable[P, object]], Callable[P, Awaitable[Json | Held]]]:
+    """As `AgentClient.governed`, for one session: `send = governed(session, "send_money")(bank.send)`."""
+
+    def decorate(function: Callable[P, object]) -> Callable[P, Awaitable[Json | Held]]:
+        return wrap(function, LocalFunction(function), lambda: session, tool, timeout_s)
+
+    return decorate
+
+
+def wrap(
+    function: Callable[P, object],
+    local: LocalFunction,
+    where: Callable[[], Session],
+    tool: str,
+    timeout_s: float,
+) -> Callable[P, Awaitable[Json | Held]]:
+    """`function` as a call through the gate, in the session that `where` names at the time."""
+
+    @functools.wraps(function)
+    async def ask(*args: P.args, **kwargs: P.kwargs) -> Json | Held:
+        return await where()._call(tool, local.arguments(args, kwargs), timeout_s, function=local)
+
+    return ask
+
+
+def session_around(asker: Asker | None, agent_id: str) -> Session:
+    """The innermost open session of this connection around the running code; raises `Terminal` without one."""
+    for session in reversed(_open.get()):
+        if session._asker is asker:
+            return session
+    raise Terminal(f"no session of `{agent_id}` is open here: call it inside `async with agent.session(...)`")

@@ -1,0 +1,233 @@
+"""How the agent SDK reaches the gate: the port it uses, and Kafka behind it.
+
+One idempotent producer, one consumer that is assigned the agent's partition of `replies` and belongs to no group.
+Never decodes a record, and never keeps trying behind the caller's back: a producer that Kafka did not answer for
+`STUCK_S` is thrown away with all it holds, and the next send connects anew. Read next: `client.py`, `kafka.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
+from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.topics import full_name, partition_of
+from sluicegate.streams import kafka
+from sluicegate.streams.settings import Settings
+
+FETCH_WAIT_MS = 500
+"""How long the broker holds an empty fetch; a new record ends it at once."""
+REPLAY_FETCH_WAIT_MS = 5
+"""As above while reading old replies: an empty fetch, such as one before the first seek, must not hold it up."""
+POLL_MS = 1_000
+STUCK_S = 5.0
+"""A record unacknowledged for this long means that Kafka is away."""
+STOP_LIMIT_S = 1.0
+"""For closing one Kafka client, which may wait for a broker that is not there."""
+SENDER_CANCELS = 4
+READ_RETRY_S = 0.5
+
+_NOT_TAKEN = (ClusterAuthorizationFailedError, MessageSizeTooLargeError, TopicAuthorizationFailedError)
+"""Answers that prove that the record is not in the log."""
+
+Deliver = Callable[[bytes | None, bytes], None]
+Acknowledged = Callable[[], Awaitable[None]]
+Headers = list[tuple[str, bytes]]
+
+log = logging.getLogger("sluicegate.client")
+
+
+class Transport(Protocol):
+    """What the client needs of a message bus. Every method may be cancelled at any time."""
+
+    async def start(self, deliver: Deliver) -> None:
+        """Connect, and hand every new record of the agent's `replies` partition to `deliver` as (key, value).
+
+        When it returns, no reply to anything sent later can be missed. Raises `Retryable` or `Terminal`.
+        """
+
+    async def send(self, topic: str, value: bytes, headers: Headers) -> Acknowledged:
+        """Hand a record over. While this has not returned, nothing was sent: `Retryable` or `Terminal` is proof.
+
+        The answer is called to wait for the bus: it raises `Terminal` when the bus refused the record and
+        `Retryable` when nobody knows whether it has it.
+        """
+
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
+        """Hand over every reply kept so far, oldest first, until `deliver` answers True. Raises `Retryable`."""
+
+    async def stop(self) -> None:
+        """Close everything within seconds. Never raises for a bus that is away."""
+
+
+class KafkaTransport:
+    """`Transport` on Kafka. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings, agent_id: str) -> None:
+        self._settings = settings
+        self._key = agent_id.encode()
+        self._agent_id = agent_id
+        self._replies = TopicPartition(full_name(settings.env, "replies"), -1)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._producer: AIOKafkaProducer | None = None
+        self._connecting = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
+        self._unacknowledged: dict[asyncio.Future[object], float] = {}
+
+    async def start(self, deliver: Deliver) -> None:
+        try:
+            producer = await self._connected()
+            # Known now, so that the first call need not ask.
+            await producer.partitions_for(full_name(self._settings.env, "intents"))
+            partitions = len(await producer.partitions_for(self._replies.topic))
+            self._replies = self._replies._replace(partition=partition_of(self._agent_id, partitions))
+            self._consumer = await self._reader(FETCH_WAIT_MS)
+            end = await self._consumer.end_offsets([self._replies])
+            # Seek, not `seek_to_end`: that one is lazy, and a reply could slip by before it resolves.
+            self._consumer.seek(self._replies, end[self._replies])
+        except KafkaError as error:
+            raise _away(error) from error
+        self._reading = asyncio.create_task(self._read(self._consumer, deliver), name="sluicegate-replies")
+
+    async def send(self, topic: str, value: bytes, headers: Headers) -> Acknowledged:
+        try:
+            producer = await self._connected()
+            future: asyncio.Future[object] = await producer.send(
+                full_name(self._settings.env, topic),
+                value,
+                key=self._key,
+                partition=self._replies.partition,
+                headers=headers,
+            )
+        except _NOT_TAKEN as error:
+            raise Terminal(f"kafka refuses the record: {error}: ask for an ACL that allows it") from error
+        except KafkaError as error:
+            raise _away(error) from error
+        self._unacknowledged[future] = asyncio.get_running_loop().time()
+        future.add_done_callback(self._acknowledged)
+        return partial(self._acknowledgement, future)
+
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
+        consumer: AIOKafkaConsumer | None = None
+        place = self._replies
+        try:
+            consumer = await self._reader(REPLAY_FETCH_WAIT_MS)
+            end = (await consumer.end_offsets([place]))[place]
+            consumer.seek(place, (await consumer.beginning_offsets([place]))[place])
+            while await consumer.position(place) < end:
+                batch = await consumer.getmany(place, timeout_ms=POLL_MS)
+                if any(deliver(record.key, record.value or b"") for record in batch.get(place, ())):
+                    return
+        except KafkaError as error:
+            raise _away(error) from error
+        finally:
+            await _stop_consumer(consumer)
+
+    async def stop(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        consumer, self._consumer = self._consumer, None
+        producer, self._producer = self._producer, None
+        await asyncio.gather(_stop_consumer(consumer), _stop_producer(producer))
+
+    # -- Kafka --------------------------------------------------------------------------------------------------
+
+    async def _connected(self) -> AIOKafkaProducer:
+        """The producer; a new one when Kafka did not answer the old one."""
+        if self._producer is not None and not self._stuck():
+            return self._producer
+        async with self._connecting:
+            if self._producer is not None and self._stuck():
+                old, self._producer = self._producer, None
+                self._unacknowledged.clear()
+                await _stop_producer(old)
+            if self._producer is None:
+                self._producer = await kafka.connect(kafka.producer(self._settings))
+            return self._producer
+
+    def _stuck(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        return any(now - since > STUCK_S for since in self._unacknowledged.values())
+
+    async def _reader(self, fetch_wait_ms: int) -> AIOKafkaConsumer:
+        consumer = kafka.consumer(self._settings, from_offset="latest", fetch_wait_ms=fetch_wait_ms)
+        await kafka.connect(consumer)
+        consumer.assign([self._replies])
+        return consumer
+
+    async def _read(self, consumer: AIOKafkaConsumer, deliver: Deliver) -> None:
+        while True:
+            try:
+                batches = await consumer.getmany(self._replies, timeout_ms=POLL_MS)
+                for record in batches.get(self._replies, ()):
+                    deliver(record.key, record.value or b"")
+            except Exception as error:  # it must never end: every call waits for it
+                log.warning("replies cannot be read, trying again: %r", error)
+                await asyncio.sleep(READ_RETRY_S)
+
+    def _acknowledged(self, future: asyncio.Future[object]) -> None:
+        self._unacknowledged.pop(future, None)
+        if not future.cancelled() and (error := future.exception()) is not None:
+            log.info("a record was not acknowledged: %s", error)  # perhaps nobody waits for it any more
+
+    async def _acknowledgement(self, future: asyncio.Future[object]) -> None:
+        try:
+            await asyncio.shield(future)
+        except KafkaError as error:
+            if isinstance(error, _NOT_TAKEN):
+                raise Terminal(f"kafka refused the record: {error}: ask for an ACL that allows it") from error
+            raise Retryable(f"kafka did not confirm the record: {error}") from error
+
+
+def _away(error: KafkaError) -> Retryable:
+    return Retryable(
+        f"kafka does not answer: {error or type(error).__name__}: check that it is up and SLUICEGATE_KAFKA"
+    )
+
+
+async def _stop_consumer(consumer: AIOKafkaConsumer | None) -> None:
+    if consumer is not None:
+        await _bounded(consumer.stop())
+
+
+async def _stop_producer(producer: AIOKafkaProducer | None) -> None:
+    """Flush and close; without an answer from Kafka, throw away what it still holds."""
+    if producer is None:
+        return
+    if await _bounded(producer.flush()):
+        await _bounded(producer.stop())
+        return
+    # `stop` would wait for ever, and a time-out in it leaves a task behind. The futures of what is thrown away
+    # stay pending; whoever waits for one has a time-out of its own.
+    producer._closed = True
+    await _bounded(producer.client.close())
+    sender = producer._sender.sender_task
+    for _ in range(SENDER_CANCELS):  # the first ends the loop, the next ones the requests it then waits for
+        if sender is None or sender.done():
+            break
+        sender.cancel()
+        await asyncio.wait([sender], timeout=STOP_LIMIT_S / SENDER_CANCELS)
+
+
+async def _bounded(step: Coroutine[object, object, object]) -> bool:
+    """Run a step of closing for at most `STOP_LIMIT_S`; True when it ended. Never raises what it raises."""
+    task = asyncio.ensure_future(step)
+    done, _ = await asyncio.wait([task], timeout=STOP_LIMIT_S)
+    if not done:
+        task.cancel()
+        await asyncio.wait([task], timeout=STOP_LIMIT_S)
+        return False
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.info("closing a kafka client: %s", error)
+    return True

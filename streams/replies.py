@@ -1,0 +1,173 @@
+"""Replies: from record bytes to the call that waits for them.
+
+    record ▸ key is ours? ▸ decode ▸ permit: run it (`in_process.py`)
+                                   ▸ else: whoever waits for this intent
+
+Never waits and never does I/O: the transport calls `deliver` for each record of the agent's partition, which other
+agents share. Read next: `client.py` (who waits), `client_transport.py` (who delivers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Reply
+from sluicegate.streams import client_json
+from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Refused, Withheld
+from sluicegate.streams.client_json import Json
+
+MAX_PENDING = 4_096
+"""Calls of one client that wait at once, about 2 kB each; more are refused `overloaded`."""
+
+ENDS = frozenset(("released", "withheld", "failed", "refused", "expired", "opened", "heard", "closed"))
+"""Statuses after which nothing else comes."""
+RESTS = frozenset(("held", "in_doubt"))
+"""Statuses in which an intent may rest for long; an end can follow."""
+
+_ERRORS: dict[str, type[NotReleased]] = {
+    "refused": Refused,
+    "expired": Expired,
+    "withheld": Withheld,
+    "failed": Failed,
+    "in_doubt": InDoubt,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A person has to agree first. Wait for it with `agent.result(held.intent_id, timeout_s=...)`.
+
+    Attributes:
+        intent_id: what to approve: `sluicegate approve INTENT`.
+        why: for the developer: which agreement is asked for.
+        for_model: one sentence a model can act on.
+        policies: ids of the policies that asked for a person.
+    """
+
+    intent_id: str
+    why: str
+    for_model: str = ""
+    policies: tuple[str, ...] = ()
+
+
+def answer(reply: Reply) -> Json | Held:
+    """What a reply means to the caller: the result or `Held`, else the matching error is raised."""
+    if reply.status == "held":
+        return Held(reply.intent_id, reply.for_developer, reply.for_model, tuple(reply.policies))
+    kind = _ERRORS.get(reply.status)
+    if kind is not None:
+        raise _error(kind, reply)
+    if reply.status != "released":
+        return None
+    try:
+        return client_json.loads(reply.result or b"")
+    except ValueError:
+        reply.reason = "malformed_result"
+        reply.for_developer = "the result was released, but its bytes are no longer kept"
+        raise _error(Withheld, reply) from None
+
+
+def _error(kind: type[NotReleased], reply: Reply) -> NotReleased:
+    return kind(
+        reply.reason,
+        intent_id=reply.intent_id,
+        status=reply.status,
+        stage=reply.stage,
+        policies=reply.policies,
+        for_model=reply.for_model,
+        for_developer=reply.for_developer,
+    )
+
+
+class Waiting:
+    """One caller that waits for one intent.
+
+    Attributes:
+        end: the reply that ends the wait. The asker of an intent (`own`) also ends at the first rest.
+        rest: the newest reply that is no end, when `own` is False.
+    """
+
+    __slots__ = ("end", "own", "rest")
+
+    def __init__(self, own: bool) -> None:
+        self.own = own
+        self.end: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.rest: Reply | None = None
+
+    def offer(self, reply: Reply) -> None:
+        """Take a reply of this intent. The first end counts."""
+        if self.end.done():
+            return
+        if reply.reason == "id_conflict" and not self.own:
+            return  # it answers another request that used this id, not the first one
+        if reply.status in ENDS or (self.own and reply.status in RESTS):
+            self.end.set_result(reply)
+        elif reply.status in RESTS and (self.rest is None or reply.decided_at >= self.rest.decided_at):
+            self.rest = reply
+
+
+class Inbox:
+    """Who waits for which intent. Belongs to one event loop."""
+
+    def __init__(self, agent_id: str, on_permit: Callable[[Reply], None]) -> None:
+        self._key = agent_id.encode()
+        self._on_permit = on_permit
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def expecting(self, intent_id: str, *, own: bool) -> Iterator[Waiting]:
+        """Wait for `intent_id` while the block runs.
+
+        Raises `Refused`: `overloaded` when `MAX_PENDING` wait already, `id_conflict` when `own` and it is being
+        asked for by this client already.
+        """
+        others = self._waiting.get(intent_id, [])
+        if self._count >= MAX_PENDING:
+            raise Refused(
+                "overloaded",
+                intent_id=intent_id,
+                published=False,
+                for_developer=f"{MAX_PENDING} calls of this client wait already: wait for some of them",
+            )
+        if own and any(w.own for w in others):
+            raise Refused("id_conflict", intent_id=intent_id, published=False)
+        waiting = Waiting(own)
+        self._waiting.setdefault(intent_id, []).append(waiting)
+        self._count += 1
+        try:
+            yield waiting
+        finally:
+            self._count -= 1
+            others = self._waiting[intent_id]
+            others.remove(waiting)
+            if not others:
+                del self._waiting[intent_id]
+
+    def deliver(self, key: bytes | None, value: bytes) -> None:
+        """Take one record of topic `replies`. Never raises for its bytes."""
+        reply = self.read(key, value)
+        if reply is None:
+            return
+        if reply.status == "permitted":
+            self._on_permit(reply)
+            return
+        for waiting in self._waiting.get(reply.intent_id, ()):
+            waiting.offer(reply)
+
+    def read(self, key: bytes | None, value: bytes) -> Reply | None:
+        """The reply, if it is this agent's and can be read. Foreign records are not even decoded."""
+        if key != self._key:
+            return None
+        try:
+            return codec.decode_as(Reply, value)
+        except Unreadable:
+            return None  # of a newer version: the time-out of whoever waits will tell
