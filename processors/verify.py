@@ -37,6 +37,21 @@ class Chain:
         self.prev_hash = ZERO_HASH
         self.records = 0
         self.index = max(0, partition)
+        self.sums: dict[int, list[int]] = {}
+        """Range of seqs -> [events, xor of the first 8 bytes of their header hashes], to compare with ClickHouse."""
+        self.sum_until = 1 << 63
+
+    def _sum(self, seq: int) -> None:
+        """Add the record just linked to its range's sum."""
+        if seq > self.sum_until:
+            return
+        word = int.from_bytes(self.prev_hash[:8], "little")
+        total = self.sums.get(seq // RANGE)
+        if total is None:
+            self.sums[seq // RANGE] = [1, word]
+        else:
+            total[0] += 1
+            total[1] ^= word
 
     def _bad(self, invariant: str, offset: int, sentence: str) -> None:
         self.findings.add(invariant, self.seq, offset, sentence)
@@ -108,6 +123,7 @@ class ControlChecker(Chain):
                 "control_head", offset, f"control event {head.seq} was not written on the head before it"
             )
         self.controls.append(after)
+        self._sum(head.seq)
         self.seq = head.seq + 1
 
 
@@ -124,7 +140,6 @@ class PartitionChecker(Chain):
     Attributes:
         lives: every intent's life, and the counts at the end.
         input_counts, input_sums: per topic, how many offsets from `begins` on were decided, and their sum.
-        sums: range of seqs -> (events, xor of their header hashes' first 8 bytes), for ClickHouse.
     """
 
     def __init__(
@@ -137,7 +152,6 @@ class PartitionChecker(Chain):
         self.input_counts: Counter[str] = Counter()
         self.input_sums: Counter[str] = Counter()
         self.positions: dict[str, int] = {}
-        self.sums: dict[int, list[int]] = {}
         self.time = 0
         self.control_head = -1
         self._offset = 0
@@ -177,13 +191,7 @@ class PartitionChecker(Chain):
                 self.lives.step(head, rest, parts.facts)
             except Unreadable as error:
                 self._bad("readable", offset, str(error))
-        total = self.sums.get(head.seq // RANGE)
-        word = int.from_bytes(self.prev_hash[:8], "little")
-        if total is None:
-            self.sums[head.seq // RANGE] = [1, word]
-        else:
-            total[0] += 1
-            total[1] ^= word
+        self._sum(head.seq)
         self.seq = head.seq + 1
 
     def _begin_input(self, head: Head, offset: int) -> bool:

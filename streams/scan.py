@@ -1,0 +1,67 @@
+"""Read a stretch of a partition, committed records only: what verify, replay and explain have in common.
+
+Nothing here can write: there is no producer in it. Next: `verify.py`, `replay.py`, `explain.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.topics import full_name
+
+POLL_MS = 50
+"""A stretch that ends in transaction markers gives nothing, and waits this long for it."""
+STALL_LIMIT_S = 30.0
+"""Without any progress for this long Kafka counts as away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A partition from its first record to its committed end as of when it was asked."""
+
+    place: TopicPartition
+    begin: int
+    end: int
+
+
+async def stretches(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]) -> list[Stretch]:
+    """Where partitions begin and end now. Transactions that are still open are behind the end."""
+    wanted = list(places)
+    begins, ends = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+    return [Stretch(p, begins[p], ends[p]) for p in wanted]
+
+
+def places(env: str, topic: str, partitions: Iterable[int]) -> list[TopicPartition]:
+    """Partitions of a topic that is named without its environment."""
+    return [TopicPartition(full_name(env, topic), p) for p in partitions]
+
+
+async def scan(
+    consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int
+) -> AsyncIterator[list[ConsumerRecord]]:
+    """Records with `start` <= offset < `end`, in batches. The consumer reads nothing else meanwhile."""
+    if start >= end:
+        return
+    consumer.assign([place])
+    consumer.seek(place, start)
+    at, moved = start, time.monotonic()
+    try:
+        while at < end:
+            batch = (await consumer.getmany(place, timeout_ms=POLL_MS)).get(place, [])
+            now = await consumer.position(place)
+            if now != at:
+                at, moved = now, time.monotonic()
+            elif time.monotonic() - moved > STALL_LIMIT_S:
+                raise Retryable(
+                    f"`{place.topic}`/{place.partition} stopped at offset {at}, check kafka and try again"
+                )
+            if batch and batch[-1].offset >= end:
+                batch = [record for record in batch if record.offset < end]
+            if batch:
+                yield batch
+    finally:
+        consumer.pause(place)  # unsubscribing would end aiokafka's fetch task in mid-flight

@@ -1,0 +1,214 @@
+"""`sluicegate ledger verify`: the whole ledger from Kafka, against its rules, its inputs and ClickHouse.
+
+    1. cut      fetch the committed ends, then read control: no record below the cut can name a later control event
+    2. ledger   every partition from its first record to the cut (`processors/verify.py`)
+    3. inputs   every record of an input topic below the ledger's position was decided: counted and summed
+    4. rows     ClickHouse against the same events (`verify_rows.py`); what its sink has not reached yet is PENDING
+
+What is not above the cut is not judged. Never writes anything anywhere. Next: `processors/invariants.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from sluicegate.processors.invariants import Findings
+from sluicegate.processors.verify import Chain, ControlChecker, PartitionChecker
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.topics import INPUTS
+from sluicegate.streams import kafka, topics
+from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.verify_rows import Rows, compare, open_rows
+
+FETCH_WAIT_MS = 20
+Advance = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class PartitionReport:
+    """What was found in one ledger partition; `partition` -1 is control.
+
+    Attributes:
+        head: hash of the last header: keep it elsewhere, and later tampering shows against it.
+        intents: counts for non-omission: `in` = the ended ones + `open`.
+        inputs: per topic: decided, in_kafka, and a verdict.
+        clickhouse: same | pending | broken | not compared, with the numbers.
+        violations: name -> first one, with the count of all.
+    """
+
+    partition: int
+    events: int = 0
+    seq: int = -1
+    head: str = ""
+    decided_until: int = 0
+    control_head: int = -1
+    intents: dict[str, object] = field(default_factory=dict)
+    inputs: dict[str, dict[str, object]] = field(default_factory=dict)
+    clickhouse: dict[str, object] = field(default_factory=dict)
+    violations: dict[str, dict[str, object]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """No violation."""
+        return not self.violations
+
+
+@dataclass(slots=True)
+class Report:
+    """The verdict on one environment's ledger. `pending` is how many events ClickHouse has yet to get."""
+
+    env: str
+    log_id: str = ""
+    control: PartitionReport = field(default_factory=lambda: PartitionReport(-1))
+    partitions: list[PartitionReport] = field(default_factory=list)
+    clickhouse: str = ""
+    pending: int = 0
+    events: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is broken. A sink that lags breaks nothing."""
+        return self.control.ok and all(p.ok for p in self.partitions)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        if not self.ok:
+            names = sorted({n for p in (self.control, *self.partitions) for n in p.violations})
+            return f"BROKEN: {', '.join(names)}"
+        if self.pending:
+            return f"intact; ClickHouse is PENDING: its sink lags by {self.pending} events"
+        return (
+            "intact"
+            if self.clickhouse == "compared"
+            else f"intact; ClickHouse not compared: {self.clickhouse}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For `-o json`."""
+        return {"ok": self.ok, "verdict": self.verdict, **asdict(self)}
+
+
+async def verify(
+    settings: Settings,
+    *,
+    partitions: list[int] | None = None,
+    inputs: bool = True,
+    clickhouse: bool = True,
+    on_start: Callable[[int], Advance] | None = None,
+) -> Report:
+    """Verify a ledger up to its committed end as of now. `on_start(total offsets)` returns what progress is told."""
+    started = time.monotonic()
+    report = Report(settings.env)
+    count = await topics.partitions_of(settings)
+    wanted = list(range(count)) if partitions is None else partitions
+    if bad := [p for p in wanted if not 0 <= p < count]:
+        raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
+    rows = await open_rows(settings) if clickhouse else Rows(reason="not asked")
+    report.clickhouse = rows.reason or "compared"
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    try:
+        run = _Run(settings, consumer, rows, report)
+        await run.all(wanted, inputs, on_start)
+    finally:
+        await consumer.stop()
+    report.seconds = time.monotonic() - started
+    return report
+
+
+class _Run:
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, rows: Rows, report: Report) -> None:
+        self.env, self.consumer, self.rows, self.report = settings.env, consumer, rows, report
+        self.advance: Advance = lambda _: None
+
+    async def all(self, wanted: list[int], inputs: bool, on_start: Callable[[int], Advance] | None) -> None:
+        ledgers = await stretches(self.consumer, places(self.env, "outcomes", wanted))  # 1
+        begins = {p: await stretches(self.consumer, self._inputs(p)) for p in wanted}
+        if on_start is not None:
+            total = sum(s.end - s.begin for s in ledgers)
+            total += sum(s.end - s.begin for ss in begins.values() for s in ss) if inputs else 0
+            self.advance = on_start(total)
+        control = await self._control()
+        for stretch in ledgers:
+            index = stretch.place.partition
+            starts = {self._topic(s.place): s.begin for s in begins[index]}
+            checker = PartitionChecker(index, control.controls, starts)
+            checker.sum_until = self.rows.until(checker.log_id, "outcomes", index)
+            await self._feed(checker, stretch)  # 2
+            part = _report_of(checker)
+            part.intents = checker.close()
+            part.decided_until, part.control_head = checker.time, checker.control_head
+            if inputs:
+                for source in begins[index]:
+                    part.inputs[self._topic(source.place)] = await self._omitted(checker, source)  # 3
+            part.clickhouse = await compare(self.rows, "outcomes", index, checker)  # 4
+            self._finish(part, checker.findings)
+            self.report.partitions.append(part)
+
+    def _topic(self, place: TopicPartition) -> str:
+        return str(place.topic).removeprefix(f"{self.env}.")
+
+    def _inputs(self, partition: int) -> list[TopicPartition]:
+        return [places(self.env, topic, [partition])[0] for topic in INPUTS]
+
+    async def _feed(self, checker: PartitionChecker | ControlChecker, stretch: Stretch) -> None:
+        async for batch in scan(self.consumer, stretch.place, stretch.begin, stretch.end):
+            for record in batch:
+                checker.add(record.offset, record.value or b"")
+            self.advance(len(batch))
+
+    async def _control(self) -> ControlChecker:
+        checker = ControlChecker()
+        [stretch] = await stretches(self.consumer, places(self.env, "control", [0]))
+        await self._feed(checker, stretch)
+        self.report.control = part = _report_of(checker)
+        self.report.log_id = checker.log_id.hex()
+        if not checker.controls:
+            raise Terminal(f"there is no ledger in `{self.env}` yet, start one with `sluicegate up`")
+        part.clickhouse = await compare(self.rows, "control", 0, checker)
+        self._finish(part, checker.findings)
+        return checker
+
+    async def _omitted(self, checker: PartitionChecker, source: Stretch) -> dict[str, object]:
+        """Whether every record below the ledger's position that still exists was decided. Offsets have holes."""
+        topic = self._topic(source.place)
+        position = checker.positions.get(topic, source.begin - 1) + 1
+        count = total = 0
+        async for batch in scan(self.consumer, source.place, source.begin, min(position, source.end)):
+            count += len(batch)
+            total += sum(record.offset for record in batch)
+            self.advance(len(batch))
+        decided = checker.input_counts[topic]
+        result: dict[str, object] = {"decided": decided, "in_kafka": count, "verdict": "same"}
+        if (count, total) == (decided, checker.input_sums[topic]):
+            return result
+        [now] = await stretches(self.consumer, [source.place])
+        if now.begin != source.begin:
+            result["verdict"] = "pending: the topic's retention moved its begin, verify again"
+            return result
+        result["verdict"] = "broken"
+        checker.findings.add(
+            "non_omission", checker.seq, position,
+            f"`{topic}` holds {count} records below offset {position}, the ledger decided {decided} of its offsets",
+        )  # fmt: skip
+        return result
+
+    def _finish(self, part: PartitionReport, findings: Findings) -> None:
+        for name, violation in findings.first.items():
+            part.violations[name] = {**asdict(violation), "count": findings.counts[name]}
+        self.report.events += part.events
+        pending = part.clickhouse.get("pending", 0)
+        assert isinstance(pending, int)
+        self.report.pending += pending
+
+
+def _report_of(checker: Chain) -> PartitionReport:
+    return PartitionReport(
+        checker.findings.partition, checker.records, checker.seq - 1, checker.prev_hash.hex()
+    )
