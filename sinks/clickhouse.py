@@ -1,0 +1,253 @@
+"""The sink: ranges of the ledger into ClickHouse, each exactly once.
+
+The protocol of one partition; the numbers are used in comments, tests and docs.
+1. *Freeze*: collect rows in `seq` order and close a range. From here its first and last record never change.
+2. *Fence*: commit the range as metadata of the group's offset. Kafka refuses that to an owner of an older generation,
+   so all owners, dead, late or new, agree on every range, and thereby on every token.
+3. *Insert* the range into `events`, `contents`, `ingest_rejects`: one insert each, its token made from the range.
+4. *Manifest*: one row in `ingest_batches`. Only now does the range count as there.
+5. *Commit* the group's offset behind the range: for lag tools only, the manifest is the truth of what is there.
+
+| killed after | on restart |
+| --- | --- |
+| 1 | nothing was written: collected again, perhaps cut otherwise |
+| 2, 3 | the frozen range is read again; rows that are there are recognised by `seq`, the others inserted |
+| 4, 5 | the manifest has it: reading goes on behind it |
+
+A token alone is not believed after a failure: ClickHouse writes it before the rows become visible, so a kill between
+the two makes it swallow the repetition; and it forgets old ones. After a failure the rows are counted by `seq`.
+Broker wiped, ClickHouse kept: another random `log_id`, other tokens, other keys. ClickHouse wiped, broker kept: no
+manifest, all is read again. ReplacingMergeTree is the net under all this, for an old owner that wakes up after its
+token was forgotten. ClickHouse down is lag, never loss: a partition holds at most three ranges, then it is not read.
+Any number of projectors share the partitions as one consumer group. Never writes to a topic and never deletes a row.
+Next: `ranges.py` (step 1), `writer.py` (steps 3 and 4), `source.py` (Kafka).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from sluicegate.schemas.topics import full_name
+from sluicegate.sinks import ddl
+from sluicegate.sinks.embedded import database as database_of
+from sluicegate.sinks.ranges import Collector, Frozen, Range
+from sluicegate.sinks.rows import ContentOpener, Row, row
+from sluicegate.sinks.source import KafkaSource, Source
+from sluicegate.sinks.writer import Sink
+from sluicegate.streams import kafka
+from sluicegate.streams.settings import Settings
+
+TOPICS = ("outcomes", "control")
+FETCH_S = 0.25  # how long one fetch waits for records
+INSERTS_AT_ONCE = 2  # ranges of different partitions being written; the embedded ClickHouse has two writers
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 15.0  # between attempts, doubling; for ever
+STOP_LIMIT_S = 10.0  # for ranges being written when the service stops; then they are left to the next owner
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Counters:
+    """What one projector has done since it started."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.batches = 0
+        self.rejects = 0
+        self.gaps = 0  # places where `seq` jumps: the ledger lost records, or Kafka did
+        self.retries = 0
+        self.errors: dict[str, str] = {}  # what waits, and for what; empty when all goes well
+
+
+class Projection:
+    """One partition, from Kafka to ClickHouse. A range is written while the next one is collected."""
+
+    def __init__(self, source: Source, sink: Sink, counters: Counters, inserts: asyncio.Semaphore) -> None:
+        self._source, self._sink, self._counters, self._inserts = source, sink, counters, inserts
+        self._collector: Collector | None = None
+        self._uncertain_until = -1
+        self._writing: asyncio.Task[None] | None = None
+        self._in_flight = 0
+        self._recovering = False
+
+    @property
+    def lag(self) -> int:
+        """Records of Kafka that are not in ClickHouse yet."""
+        held = self._recovering if self._collector is None else len(self._collector)
+        return self._source.unread() + held + self._in_flight
+
+    async def run(self) -> None:
+        """Until cancelled. What is held then is not lost: the manifest does not have it."""
+        try:
+            while True:
+                due = float("inf") if self._collector is None else self._collector.due()
+                wait = min(FETCH_S, max(0.0, due - time.monotonic()))
+                records = await self._retrying(partial(self._source.fetch, wait))
+                if self._collector is None:
+                    first = next((item for item in map(row, records) if isinstance(item, Row)), None)
+                    if first is not None:
+                        self._recovering = True
+                        self._collector = await self._recover(first.log_id)
+                    continue
+                now = time.monotonic()
+                for record in records:
+                    self._collector.add(record, now)
+                await self._flush(self._collector)
+        finally:
+            if self._writing is not None:
+                self._writing.cancel()
+
+    async def finish(self) -> None:
+        """Wait for the range that is being written."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    async def _recover(self, log_id: bytes) -> Collector:
+        """The log's first record has named it; its manifest says where to go on."""
+        place = log_id, self._source.topic, self._source.partition
+        at = await self._retrying(lambda: asyncio.to_thread(self._sink.position, *place))
+        frozen = Frozen.parse(await self._retrying(self._source.metadata), log_id)
+        if frozen is not None and frozen.last_offset <= at.last_offset:
+            frozen = None  # killed between 4 and 5
+        self._uncertain_until = max(at.rows_until, frozen.last_seq if frozen else -1)
+        self._source.seek(at.last_offset + 1)
+        return Collector(*place, next_seq=at.last_seq + 1, frozen=frozen)
+
+    async def _flush(self, collector: Collector) -> None:
+        self._counters.gaps += collector.gaps
+        collector.gaps = 0
+        while (frozen := collector.take(time.monotonic())) is not None:  # Step 1.
+            if self._writing is not None:
+                await self._writing
+            self._in_flight = len(frozen.rows) + len(frozen.rejects)
+            self._writing = asyncio.create_task(self._write(frozen))
+
+    async def _write(self, frozen: Range) -> None:
+        certain = frozen.first_seq > self._uncertain_until
+
+        async def attempt() -> None:
+            nonlocal certain
+            await self._source.commit(frozen.first_offset, frozen.metadata())  # Step 2.
+            async with self._inserts:
+                first_time, certain = certain, False  # from here on it may have happened
+                await asyncio.to_thread(self._sink.write, frozen, first_time)  # Steps 3 and 4.
+            await self._source.commit(frozen.last_offset + 1, "")  # Step 5.
+
+        await self._retrying(attempt)
+        self._in_flight = 0
+        self._counters.rows += len(frozen.rows)
+        self._counters.rejects += len(frozen.rejects)
+        self._counters.batches += 1
+
+    async def _retrying(self, work: Callable[[], Awaitable[T]]) -> T:
+        place = f"{self._source.topic}/{self._source.partition}"
+        return await retrying(work, self._counters, f"partition `{place}`")
+
+
+async def retrying(work: Callable[[], Awaitable[T]], counters: Counters, what: str) -> T:
+    """For ever: giving up would be a hole. What went wrong stands in `Counters.errors` and in the log."""
+    backoff = BACKOFF_MIN_S
+    while True:
+        try:
+            result = await work()
+        except Exception as error:
+            counters.retries += 1
+            counters.errors[what] = str(error)
+            log.warning("the sink waits %.1f s with %s: %s", backoff, what, error)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, BACKOFF_MAX_S)
+        else:
+            counters.errors.pop(what, None)
+            return result
+
+
+class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
+    """The service: a member of the group, with a `Projection` for each partition it is given.
+
+    `opener` None keeps contents out of ClickHouse; `suffix` is for a rebuild (`ddl.REBUILD`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        bootstrap: str,
+        client_factory: Callable[[], Any],
+        opener: ContentOpener | None,
+        *,
+        suffix: str = "",
+    ) -> None:
+        super().__init__()
+        self.group = f"{settings.env}.projector{suffix}"
+        self.database = database_of(settings)
+        self._settings, self._bootstrap, self._connect = settings, bootstrap, client_factory
+        self._sink = Sink(client_factory, self.database, opener, suffix)
+        self._inserts = asyncio.Semaphore(INSERTS_AT_ONCE)
+        self._running: dict[TopicPartition, tuple[Projection, asyncio.Task[None]]] = {}
+        self._make: Callable[[TopicPartition], Source] | None = None
+
+    @property
+    def lag(self) -> dict[str, int]:
+        """Of each partition of ours, `topic/partition`: records that are not in ClickHouse yet."""
+        return {f"{place.topic}/{place.partition}": p.lag for place, (p, _) in self._running.items()}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set. ClickHouse being away is waited for; raises `Retryable` when Kafka is at the start."""
+        stopped = asyncio.create_task(stop.wait())
+        consumer = kafka.consumer(self._bootstrap, security=self._settings.security, group=self.group)
+        admin = kafka.admin(self._bootstrap, self._settings.security)
+        self._make = partial(KafkaSource, consumer, admin, self.group)
+        tables = asyncio.create_task(retrying(partial(asyncio.to_thread, self._tables), self, "the tables"))
+        try:
+            await asyncio.wait([stopped, tables], return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                await kafka.connect(admin)
+                consumer.subscribe([full_name(self._settings.env, name) for name in TOPICS], listener=self)
+                await kafka.connect(consumer)
+            while not stop.is_set():
+                # The time-out: partitions may have come meanwhile.
+                tasks = [task for _, task in self._running.values()]
+                done, _ = await asyncio.wait(
+                    [stopped, *tasks], timeout=1.0, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done - {stopped}:
+                    task.result()  # a projection never ends by itself: this raises
+        finally:
+            for task in (stopped, tables):
+                task.cancel()
+            await asyncio.wait([asyncio.create_task(self._finish())], timeout=STOP_LIMIT_S)
+            await self.on_partitions_revoked(())
+            await consumer.stop()
+            await admin.close()
+
+    def _tables(self) -> None:
+        ddl.ensure_schema(self._connect(), self.database)
+
+    async def _finish(self) -> None:
+        for projection, _ in list(self._running.values()):
+            await projection.finish()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """From the start of each: its first record names the log, then it goes on where the manifest ends."""
+        assert self._make is not None
+        for place in assigned:
+            source = self._make(place)
+            source.seek(0)
+            projection = Projection(source, self._sink, self, self._inserts)
+            self._running[place] = (
+                projection,
+                asyncio.create_task(projection.run(), name=f"projection {place}"),
+            )
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Nothing is waited for: who comes next finds the frozen range and goes on with it."""
+        tasks = [task for _, task in self._running.values()]
+        self._running.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,114 @@
+-- The views analysts start from. `{database}` and the `{...}` lists of statuses are filled in by ddl.py, the lists
+-- from processors/lifecycle.py. Every view gives the same answer when a record is in the table twice: FINAL, or an
+-- aggregate that does not count.
+
+CREATE OR REPLACE VIEW `{database}`.`decisions` AS
+SELECT
+    decided_at, tenant, agent_id, session_id, intent_id, stage, status, reason, policies, labels, detail,
+    tool, tool_version, executor, tool_class, attempt, error_class,
+    release, control_head, engine, event, src_topic, src_partition, seq
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'outcomes' AND intent_id != ''
+COMMENT 'Every stage''s answer to every intent. One intent in order: WHERE intent_id = ''…'' ORDER BY seq.';
+
+CREATE OR REPLACE VIEW `{database}`.`intents` AS
+SELECT
+    tenant, agent_id, intent_id,
+    anyLast(e.session_id) AS session_id,
+    argMaxIf(e.status, e.seq, e.status IN ({steps})) AS state,
+    multiIf(state IN ({decided}), 'decided', state IN ({executed}), 'executed', state IN ({open}), 'open', 'passing') AS life,
+    argMaxIf(e.stage, e.seq, e.status IN ({steps})) AS last_stage,
+    argMaxIf(e.reason, e.seq, e.status IN ({steps})) AS last_reason,
+    argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+    argMinIf(e.tool_version, e.seq, e.tool != '') AS tool_version,
+    argMinIf(e.kind, e.seq, e.kind != '') AS kind,
+    max(e.attempt) AS attempts,
+    argMaxIf(e.error_class, e.seq, e.error_class != '') AS error_class,
+    minOrNull(e.issued_at) AS issued_at,
+    min(e.decided_at) AS first_decided_at,
+    argMaxIf(e.decided_at, e.seq, e.status IN ({steps})) AS last_decided_at,
+    argMin(e.release, e.seq) AS release,
+    uniqExactIf(e.seq, e.status NOT IN ({steps})) AS attached,
+    lower(hex(log_id)) AS log, src_partition
+FROM `{database}`.`events` AS e
+WHERE src_topic = 'outcomes' AND intent_id != ''
+GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+COMMENT 'One row an intent: its state now. life: decided = ended without an execution, executed = ended after one, open = waits, passing = between two stages. What only attaches (duplicates, late receipts) is counted in `attached` and changes nothing.';
+
+CREATE OR REPLACE VIEW `{database}`.`refusals` AS
+SELECT
+    decided_at, tenant, agent_id, session_id, intent_id, stage, reason, policies, detail, labels, release, event, seq
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'outcomes' AND status = 'refused'
+COMMENT 'What was refused, by which stage and policies, and why. SELECT stage, reason, count() FROM refusals GROUP BY ALL.';
+
+CREATE OR REPLACE VIEW `{database}`.`tool_failures` AS
+SELECT
+    f.decided_at AS decided_at, f.tenant AS tenant, f.agent_id AS agent_id, f.session_id AS session_id,
+    f.intent_id AS intent_id, i.tool AS tool, i.tool_version AS tool_version, f.status AS status,
+    f.reason AS reason, f.error_class AS error_class, f.attempt AS attempt, f.executor AS executor,
+    dateDiff('microsecond', f.started_at, f.finished_at) / 1000 AS call_ms, f.release AS release, f.event AS event
+FROM (
+    SELECT * , event FROM `{database}`.`events` FINAL
+    WHERE src_topic = 'outcomes' AND stage IN ('execute', 'tick') AND status IN ('failed', 'in_doubt', 'withheld')
+) AS f
+LEFT JOIN `{database}`.`intents` AS i
+    ON f.src_partition = i.src_partition AND f.tenant = i.tenant AND f.agent_id = i.agent_id AND f.intent_id = i.intent_id
+    AND lower(hex(f.log_id)) = i.log
+COMMENT 'Executions that failed, were withheld or are in doubt, with the tool they called. call_ms: how long the call took.';
+
+CREATE OR REPLACE VIEW `{database}`.`latency` AS
+SELECT
+    tenant, agent_id, intent_id, tool, state, issued_at,
+    decided_at_first AS decided_at,
+    dateDiff('microsecond', issued_at, decided_at_first) / 1000 AS to_decision_ms,
+    dateDiff('microsecond', decided_at_first, dispatched_at) / 1000 AS to_dispatch_ms,
+    dateDiff('microsecond', dispatched_at, claimed_at) / 1000 AS to_claim_ms,
+    dateDiff('microsecond', claimed_at, finished_at) / 1000 AS to_finish_ms,
+    dateDiff('microsecond', finished_at, ended_at) / 1000 AS to_end_ms,
+    dateDiff('microsecond', issued_at, ended_at) / 1000 AS total_ms
+FROM (
+    SELECT
+        tenant, agent_id, intent_id,
+        argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+        argMaxIf(e.status, e.seq, e.status IN ({steps})) AS state,
+        minOrNull(e.issued_at) AS issued_at,
+        min(e.decided_at) AS decided_at_first,
+        minOrNullIf(e.decided_at, e.status = 'dispatched') AS dispatched_at,
+        minOrNullIf(e.decided_at, e.status = 'claimed') AS claimed_at,
+        maxOrNullIf(e.finished_at, e.status IN ({executed})) AS finished_at,
+        minOrNullIf(e.decided_at, e.status IN ({terminal})) AS ended_at
+    FROM `{database}`.`events` AS e
+    WHERE src_topic = 'outcomes' AND intent_id != ''
+    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+)
+COMMENT 'Milliseconds of each hop of an intent; NULL where it never came to that hop. issued_at is the agent''s clock, finished_at the executor''s, the others are the pipeline''s. SELECT quantiles(0.5, 0.99)(total_ms) FROM latency WHERE decided_at > now() - INTERVAL 1 HOUR.';
+
+CREATE OR REPLACE VIEW `{database}`.`latency_quantiles` AS
+SELECT
+    toStartOfHour(decided_at) AS hour, tool, pair.1 AS hop, count() AS n,
+    round(quantileExact(0.5)(pair.2), 3) AS p50_ms,
+    round(quantileExact(0.9)(pair.2), 3) AS p90_ms,
+    round(quantileExact(0.99)(pair.2), 3) AS p99_ms,
+    round(max(pair.2), 3) AS max_ms
+FROM (
+    SELECT decided_at, tool, arrayJoin([
+        ('decision', to_decision_ms), ('dispatch', to_dispatch_ms), ('claim', to_claim_ms),
+        ('finish', to_finish_ms), ('end', to_end_ms), ('total', total_ms)
+    ]) AS pair
+    FROM `{database}`.`latency`
+)
+WHERE pair.2 IS NOT NULL
+GROUP BY ALL
+COMMENT 'The hops of `latency` by hour and tool: n, p50, p90, p99, max.';
+
+CREATE OR REPLACE VIEW `{database}`.`ingest_audit` AS
+SELECT
+    lower(hex(b.log_id)) AS log, b.topic AS topic, b.partition AS partition, b.first_seq AS first_seq, b.last_seq AS last_seq,
+    any(b.n) AS expected, count() AS found,
+    SHA256(unhex(arrayStringConcat(arrayMap(x -> x.2, arraySort(groupArray((e.seq, hex(e.header_hash)))))))) = any(b.sha256) AS same_hash
+FROM (SELECT DISTINCT log_id, src_topic, src_partition, seq, header_hash FROM `{database}`.`events`) AS e
+ASOF INNER JOIN (SELECT * FROM `{database}`.`ingest_batches` FINAL WHERE n > 0) AS b
+    ON e.log_id = b.log_id AND e.src_topic = b.topic AND e.src_partition = b.partition AND e.seq >= b.first_seq
+GROUP BY b.log_id, b.topic, b.partition, b.first_seq, b.last_seq
+COMMENT 'The manifest against the table: every range must have found = expected and same_hash = 1. A range without any row does not appear: compare count() with ingest_batches.';
