@@ -112,7 +112,7 @@ class Calls:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._held = 0
-        self._keys: set[str] = set()
+        self._keys: dict[str, Offer] = {}
         self._tasks: dict[asyncio.Task[None], Offer] = {}
         self._log = logging.getLogger("sluicegate.executor")
 
@@ -138,7 +138,7 @@ class Calls:
         if key in self._keys:
             self.counters.duplicates += 1
             return False
-        self._keys.add(key)
+        self._keys[key] = offer
         try:
             if not offer.late:
                 await self._slots.acquire()
@@ -148,16 +148,20 @@ class Calls:
                     return True
                 self._release()
         except BaseException:
-            self._keys.discard(key)
+            self._forget(offer)
             raise
-        self._keys.discard(key)
+        self._forget(offer)
         self.counters.late += 1
         return False
 
     def drop(self, offer: Offer) -> None:
         """Let an admitted offer go without a call. The ledger's tick offers it again."""
         self._release()
-        self._keys.discard(offer.dispatch.idempotency_key)
+        self._forget(offer)
+
+    def _forget(self, offer: Offer) -> None:
+        if self._keys.get(offer.dispatch.idempotency_key) is offer:
+            del self._keys[offer.dispatch.idempotency_key]
 
     def _release(self) -> None:
         self._held -= 1
@@ -175,18 +179,22 @@ class Calls:
         self._spawn(self._run(offer), offer)
 
     def give_back(self, offer: Offer) -> None:
-        """A claim that is committed but too late to call.
+        """Let go of a claim that is committed but too late to call."""
+        self.drop(offer)
+        self.report_unsent(offer)
 
-        A repeatable class says nothing: the ledger offers it again. Else the proof that nothing was sent spares a
-        person the question whether it was.
+    def report_unsent(self, offer: Offer) -> None:
+        """Say about a committed claim that nothing was called.
+
+        A repeatable class says nothing: the ledger offers it again. Else this proof spares a person the question
+        whether the call was made.
         """
         self.counters.given_back += 1
-        self._release()
-        if offer.repeatable:
-            self._keys.discard(offer.dispatch.idempotency_key)
-            return
-        answer = Failed("unreachable", "the claim was committed after its lease, nothing was called", False)
-        self._spawn(self._report(offer, offer.started_at, answer), offer)
+        if not offer.repeatable:
+            answer = Failed(
+                "unreachable", "the claim was not known to be committed in time, nothing was called", False
+            )
+            self._spawn(self._report(offer, offer.started_at, answer), offer)
 
     def _spawn(self, work: Coroutine[None, None, None], offer: Offer) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -195,7 +203,7 @@ class Calls:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         offer = self._tasks.pop(task)
-        self._keys.discard(offer.dispatch.idempotency_key)
+        self._forget(offer)
         if not task.cancelled() and task.exception() is not None:
             self._log.error("alarm: a call's task failed: %r", task.exception())
 
@@ -222,6 +230,9 @@ class Calls:
             # INVARIANT: a claimed call is over before started_at + timeout_ms, which is what the ledger counts its
             # lease from (tests/unit/test_dispatcher.py::test_slow_claim_shortens_the_call).
             limit_s = min(limit_s, offer.cut_at - time.monotonic())
+            if limit_s <= 0:
+                text = f"claiming took the {dispatch.timeout_ms} ms of the call, raise `timeout_ms`"
+                return Failed("timeout", text, sent=False)
         self.counters.calls += 1
         try:
             async with asyncio.timeout(limit_s):

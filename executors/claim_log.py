@@ -65,11 +65,15 @@ class ClaimLog(Protocol):
         """The next committed records, at most `limit`; empty after a while without any."""
         ...
 
-    async def claim(self, claims: list[Claim], offset: int) -> None:
-        """Append the claims and the group's next offset in one transaction.
+    async def claim(self, claims: list[Claim], offset: int, token: str) -> None:
+        """Append the claims and the group's next offset in one transaction; `token` is unique to it.
 
         Returns only when it is known to be committed; any exception leaves that unknown, and this log unusable.
         """
+        ...
+
+    async def last_token(self) -> str:
+        """The token of the last committed transaction, whoever made it."""
         ...
 
     async def close(self) -> None:
@@ -112,7 +116,7 @@ class KafkaClaimLog:
         found = await self._consumer.getmany(self._place, timeout_ms=FETCH_WAIT_MS, max_records=limit)
         return [Fetched(r.offset, r.timestamp * 1000, r.value or b"") for r in found.get(self._place, ())]
 
-    async def claim(self, claims: list[Claim], offset: int) -> None:
+    async def claim(self, claims: list[Claim], offset: int, token: str) -> None:
         assert self._producer is not None
         transaction = Transaction(self._producer)
         for claim in claims:
@@ -123,10 +127,19 @@ class KafkaClaimLog:
         async with asyncio.timeout(CLAIM_LIMIT_S):
             await transaction.append()
             await self._producer.send_offsets_to_transaction(
-                {self._place: OffsetAndMetadata(offset, "")}, self._group
+                {self._place: OffsetAndMetadata(offset, token)}, self._group
             )
             hit("claim.2.sent")
             await transaction.commit()
+
+    async def last_token(self) -> str:
+        # aiokafka's consumer leaves the metadata of an offset out; its admin client does not.
+        admin = await kafka.connect(kafka.admin(self._settings))
+        try:
+            found = await admin.list_consumer_group_offsets(self._group, partitions=[self._place])
+        finally:
+            await admin.close()
+        return str(found[self._place].metadata) if self._place in found else ""
 
     async def close(self) -> None:
         consumer, self._consumer = self._consumer, None

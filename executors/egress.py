@@ -24,6 +24,10 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 """Addresses of a name, as text."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_MORE_INSIDE = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16"))
+)
+"""Special purpose by the IANA registries, and global in the eyes of Python 3.11."""
 
 
 class Denied(Exception):
@@ -80,6 +84,8 @@ def is_outside(address: Address) -> bool:
             return is_outside(inner)
         if address.is_site_local:
             return False
+    if any(address in network for network in _MORE_INSIDE):
+        return False
     return address.is_global and not (
         address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
     )
@@ -104,7 +110,13 @@ class Egress:
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            return  # a name: its addresses are checked when it is resolved
+            try:
+                socket.inet_aton(name)
+            except OSError:
+                return  # a name: its addresses are checked when it is resolved
+            raise Denied(
+                f"`{name}` is an address in a form that hides it, write four decimal numbers"
+            ) from None
         self.check_address(host, port, address)
 
     def check_address(self, host: str, port: int, address: Address) -> None:

@@ -9,7 +9,8 @@
 The docs, the failpoints and the crash tests use these numbers; steps 4 and 5 are in `calls.py`. A read needs no claim:
 it starts at step 4 as soon as it is fetched, and never waits for a claim. Claims that arrive while a transaction is under way
 go together into the next one. Any error taints the lane: what was not known to be committed is never called, the
-producer is replaced, reading goes on at the committed offset.
+producer is replaced, reading goes on at the committed offset. If the claim turns out to be committed after all, a
+receipt says that nothing was sent.
 Never publishes for what it drops: the ledger's tick offers it again. Next: `claim_log.py`, `dispatcher.py`.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -36,6 +38,8 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 FENCED_PAUSE_S = 2.0
 """Pause after being fenced: two heartbeats, in which a zombie learns that the partition is not its own any more
 instead of fencing its successor back."""
+TOKEN_BYTES = 8
+"""Random; names one claim transaction."""
 NO_CLAIM = "read_only"
 """The class that may repeat without anybody asking."""
 
@@ -61,6 +65,7 @@ class Lane:
         self._on_unreadable = on_unreadable
         self._log = logging.getLogger("sluicegate.executor")
         self._claims: list[Offer] = []
+        self._unknown: tuple[str, list[Offer]] = ("", [])
         self._taken = self._committed = 0
         self._wake = asyncio.Event()
         self._closing = False
@@ -76,6 +81,7 @@ class Lane:
             try:
                 self._taken = self._committed = await log.open()
                 self._pause_s = RETRY_MIN_S
+                await self._settle(log)
                 await self._serve(log)
             except Terminal as error:
                 self.stopped_because = str(error)
@@ -103,6 +109,18 @@ class Lane:
             return
         await asyncio.sleep(FENCED_PAUSE_S if isinstance(error, ProducerFenced) else self._pause_s)
         self._pause_s = min(RETRY_MAX_S, self._pause_s * 2)
+
+    async def _settle(self, log: ClaimLog) -> None:
+        """Find out about a claim whose commit was not known. `open` has ended that transaction one way or the other.
+
+        The token is in the offset's metadata, atomic with the claim: if it is the last one, the claim is committed, it is
+        ours, and nobody claimed after it. Else these dispatches are read again, or belong to a successor.
+        """
+        token, offers = self._unknown
+        if offers and await log.last_token() == token:
+            for offer in offers:
+                self._calls.report_unsent(offer)
+        self._unknown = ("", [])
 
     async def _serve(self, log: ClaimLog) -> None:
         """Fetch and claim side by side; the first error of either ends both."""
@@ -132,8 +150,10 @@ class Lane:
                 continue
             hit("claim.1.fetched")
             self._calls.counters.fetched += len(records)
-            # A backlog is behind, a clock is not: the youngest record of a batch tells most about the clock.
             wall, arrived = self._calls.clock(), time.monotonic()
+            # INVARIANT: a clock behind the ledger's never lengthens a lease: a record from the future shows by how much
+            # it is behind, at least, and from then on that much is added (test_clock_behind_the_ledger). A clock that
+            # is ahead only drops offers that were still good.
             self.behind_us = max(self.behind_us, records[-1].appended_at - wall)
             for record in records:
                 await self._take(record, wall, arrived)
@@ -147,7 +167,9 @@ class Lane:
             self._calls.counters.unreadable += 1
             self._on_unreadable(self.index, record, error)
             return
-        offer = Offer(dispatch, self.index, arrived + self._lease_left_s(dispatch, record, wall))
+        # Measured once against the wall clock; from here on a monotonic clock counts.
+        left_us = dispatch.not_after - (wall + self.behind_us)
+        offer = Offer(dispatch, self.index, arrived + left_us / 1e6)
         if not await self._calls.admit(offer):
             return
         if dispatch.tool_class == NO_CLAIM:
@@ -155,15 +177,6 @@ class Lane:
         else:
             self._claims.append(offer)
             self._wake.set()
-
-    def _lease_left_s(self, dispatch: Dispatch, record: Fetched, wall: int) -> float:
-        """Seconds until `not_after`, measured once against the wall clock; from here on a monotonic clock counts.
-
-        Never more than the ledger gave, and a record from the future shows how far this clock is behind: it counts
-        as behind from then on. A clock that is ahead only drops offers that were still good.
-        """
-        left = dispatch.not_after - (wall + self.behind_us)
-        return min(left, dispatch.not_after - record.appended_at) / 1e6
 
     # -- steps 2 and 3 ------------------------------------------------------------------------------------------
 
@@ -204,9 +217,12 @@ class Lane:
             else:
                 live.append(offer)
         waiting = iter(live)
+        token = f"{calls.name}/{os.urandom(TOKEN_BYTES).hex()}"
+        self._unknown = (token, live)
         try:
-            await log.claim([self._claimed(offer) for offer in live], offset)
+            await log.claim([self._claimed(offer) for offer in live], offset, token)
             hit("claim.3.committed")
+            self._unknown = ("", [])
             calls.counters.claim_transactions += 1
             calls.counters.claims += len(live)
             self._committed = offset

@@ -89,7 +89,9 @@ class FakeLog:
     records: list[Fetched] = field(default_factory=list)
     committed: int = 0
     claimed: list[tuple[list[Receipt], int]] = field(default_factory=list)
+    token: str = ""
     before_commit: Callable[[], Awaitable[None]] | None = None
+    after_commit: Callable[[], Awaitable[None]] | None = None
     opened: int = 0
     closed: int = 0
     _position: int = 0
@@ -119,12 +121,20 @@ class FakeLog:
         self._position += len(found)
         return found
 
-    async def claim(self, claims: list[Claim], offset: int) -> None:
+    async def claim(self, claims: list[Claim], offset: int, token: str) -> None:
         if self.before_commit is not None:
             await self.before_commit()
+        self.commit(claims, offset, token)
+        if self.after_commit is not None:
+            await self.after_commit()
+
+    def commit(self, claims: list[Claim], offset: int, token: str) -> None:
         receipts = [codec.decode_as(Receipt, claim.value) for claim in claims]
         self.claimed.append((receipts, offset))
-        self.committed = offset
+        self.committed, self.token = offset, token
+
+    async def last_token(self) -> str:
+        return self.token
 
     async def close(self) -> None:
         self.closed += 1
