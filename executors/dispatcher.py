@@ -147,6 +147,8 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
     def alive(self) -> str:
         """Empty while every lane makes progress or has nothing to do; else what is wrong."""
         now = time.monotonic()
+        if self.crashed is not None and self.crashed.done() and not self.crashed.cancelled():
+            return f"an executor task crashed: {self.crashed.exception()!r}"
         if self._reports.waited_s > STALLED_AFTER_S:
             return f"{self._reports.waiting} receipts have waited for kafka for over {STALLED_AFTER_S:.0f} s"
         for lane in self.lanes.values():

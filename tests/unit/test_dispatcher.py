@@ -662,5 +662,9 @@ def test_alive_says_what_is_wrong() -> None:
         assert executor.alive == "partition 2 made no progress for 30 s"
         lane.stopped_because = "no right"
         assert executor.alive == "partition 2 stopped: no right"
+        executor.crashed = asyncio.get_running_loop().create_future()
+        assert executor.alive == "partition 2 stopped: no right"
+        executor.crashed.set_exception(KafkaError("no group"))
+        assert "no group" in executor.alive
 
     asyncio.run(main())
