@@ -197,8 +197,9 @@ def _away(error: KafkaError) -> Retryable:
 
 
 async def _stop_consumer(consumer: AIOKafkaConsumer | None) -> None:
-    if consumer is not None:
-        await _bounded(consumer.stop())
+    if consumer is not None and not await _bounded(consumer.stop()):
+        # aiokafka cancels its own requests in flight, trips over them, and leaves its connections open.
+        await _bounded(consumer._client.close())
 
 
 async def _stop_producer(producer: AIOKafkaProducer | None) -> None:
@@ -221,13 +222,15 @@ async def _stop_producer(producer: AIOKafkaProducer | None) -> None:
 
 
 async def _bounded(step: Coroutine[object, object, object]) -> bool:
-    """Run a step of closing for at most `STOP_LIMIT_S`; True when it ended. Never raises what it raises."""
+    """Run a step of closing for at most `STOP_LIMIT_S`; True when it came to its end. Never raises what it raises."""
     task = asyncio.ensure_future(step)
     done, _ = await asyncio.wait([task], timeout=STOP_LIMIT_S)
     if not done:
         task.cancel()
         await asyncio.wait([task], timeout=STOP_LIMIT_S)
         return False
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled():
+        return False
+    if (error := task.exception()) is not None:
         log.info("closing a kafka client: %s", error)
-    return True
+    return error is None

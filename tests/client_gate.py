@@ -136,7 +136,7 @@ def run(main: Coroutine[object, object, T]) -> T:
         gc.collect()
     finally:
         sys.unraisablehook = before
-    assert noise == []
+    assert noise == [], noise
     return result
 
 
