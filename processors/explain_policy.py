@@ -88,7 +88,7 @@ def render(node: Json) -> str:
         return str(body)
     if op == ".":
         text = f"{render(body['left'])}.{body['attr']}"
-        return text.removeprefix("context.args.").removeprefix("context.")
+        return text.removeprefix("context.").removeprefix("args.")
     if op == "has":
         return f"{_short(body['left'])} has {body['attr']}"
     if op == "like":

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
-from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, Problem, take
+from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.plan import plan
 from sluicegate.processors.receipts import decide_receipt
@@ -118,15 +118,32 @@ def _decide_input(work: Work, source: Input) -> None:
     if partition_of(record.agent_id, work.state.partitions) != source.partition:
         _unreadable(work, Problem("misrouted", "the record's key belongs to another partition"), source.value)
     elif work.agent is None:
-        _unreadable(
-            work, Problem("unknown_agent", f"agent `{record.agent_id[:80]}` is not registered"), source.value
-        )
+        _unknown_agent(work, record)
     elif isinstance(record, Message):
         decide_message(work, record)
     elif isinstance(record, Receipt):
         decide_receipt(work, record)
     else:
         decide_review(work, record)
+
+
+def _unknown_agent(work: Work, record: InputRecord) -> None:
+    """Readable, but of nobody we know: a channel is told, a receipt or review is only recorded."""
+    problem = Problem("unknown_agent", f"agent `{record.agent_id[:80]}` is not registered", dead=False)
+    if not isinstance(record, Message):
+        _unreadable(work, problem, work.payload)
+        return
+    o = work.origin
+    if valid_id(record.message_id) and valid_id(record.session_id):
+        o.intent_id, o.session_id = record.message_id, record.session_id
+    digest = hashlib.sha256(work.payload).digest()[:16]
+    facts = IntakeFacts(problem.reason, len(work.payload), digest)
+    reply(
+        work,
+        emit(work, "session", "session_refused", facts, problem.reason),
+        status="refused",
+        detail=problem.detail,
+    )
 
 
 def _unreadable(work: Work, problem: Problem, value: bytes) -> None:

@@ -35,7 +35,7 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
         return
     o.subject, o.session_id = entry.subject, entry.session_id
     if receipt.kind == "claimed":
-        lease = receipt.started_at + entry.timeout_ms * 1000
+        lease = work.now + entry.timeout_ms * 1000  # by the ledger's clock: the executor's may say anything
         facts = ClaimFacts(receipt.attempt, receipt.executor, receipt.started_at, lease)
         emit(work, "execute", "claimed", facts, caused_by=entry.last_event)
         return
@@ -50,14 +50,15 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
             False  # an agent may report only what it ran itself, an executor only what was dispatched to it
         )
     if receipt.kind == "claimed":
-        return entry.state == "dispatched" and receipt.dispatch_id == entry.dispatch_id
+        offered = receipt.dispatch_id == entry.dispatch_id and receipt.attempt == entry.attempt
+        return entry.state == "dispatched" and offered
     if receipt.kind not in ("finished", "failed"):
         return False
     if entry.state == "dispatched":
         # INVARIANT: only a class that may repeat ends without a claim
         # (tests/unit/test_receipts.py::test_end_without_claim_is_noted).
-        return entry.tool_class == "read_only" and receipt.attempt <= entry.attempt
-    return entry.state in ("claimed", "in_doubt") and receipt.attempt <= entry.attempt
+        return entry.tool_class == "read_only" and 0 < receipt.attempt <= entry.attempt
+    return entry.state in ("claimed", "in_doubt") and 0 < receipt.attempt <= entry.attempt
 
 
 def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:

@@ -219,9 +219,10 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     elif outcome.status == "closed":
         state.sessions.pop(name, None)
     elif outcome.status == "heard":
-        session = state.sessions[name]
-        session.user_messages += 1
-        session.last_at = o.decided_at
+        session = state.sessions.get(name)
+        if session is not None:  # else it was idle for so long that the sweep just closed it
+            session.user_messages += 1
+            session.last_at = o.decided_at
 
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +27,8 @@ from sluicegate.streams.monitor import add_monitor
 from sluicegate.streams.roles import Component, make
 from sluicegate.streams.settings import Settings
 
+DIE_WITH_PARENT = "SLUICEGATE_DIE_WITH_PARENT"
+"""Set by the stack: the process ends when its standard input does, so that a killed `up` leaves nothing behind."""
 STOP_LIMIT_S = 20.0
 """Faust waits for ever for a service to stop; a supervisor kills after 30 s."""
 START_RETRY_S = 1.0
@@ -117,12 +122,13 @@ def make_app(role: str, settings: Settings) -> faust.App:
         broker_commit_interval=1.0,
     )
     announce = role_file(settings.home, role, os.getpid())
+    service: mode.Service
     if component is None:
         service = add_monitor(app, settings, announce, port)
     else:
         app.boot_strategy = _NoKafka(app)
         service = RoleService(component, announce, port, role)
-        app.service(service)
+        app.service(service)  # type: ignore[arg-type]  # an instance serves as well as a class
     _add_pages(app, service, component)
     return app
 
@@ -157,8 +163,17 @@ def render_metrics(values: dict[str, float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _end_with_parent() -> None:
+    while os.read(0, 1024):  # ends when the other end of the pipe is closed, by whatever death
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_worker(role: str, settings: Settings) -> None:
     """Run one role until SIGTERM. Does not return: Faust's worker exits the process."""
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    if os.environ.get(DIE_WITH_PARENT):
+        threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # before anything makes a loop
     app = make_app(role, settings)
     worker = app.Worker(loglevel=os.environ.get("SLUICEGATE_LOG", "INFO"), redirect_stdouts=False, quiet=True)

@@ -8,6 +8,7 @@ Never holds logic: commands call the modules beside it.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import pkgutil
 import sys
@@ -41,6 +42,8 @@ for _module in sorted(m.name for m in pkgutil.iter_modules(commands.__path__)):
 
 def main() -> None:
     """Entry point of the `sluicegate` command."""
+    # aiokafka logs each retry of a metadata race; a command says in one sentence what finally failed.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         app()
     except SluicegateError as error:

@@ -15,10 +15,16 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from sluicegate.executors.dispatcher import Executor
+    from sluicegate.executors.http import HttpAdapter
+    from sluicegate.executors.python import PythonAdapter
 
 ROLES = ("ledger", "executor", "projector", "monitor")
 
@@ -88,36 +94,41 @@ class LedgerRole:
 
 
 class ExecutorRole:
-    """The executor's component."""
+    """The executor's component. Adapters are made in `start`: they need the running loop."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._executor: Executor | None = None
+        self._adapters: tuple[HttpAdapter, PythonAdapter] | None = None
+
+    async def start(self) -> None:
+        """Join the group."""
         from sluicegate.executors.dispatcher import Executor
         from sluicegate.executors.http import HttpAdapter
         from sluicegate.executors.python import PythonAdapter
 
-        self._http = HttpAdapter.from_env(os.environ)
-        self._python = PythonAdapter.from_env(os.environ)
+        http, python = self._adapters = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
         name = f"{socket.gethostname()}-{os.getpid()}"
-        self.executor = Executor(settings, {"http": self._http, "python": self._python}, name=name)
-
-    async def start(self) -> None:
-        """Join the group."""
-        await self.executor.start()
+        self._executor = Executor(self._settings, {"http": http, "python": python}, name=name)
+        await self._executor.start()
 
     async def stop(self) -> None:
         """Finish calls within a bound."""
-        await self.executor.stop()
-        await self._http.close()
-        await self._python.close()
+        if self._executor is not None:
+            await self._executor.stop()
+        for adapter in self._adapters or ():
+            await adapter.close()
 
     @property
     def alive(self) -> str:
         """What is wrong, or nothing."""
-        return self.executor.alive
+        return self._executor.alive if self._executor is not None else ""
 
     def metrics(self) -> Metrics:
         """Counters of claims and calls."""
-        return {f"sluicegate_executor_{k}": v for k, v in self.executor.counters().items()}
+        if self._executor is None:
+            return {}
+        return {f"sluicegate_executor_{k}_total": v for k, v in asdict(self._executor.counters).items()}
 
 
 class ProjectorRole:
@@ -129,7 +140,8 @@ class ProjectorRole:
         from sluicegate.streams.keys import Keys
 
         self._keys = Keys(settings.home)
-        self._projector = Projector(settings, lambda: connect(settings, "sink"), self._keys)
+        assert settings.kafka is not None  # `worker` attaches before it makes a role
+        self._projector = Projector(settings, settings.kafka, lambda: connect(settings, "sink"), self._keys)
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 

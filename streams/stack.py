@@ -23,6 +23,7 @@ from sluicegate.processors.control import Control
 from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.streams import control_log, topics
+from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -59,10 +60,11 @@ class Stack:
         logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{name}-{len(self.roles)}.log"
         env = {**os.environ, **environment_of(self.settings), **self.extra_env, **(extra_env or {})}
+        env[DIE_WITH_PARENT] = "1"
         with log.open("ab") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sluicegate.streams.cli", "worker", "--role", name],
-                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, start_new_session=True,
+                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=env, start_new_session=True,
             )  # fmt: skip
         role = Role(name, process, log, self.settings.home / "roles" / f"{name}-{process.pid}.json")
         self.roles.append(role)
@@ -105,6 +107,8 @@ class Stack:
                 os.kill(role.process.pid, signal.SIGKILL)
                 role.process.wait()
             role.announce.unlink(missing_ok=True)
+            if role.process.stdin is not None:
+                role.process.stdin.close()
         self.roles.clear()
         if self.clickhouse is not None:
             self.clickhouse.stop()

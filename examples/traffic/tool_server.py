@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,7 +59,8 @@ class Recorded:
                 self.by_request.setdefault(request, step)
 
     def find(self, intent: str | None, suite: str, tool: str, arguments: dict[str, Any]) -> Step | None:
-        step = self.by_intent.get(intent or "")
+        # The demo may run again over the same ledger: it marks its intents `<session>@<run>:<seq>`.
+        step = self.by_intent.get(re.sub(r"@\w+", "", intent or ""))
         # An intent id that was recorded for another tool is not that very call.
         if step is not None and (step["suite"], step["tool"]) == (suite, tool):
             return step

@@ -1,0 +1,62 @@
+"""What operators do to control: deploy a release, register agents. Each is one chained control event or a few.
+
+Never decides who may; `control.cedar` comes with the deployment controls. Next: `control_log.py`.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from sluicegate.processors.release import compile_release
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log, releases
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.settings import Settings
+
+AGENTS_PER_EVENT = 1_000
+"""About 150 bytes each: well below the limit of one control event."""
+
+Row = dict[str, object]
+
+
+def operator() -> str:
+    """Who is at the keyboard, for the record."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+async def deploy(settings: Settings, keys: Keys, folder: Path, why: str) -> tuple[str, int]:
+    """Check, publish and deploy a release folder; (digest, control head). Raises `Terminal` when it does not check."""
+    files = releases.read_folder(folder)
+    compiled = compile_release(files)
+    digest = await releases.publish(settings, files)
+    about: Row = {"digest": digest, "name": compiled.name, "version": compiled.version}
+    events: list[tuple[str, Row]] = [("release.published", about), ("release.deployed", {"digest": digest})]
+    return digest, await control_log.append(settings, keys, events, who=operator(), why=why)
+
+
+async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: str) -> int:
+    """Register agents, or change what is registered; returns the control head."""
+    events = [("agents.registered", body) for body in _bodies(rows)]
+    return await control_log.append(settings, keys, events, who=operator(), why=why)
+
+
+def _bodies(rows: list[Row]) -> Iterator[Row]:
+    for at in range(0, len(rows), AGENTS_PER_EVENT):
+        yield {"agents": rows[at : at + AGENTS_PER_EVENT]}
+
+
+def read_agents(path: Path) -> list[Row]:
+    """Rows of an `agents.yaml`: `agents: {id: {tenant, team, roles}}`. Raises `Terminal` for another shape."""
+    try:
+        agents = yaml.safe_load(path.read_text("utf-8"))["agents"]
+        return [{"agent_id": agent_id, **about} for agent_id, about in agents.items()]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise Terminal(
+            f"`{path}` is no agent registry, it needs `agents: {{id: {{tenant, team, roles}}}}`"
+        ) from error
