@@ -1,0 +1,307 @@
+"""Decide a ledger partition again from its own bytes, and compare what comes out with what stands there.
+
+Every input's first outcome carries the input, so the ledger and control's history are all it takes. Each outcome that
+`decide` makes is sealed at the recorded place and its header and facts are compared byte for byte; then the
+*recorded* outcomes are folded, so one difference does not hide or cause the next.
+
+Here is no producer, no executor and no key that could seal: replay cannot make anything happen, by construction
+(tests/unit/test_rederive.py holds the imports to it). Next: `pipeline.py`, `streams/replay.py` (who feeds this).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from sluicegate.processors import reading
+from sluicegate.processors.control import Control
+from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.outcomes import Outcome, from_header, header_hash, seal
+from sluicegate.processors.pipeline import decide
+from sluicegate.processors.state import Ended, OpenIntent, PartitionState, apply
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
+
+Opener = Callable[[str, bytes, bytes], bytes | None]
+"""(subject, event_id, sealed) -> content, or None when it was erased."""
+
+MAX_DIFFERENCES = 100
+"""Kept with their positions; all are counted."""
+_KEEP_SLACK = 10_000
+"""Inputs kept beyond those the state still refers to before they are looked through."""
+
+
+@dataclass(slots=True)
+class Event:
+    """One ledger record, decoded."""
+
+    offset: int
+    header: r.Header
+    header_bytes: bytes
+    facts: object
+    facts_bytes: bytes
+    sealed: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where the ledger and deciding anew part: one input's first difference."""
+
+    partition: int
+    seq: int
+    offset: int
+    input: str
+    intent_id: str
+    field: str
+    recorded: str
+    remade: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one partition, in inputs but for `outcomes`.
+
+    Attributes:
+        same, different: what was compared.
+        erased: not compared, because content was erased.
+        skipped: not compared by nature: `genesis`, or `machinery_failed` that the loop wrote after three tries.
+        without_bytes: same, once the bytes a decision asked for are taken as gone, as they were then.
+        other_engine: compared although another version of the code had decided.
+    """
+
+    inputs: int = 0
+    outcomes: int = 0
+    same: int = 0
+    different: int = 0
+    erased: int = 0
+    outside: int = 0
+    without_bytes: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    other_engine: Counter[str] = field(default_factory=Counter)
+    differences: list[Difference] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An input's sealed bytes, for decisions that ask for them later."""
+
+    subject: str
+    event_id: bytes
+    sealed: bytes
+    partial: bool
+
+
+class Rederive:
+    """One partition. Feed every record from the first on; `finish` ends it.
+
+    `selected(events)` says whether an input, given by its outcomes, is compared or only folded.
+    """
+
+    def __init__(
+        self,
+        partition: int,
+        controls: Sequence[Control],
+        opener: Opener,
+        selected: Callable[[list[Event]], bool] | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.state = PartitionState(b"", partition)
+        self._controls, self._open, self._selected = controls, opener, selected
+        self._group: list[Event] = []
+        self._kept: dict[Place, _Kept] = {}
+
+    def add(self, offset: int, value: bytes) -> None:
+        """Take one record. Raises `Terminal` when the ledger itself is broken there."""
+        record = reading.split(value)
+        header = codec.decode_as(r.Header, record.header)
+        event = Event(offset, header, record.header, codec.decode(record.facts), record.facts, record.content)
+        if self._group and _input_of(self._group[0].header) != _input_of(header):
+            self._end_group()
+        if header.seq != self.state.seq + len(self._group):
+            raise Terminal(
+                f"ledger partition {self.state.partition} is broken at seq {header.seq}, run `sluicegate ledger verify`"
+            )
+        self._group.append(event)
+
+    def finish(self) -> Tally:
+        """Decide the last input too."""
+        self._end_group()
+        return self.tally
+
+    def _end_group(self) -> None:
+        group, self._group = self._group, []
+        if not group:
+            return
+        self.tally.inputs += 1
+        self.tally.outcomes += len(group)
+        if self._selected is not None and not self._selected(group):
+            self.tally.outside += 1
+        elif group[0].header.stage == "genesis":
+            self.tally.skipped["genesis"] += 1
+        else:
+            self._compare(group)
+        self._fold(group)
+
+    def _fold(self, group: list[Event]) -> None:
+        state, first = self.state, group[0]
+        if first.header.seq == 0:
+            state.log_id = first.header.log_id
+        for event in group:
+            apply(state, from_header(event.header, event.facts))
+            state.prev_hash = header_hash(event.header_bytes)
+        h = first.header
+        if h.input_topic != TICK and first.sealed is not None:
+            partial = isinstance(first.facts, r.IntakeFacts) and first.facts.length > MAX_INTENT_BYTES
+            self._kept[h.input_topic, h.input_offset] = _Kept(h.subject, h.event_id, first.sealed, partial)
+            if len(self._kept) > 2 * len(state.intents) + _KEEP_SLACK:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Keep the inputs that open or remembered intents refer to: as much as the ledger itself may ask for."""
+        held = ((e.topic, e.offset) for e in self.state.intents.values() if isinstance(e, OpenIntent | Ended))
+        self._kept = {place: self._kept[place] for place in held if place in self._kept}
+
+    # -- one input ----------------------------------------------------------------------------------------------
+
+    def _compare(self, group: list[Event]) -> None:
+        tally, first = self.tally, group[0].header
+        if not 0 <= first.control_head < len(self._controls):
+            raise Terminal(f"seq {first.seq} names control event {first.control_head}, which is not there, run `sluicegate ledger verify`")  # fmt: skip
+        try:
+            source = self._source(group[0])
+            difference = None if source is None else self._decide(group, source)
+        except _ErasedError:
+            source = None
+        except SluicegateError as error:  # a ciphertext that does not belong to its key
+            difference = _at(group[0], "content", error, "")
+        if source is None:
+            tally.erased += 1
+        elif difference is None:
+            tally.same += 1
+        elif first.reason == "machinery_failed":
+            tally.skipped["machinery_failed"] += 1
+        else:
+            tally.different += 1
+            if len(tally.differences) < MAX_DIFFERENCES:
+                tally.differences.append(difference)
+
+    def _decide(self, group: list[Event], source: Input | Tick) -> Difference | None:
+        """Decide as the loop did: once, and again with the bytes that the first time asked for."""
+        first = group[0].header
+        control = self._controls[first.control_head]
+        decision = decide(self.state, control, source, first.decided_at)
+        if not decision.needs:
+            return self._difference(group, decision.outcomes)
+        source.contents.update({place: self._load(place) for place in decision.needs})
+        difference = self._difference(group, decide(self.state, control, source, first.decided_at).outcomes)
+        if difference is None:
+            return None
+        # The input topic may no longer have held the bytes that the ledger still has.
+        source.contents.update(dict.fromkeys(decision.needs))
+        if self._difference(group, decide(self.state, control, source, first.decided_at).outcomes) is None:
+            self.tally.without_bytes += 1
+            return None
+        return difference
+
+    def _source(self, event: Event) -> Input | Tick | None:
+        h, facts = event.header, event.facts
+        if h.input_topic == TICK:
+            return Tick(h.input_partition, h.decided_at)
+        value = None if event.sealed is None else self._open(h.subject, h.event_id, event.sealed)
+        if value is None:
+            return None
+        if isinstance(facts, r.IntakeFacts) and facts.length > len(value) == MAX_INTENT_BYTES:
+            value = value.ljust(
+                facts.length, b"\0"
+            )  # only its beginning was kept; too large is all that was decided
+        stale = isinstance(facts, r.IntentFacts | r.SessionFacts) and facts.control_stale
+        return Input(h.input_topic, h.input_partition, h.input_offset, value, stale)
+
+    def _load(self, place: Place) -> bytes | None:
+        kept = self._kept.get(place)
+        if kept is None or kept.partial:
+            return None
+        value = self._open(kept.subject, kept.event_id, kept.sealed)
+        if value is None:
+            raise _ErasedError
+        return value
+
+    def _difference(self, group: list[Event], made: list[Outcome]) -> Difference | None:
+        """The first difference between the recorded outcomes and those made now."""
+        for event, outcome in zip(group, made, strict=False):
+            h = event.header
+            if outcome.origin.engine != h.engine:
+                self.tally.other_engine[h.engine] += 1
+                outcome.origin.engine = h.engine
+            facts = outcome.facts
+            if (
+                isinstance(facts, r.IntakeFacts)
+                and isinstance(event.facts, r.IntakeFacts)
+                and facts.length > MAX_INTENT_BYTES
+            ):
+                outcome.facts = replace(facts, digest=event.facts.digest)  # of bytes that were not kept
+            value, _ = seal(outcome, h.log_id, h.partition, h.seq, h.prev_hash, self._sealer(event))
+            remade = reading.split(value)
+            if remade.header != event.header_bytes or remade.facts != event.facts_bytes:
+                return self._explain(event, outcome, remade)
+        if len(group) != len(made):
+            at = group[min(len(group), len(made)) - 1]
+            return _at(
+                at, "outcomes", " ".join(e.header.status for e in group), " ".join(o.status for o in made)
+            )
+        return None
+
+    def _sealer(self, event: Event) -> Callable[[str, bytes, bytes], bytes]:
+        """Seals nothing: gives the recorded ciphertext for the content that is in it, and no match for any other."""
+
+        def sealer(subject: str, event_id: bytes, content: bytes) -> bytes:
+            h = event.header
+            if event.sealed is not None and (subject, event_id) == (h.subject, h.event_id):
+                try:
+                    recorded = self._open(subject, event_id, event.sealed)
+                except SluicegateError:
+                    return b""
+                # What was erased cannot be compared; its commitment is taken as right.
+                if recorded is None or recorded == content:
+                    return event.sealed
+            return b""
+
+        return sealer
+
+    def _explain(self, event: Event, outcome: Outcome, remade: reading.Parts) -> Difference:
+        mine = codec.decode_as(r.Header, remade.header)
+        for f in fields(r.Header):
+            ours, theirs = getattr(event.header, f.name), getattr(mine, f.name)
+            if ours != theirs and f.name not in ("facts_hash", "content_commitment"):
+                return _at(event, f.name, ours, theirs)
+        if type(event.facts) is not type(outcome.facts):
+            return _at(event, "facts", type(event.facts).__name__, type(outcome.facts).__name__)
+        for f in fields(outcome.facts):  # type: ignore[arg-type]
+            ours, theirs = getattr(event.facts, f.name), getattr(outcome.facts, f.name)
+            if ours != theirs:
+                return _at(event, f"facts.{f.name}", ours, theirs)
+        return _at(event, "content", event.header.content_commitment, mine.content_commitment)
+
+
+class _ErasedError(Exception):
+    """Bytes that a decision asks for were erased."""
+
+
+def _input_of(h: r.Header) -> tuple[str, int]:
+    return h.input_topic, h.input_offset
+
+
+def _at(event: Event, name: str, recorded: object, remade: object) -> Difference:
+    h = event.header
+    place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
+    return Difference(
+        h.partition, h.seq, event.offset, place, h.intent_id, name, _shown(recorded), _shown(remade)
+    )
+
+
+def _shown(value: object) -> str:
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    return text if len(text) <= 200 else text[:200] + "…"
