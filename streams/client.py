@@ -102,7 +102,9 @@ class AgentClient:
         except BaseException as error:
             await transport.stop()
             if isinstance(error, TimeoutError | Retryable):
-                what = f"kafka at `{settings.kafka}` did not answer within {self._connect_timeout_s:g} s"
+                what = (
+                    f"kafka at `{settings.kafka}` was not reached, in at most {self._connect_timeout_s:g} s"
+                )
                 raise unavailable(what, "", error) from error
             raise
         self._asker = asker

@@ -40,7 +40,7 @@ class NotReleased(SluicegateError):
     """
 
     default_status: ClassVar[str] = "refused"
-    _says: ClassVar[str] = "intent `{0}` has no result"
+    _says: ClassVar[str] = "{0} has no result"
 
     def __init__(
         self,
@@ -66,28 +66,28 @@ class NotReleased(SluicegateError):
         self.published = published
 
     def __str__(self) -> str:
-        says = self._says.format(self.intent_id)
+        says = self._says.format(f"intent `{self.intent_id}`" if self.intent_id else "the request")
         return f"{says} at {self.stage} (`{self.reason}`): {self.for_developer or self.for_model}"
 
 
 class Refused(NotReleased):
     """The gate said no, or could not be asked (`unavailable`, `overloaded`); only `Withheld` means that it ran."""
 
-    _says = "intent `{0}` was refused"
+    _says = "{0} was refused"
 
 
 class Expired(Refused):
     """Nobody ran it, or nobody agreed to it, in time. It did not happen and will not."""
 
     default_status = "expired"
-    _says = "intent `{0}` expired"
+    _says = "{0} expired"
 
 
 class Withheld(Refused):
     """The tool ran, its result was kept back. What it did is done: do not repeat it."""
 
     default_status = "withheld"
-    _says = "the result of intent `{0}` was withheld"
+    _says = "the result of {0} was withheld"
 
 
 class Unanswered(Refused):
@@ -98,18 +98,18 @@ class Unanswered(Refused):
     """
 
     default_status = "unanswered"
-    _says = "intent `{0}` was not answered"
+    _says = "{0} was not answered"
 
 
 class Failed(NotReleased):
     """The tool was called and failed; `reason` says how, `for_developer` has the tool's own words."""
 
     default_status = "failed"
-    _says = "the tool failed for intent `{0}`"
+    _says = "the tool failed for {0}"
 
 
 class InDoubt(NotReleased):
     """The call may or may not have happened. A person has to look; `agent.result` tells when the truth is known."""
 
     default_status = "in_doubt"
-    _says = "it is not known whether intent `{0}` happened,"
+    _says = "it is not known whether {0} happened,"

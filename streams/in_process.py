@@ -84,8 +84,15 @@ class LocalFunction:
             raise TypeError(f"`{self.name}` takes no argument `{next(iter(rest))}`")
         if inspect.iscoroutinefunction(self._function):
             return await cast("Awaitable[object]", self._function(*bound.args, **bound.kwargs))
-        result = await asyncio.to_thread(self._function, *bound.args, **bound.kwargs)
+        result = await asyncio.to_thread(_in_thread, self._function, bound)
         return await result if inspect.isawaitable(result) else result
+
+
+def _in_thread(function: Callable[..., object], bound: inspect.BoundArguments) -> object:
+    try:
+        return function(*bound.args, **bound.kwargs)
+    except StopIteration as error:  # a future cannot hold it: whoever waits would wait for ever
+        raise RuntimeError(f"StopIteration: {error}") from error
 
 
 @dataclass(slots=True)
@@ -137,7 +144,7 @@ class Runner:
 
     def permit(self, reply: Reply) -> None:
         """A permit came: run the function and publish its receipt, in the background."""
-        # INVARIANT: one run of an intent in this process (tests/unit/test_client.py::test_a_permit_runs_once).
+        # INVARIANT: one run of an intent in this process (tests/unit/test_client_local.py::test_a_permit_runs_once).
         errand = self._errands.pop(reply.intent_id, None)
         if errand is None:
             log.info(

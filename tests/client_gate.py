@@ -10,6 +10,7 @@ Never touches Kafka. `run` fails a test that leaves an exception nobody saw. Nex
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import sys
 from collections.abc import Callable, Coroutine
@@ -100,7 +101,8 @@ class Gate:
         record = (reply.agent_id.encode() if key is None else key, codec.encode(reply))
         self.log.append(record)
         if self.deliver is not None and not self.silent:
-            asyncio.get_running_loop().call_soon(self.deliver, *record)
+            # In a context of its own: the reader is nobody's caller.
+            asyncio.get_running_loop().call_soon(self.deliver, *record, context=contextvars.Context())
 
     def of(self, kind: type[T]) -> list[T]:
         """What was sent, of one record type."""

@@ -604,6 +604,12 @@ def test_every_error_is_one_of_ours_and_survives_pickling() -> None:
         assert type(again) is kind and vars(again) == vars(error) and str(again) == str(error)
 
 
+def test_an_error_without_an_intent_reads_well() -> None:
+    assert str(Refused("unavailable", for_developer="start it")) == (
+        "the request was refused at client (`unavailable`): start it"
+    )
+
+
 def test_reasons_of_newer_gates_pass_through() -> None:
     assert Refused("brand_new", for_model="M", for_developer="D").for_model == "M"
     assert Refused("brand_new").for_model == ""

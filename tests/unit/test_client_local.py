@@ -167,9 +167,12 @@ def test_a_function_that_raises_failed(error: Exception, reason: str) -> None:
      ({"x": "y" * MAX_RESULT_BYTES}, "result_too_large")],
 )  # fmt: skip
 def test_a_result_that_cannot_be_released_is_withheld(value: object, reason: str) -> None:
+    gate = Gate()
     with pytest.raises(Withheld) as raised:
-        local(Gate(), lambda: value)
+        local(gate, lambda: value)
     assert raised.value.reason == reason
+    (receipt,) = gate.of(Receipt)
+    assert len(receipt.result or b"") <= MAX_RESULT_BYTES  # what is too large is not even sent
 
 
 def test_without_a_function_the_gate_learns_that_nothing_was_sent() -> None:
@@ -183,14 +186,15 @@ def test_a_permit_runs_once() -> None:
     ran: list[int] = []
     gate = Gate()
 
-    async def body(agent: AgentClient, session: Session) -> None:
-        await governed(session, "desk.local")(lambda: ran.append(1) or {})()
+    async def pay() -> dict[str, object]:
+        ran.append(1)
         (permit,) = [r for r in gate.driver.replies if r.status == "permitted"]
         gate.reply(permit)
         gate.reply(replace(permit, intent_id="of another process"))
         await asyncio.sleep(0.01)
+        return {}
 
-    in_session(gate, body)
+    local(gate, pay)
     assert ran == [1] and len(gate.of(Receipt)) == 1
 
 
@@ -340,6 +344,11 @@ def test_arguments_are_bound_by_name() -> None:
         asyncio.run(LocalFunction(lambda a: a)({"a": 1, "b": 2}))
     with pytest.raises(Terminal, match=r"\*args"):
         LocalFunction(lambda *args: None)
+
+
+def test_a_stop_iteration_in_a_thread_is_an_error_like_any_other() -> None:
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(asyncio.wait_for(LocalFunction(lambda: next(iter(())))({}), LONG_S))
 
 
 def test_callables_of_every_kind() -> None:
