@@ -23,7 +23,7 @@ from sluicegate.processors.receipts import decide_receipt
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
 from sluicegate.processors.sessions import decide_message, decide_session
-from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, intent_key
+from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of
 from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Refusal, Work, begin, emit, reply
@@ -171,7 +171,7 @@ def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
     if refusal is not None:
         _refuse(work, "route", refusal, remembered=False)
         return
-    seen = work.state.intents.get(intent_key(o.tenant, o.agent_id, intent.intent_id))
+    seen = work.state.intents.get(key_of(o))
     if seen is not None:
         _repeat(work, seen)
     elif intent.kind == "tool_call":

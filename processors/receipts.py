@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sluicegate.processors.state import Ended, OpenIntent, intent_key
+from sluicegate.processors.state import Ended, OpenIntent, key_of
 from sluicegate.processors.validate import check_result
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
@@ -21,7 +21,7 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
     """One receipt of a known agent's call."""
     o = work.origin
     o.intent_id, o.session_id = receipt.intent_id, receipt.session_id
-    entry = work.state.intents.get(intent_key(o.tenant, o.agent_id, receipt.intent_id))
+    entry = work.state.intents.get(key_of(o))
     if type(entry) is not OpenIntent or not _acceptable(work, entry, receipt):
         digest = hashlib.sha256(work.payload).digest()[:16]
         reason = "late" if type(entry) is Ended or type(entry) is OpenIntent else "unknown_dispatch"

@@ -11,7 +11,7 @@ import hashlib
 from sluicegate.processors.authorize import authorize
 from sluicegate.processors.plan import plan
 from sluicegate.processors.redecide import restore_call
-from sluicegate.processors.state import OpenIntent, intent_key
+from sluicegate.processors.state import OpenIntent, key_of
 from sluicegate.processors.work import Refusal, Work, emit, reply
 from sluicegate.schemas.records import IntakeFacts, Review, StageFacts
 
@@ -20,7 +20,7 @@ def decide_review(work: Work, review: Review) -> None:
     """Approve or reject one held intent."""
     o = work.origin
     o.intent_id = review.intent_id
-    entry = work.state.intents.get(intent_key(o.tenant, o.agent_id, review.intent_id))
+    entry = work.state.intents.get(key_of(o))
     if type(entry) is not OpenIntent or entry.state != "held" or review.verdict not in ("approve", "reject"):
         _note(work, "not_held")
         return

@@ -14,7 +14,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.outcomes import ZERO_HASH, Outcome
+from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
 from sluicegate.schemas.records import (
     ClaimFacts,
     GenesisFacts,
@@ -137,6 +137,13 @@ def intent_key(tenant: str, agent_id: str, intent_id: str) -> bytes:
     return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}".encode()).digest()[:16]
 
 
+def key_of(origin: Origin) -> bytes:
+    """The identity of an outcome's intent, computed once an input. Only for origins that are complete."""
+    if not origin.key:
+        origin.key = intent_key(origin.tenant, origin.agent_id, origin.intent_id)
+    return origin.key
+
+
 def message_key(tenant: str, agent_id: str, message_id: str) -> bytes:
     """The identity of a channel's message; never equal to an intent's."""
     return hashlib.sha256(f"message\0{tenant}\0{agent_id}\0{message_id}".encode()).digest()[:16]
@@ -227,7 +234,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     o, facts, status = outcome.origin, outcome.facts, outcome.status
-    key = intent_key(o.tenant, o.agent_id, o.intent_id)
+    key = key_of(o)
     if type(facts) is IntentFacts:
         if not facts.remembered:
             return

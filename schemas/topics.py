@@ -7,6 +7,7 @@ The prefix is the environment: environments share nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -126,6 +127,7 @@ def murmur2(data: bytes) -> int:
     return h ^ (h >> 15)
 
 
+@lru_cache(maxsize=65_536)  # about 200 bytes each: 13 MB for as many agents
 def partition_of(agent_id: str, partitions: int) -> int:
     """The partition of an agent: what aiokafka and Java choose by default, librdkafka with `murmur2_random`."""
     return (murmur2(agent_id.encode()) & 0x7FFFFFFF) % partitions
