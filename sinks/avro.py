@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import cast
 
 from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
 
 SHARED_MAX = 4_096
 """Header ends remembered: x about 1.5 kB = 6 MB."""
@@ -18,7 +17,7 @@ SHARED_MAX = 4_096
 Values = tuple[object, ...]
 Reader = Callable[[bytes], Values]
 
-# `b` is the record, `p` the position in it; each field leaves its value in `f<n>`.
+# `b` is the record, `p` the position in it; each field leaves its value in `f_<name>`.
 
 
 def _long(b: bytes, p: int) -> tuple[int, int]:
@@ -92,24 +91,31 @@ def _lines(avro_type: object, f: str, fixed: dict[str, int]) -> str:
     return f"{f} = b[p:p + {size}]\np += {size}\n"
 
 
-def _compile(name: str, shared_from: str = "") -> Reader:
+def _names(name: str) -> list[str]:
+    return [field["name"] for field in cast(list[dict[str, str]], codec.SCHEMAS[name].parsed["fields"])]
+
+
+def compile_reader(name: str, *, shared_from: str = "", returns: str = "") -> Reader:
     """A function from a record's bytes, prefix included, to its fields in schema order.
 
-    The fields from `shared_from` on are read once for each run of equal bytes: an input's outcomes share them.
+    Args:
+        name: of the schema.
+        shared_from: fields from this one on are read once for equal bytes, as an input's outcomes share them.
+        returns: the source of another tuple to return; fields go by their names.
     """
-    fixed: dict[str, int] = {}
+    names, fixed = _names(name), dict[str, int]()
     fields = cast(list[dict[str, object]], codec.SCHEMAS[name].parsed["fields"])
-    reads = [_lines(field["type"], f"f{i}", fixed) for i, field in enumerate(fields)]
-    cut = [cast(str, field["name"]) for field in fields].index(shared_from) if shared_from else len(fields)
-    values = ["".join(f"f{i}, " for i in part) for part in (range(cut), range(cut, len(fields)))]
+    reads = [_lines(field["type"], f"f_{field['name']}", fixed) for field in fields]
+    cut = names.index(shared_from) if shared_from else len(names)
+    head, tail = ("".join(f"f_{n}, " for n in part) for part in (names[:cut], names[cut:]))
     end = "if p != len(b): raise ValueError\n"
-    shared = "rest = b[p:]\nt = cache.get(rest)\nif t is None: t = remember(rest)\n"
-    source = _function("tail", "p = 0\n" + "".join(reads[cut:]) + end + f"return ({values[1]})")
-    source += _function(
-        "read",
-        f"p = {codec.PREFIX_BYTES}\n" + "".join(reads[:cut]) + (shared if shared_from else end)
-        + f"return ({values[0]}{'*t' if shared_from else ''})",
-    )  # fmt: skip
+    source = _function("tail", "p = 0\n" + "".join(reads[cut:]) + end + f"return ({tail})")
+    start = f"p = {codec.PREFIX_BYTES}\n" + "".join(reads[:cut])
+    if shared_from:
+        start += "rest = b[p:]\nt = cache.get(rest)\nif t is None: t = remember(rest)\n"
+    else:
+        start += end
+    source += _function("read", start + f"return ({returns or head + ('*t' if shared_from else '')})")
     cache: dict[bytes, Values] = {}
 
     def remember(rest: bytes) -> Values:
@@ -124,25 +130,3 @@ def _compile(name: str, shared_from: str = "") -> Reader:
 
 def _function(name: str, body: str) -> str:
     return f"def {name}(b):\n    " + body.replace("\n", "\n    ") + "\n"
-
-
-READERS: dict[bytes, tuple[str, Reader]] = {
-    schema.prefix: (name, _compile(name, "intent_id" if name == "header" else ""))
-    for name, schema in codec.SCHEMAS.items()
-}
-
-
-def read(data: bytes) -> tuple[str, Values]:
-    """The schema's name and the fields, in schema order.
-
-    Raises:
-        Unreadable: `not_avro`, `unknown_schema` or `malformed_record`, as `codec.decode` does.
-    """
-    found = READERS.get(data[: codec.PREFIX_BYTES])
-    if found is None:
-        codec.decode(data)  # says what is wrong
-        raise Unreadable("unknown_schema", "the record's schema has no reader, report it as a bug")
-    try:
-        return found[0], found[1](data)
-    except (IndexError, ValueError) as error:
-        raise Unreadable("malformed_record", f"the {found[0]} record is damaged") from error

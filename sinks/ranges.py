@@ -9,8 +9,9 @@ import json
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any, cast
 
-from sluicegate.sinks.rows import Record, Reject, Row, row
+from sluicegate.sinks.rows import DECIDED_AT, LOG_ID, SEQ, Block, Record, Reject, row
 
 RANGE_ROWS = 10_000  # ClickHouse likes 10,000 and more; at 60,000 rows/s that is six ranges a second
 RANGE_BYTES = 16 * 1024 * 1024  # of records; a partition holds at most three ranges: 48 MB
@@ -31,14 +32,20 @@ class Range:
     last_seq: int
     first_offset: int
     last_offset: int
-    rows: tuple[Row, ...]
+    n: int
+    columns: list[list[Any]]
+    """As `Block.columns`: those of `events`, and the sealed contents."""
     rejects: tuple[Reject, ...]
+
+    def __len__(self) -> int:
+        """Records in it."""
+        return self.n + len(self.rejects)
 
     @property
     def token(self) -> str:
         """What makes a repetition one: never the content, always the place."""
         place = f"{self.log_id.hex()}:{self.topic}:{self.partition}"
-        if self.rows:
+        if self.n:
             return f"{place}:{self.first_seq}-{self.last_seq}"
         return f"{place}:offset:{self.first_offset}-{self.last_offset}"
 
@@ -80,9 +87,11 @@ class Collector:
     next_seq: int = 0
     frozen: Frozen | None = None
     gaps: int = 0
-    _rows: list[Row] = field(default_factory=list)
+    _block: Block = field(default_factory=Block)
+    _n: int = 0
     _rejects: list[Reject] = field(default_factory=list)
     _bytes: int = 0
+    _first_seq: int = 0
     _first_offset: int = -1
     _last_offset: int = -1
     _month_end: int = 0
@@ -92,30 +101,38 @@ class Collector:
 
     def __len__(self) -> int:
         """Records held."""
-        return len(self._rows) + len(self._rejects) + sum(len(r.rows) + len(r.rejects) for r in self._ready)
+        return self._n + len(self._rejects) + sum(map(len, self._ready))
 
     def add(self, record: Record, now: float) -> None:
         """Take the next record."""
-        item = self._judge(record)
-        gap = isinstance(item, Row) and item.seq > self.next_seq
-        month = isinstance(item, Row) and bool(self._rows) and item.decided_at >= self._month_end
-        begins, inside, ends = self._against_frozen(record.offset)
-        self.gaps += gap
-        if gap or month or begins:
-            self._close(now)
-        if not self._rows and not self._rejects:
-            self._since, self._first_offset = now, record.offset
+        item = row(record)
+        inside = ends = False
+        if self.frozen is not None:
+            begins, inside, ends = self._against(self.frozen, record.offset)
+            if begins:
+                self._close(now)
         if isinstance(item, Reject):
-            self._rejects.append(item)
-            self._bytes += len(item.value)
+            self._reject(item, now)
+        elif item[0][LOG_ID] != self.log_id:
+            self._reject(
+                Reject(record.offset, "wrong_log", "its header is of another log", record.value or b""), now
+            )
+        elif (seq := cast(int, item[0][SEQ])) < self.next_seq:
+            self._reject(
+                Reject(record.offset, "seq_repeated", f"seq `{seq}` was there", record.value or b""), now
+            )
         else:
-            if not self._rows:
-                self._month_end = _month_end(item.decided_at)
-            self._rows.append(item)
-            self._bytes += item.size
-            self.next_seq = item.seq + 1
+            if seq != self.next_seq or cast(int, item[0][DECIDED_AT]) >= self._month_end:
+                self._cut(seq, cast(int, item[0][DECIDED_AT]), now)
+            if not self._n:
+                self._begin(record.offset, now)
+                self._first_seq = seq
+            self._block.append(item)
+            self._n += 1
+            self.next_seq = seq + 1
+        self._bytes += len(record.value or b"")
         self._last_offset = record.offset
-        full = len(self._rows) + len(self._rejects) >= RANGE_ROWS or self._bytes >= RANGE_BYTES
+        full = self._n + len(self._rejects) >= RANGE_ROWS or self._bytes >= RANGE_BYTES
         if ends or (full and not inside):
             self._close(now)
 
@@ -127,47 +144,46 @@ class Collector:
 
     def due(self) -> float:
         """When what is held is frozen though it is not full; infinity when nothing is held."""
-        if not self._rows and not self._rejects:
+        if not self._n and not self._rejects:
             return float("inf")
-        _, inside, ends = self._against_frozen(self._last_offset)
-        return (
-            float("inf") if inside and not ends else max(self._since + QUIET_S, self._closed + RANGE_EVERY_S)
-        )
+        if self.frozen is not None:
+            _, inside, ends = self._against(self.frozen, self._last_offset)
+            if inside and not ends:
+                return float("inf")
+        return max(self._since + QUIET_S, self._closed + RANGE_EVERY_S)
 
-    def _judge(self, record: Record) -> Row | Reject:
-        item = row(record)
-        if isinstance(item, Reject):
-            return item
-        if item.log_id != self.log_id:
-            return Reject(
-                record.offset, "wrong_log", f"the header is of log `{item.log_id.hex()}`", record.value or b""
-            )
-        if item.seq < self.next_seq:
-            return Reject(
-                record.offset, "seq_repeated", f"seq `{item.seq}` was there before", record.value or b""
-            )
-        return item
-
-    def _against_frozen(self, offset: int) -> tuple[bool, bool, bool]:
+    def _against(self, frozen: Frozen, offset: int) -> tuple[bool, bool, bool]:
         """Whether a record begins a range on account of the frozen one, stands in that, and ends it."""
-        if self.frozen is None:
-            return False, False, False
-        first, last = self.frozen.first_offset, self.frozen.last_offset
+        first, last = frozen.first_offset, frozen.last_offset
         passed = self._last_offset < last < offset  # its last record is gone from Kafka
         return offset == first or passed, first <= offset <= last, offset == last
 
+    def _reject(self, reject: Reject, now: float) -> None:
+        self._begin(reject.offset, now)
+        self._rejects.append(reject)
+
+    def _begin(self, offset: int, now: float) -> None:
+        if not self._n and not self._rejects:
+            self._since, self._first_offset, self._first_seq = now, offset, self.next_seq
+
+    def _cut(self, seq: int, decided_at: int, now: float) -> None:
+        """What comes now is not consecutive, or is of another month than the rows held."""
+        gap = seq != self.next_seq
+        self.gaps += gap
+        if gap or self._n:
+            self._close(now)
+        self._month_end = _month_end(decided_at)
+
     def _close(self, now: float) -> None:
-        if not self._rows and not self._rejects:
+        if not self._n and not self._rejects:
             return
-        first = self._rows[0].seq if self._rows else self.next_seq
-        last = self._rows[-1].seq if self._rows else self.next_seq - 1
         self._ready.append(
             Range(
-                self.log_id, self.topic, self.partition, first, last, self._first_offset, self._last_offset,
-                tuple(self._rows), tuple(self._rejects),
+                self.log_id, self.topic, self.partition, self._first_seq, self.next_seq - 1, self._first_offset,
+                self._last_offset, self._n, self._block.columns(self.topic), tuple(self._rejects),
             )
         )  # fmt: skip
-        self._rows, self._rejects, self._bytes, self._closed = [], [], 0, now
+        self._block, self._n, self._rejects, self._bytes, self._closed = Block(), 0, [], 0, now
 
 
 def _month_end(us: int) -> int:

@@ -6,15 +6,16 @@ Next: `clickhouse.py` (the five steps), `ddl.py` (the tables).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, cast
 
 from sluicegate.schemas.errors import Terminal
-from sluicegate.sinks import ddl
+from sluicegate.sinks import ddl, tables
+from sluicegate.sinks.avro import Values
 from sluicegate.sinks.ranges import RANGE_BYTES, RANGE_ROWS, Range
-from sluicegate.sinks.rows import HEAD_BYTES, ContentOpener, Values, columns
+from sluicegate.sinks.rows import AT, HEAD_BYTES, SEALED, ContentOpener
 
 REPEATS_MAX = (
     4  # inserts of a range whose rows do not appear, each under another token; then somebody must look
@@ -32,6 +33,9 @@ INSERT_SETTINGS = {
     "min_insert_block_size_bytes": str(16 * RANGE_BYTES),
     "max_insert_threads": "1",
 }
+
+
+Columns = Sequence[Sequence[Any]]
 
 
 class Client(Protocol):
@@ -69,92 +73,86 @@ class Sink:
 
     def position(self, log_id: bytes, topic: str, partition: int) -> Position:
         """Where the partition stands in ClickHouse."""
-        where = f"log_id = unhex('{log_id.hex()}') AND {{}}topic = {ddl.quote(topic)} AND {{}}partition = {partition}"
-        manifest, events = self._name(ddl.INGEST_BATCHES), self._name(ddl.EVENTS)
-        found = self._query(
-            f"SELECT max(toInt64(last_seq)), max(last_offset), count() FROM {manifest} WHERE {where.format('', '')}"
+        manifest, events = tables.INGEST_BATCHES, tables.EVENTS
+        place = log_id, topic, partition
+        last_seq, last_offset, ranges = self._query(
+            f"SELECT max(last_seq), max(last_offset), count() FROM {self._name(manifest)} WHERE {_where(manifest, *place)}"
         )[0]
-        last_seq, last_offset = (int(found[0]), int(found[1])) if found[2] else (-1, -1)
-        beyond = self._query(
-            f"SELECT max(toInt64(seq)), count() FROM {events} "
-            f"WHERE {where.format('src_', 'src_')} AND seq > {last_seq} SETTINGS max_threads = 1"
+        if not ranges:
+            last_seq, last_offset = -1, -1
+        until, rows = self._query(
+            f"SELECT max(toInt64(seq)), count() FROM {self._name(events)} "
+            f"WHERE {_where(events, *place)} AND toInt64(seq) > {last_seq}"
         )[0]
-        return Position(last_seq, last_offset, int(beyond[0]) if beyond[1] else last_seq)
+        return Position(last_seq, last_offset, until if rows else last_seq)
 
     def write(self, frozen: Range, certain: bool) -> None:
         """Insert a range. `certain`: nobody can have tried before; else rows that are there are left out.
 
         INVARIANT: when this returns, every row of the range is in ClickHouse once, and the manifest says so.
         """
-        contents = self._contents(frozen)
-        rejects: list[Values] = [
+        events, contents = frozen.columns[:SEALED], self._contents(frozen)
+        place = frozen.log_id, frozen.topic, frozen.partition
+        rejects = _columns(
             (
-                frozen.log_id, frozen.topic, frozen.partition, r.offset, r.reason, r.detail, len(r.value),
-                sha256(r.value).digest(), r.value[:HEAD_BYTES],
+                *place,
+                r.offset,
+                r.reason,
+                r.detail,
+                len(r.value),
+                sha256(r.value).digest(),
+                r.value[:HEAD_BYTES],
             )
             for r in frozen.rejects
-        ]  # fmt: skip
-        # Step 3.
-        self._put(
-            ddl.EVENTS, "seq", [r.seq for r in frozen.rows], [r.values for r in frozen.rows], frozen, certain
         )
-        self._put(ddl.CONTENTS, "seq", [c[3] for c in contents], contents, frozen, certain)
-        self._put(ddl.INGEST_REJECTS, "offset", [r.offset for r in frozen.rejects], rejects, frozen, certain)
-        # Step 4.
-        hashes = sha256(b"".join(r.header_hash for r in frozen.rows)).digest()
-        until = frozen.rows[-1].decided_at if frozen.rows else 0
         manifest: Values = (
-            frozen.log_id, frozen.topic, frozen.partition, frozen.first_seq, frozen.last_seq, len(frozen.rows),
-            len(contents), len(rejects), hashes, frozen.first_offset, frozen.last_offset, until,
+            *place, frozen.first_seq, frozen.last_seq, frozen.n, _count(contents), len(frozen.rejects),
+            sha256(b"".join(events[AT["header_hash"]])).digest(), frozen.first_offset, frozen.last_offset,
+            events[AT["decided_at"]][-1] if frozen.n else 0,
         )  # fmt: skip
-        self._put(ddl.INGEST_BATCHES, "first_offset", [frozen.first_offset], [manifest], frozen, certain)
+        # Step 3.
+        self._put(tables.EVENTS, "seq", events, frozen, certain)
+        self._put(tables.CONTENTS, "seq", contents, frozen, certain)
+        self._put(tables.INGEST_REJECTS, "offset", rejects, frozen, certain)
+        # Step 4.
+        self._put(tables.INGEST_BATCHES, "first_offset", _columns([manifest]), frozen, certain)
 
-    def _contents(self, frozen: Range) -> list[Values]:
-        """Rows of `contents`: what can still be opened. `values` begins as `events` does: see `ddl.EVENTS`."""
-        if self._opener is None:
-            return []
-        opened: list[Values] = []
-        for item in frozen.rows:
-            if item.sealed is not None and (plain := self._opener.open(*item.sealed)) is not None:
-                ids = _CONTENT_IDS(item.values)
-                opened.append(
-                    (frozen.log_id, frozen.topic, frozen.partition, item.seq, *ids, item.decided_at, plain)
-                )
-        return opened
+    def _contents(self, frozen: Range) -> Columns:
+        """Of `contents`: what can still be opened."""
+        opener, opened = self._opener, []
+        for i, sealed in enumerate(frozen.columns[SEALED] if opener else ()):
+            if sealed is not None and opener is not None:
+                ids = [frozen.columns[AT[name]][i] for name in tables.CONTENTS.names[:-1]]
+                plain = opener.open(_text(ids[_SUBJECT]), ids[_EVENT_ID], sealed)
+                if plain is not None:
+                    opened.append((*ids, plain))
+        return _columns(opened)
 
-    def _put(
-        self,
-        table: ddl.Table,
-        key: str,
-        keys: Sequence[object],
-        rows: list[Values],
-        frozen: Range,
-        certain: bool,
-    ) -> None:
+    def _put(self, table: tables.Table, key: str, data: Columns, frozen: Range, certain: bool) -> None:
         """Have these rows in a table exactly once."""
         token = f"{frozen.token}:{table.name}"
-        for repeat in range(REPEATS_MAX):
-            missing = rows
-            if rows and not certain:
-                present = self._present(table, key, keys, frozen)
-                missing = [values for k, values in zip(keys, rows, strict=True) if k not in present]
-            if not missing:
+        for repeat in range(REPEATS_MAX if _count(data) else 0):
+            missing = data if certain else self._missing(table, key, data, frozen)
+            if not _count(missing):
                 return
             self._insert(table, missing, token if repeat == 0 else f"{token}+{repeat}")
             if certain:
                 return
-        raise Terminal(
-            f"the rows of `{token}` do not appear in ClickHouse, look at its log and at who deletes rows"
-        )
+        if _count(data) and _count(self._missing(table, key, data, frozen)):
+            raise Terminal(
+                f"rows of `{token}` do not appear in ClickHouse, look at its log and at who deletes rows"
+            )
 
-    def _present(self, table: ddl.Table, key: str, keys: Sequence[object], frozen: Range) -> set[object]:
-        prefix = "src_" if table in (ddl.EVENTS, ddl.CONTENTS) else ""
-        answer = self._query(
-            f"SELECT DISTINCT toInt64({key}) FROM {self._name(table)} WHERE log_id = unhex('{frozen.log_id.hex()}') "
-            f"AND {prefix}topic = {ddl.quote(frozen.topic)} AND {prefix}partition = {frozen.partition} "
+    def _missing(self, table: tables.Table, key: str, data: Columns, frozen: Range) -> Columns:
+        """Those rows that are not there."""
+        keys = data[table.names.index(key)]
+        there = {found for (found,) in self._query(
+            f"SELECT DISTINCT toInt64({key}) FROM {self._name(table)} "
+            f"WHERE {_where(table, frozen.log_id, frozen.topic, frozen.partition)} "
             f"AND {key} BETWEEN {keys[0]} AND {keys[-1]}"
-        )
-        return {found[0] for found in answer}
+        )}  # fmt: skip
+        keep = [i for i, value in enumerate(keys) if value not in there]
+        return [[column[i] for i in keep] for column in data]
 
     def _query(self, query: str) -> Sequence[Sequence[Any]]:
         return cast(Sequence[Sequence[Any]], self._call(lambda client: client.query(query)).result_rows)
@@ -170,12 +168,12 @@ class Sink:
         self._client = client
         return answer
 
-    def _insert(self, table: ddl.Table, rows: list[Values], token: str) -> None:
+    def _insert(self, table: tables.Table, data: Columns, token: str) -> None:
         settings = {**INSERT_SETTINGS, "insert_deduplication_token": token}
         self._call(
             lambda client: client.insert(
                 table.name + self._suffix,
-                columns(rows),
+                data,
                 database=self._database,
                 column_names=table.names,
                 column_type_names=table.types,
@@ -184,13 +182,25 @@ class Sink:
             )
         )
 
-    def _name(self, table: ddl.Table) -> str:
+    def _name(self, table: tables.Table) -> str:
         return f"`{self._database}`.`{table.name}{self._suffix}`"
 
 
-def _picker(*names: str) -> Callable[[Values], Values]:
-    places = [ddl.EVENTS.names.index(name) for name in names]
-    return lambda values: tuple(values[i] for i in places)
+def _where(table: tables.Table, log_id: bytes, topic: str, partition: int) -> str:
+    prefix = "src_" if table in (tables.EVENTS, tables.CONTENTS) else ""
+    return f"log_id = unhex('{log_id.hex()}') AND {prefix}topic = {tables.quote(topic)} AND {prefix}partition = {partition}"
 
 
-_CONTENT_IDS = _picker("event_id", "agent_id", "session_id", "intent_id", "subject")
+def _columns(rows: Iterable[Values]) -> Columns:
+    return list(zip(*rows, strict=True))
+
+
+def _count(data: Columns) -> int:
+    return len(data[0]) if data else 0
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "replace")
+
+
+_SUBJECT, _EVENT_ID = (tables.CONTENTS.names.index(name) for name in ("subject", "event_id"))

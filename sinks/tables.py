@@ -1,0 +1,246 @@
+"""The tables: the single place where a column is named, typed and explained.
+
+The DDL, the insert and the comments an analyst reads come from here. Views are in `views.sql`. Pure: runs nothing.
+Next: `ddl.py` (creates them), `rows.py` (fills them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEDUPLICATION_WINDOW = 10_000
+"""Blocks a table remembers the token of: at most 1 range/s a partition, so 13 partitions fill it in 12 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: name, ClickHouse type, what it means, and codec when the default (LZ4) is not the best."""
+
+    name: str
+    type: str
+    comment: str
+    codec: str = ""
+
+    @property
+    def inserted(self) -> bool:
+        """False for what ClickHouse fills in by itself."""
+        return "ALIAS" not in self.type and "DEFAULT" not in self.type
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table. `extra` are indexes and the engine's settings."""
+
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+    order_by: str
+    partition_by: str = ""
+    version: str = ""
+    indexes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Columns that are inserted, in order."""
+        return [c.name for c in self.columns if c.inserted]
+
+    @property
+    def types(self) -> list[str]:
+        """The types of `names`."""
+        return [c.type for c in self.columns if c.inserted]
+
+    def ddl(self, database: str, suffix: str = "") -> str:
+        """CREATE TABLE IF NOT EXISTS."""
+        lines = [
+            f"    `{c.name}` {c.type} COMMENT {quote(c.comment)}{c.codec and f' CODEC({c.codec})'}"
+            for c in self.columns
+        ]
+        lines += [f"    {index}" for index in self.indexes]
+        return (
+            f"CREATE TABLE IF NOT EXISTS `{database}`.`{self.name}{suffix}`\n(\n"
+            + ",\n".join(lines)
+            + f"\n)\nENGINE = ReplacingMergeTree({self.version})\n"
+            + (f"PARTITION BY {self.partition_by}\n" if self.partition_by else "")
+            + f"ORDER BY {self.order_by}\n"
+            + f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, "
+            + "fsync_after_insert = 1, fsync_part_directory = 1\n"
+            + f"COMMENT {quote(self.comment)}"
+        )
+
+
+def quote(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+LC = "LowCardinality(String)"
+TIME = "DateTime64(6, 'UTC')"
+TIME_OR_NONE = f"Nullable({TIME})"
+_INT = "T64, ZSTD(1)"
+_CLOCK = "Delta, ZSTD(1)"
+_TEXT = "ZSTD(1)"
+
+_HEADER = (
+    Column("v", "UInt16", "format version of the header", _INT),
+    Column("log_id", "FixedString(16)", "which ledger: random, from the genesis of control; hex(log_id) to read it", _TEXT),
+    Column("src_partition", "UInt32", "ledger partition", _INT),
+    Column("seq", "UInt64", "dense from 0 in the partition: count with it, never with offsets", _CLOCK),
+    Column("event_id", "FixedString(16)", "identity of the event; column `event` is its hex", "NONE"),
+    Column("stage", LC, "who answered: route, conform, authorize, validate, plan, execute, session, review, tick, intake, control, genesis"),
+    Column("status", LC, "what the answer was; `noted` only attaches and never changes an intent"),
+    Column("reason", LC, "stable reason code of a refusal or failure, or empty; see schemas/reasons.py"),
+    Column("policies", f"Array({LC})", "ids of the policies that determined the answer", _TEXT),
+    Column("caused_by", "Array(FixedString(16))", "ids of the events this one follows from", _TEXT),
+    Column("labels", f"Array({LC})", "labels of the data involved, computed, never declared", _TEXT),
+    Column("facts_hash", "FixedString(32)", "sha256 of column `facts`, as the header says", "NONE"),
+    Column("content_commitment", "Nullable(FixedString(32))", "sha256 of the sealed content, NULL when there is none", _TEXT),
+    Column("prev_hash", "FixedString(32)", "header_hash of the record before: the chain", "NONE"),
+    Column("intent_id", "String", "the intent, as the agent named it; empty for what belongs to none", _TEXT),
+    Column("tenant", LC, "from the registry, never from the record"),
+    Column("agent_id", LC, "the agent"),
+    Column("session_id", "String", "the session", _TEXT),
+    Column("subject", "String", "whose key seals the content", _TEXT),
+    Column("decided_at", TIME, "when it was decided; never runs backwards within a partition", _CLOCK),
+    Column("input_topic", LC, "where the input came from; `tick` for a due deadline"),
+    Column("input_partition", "UInt32", "partition of the input", _INT),
+    Column("input_offset", "Int64", "offset of the input; for a tick the seq of its first outcome", _CLOCK),
+    Column("control_head", "Int64", "seq of the control ledger it was decided under", _INT),
+    Column("release", LC, "digest of the release it was decided under, or empty"),
+    Column("engine", LC, "version of the deciding code"),
+)  # fmt: skip
+_FACTS = (
+    Column("facts_type", LC, "which facts record filled the columns below; empty when this version cannot read it"),
+    Column("kind", LC, "kind of intent, session event or control event"),
+    Column("tool", LC, "the tool as asked for; on the first outcome of an intent"),
+    Column("tool_version", LC, "version of the tool's contract"),
+    Column("executor", LC, "executor kind when planned, the executor itself once claimed"),
+    Column("tool_class", LC, "promise: read_only, idempotent, queryable, irreversible"),
+    Column("attempt", "UInt32", "which dispatch, from 1", _INT),
+    Column("timeout_ms", "UInt32", "limit of one call", _INT),
+    Column("error_class", LC, "how an execution failed, or empty"),
+    Column("issued_at", TIME_OR_NONE, "the sender's clock, when the intent or session event was issued", _CLOCK),
+    Column("deadline_at", TIME_OR_NONE, "when the intent stops to make sense", _CLOCK),
+    Column("started_at", TIME_OR_NONE, "the executor's clock: the call began", _CLOCK),
+    Column("finished_at", TIME_OR_NONE, "the executor's clock: the answer was there", _CLOCK),
+    Column("not_after", TIME_OR_NONE, "the dispatch may be claimed until then", _CLOCK),
+    Column("lease_until", TIME_OR_NONE, "after this without a receipt the tool's class decides", _CLOCK),
+    Column("result_bytes", "UInt32", "length of the result", _INT),
+    Column("input_bytes", "UInt32", "length of an input that could not be taken", _INT),
+    Column("digest", "String", "of the input, the action or the result, by facts_type; hex(digest) to read it", _TEXT),
+    Column("detail", "String", "short, no personal data; for a genesis the environment", _TEXT),
+    Column("origin", LC, "of a session event: channel or agent"),
+    Column("on_behalf_of", "String", "of a session: opaque id of the person, or empty", _TEXT),
+    Column("authenticated", "Nullable(Bool)", "a valid signature was checked"),
+    Column("control_stale", "Nullable(Bool)", "the control head could not be confirmed"),
+    Column("remembered", "Nullable(Bool)", "the intent's id entered the duplicates window"),
+    Column("who", LC, "of a control event: the operator"),
+    Column("why", "String", "of a control event: in words", _TEXT),
+    Column("body", "String", "of a control event: canonical JSON", "ZSTD(3)"),
+)  # fmt: skip
+
+EVENTS = Table(
+    "events",
+    "The ledger: one row an outcome, header and facts typed, and their exact bytes. Times are UTC.",
+    (
+        Column("src_topic", LC, "outcomes or control, without the environment"),
+        Column("src_offset", "Int64", "Kafka offset of the record; offsets have holes", _CLOCK),
+        *_HEADER,
+        Column("header_hash", "FixedString(32)", "sha256(0x00 || header): the RFC 6962 leaf", "NONE"),
+        Column("header", "String", "exact bytes of the header", _TEXT),
+        Column("facts", "String", "exact bytes of the facts: the state is rebuilt from these", _TEXT),
+        *_FACTS,
+        Column("event", "ALIAS lower(hex(event_id))", "event_id in hex, as the command line prints it"),
+    ),
+    # The ledger's own order: a rebuild and an audit read ranges of it, the net replaces exactly the same record, and
+    # since decided_at never runs backwards in a partition, time windows are pruned by the index below.
+    order_by="(log_id, src_topic, src_partition, seq)",
+    partition_by="toYYYYMM(decided_at)",
+    indexes=(
+        "INDEX by_time decided_at TYPE minmax GRANULARITY 1",
+        "INDEX by_intent intent_id TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_event event_id TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_session session_id TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_agent agent_id TYPE set(1000) GRANULARITY 1",
+    ),
+)
+
+CONTENTS = Table(
+    "contents",
+    "Decrypted content of outcomes, where this environment allows it. Erased by `sluicegate erase`.",
+    (
+        Column("log_id", "FixedString(16)", "which ledger", _TEXT),
+        Column("src_topic", LC, "outcomes or control"),
+        Column("src_partition", "UInt32", "ledger partition", _INT),
+        Column("seq", "UInt64", "of the event", _CLOCK),
+        Column("event_id", "FixedString(16)", "of the event", "NONE"),
+        Column("agent_id", LC, "the agent"),
+        Column("session_id", "String", "the session", _TEXT),
+        Column("intent_id", "String", "the intent", _TEXT),
+        Column("subject", "String", "whose key sealed it: erasure goes by this", _TEXT),
+        Column("decided_at", TIME, "of the event", _CLOCK),
+        Column("content", "String", "arguments, results, texts: usually JSON", "ZSTD(3)"),
+        Column("event", "ALIAS lower(hex(event_id))", "event_id in hex"),
+    ),
+    order_by="(log_id, src_topic, src_partition, seq)",
+    partition_by="toYYYYMM(decided_at)",
+    indexes=(
+        "INDEX by_event event_id TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_intent intent_id TYPE bloom_filter(0.01) GRANULARITY 1",
+        "INDEX by_subject subject TYPE bloom_filter(0.01) GRANULARITY 1",
+    ),
+)
+
+INGEST_BATCHES = Table(
+    "ingest_batches",
+    "The manifest: one row a range, written after its rows. What is not covered here is not complete.",
+    (
+        Column("log_id", "FixedString(16)", "which ledger"),
+        Column("topic", LC, "outcomes or control"),
+        Column("partition", "UInt32", "ledger partition"),
+        Column("first_seq", "UInt64", "first of the range"),
+        Column("last_seq", "Int64", "last of the range; first_seq - 1 when it holds rejects only"),
+        Column("n", "UInt32", "rows of events"),
+        Column("contents", "UInt32", "rows of contents"),
+        Column("rejects", "UInt32", "rows of ingest_rejects"),
+        Column("sha256", "FixedString(32)", "of the concatenated header hashes, in seq order"),
+        Column("first_offset", "Int64", "Kafka offset of the first record"),
+        Column("last_offset", "Int64", "Kafka offset of the last record"),
+        Column("decided_until", TIME, "decided_at of the last row: before it the partition is complete"),
+        Column("inserted_at", f"{TIME} DEFAULT now64(6)", "when the range was complete here"),
+    ),
+    order_by="(log_id, topic, partition, first_offset)",
+)
+
+INGEST_REJECTS = Table(
+    "ingest_rejects",
+    "Records of the ledger topics that could not become a row.",
+    (
+        Column("log_id", "FixedString(16)", "which ledger"),
+        Column("topic", LC, "outcomes or control"),
+        Column("partition", "UInt32", "Kafka partition"),
+        Column("offset", "Int64", "Kafka offset"),
+        Column("reason", LC, "stable code, see schemas/reasons.py"),
+        Column("detail", "String", "what was wrong"),
+        Column("length", "UInt32", "bytes of the record"),
+        Column("sha256", "FixedString(32)", "of the whole record"),
+        Column("head", "String", "its first 4 kB"),
+        Column("seen_at", f"{TIME} DEFAULT now64(6)", "when the sink met it"),
+    ),
+    order_by="(log_id, topic, partition, offset)",
+)
+
+RELEASES = Table(
+    "releases",
+    "The files of every release, so that a decision can be read next to the policy and prompt that made it.",
+    (
+        Column("digest", LC, "the release: sha256:<hex>, as in events.release"),
+        Column("path", "String", "file in the release's folder"),
+        Column("body", "String", "exact bytes of the file", "ZSTD(3)"),
+        Column("stored_at", f"{TIME} DEFAULT now64(6)", "when it was stored here"),
+    ),
+    order_by="(digest, path)",
+)
+
+TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS, RELEASES)
+LEDGER_TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS)
+"""What the sink fills, and what a rebuild fills anew beside them."""
