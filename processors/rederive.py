@@ -113,8 +113,8 @@ class Rederive:
         self._group: list[Event] = []
         self._kept: dict[Place, _Kept] = {}
 
-    def add(self, offset: int, value: bytes) -> None:
-        """Take one record. Raises `Terminal` when the ledger itself is broken there."""
+    def add(self, offset: int, value: bytes) -> Event:
+        """Take one record, and give it back decoded. Raises `Terminal` when the ledger itself is broken there."""
         record = reading.split(value)
         header = codec.decode_as(r.Header, record.header)
         event = Event(offset, header, record.header, codec.decode(record.facts), record.facts, record.content)
@@ -125,6 +125,7 @@ class Rederive:
                 f"ledger partition {self.state.partition} is broken at seq {header.seq}, run `sluicegate ledger verify`"
             )
         self._group.append(event)
+        return event
 
     def finish(self) -> Tally:
         """Decide the last input too."""
@@ -171,15 +172,13 @@ class Rederive:
         if not 0 <= first.control_head < len(self._controls):
             raise Terminal(f"seq {first.seq} names control event {first.control_head}, which is not there, run `sluicegate ledger verify`")  # fmt: skip
         try:
-            source = self._source(group[0])
-            difference = None if source is None else self._decide(group, source)
+            difference = self._decide(group, self._source(group[0]))
         except _ErasedError:
-            source = None
+            tally.erased += 1
+            return
         except SluicegateError as error:  # a ciphertext that does not belong to its key
             difference = _at(group[0], "content", error, "")
-        if source is None:
-            tally.erased += 1
-        elif difference is None:
+        if difference is None:
             tally.same += 1
         elif first.reason == "machinery_failed":
             tally.skipped["machinery_failed"] += 1
@@ -206,13 +205,13 @@ class Rederive:
             return None
         return difference
 
-    def _source(self, event: Event) -> Input | Tick | None:
+    def _source(self, event: Event) -> Input | Tick:
         h, facts = event.header, event.facts
         if h.input_topic == TICK:
             return Tick(h.input_partition, h.decided_at)
         value = None if event.sealed is None else self._open(h.subject, h.event_id, event.sealed)
         if value is None:
-            return None
+            raise _ErasedError
         if isinstance(facts, r.IntakeFacts) and facts.length > len(value) == MAX_INTENT_BYTES:
             value = value.ljust(
                 facts.length, b"\0"

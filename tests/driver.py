@@ -22,6 +22,7 @@ from typing import NamedTuple
 import orjson
 import rfc8785
 import yaml
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sluicegate.processors import control as control_fold
 from sluicegate.processors.control import Control
@@ -33,6 +34,7 @@ from sluicegate.processors.state import PartitionState, apply
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import Terminal
 
 T0 = 1_795_000_000_000_000
 """Microseconds; 2026-11-18."""
@@ -119,7 +121,12 @@ class MemoryKeys:
 
     def open(self, subject: str, event: bytes, sealed: bytes) -> bytes | None:
         """The content, or None when the subject was erased."""
-        return None if subject in self.destroyed else self._cipher(subject).decrypt(sealed, [event])
+        if subject in self.destroyed:
+            return None
+        try:
+            return self._cipher(subject).decrypt(sealed, [event])
+        except InvalidTag as error:
+            raise Terminal("content does not open, it was changed or moved") from error
 
 
 class Record(NamedTuple):

@@ -1,0 +1,146 @@
+"""`sluicegate replay`: decide the ledger again, compare, execute nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.replay import Advance, Replayed, Window, check
+from sluicegate.streams.settings import Settings
+
+EXIT_DIFFERENT = 1
+SHOWN = 20
+"""Differences printed; `-o json` has a hundred of each partition."""
+
+
+class Mode(StrEnum):
+    """What to do with what is read again."""
+
+    CHECK = "check"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def replay(
+        mode: Annotated[
+            Mode, typer.Option("--mode", help="check: decide again and compare every byte")
+        ] = Mode.CHECK,
+        topic: Annotated[
+            str,
+            typer.Option("--topic", help="whose offsets count: outcomes, or an input topic such as intents"),
+        ] = "outcomes",
+        from_offset: Annotated[
+            list[str] | None, typer.Option("--from-offset", help="PARTITION:OFFSET; may be repeated")
+        ] = None,
+        from_time: Annotated[
+            str | None, typer.Option("--from-time", help="ISO 8601; UTC unless it says otherwise")
+        ] = None,
+        to: Annotated[
+            list[str] | None, typer.Option("--to", help="PARTITION:OFFSET or ISO 8601, inclusive")
+        ] = None,
+        output: OutputOption = Format.TABLE,
+    ) -> None:
+        """Decide every input again from the ledger alone, e.g. `sluicegate replay --topic intents --from-offset 2:100`.
+
+        Nothing is executed or published: replay has no executor and no producer. State is folded from the genesis,
+        and the window says which inputs are compared. Exit code 1: something came out different.
+        """
+        settings = attach(Settings.from_env())
+        window = window_of(topic, from_offset or [], from_time, to or [])
+        result = _replay(settings, window)
+        if output in (Format.JSON, Format.JSONL):
+            print(json.dumps(result.as_json(), indent=2 if output is Format.JSON else None))
+        else:
+            _print(result, output)
+        if not result.ok:
+            raise typer.Exit(EXIT_DIFFERENT)
+
+
+def window_of(topic: str, from_offset: list[str], from_time: str | None, to: list[str]) -> Window:
+    """The window that the options say. Raises `Terminal` with what to write instead."""
+    ends = [t for t in to if not _is_place(t)]
+    if len(ends) > 1:
+        raise Terminal(f"`--to {ends[1]}` is a second time, give one")
+    first, last = dict(map(_place, from_offset)), dict(map(_place, filter(_is_place, to)))
+    return Window(
+        topic, first, last, _time(from_time) if from_time else None, _time(ends[0]) if ends else None
+    )
+
+
+def _is_place(text: str) -> bool:
+    partition, _, offset = text.partition(":")
+    return partition.isdecimal() and offset.isdecimal()
+
+
+def _place(text: str) -> tuple[int, int]:
+    if not _is_place(text):
+        raise Terminal(f"`{text}` is no position, write PARTITION:OFFSET such as `2:100`")
+    partition, _, offset = text.partition(":")
+    return int(partition), int(offset)
+
+
+def _time(text: str) -> int:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Terminal(f"`{text}` is no time, write ISO 8601 such as `2026-05-31T12:00:00`") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp() * 1_000_000)
+
+
+def _replay(settings: Settings, window: Window) -> Replayed:
+    bars = []
+
+    def on_start(total: int) -> Advance:
+        bar, advance = progress("replaying (offsets)", total)
+        bars.append(bar)
+        bar.start()
+        return advance
+
+    keys = Keys(settings.home)
+    try:
+        return asyncio.run(check(settings, window, keys.open, on_start=on_start))
+    finally:
+        keys.close()
+        for bar in bars:
+            bar.stop()
+
+
+def _print(result: Replayed, output: Format) -> None:
+    columns = ("partition", "inputs", "outcomes", "same", "different", "erased", "skipped", "not compared")
+    rows = [
+        (str(p), t.inputs, t.outcomes, t.same, t.different, t.erased, sum(t.skipped.values()), t.outside)
+        for p, t in result.partitions.items()
+    ]
+    show(columns, rows, output, "replay --mode check")
+    if output is Format.CSV:
+        return
+    out = console()
+    for different in [d for t in result.partitions.values() for d in t.differences][:SHOWN]:
+        out.print(
+            f"[red]different[/red]: partition {different.partition}, seq {different.seq}, offset {different.offset}, "
+            f"input {different.input}, intent `{different.intent_id}`: {different.field} is `{different.recorded}` "
+            f"on the ledger, now `{different.remade}`"
+        )
+    skipped = {k for t in result.partitions.values() for k in t.skipped} - {"genesis"}
+    for name in sorted(skipped):
+        out.print(f"skipped: {sum(t.skipped[name] for t in result.partitions.values()):,} {name}")
+    engines = {k for t in result.partitions.values() for k in t.other_engine}
+    if engines:
+        out.print(f"decided by engine {', '.join(sorted(engines))}, decided again by {result.engine}")
+    outcomes, colour = result.total("outcomes"), "green" if result.ok else "red"
+    rate = outcomes / result.seconds if result.seconds else 0.0
+    out.print(
+        f"[{colour}]{result.verdict}[/{colour}]: {outcomes:,} outcomes in {result.seconds:.1f} s ({rate:,.0f}/s)"
+    )
