@@ -1,0 +1,142 @@
+"""Policies: their order means nothing, slicing changes no answer, and a policy that errs never permits."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import cache
+from typing import Any
+
+import cedarpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sluicegate.processors.cedar import (
+    PolicyBook,
+    Verdict,
+    entities_for,
+    evaluate,
+    parse_policies,
+    request_of,
+    slice_for,
+)
+from sluicegate.processors.conform import Conformed, conform
+from sluicegate.processors.control import Agent
+
+from tests import driver
+
+FILES = {p: t for p, t in driver.release_files().items() if p.startswith("policies/")}
+
+
+@cache
+def book() -> PolicyBook:
+    return driver.release().book
+
+
+@cache
+def agents() -> tuple[Agent, ...]:
+    rows: list[Any] = driver.agents()
+    return tuple(Agent(str(row["agent_id"]), "t", "x", tuple(row["roles"])) for row in rows)
+
+
+def typed(tool: str, filler: int) -> dict[str, Any]:
+    """Arguments of a tool made from its schema, typed for Cedar; or none of them when those do not fit."""
+    compiled = driver.release().tools[tool]
+    schema: Any = compiled.contract.input_schema
+    args: dict[str, Any] = {}
+    for i, (name, spec) in enumerate(schema.get("properties", {}).items()):
+        if name not in schema.get("required", []) and (filler >> i) & 1:
+            continue
+        kind = spec.get("type")
+        args[name] = spec["enum"][0] if "enum" in spec else {
+            "integer": filler % 500, "number": filler % 500 + 0.5, "boolean": bool(filler & 1), "array": [],
+            "object": {}}.get(kind, "no" if filler & 1 else "Some Text")  # fmt: skip
+    found = conform(compiled.validator, compiled.typer, json.dumps(args).encode())
+    return found.cedar if isinstance(found, Conformed) else {}
+
+
+def ask(policies: PolicyBook, agent: Agent, tool: str, args: dict[str, Any], calls: int) -> Verdict:
+    context = {"args": args, "environment": "test", "session": {"calls": calls, "user_messages": 1}}
+    entities = entities_for(policies, agent, tool, driver.release().tools[tool].tool_class)
+    return evaluate(slice_for(policies, agent.roles, tool), entities, request_of(agent, tool, context))
+
+
+TOOLS = st.sampled_from(sorted(driver.release().tools))
+QUESTION = (st.sampled_from(agents()), TOOLS, st.integers(0, 1_000), st.integers(0, 200))
+
+
+@given(st.integers(0, 2**32), *QUESTION)
+def test_the_order_of_policies_means_nothing(
+    seed: int, agent: Agent, tool: str, filler: int, calls: int
+) -> None:
+    shuffled = list(book().policies)
+    random.Random(seed).shuffle(shuffled)
+    args = typed(tool, filler)
+    verdict = ask(book(), agent, tool, args, calls)
+    again = ask(PolicyBook(shuffled), agent, tool, args, calls)
+    assert (again.allowed, again.policies, bool(again.error)) == (
+        verdict.allowed,
+        verdict.policies,
+        bool(verdict.error),
+    )
+
+
+@given(*QUESTION)
+def test_a_slice_answers_as_all_policies_do(agent: Agent, tool: str, filler: int, calls: int) -> None:
+    args = typed(tool, filler)
+    sliced = ask(book(), agent, tool, args, calls)
+    whole = PolicyBook(list(book().policies))
+    handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in whole.policies))
+    cut = slice_for(whole, agent.roles, tool)
+    cut.handle, cut.ids = handle, {f"policy{i}": p.policy_id for i, p in enumerate(whole.policies)}
+    assert ask(whole, agent, tool, args, calls) == sliced
+
+
+def test_the_questions_above_are_permitted_forbidden_and_neither() -> None:
+    """Else the two tests above compare refusals with refusals."""
+    verdicts = {
+        (v.allowed, bool(v.policies))
+        for agent in agents()[:40]
+        for tool in sorted(driver.release().tools)
+        for filler in (0, 1, 499)
+        for v in [ask(book(), agent, tool, typed(tool, filler), 3)]
+    }
+    assert verdicts == {(True, True), (False, True), (False, False)}
+
+
+PERMIT = '@id("yes")\npermit (principal, action, resource);'
+ERRING = [
+    "context.args.missing > 1",  # no such argument
+    "context.args.amount > 100",  # a long compared with text
+    'context.args.amount.lessThan(decimal("1.0"))',
+    "principal.nothing == 1",
+    "9223372036854775807 + context.calls > 1",
+    'context.args.amount like "5*" && context.args.other',
+]
+
+
+@pytest.mark.parametrize("effect", ["forbid", "permit"])
+@pytest.mark.parametrize("condition", ERRING)
+@given(st.booleans())
+def test_a_policy_that_errs_never_permits(effect: str, condition: str, first: bool) -> None:
+    erring = f'@id("errs")\n{effect} (principal, action, resource) when {{ {condition} }};'
+    policies = parse_policies(
+        {"policies/x.cedar": "\n".join([erring, PERMIT] if first else [PERMIT, erring])}
+    )
+    agent = Agent("a", "t", "", ("r",))
+    context = {"args": {"amount": "5000"}, "calls": 1}
+    entities = entities_for(policies, agent, "pay", "irreversible")
+    verdict = evaluate(slice_for(policies, agent.roles, "pay"), entities, request_of(agent, "pay", context))
+    assert not verdict.allowed
+    assert verdict.error
+    # The trap itself: Cedar alone answers Allow here, since it skips the policy that errs.
+    cut = slice_for(policies, agent.roles, "pay")
+    assert cedarpy.is_authorized_batch([request_of(agent, "pay", context)], cut.handle, entities)[
+        0
+    ].decision == (cedarpy.Decision.Allow)
+
+
+@given(st.permutations(sorted(FILES)))
+def test_files_are_read_in_any_order(names: list[str]) -> None:
+    parsed = parse_policies({name: FILES[name] for name in names})
+    assert [p.policy_id for p in parsed.policies] == [p.policy_id for p in book().policies]
