@@ -78,12 +78,11 @@ class Projection:
         self._uncertain_until = -1
         self._writing: asyncio.Task[None] | None = None
         self._in_flight = 0
-        self._recovering = False
 
     @property
     def lag(self) -> int:
         """Records of Kafka that are not in ClickHouse yet."""
-        held = self._recovering if self._collector is None else len(self._collector)
+        held = 0 if self._collector is None else len(self._collector)
         return self._source.unread() + held + self._in_flight
 
     async def run(self) -> None:
@@ -96,7 +95,6 @@ class Projection:
                 if self._collector is None:
                     first = next((item for item in map(row, records) if not isinstance(item, Reject)), None)
                     if first is not None:
-                        self._recovering = True
                         self._collector = await self._recover(cast(bytes, first[0][LOG_ID]))
                     continue
                 now = time.monotonic()
@@ -127,9 +125,9 @@ class Projection:
         self._counters.gaps += collector.gaps
         collector.gaps = 0
         while (frozen := collector.take(time.monotonic())) is not None:  # Step 1.
+            self._in_flight += len(frozen)
             if self._writing is not None:
                 await self._writing
-            self._in_flight = len(frozen)
             self._writing = asyncio.create_task(self._write(frozen))
 
     async def _write(self, frozen: Range) -> None:
@@ -144,7 +142,7 @@ class Projection:
             await self._source.commit(frozen.last_offset + 1, "")  # Step 5.
 
         await self._retrying(attempt)
-        self._in_flight = 0
+        self._in_flight -= len(frozen)
         self._counters.rows += frozen.n
         self._counters.rejects += len(frozen.rejects)
         self._counters.batches += 1

@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
     def unread(self) -> int:
-        """Records (and commit markers) that were not fetched yet; 1 when that is not known."""
+        """Records (and commit markers) not taken yet: those of the last fetch count until the next one begins."""
         ...
 
 
@@ -50,19 +50,20 @@ class KafkaSource:
     ) -> None:
         self.topic, self.partition = place.topic.rpartition(".")[2], place.partition
         self._consumer, self._admin, self._group, self._place = consumer, admin, group, place
-        self._next = 0
+        self._next = self._fetched = 0
 
     async def fetch(self, timeout_s: float) -> list[Record]:
+        self._next = self._fetched  # what the last fetch brought has been taken by now
         found = await self._consumer.getmany(
             self._place, timeout_ms=int(timeout_s * 1000), max_records=FETCH_MAX
         )
         topic, partition = self.topic, self.partition
-        self._next = await self._consumer.position(self._place)  # known here; it passes commit markers, too
+        self._fetched = await self._consumer.position(self._place)  # it passes commit markers, too
         return [Record(topic, partition, r.offset, r.value) for r in found.get(self._place, ())]
 
     def seek(self, offset: int) -> None:
         self._consumer.seek(self._place, offset)
-        self._next = offset
+        self._next = self._fetched = offset
 
     async def metadata(self) -> str:
         offsets = await self._admin.list_consumer_group_offsets(self._group, partitions=[self._place])
