@@ -1,0 +1,272 @@
+"""`sluicegate explain INTENT`: the story of one intent, told from the ledger.
+
+Who asked, for whom, in which session, under which release and control head; what each stage said, when and by which
+policies, in their own text; claims, attempts, the result, and where the time went. Content is opened with the key
+store, so what was erased reads ERASED. Reads only. Next: `find.py`, `commands/explain.py` (how it is printed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sluicegate.processors import lifecycle
+from sluicegate.processors.cedar import parse_policies
+from sluicegate.processors.control import Control
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.reasons import REASONS
+from sluicegate.streams import control_log, kafka, releases
+from sluicegate.streams.find import Finder, LedgerEvent
+from sluicegate.streams.settings import Settings
+
+FETCH_WAIT_MS = 20
+RESULT_CHARS = 500
+ERASED = "ERASED"
+
+Opener = Callable[[str, bytes, bytes], bytes | None]
+
+
+@dataclass(slots=True)
+class Step:
+    """One stage's word. `ms` counts from the first one."""
+
+    seq: int
+    offset: int
+    at: str
+    ms: float
+    stage: str
+    status: str
+    reason: str
+    policies: list[str]
+    detail: str = ""
+    remedy: str = ""
+    attempt: int = 0
+    by: str = ""
+    input: str = ""
+    event: str = ""
+    release: str = ""
+
+
+@dataclass(slots=True)
+class Story:
+    """One intent from request to end."""
+
+    intent_id: str
+    agent_id: str
+    tenant: str
+    roles: list[str] = field(default_factory=list)
+    partition: int = 0
+    state: str = ""
+    kind: str = ""
+    tool: str = ""
+    tool_version: str = ""
+    tool_class: str = ""
+    arguments: str = ""
+    goal: str = ""
+    issued_at: str = ""
+    session_id: str = ""
+    session: dict[str, str] = field(default_factory=dict)
+    release: str = ""
+    release_name: str = ""
+    control_head: int = -1
+    engine: str = ""
+    steps: list[Step] = field(default_factory=list)
+    policies: dict[str, str] = field(default_factory=dict)
+    result: str = ""
+    times_ms: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `-o json`."""
+        return asdict(self)
+
+
+async def explain(settings: Settings, intent_id: str, opener: Opener, *, agent: str = "") -> Story:
+    """Find and tell. Raises `Terminal` when there is no such intent, or several agents used the id."""
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    try:
+        finder = Finder(settings, consumer)
+        await finder.open()
+        events = await finder.intent(intent_id, agent)
+        if not events:
+            who = f" of agent `{agent}`" if agent else ""
+            raise Terminal(f"the ledger of `{settings.env}` knows no intent `{intent_id}`{who}, look for it with `sluicegate intents`")  # fmt: skip
+        agents = sorted({e.header.agent_id for e in events})
+        if len(agents) > 1:
+            raise Terminal(f"intent `{intent_id}` was asked by {len(agents)} agents, say which: --agent {' or '.join(agents)}")  # fmt: skip
+        first = events[0]
+        opened = None
+        for cause in first.header.caused_by:
+            opened = await finder.event(first.partition, cause, first.offset)
+    finally:
+        await consumer.stop()
+    control = await control_log.read(settings, keep_history=True)
+    story = tell(events, opened, control.history or [], opener)
+    story.policies = await _policy_texts(settings, story)
+    story.source = finder.source
+    return story
+
+
+def tell(
+    events: list[LedgerEvent], opened: LedgerEvent | None, history: list[Control], opener: Opener
+) -> Story:
+    """The story of one agent's intent, from its ledger records in order."""
+    first = events[0].header
+    story = Story(
+        first.intent_id, first.agent_id, first.tenant, partition=first.partition, session_id=first.session_id
+    )
+    story.control_head, story.release, story.engine = first.control_head, first.release, first.engine
+    if 0 <= first.control_head < len(history):
+        control = history[first.control_head]
+        known = control.agents.get(first.agent_id)
+        story.roles = list(known.roles) if known else []
+        story.release_name = control.published.get(first.release, "")
+    _session(story, opened, opener)
+    previous = ""
+    for event in events:
+        h = event.header
+        place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
+        content = _content(event, opener)
+        step = Step(
+            h.seq, event.offset, _iso(h.decided_at), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
+            h.reason, h.policies, input=place, event=h.event_id.hex(), release=h.release,
+        )  # fmt: skip
+        known_reason = REASONS.get(h.reason)
+        step.remedy = known_reason.remedy if known_reason else ""
+        _facts(story, step, event.facts)
+        if place != previous:
+            _input(story, step, content)
+        elif content is not None:
+            step.detail = content if isinstance(content, str) else content.decode("utf-8", "replace")
+        previous = place
+        story.steps.append(step)
+        following = lifecycle.follow(story.state, h.status)
+        story.state = following if following is not None else story.state or h.status
+    story.times_ms = _times(events)
+    return story
+
+
+def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
+    if opened is None or not isinstance(opened.facts, r.SessionFacts):
+        return
+    facts, content = opened.facts, _content(opened, opener)
+    story.session = {
+        "opened_at": _iso(opened.header.decided_at), "on_behalf_of": facts.on_behalf_of, "origin": facts.origin,
+        "subject": opened.header.subject,
+    }  # fmt: skip
+    record = content if isinstance(content, str) else _record(content)
+    if isinstance(record, str):
+        story.session["goal"] = record
+    elif isinstance(record, r.Message | r.Intent):
+        story.session["goal"] = record.goal
+
+
+def _content(event: LedgerEvent, opener: Opener) -> bytes | str | None:
+    """The plain bytes, ERASED, or None when there is no content."""
+    if event.sealed is None:
+        return None
+    try:
+        value = opener(event.header.subject, event.header.event_id, event.sealed)
+    except SluicegateError as error:
+        return str(error)
+    return ERASED if value is None else value
+
+
+def _record(value: bytes | None) -> object:
+    """The record in an input's bytes, signed or not; None when there is none."""
+    try:
+        record = codec.decode(value or b"")
+        return codec.decode(record.payload) if isinstance(record, r.Envelope) else record
+    except SluicegateError:
+        return None
+
+
+def _facts(story: Story, step: Step, facts: object) -> None:
+    match facts:
+        case r.IntentFacts():
+            story.kind, story.tool, story.tool_version = facts.kind, facts.tool, facts.version
+            story.issued_at = _iso(facts.issued_at)
+        case r.PlanFacts():
+            story.tool_class, step.attempt, step.by = facts.tool_class, facts.attempt, facts.executor
+        case r.ClaimFacts():
+            step.attempt, step.by = facts.attempt, facts.executor
+        case r.ResultFacts():
+            step.attempt, step.by = facts.attempt, facts.executed_by
+            step.detail = facts.error_class
+        case r.StageFacts() | r.IntakeFacts():
+            step.detail = facts.detail
+
+
+def _input(story: Story, step: Step, content: bytes | str | None) -> None:
+    """What the input's own bytes add: the request, a person's word, a result."""
+    if isinstance(content, str):
+        step.detail = content
+        if step.stage == "route" and not story.arguments:
+            story.arguments = content
+        return
+    match _record(content):
+        case r.Intent() as asked if step.status != lifecycle.ATTACHED:
+            story.arguments, story.goal = asked.arguments.decode("utf-8", "replace"), asked.goal
+        case r.Review() as review:
+            step.by = review.reviewer
+            step.detail = f"{review.verdict}: {review.why}" if review.why else review.verdict
+        case r.Receipt() as receipt if step.status in lifecycle.EXECUTED_TERMINAL:
+            step.detail = receipt.error or step.detail
+            story.result = (receipt.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]
+        case _:
+            pass
+
+
+def _times(events: list[LedgerEvent]) -> dict[str, float]:
+    """Milliseconds of each hop. The first and the tool's are by other clocks than the ledger's."""
+    at: dict[str, int] = {}
+    times: dict[str, float] = {}
+    for event in events:
+        status = "end" if event.header.status in lifecycle.TERMINAL else event.header.status
+        if status != lifecycle.ATTACHED:
+            at.setdefault(status, event.header.decided_at)
+        if isinstance(event.facts, r.IntentFacts) and "asked to decided" not in times:
+            times["asked to decided"] = (event.header.decided_at - event.facts.issued_at) / 1000
+        if isinstance(event.facts, r.ResultFacts):
+            times["in the tool"] = (event.facts.finished_at - event.facts.started_at) / 1000
+    start = events[0].header.decided_at
+    for name, since, until in (
+        ("held for a person", "held", "permitted"),
+        ("dispatched to claimed", "dispatched", "claimed"),
+        ("claimed to end", "claimed", "end"),
+    ):
+        if since in at and until in at and at[until] >= at[since]:
+            times[name] = (at[until] - at[since]) / 1000
+    if "end" in at:
+        times["decided to end"] = (at["end"] - start) / 1000
+    return times
+
+
+async def _policy_texts(settings: Settings, story: Story) -> dict[str, str]:
+    """The deciding policies in their own text, out of the release that decided."""
+    wanted: dict[str, set[str]] = {}
+    for step in story.steps:
+        if step.policies and step.release:
+            wanted.setdefault(step.release, set()).update(step.policies)
+    texts: dict[str, str] = {}
+    for digest, ids in wanted.items():
+        try:
+            files = await releases.fetch(settings, digest)
+        except SluicegateError as error:
+            texts.update(dict.fromkeys(ids, f"(not at hand: {error})"))
+            continue
+        book = parse_policies({p: t for p, t in files.items() if p.endswith(".cedar")})
+        texts.update({p.policy_id: p.text.strip() for p in book.policies if p.policy_id in ids})
+    return texts
+
+
+def _iso(micros: int) -> str:
+    """UTC, to the millisecond; the number itself where it is no time."""
+    try:
+        return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        return str(micros)
