@@ -34,6 +34,8 @@ def plan(work: Work, attempt: int = 1) -> None:
     assert tool and intent and conformed
     in_process = tool.executor_kind == "in_process"
     not_after = work.now + LEASE_US
+    if intent.deadline_at is not None:
+        not_after = min(not_after, intent.deadline_at)  # nothing begins after nobody waits any more
     facts = PlanFacts(
         work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms
     )  # fmt: skip

@@ -38,6 +38,8 @@ def decide_review(work: Work, review: Review) -> None:
     if work.decision.needs:
         return
     refusal = Refusal(problem) if problem else None
+    if refusal is None and work.now >= deadline_of_held(entry):
+        refusal = Refusal("deadline_passed")
     if refusal is None and (work.agent is None or work.session is None):
         refusal = Refusal("unknown_session")
     refusal = refusal or authorize(work)
@@ -58,6 +60,11 @@ def decide_review(work: Work, review: Review) -> None:
     )
     emit(work, "validate", "validated", StageFacts(""))
     plan(work)
+
+
+def deadline_of_held(entry: OpenIntent) -> int:
+    """An intent with a deadline of its own is not approved after it; without one the hold's own expiry counts."""
+    return entry.deadline_at or entry.due_at
 
 
 def _note(work: Work, reason: str) -> None:

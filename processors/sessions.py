@@ -35,7 +35,8 @@ def decide_session(
     reason = window(issued_at, work.now)
     if not reason and not valid_id(session_id):
         reason = "bad_identifier"
-    if not reason and kind not in KINDS:
+    if not reason and (kind not in KINDS or (origin == "agent" and kind == "session.user_said")):
+        # INVARIANT: only a channel reports what a user said (tests/unit/test_sessions.py).
         reason = "unknown_kind"
     if not reason and kind == "session.open" and session is not None:
         reason = "id_conflict"

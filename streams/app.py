@@ -20,8 +20,8 @@ from pathlib import Path
 import faust
 import mode
 import uvloop
-from aiohttp import web as aioweb
 from faust.app.base import BootStrategy
+from faust.web import Request, Response, View
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.streams.monitor import add_monitor
 from sluicegate.streams.roles import Component, make
@@ -35,7 +35,7 @@ START_RETRY_S = 1.0
 CHECK_EVERY_S = 0.5
 
 
-class _NoKafka(BootStrategy):  # type: ignore[misc]
+class _NoKafka(BootStrategy):
     """Faust's own consumer and producer stay off: they would make topics and a group for nothing."""
 
     enable_kafka = False
@@ -52,7 +52,7 @@ def role_file(home: Path, role: str, pid: int) -> Path:
     return home / "roles" / f"{role}-{pid}.json"
 
 
-class RoleService(mode.Service):  # type: ignore[misc]
+class RoleService(mode.Service):
     """The role's component under mode's supervision: if it dies, the process does."""
 
     def __init__(self, component: Component, announce: Path, port: int, role: str) -> None:
@@ -89,7 +89,7 @@ class RoleService(mode.Service):  # type: ignore[misc]
                 "not drained within %.0f s; what is open is recovered by the next owner", STOP_LIMIT_S
             )
 
-    @mode.Service.task  # type: ignore[untyped-decorator]
+    @mode.Service.task
     async def _watch(self) -> None:
         """A crashed lane ends the process: a supervisor starts a clean one."""
         while not self.should_stop:
@@ -134,16 +134,16 @@ def make_app(role: str, settings: Settings) -> faust.App:
 
 
 def _add_pages(app: faust.App, service: mode.Service, component: Component | None) -> None:
-    @app.page("/health")  # type: ignore[untyped-decorator]
-    async def health(view: faust.web.View, request: aioweb.Request) -> object:
+    @app.page("/health")
+    async def health(view: View, request: Request) -> Response:
         """200 while positions advance or lag is zero, 503 with the reason otherwise."""
         problem = component.alive if component is not None else ""
         if not getattr(service, "ready", True):
             problem = "starting"
         return view.json({"alive": not problem, "problem": problem}, status=503 if problem else 200)
 
-    @app.page("/metrics")  # type: ignore[untyped-decorator]
-    async def metrics(view: faust.web.View, request: aioweb.Request) -> object:
+    @app.page("/metrics")
+    async def metrics(view: View, request: Request) -> Response:
         """Prometheus text format."""
         found = dict(component.metrics()) if component is not None else {}
         found.update(getattr(service, "gauges", {}))

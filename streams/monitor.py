@@ -26,7 +26,7 @@ from sluicegate.streams.settings import Settings
 MEASURE_EVERY_S = 5.0
 
 
-class MonitorService(mode.Service):  # type: ignore[misc]
+class MonitorService(mode.Service):
     """Holds what the monitor has seen, for `/metrics`."""
 
     def __init__(self, settings: Settings, announce: Path, port: int) -> None:
@@ -86,11 +86,11 @@ class MonitorService(mode.Service):  # type: ignore[misc]
 def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -> MonitorService:
     """Give the app its agent and its leader timer."""
     service = MonitorService(settings, announce, port)
-    app.service(service)
+    app.service(service)  # type: ignore[arg-type]  # an instance serves as well as a class
     topic = app.topic(full_name(settings.env, "dead-letters"), value_serializer="raw", key_serializer="raw")
 
-    @app.agent(topic, concurrency=1)  # type: ignore[untyped-decorator]
-    async def dead_letters(stream: faust.Stream[bytes]) -> None:
+    @app.agent(topic, concurrency=1)
+    async def dead_letters(stream: faust.StreamT[bytes]) -> None:
         async for value in stream:
             try:
                 service.dead_letter(value)

@@ -54,11 +54,8 @@ def agents_register(
     """Register an agent, e.g. `sluicegate agents register support-7 --role retail`."""
     if bool(agent) == bool(file):
         raise Terminal("name one agent, or give --file agents.yaml")
-    rows = (
-        operations.read_agents(file)
-        if file
-        else [{"agent_id": agent, "tenant": tenant, "team": team, "roles": role or []}]
-    )
+    one: operations.Row = {"agent_id": agent, "tenant": tenant, "team": team, "roles": role or []}
+    rows = operations.read_agents(file) if file else [one]
     settings = attach(Settings.from_env())
     head = asyncio.run(operations.register_agents(settings, Keys(settings.home), rows, why))
     console().print(f"registered {len(rows)} agent(s) as control event {head}")

@@ -1,0 +1,133 @@
+"""The full ledger against a Faust agent that only passes events through: same broker, same machine, turn by turn.
+
+Ledger: one worker process, unsigned; each intent is routed, conformed, authorized by Cedar, validated and planned,
+with its four outcomes sealed, chained and committed in a transaction. Faust: one process, one event in, one out.
+The intents are preloaded; the clock runs from the first to the last one processed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic
+from sluicegate.streams import kafka
+from sluicegate.streams.settings import Settings
+
+from bench import common
+from bench.common import Result, Worker
+
+COUNT = int(os.environ.get("BENCH_COUNT", "30000"))
+RUNS = int(os.environ.get("BENCH_RUNS", "3"))
+SESSIONS_PER_AGENT = 20
+
+
+def run_ledger(base: Settings, name: str) -> float:
+    """Intents a second."""
+    settings = common.environment(base, name)
+    sessions = common.sessions_by_role(SESSIONS_PER_AGENT, name)
+    opened = common.opens([s for group in sessions.values() for s in group])
+    asyncio.run(common.publish(settings, "messages", opened))
+    with Worker(settings) as worker:
+        worker.wait("sluicegate_ledger_inputs_total", len(opened))
+    asyncio.run(common.publish(settings, "intents", common.intents(COUNT, sessions, name)))
+    with Worker(settings) as worker:
+        worker.wait("sluicegate_ledger_inputs_total", 1)
+        started, first = time.perf_counter(), worker.metric("sluicegate_ledger_inputs_total")
+        worker.wait("sluicegate_ledger_inputs_total", COUNT)
+        return (COUNT - first) / (time.perf_counter() - started)
+
+
+async def _faust_topics(settings: Settings, name: str) -> None:
+    client = await kafka.connect(kafka.admin(settings))
+    await client.create_topics([NewTopic(f"{name}.source", 4, 1), NewTopic(f"{name}.target", 4, 1)])
+    await client.close()
+
+
+async def _load_source(settings: Settings, name: str) -> None:
+    from sluicegate.schemas import codec
+
+    producer = await kafka.connect(kafka.producer(settings, linger_ms=5))
+    sessions = common.sessions_by_role(SESSIONS_PER_AGENT, name)
+    for record in common.intents(COUNT, sessions, name):
+        await producer.send(f"{name}.source", codec.encode(record), key=record.agent_id.encode())
+    await producer.stop()
+
+
+async def _watch_target(settings: Settings, name: str) -> float:
+    consumer = await kafka.connect(kafka.consumer(settings))
+    places = [TopicPartition(f"{name}.target", p) for p in range(4)]
+
+    async def total() -> int:
+        return sum((await consumer.end_offsets(places)).values())
+
+    deadline = time.monotonic() + 120
+    while await total() == 0 and time.monotonic() < deadline:
+        await asyncio.sleep(0.005)
+    started, first = time.perf_counter(), await total()
+    done = first
+    while done < COUNT and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+        done = await total()
+    rate = (done - first) / (time.perf_counter() - started)
+    await consumer.stop()
+    return rate
+
+
+def run_faust(base: Settings, name: str) -> float:
+    """Events a second."""
+    asyncio.run(_faust_topics(base, name))
+    asyncio.run(_load_source(base, name))
+    data = base.home / name
+    data.mkdir()
+    env = {
+        **os.environ,
+        "BENCH_ID": name,
+        "BENCH_KAFKA": base.kafka or "",
+        "BENCH_SOURCE": f"{name}.source",
+        "BENCH_TARGET": f"{name}.target",
+        "BENCH_DATA": str(data),
+    }
+    with (data / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.faust_passthrough", "-L", "uvloop", "worker"],
+            env=env, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        return asyncio.run(_watch_target(base, name))
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def main() -> None:
+    """Run and write the results."""
+    ledger: list[float] = []
+    faust: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, common.broker(Path(folder)) as settings:
+        for run in range(RUNS):
+            ledger.append(run_ledger(settings, f"l{run}"))
+            faust.append(run_faust(settings, f"f{run}"))
+            print(f"run {run}: ledger {ledger[-1]:,.0f}/s, faust {faust[-1]:,.0f}/s", flush=True)
+    conditions = (
+        f"{COUNT:,} recorded calls preloaded, 4 partitions, one process each, unsigned, medians of {RUNS} "
+        f"interleaved runs, {common.machine()}"
+    )
+    a, b = common.median(ledger), common.median(faust)
+    common.write(
+        "ledger",
+        [
+            Result("ledger.intents_per_s", a, "intents/s", conditions),
+            Result("ledger.vs_faust", a, "intents/s", conditions, "faust pass-through events/s", a / b),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

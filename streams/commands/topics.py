@@ -1,0 +1,119 @@
+"""`sluicegate topics list | create | plan`: the topics of an environment, and the rights on them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from sluicegate.schemas.topics import TOPICS, full_name
+from sluicegate.streams import acl, kafka
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.topics import config_of
+
+EXIT_FOUND = 1
+
+topics = typer.Typer(help="List, make and plan topics and the rights on them.", no_args_is_help=True)
+
+
+class PlanFormat(StrEnum):
+    """What `topics plan` prints."""
+
+    TABLE = "table"
+    ACL = "acl"
+    KAFKA_ACLS = "kafka-acls"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(topics, name="topics")
+
+
+@topics.command("list")
+def topics_list(output: OutputOption = Format.TABLE) -> None:
+    """List this environment's topics as Kafka has them, e.g. `sluicegate topics list -o json`.
+
+    Exit code 1 when one is missing or has another number of partitions than the ledger.
+    """
+    settings = attach(Settings.from_env())
+    found = asyncio.run(counts(settings))
+    rows = judge(settings, found)
+    show(("topic", "partitions", "state"), rows, output)
+    if any(row[2] != "ok" for row in rows):
+        raise typer.Exit(EXIT_FOUND)
+
+
+@topics.command("create")
+def topics_create() -> None:
+    """Make what is missing, and control's genesis, e.g. `sluicegate topics create`.
+
+    Changes nothing that exists. The number of partitions is SLUICEGATE_PARTITIONS, fixed for ever.
+    """
+    from sluicegate.streams import stack
+
+    settings = attach(Settings.from_env())
+    before = asyncio.run(counts(settings))
+    control = asyncio.run(stack.prepare(settings))
+    made = sum(full_name(settings.env, t.name) not in before for t in TOPICS)
+    console().print(
+        f"{made} topic(s) made, {len(TOPICS) - made} were there; log {control.log_id.hex()} with "
+        f"{control.partitions} partitions, control event {control.head}",
+        markup=False,
+    )
+
+
+@topics.command("plan")
+def topics_plan(
+    form: Annotated[
+        PlanFormat, typer.Option("--format", help="table, acl (JSON) or kafka-acls (commands)")
+    ] = PlanFormat.TABLE,
+    principal: Annotated[
+        list[str] | None,
+        typer.Option("--principal", help="role=User:name, else User:<env>-<role>; may be repeated"),
+    ] = None,
+) -> None:
+    """What somebody else would have to make, e.g. `sluicegate topics plan --format kafka-acls`.
+
+    Never connects to Kafka.
+    """
+    settings = Settings.from_env()
+    if form is PlanFormat.TABLE:
+        rows = [
+            (full_name(settings.env, t.name), settings.partitions if t.keyed else 1, *config_of(t).values())
+            for t in TOPICS
+        ]
+        show(("topic", "partitions", *config_of(TOPICS[0])), rows, Format.TABLE)
+        return
+    rights = acl.plan(settings.env, acl.parse_principals(principal or []))
+    if form is PlanFormat.ACL:
+        print(json.dumps([asdict(right) for right in rights], indent=2))
+    else:
+        print("\n".join(right.line() for right in rights))
+
+
+async def counts(settings: Settings) -> dict[str, int]:
+    """Full name -> number of partitions of this environment's topics."""
+    client = await kafka.connect(kafka.admin(settings))
+    try:
+        found = await client.describe_topics()
+    finally:
+        await client.close()
+    ours = {full_name(settings.env, t.name) for t in TOPICS}
+    return {t["topic"]: len(t["partitions"]) for t in found if t["topic"] in ours}
+
+
+def judge(settings: Settings, found: dict[str, int]) -> list[tuple[str, int, str]]:
+    """(topic, partitions, ok or what is wrong) of every topic there should be."""
+    log = found.get(full_name(settings.env, "outcomes"), settings.partitions)
+    rows = []
+    for topic in TOPICS:
+        name = full_name(settings.env, topic.name)
+        want, have = (log if topic.keyed else 1), found.get(name, 0)
+        state = "ok" if have == want else "missing" if not have else f"needs {want} partitions"
+        rows.append((name, have, state))
+    return rows

@@ -1,0 +1,87 @@
+"""Authorize: default deny, forbid wins, an error refuses, and refusals name the nearest permit."""
+
+import json
+
+from sluicegate.processors import cedar, conform
+from sluicegate.processors.control import Agent
+from sluicegate.processors.explain_policy import nearest_permit
+from sluicegate.processors.release import compile_release
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"amount": {"type": "number"}, "n": {"type": "integer"}, "to": {"type": "string"}},
+}
+CONTRACT = {
+    "name": "pay",
+    "inputSchema": SCHEMA,
+    "x-sluicegate": {"class": "irreversible", "executor": {"kind": "http", "url": "http://tool/"}},
+}
+AGENT = Agent("a", "t", "team", ("clerk",))
+
+
+def verdict(policies: str, args: bytes, *, agent: Agent = AGENT) -> tuple[cedar.Verdict, str]:
+    files = {
+        "release.yaml": "name: r\nversion: '1'\n",
+        "contracts/pay.json": json.dumps(CONTRACT),
+        "policies/p.cedar": policies,
+    }
+    release = compile_release(files)
+    tool = release.tools["pay"]
+    found = conform.conform(tool.validator, tool.typer, args)
+    assert isinstance(found, conform.Conformed), found
+    cut = cedar.slice_for(release.book, agent.roles, "pay")
+    entities = cedar.entities_for(release.book, agent, "pay", tool.tool_class)
+    request = cedar.request_of(agent, "pay", {"args": found.cedar, "environment": "dev"})
+    return cedar.evaluate(cut, entities, request), nearest_permit(cut, entities, request, found.args)
+
+
+SMALL = '@id("refund-small") permit(principal in Role::"clerk", action == Action::"pay", resource) '
+SMALL += 'when { context.args.amount.lessThanOrEqual(decimal("100.0")) };'
+
+
+def test_default_deny() -> None:
+    answer, near = verdict('@id("x") forbid(principal, action == Action::"other", resource);', b"{}")
+    assert (answer.allowed, answer.policies, answer.error, near) == (False, [], "", "")
+
+
+def test_the_determining_policies_are_recorded() -> None:
+    answer, _ = verdict(SMALL, b'{"amount":100}')
+    assert (answer.allowed, answer.policies) == (True, ["refund-small"])
+
+
+def test_the_nearest_permit_is_named() -> None:
+    answer, near = verdict(SMALL, b'{"amount":250}')
+    assert not answer.allowed
+    assert near == "`refund-small` fails on `amount <= 100`, got 250"
+
+
+def test_forbid_wins() -> None:
+    answer, _ = verdict(SMALL + '@id("no") forbid(principal, action, resource);', b'{"amount":1}')
+    assert (answer.allowed, answer.policies) == (False, ["no"])
+
+
+def test_erring_forbid_never_permits() -> None:
+    policies = '@id("all") permit(principal, action, resource);'
+    policies += '@id("cap") forbid(principal, action, resource) when { context.args.n > 100 };'
+    answer, _ = verdict(policies, b"{}")  # no `n`: Cedar skips the forbid and would allow
+    assert not answer.allowed
+    assert answer.error
+
+
+def test_a_number_as_text_never_reaches_a_policy() -> None:
+    release = compile_release(
+        {
+            "release.yaml": "name: r\nversion: '1'\n",
+            "contracts/pay.json": json.dumps(CONTRACT),
+            "policies/p.cedar": SMALL,
+        }
+    )
+    tool = release.tools["pay"]
+    found = conform.conform(tool.validator, tool.typer, b'{"amount":"5000"}')
+    assert isinstance(found, conform.Misfit)
+    assert found.reason == "schema_violation"
+
+
+def test_roles_outside_the_slice_get_nothing() -> None:
+    answer, near = verdict(SMALL, b'{"amount":1}', agent=Agent("b", "t", "team", ("guest",)))
+    assert (answer.allowed, near) == (False, "")

@@ -1,0 +1,35 @@
+"""Sessions and deadlines: who may say what the user said, and that nothing begins after nobody waits."""
+
+from sluicegate.schemas.records import Intent
+
+from tests.driver import AGENT, SESSION, Driver
+
+
+def driver() -> Driver:
+    d = Driver()
+    d.open_session()
+    return d
+
+
+def test_an_agent_cannot_report_its_own_user_messages() -> None:
+    d = driver()
+    intent = Intent("fake", AGENT, SESSION, "session.user_said", "", b"{}", d.now, None)
+    decision = d.feed("intents", intent)
+    assert [(o.status, o.reason) for o in decision.outcomes] == [("session_refused", "unknown_kind")]
+    session = next(iter(d.state.sessions.values()))
+    assert session.user_messages == 0
+
+
+def test_an_offer_ends_with_the_intents_own_deadline() -> None:
+    d = driver()
+    deadline = d.now + 1_000_000
+    (dispatch,) = d.call(deadline_at=deadline).dispatches
+    assert dispatch.not_after == deadline
+
+
+def test_decide_is_total_for_any_bytes() -> None:
+    d = driver()
+    for value in (b"", b"\xc3\x01", b"\xc3\x01" + bytes(8), b"\x00" * 300_000):
+        decision = d.feed("intents", value)
+        assert decision.outcomes[0].status == "unreadable"
+        assert decision.dead_letters
