@@ -1,0 +1,53 @@
+"""`sluicegate status`: where everything stands, on one screen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import typer
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.status import PartitionStatus
+from sluicegate.streams.status import status as ask
+
+COLUMNS = ("partition", "head seq", "last decided", "control", "input lag", "sink lag")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def status(output: OutputOption = Format.TABLE) -> None:
+        """Show heads, lags, release, agents, open intents and who works, e.g. `sluicegate status -o json`."""
+        found = asyncio.run(ask(attach(Settings.from_env())))
+        if output in (Format.JSON, Format.JSONL):
+            print(json.dumps(found.as_json(), indent=2 if output is Format.JSON else None))
+            return
+        show(COLUMNS, [_row(p) for p in found.partitions], output, f"ledger {found.log_id} of `{found.env}`")
+        if output is Format.CSV:
+            return
+        out = console()
+        release = f"{found.release_name} {found.release[:19]}" if found.release else "none, deploy one"
+        out.print(f"control    event {found.control_head}, {found.signing} mode, {found.agents} agents")
+        out.print(f"release    {release}")
+        roles = [
+            f"{role} {count}" if count else f"[red]{role} 0[/red]" for role, count in found.members.items()
+        ]
+        out.print("processes  " + ", ".join(roles))
+        if found.open_intents is None:
+            out.print(f"[yellow]clickhouse {found.clickhouse}[/yellow]")
+        else:
+            still = ", ".join(f"{n:,} {state}" for state, n in found.open_intents.items())
+            out.print(f"open       {still or 'no intents'}")
+
+
+def _row(part: PartitionStatus) -> tuple[object, ...]:
+    at = (
+        datetime.fromtimestamp(part.decided_at / 1e6, UTC).isoformat(timespec="seconds")
+        if part.decided_at
+        else ""
+    )
+    return (str(part.partition), part.seq, at, part.control_head, part.input_lag, part.sink_lag)

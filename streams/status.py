@@ -1,0 +1,139 @@
+"""Where everything stands: the ledger's heads, how far inputs and sink trail, what is deployed, who works.
+
+Asks Kafka, the group coordinator and, if it is there, ClickHouse. Reads only. Next: `commands/status.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from sluicegate.schemas.errors import SluicegateError
+from sluicegate.schemas.topics import INPUTS
+from sluicegate.streams import control_log, kafka, topics
+from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.tail import newest
+
+FETCH_WAIT_MS = 20
+COUNTED_LAG = 1_000
+"""A lag of up to this many offsets is counted record by record: offsets have holes, one for each transaction."""
+WORKING_ROLES = ("ledger", "executor", "projector", "monitor")
+
+_SINK = """
+SELECT src_partition, toInt64(max(seq)) FROM `{database}`.events
+WHERE src_topic = 'outcomes' AND log_id = unhex('{log_id}') GROUP BY src_partition
+"""
+_OPEN = "SELECT state, count() FROM `{database}`.intents WHERE life = 'open' AND log = '{log_id}' GROUP BY state ORDER BY state"
+
+
+@dataclass(slots=True)
+class PartitionStatus:
+    """One ledger partition. `sink_lag` None: ClickHouse did not say."""
+
+    partition: int
+    seq: int = -1
+    decided_at: int = 0
+    control_head: int = -1
+    input_lag: int = 0
+    sink_lag: int | None = None
+
+
+@dataclass(slots=True)
+class Status:
+    """The whole environment. `members`: processes in each role's group; Faust's roles are counted alike."""
+
+    env: str
+    log_id: str = ""
+    signing: str = ""
+    control_head: int = -1
+    release: str = ""
+    release_name: str = ""
+    agents: int = 0
+    members: dict[str, int] = field(default_factory=dict)
+    partitions: list[PartitionStatus] = field(default_factory=list)
+    open_intents: dict[str, int] | None = None
+    clickhouse: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `-o json`."""
+        return asdict(self)
+
+
+async def status(settings: Settings) -> Status:
+    """Ask everybody. Raises `Retryable` when Kafka is away; without ClickHouse its numbers are missing."""
+    result = Status(settings.env)
+    count = await topics.partitions_of(settings)
+    control = (await control_log.read(settings)).control
+    result.log_id, result.signing, result.control_head = control.log_id.hex(), control.signing, control.head
+    result.release, result.release_name = control.deployed, control.published.get(control.deployed, "")
+    result.agents = len(control.agents)
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    admin = await kafka.connect(kafka.admin(settings))
+    try:
+        for stretch in await stretches(consumer, places(settings.env, "outcomes", range(count))):
+            part = PartitionStatus(stretch.place.partition)
+            for event in await newest(consumer, stretch, 1):
+                h = event.header
+                part.seq, part.decided_at, part.control_head = h.seq, h.decided_at, h.control_head
+            result.partitions.append(part)
+        await _input_lag(settings, consumer, admin, result)
+        result.members = {
+            role: await _members(admin, f"sluicegate.{settings.env}.{role}") for role in WORKING_ROLES
+        }
+    finally:
+        await admin.close()
+        await consumer.stop()
+    await asyncio.to_thread(_clickhouse, settings, result)
+    return result
+
+
+async def _input_lag(
+    settings: Settings, consumer: AIOKafkaConsumer, admin: AIOKafkaAdminClient, result: Status
+) -> None:
+    """By the ledger group's committed offsets, which trail the ledger itself by a second."""
+    done = await admin.list_consumer_group_offsets(f"sluicegate.{settings.env}.ledger")
+    for topic in INPUTS:
+        wanted = places(settings.env, topic, [p.partition for p in result.partitions])
+        for stretch in await stretches(consumer, wanted):
+            at = done[stretch.place].offset if stretch.place in done else stretch.begin
+            result.partitions[stretch.place.partition].input_lag += await _records(consumer, stretch, at)
+
+
+async def _records(consumer: AIOKafkaConsumer, stretch: Stretch, start: int) -> int:
+    lag = max(0, stretch.end - max(start, stretch.begin))
+    if lag > COUNTED_LAG:
+        return lag
+    count = 0
+    async for batch in scan(consumer, stretch.place, stretch.end - lag, stretch.end):
+        count += len(batch)
+    return count
+
+
+async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
+    try:
+        [answer] = await admin.describe_consumer_groups([group])
+    except KafkaError:  # not allowed to ask, or no coordinator yet
+        return 0
+    return sum(len(g[5]) for g in answer.groups)  # (error, group, state, protocol type, protocol, members)
+
+
+def _clickhouse(settings: Settings, result: Status) -> None:
+    from clickhouse_connect.driver.exceptions import Error
+    from sluicegate.sinks.embedded import connect, database
+
+    try:
+        client, name = connect(settings), database(settings)
+        rows = client.query(_SINK.format(database=name, log_id=result.log_id)).result_rows
+        states = client.query(_OPEN.format(database=name, log_id=result.log_id)).result_rows
+    except (SluicegateError, Error, OSError) as error:
+        result.clickhouse = " ".join(str(error).split())[:200]
+        return
+    seqs = {int(p): int(seq) for p, seq in rows}
+    for part in result.partitions:
+        part.sink_lag = max(0, part.seq - seqs.get(part.partition, -1))
+    result.open_intents = {str(state): int(n) for state, n in states}
