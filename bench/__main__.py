@@ -1,0 +1,21 @@
+"""`python -m bench [NAME ...]`: run the benches, one after the other."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+ALL = ("ledger", "latency", "sink", "recovery", "sustained")
+
+
+def main() -> None:
+    """Run the named benches, or all."""
+    for name in sys.argv[1:] or ALL:
+        if name not in ALL:
+            sys.exit(f"bench `{name}` does not exist, choose from {', '.join(ALL)}")
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"bench.{name}").main()
+
+
+if __name__ == "__main__":
+    main()
