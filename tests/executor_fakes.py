@@ -92,6 +92,7 @@ class FakeLog:
     token: str = ""
     before_commit: Callable[[], Awaitable[None]] | None = None
     after_commit: Callable[[], Awaitable[None]] | None = None
+    fetch_error: Exception | None = None
     opened: int = 0
     closed: int = 0
     _position: int = 0
@@ -110,6 +111,10 @@ class FakeLog:
         return self._position
 
     async def fetch(self, limit: int) -> list[Fetched]:
+        await asyncio.sleep(0.001)  # a network never answers at once: others go first
+        if self.fetch_error is not None:
+            error, self.fetch_error = self.fetch_error, None
+            raise error
         if self._position >= len(self.records):
             self._more.clear()
             try:

@@ -16,6 +16,7 @@ from sluicegate.executors import claim_log as claim_log_module
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.executors.claim_log import Claim, KafkaClaimLog, group_of
 from sluicegate.executors.dispatcher import Executor
+from sluicegate.executors.lane import OFFSETS_EVERY_S
 from sluicegate.executors.reports import mac_signer
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.records import DeadLetter, Dispatch, Envelope, Receipt
@@ -141,13 +142,14 @@ def test_claims_and_receipts(kafka: str) -> None:
             seen.add((one.dispatch_id, receipt.kind))
         assert len({headers["ce_id"] for _, _, _, headers in world.receipts}) == 35
         assert executor.alive == ""
-        for index in range(PARTITIONS):  # reads alone move the offset too, a little later
-            there = sum(partition_of(d.agent_id, PARTITIONS) == index for d in work)
-            for _ in range(100):
-                if await world.offset(index) >= there:
-                    break
-                await asyncio.sleep(0.05)
-            assert await world.offset(index) >= there
+
+        reads = [dispatch(100 + i, agent=f"agent-{i}", tool_class="read_only") for i in range(20)]
+        await world.put(*reads)
+        await until(lambda: len(world.of("finished")) == 40, 20)
+        await asyncio.sleep(2 * OFFSETS_EVERY_S)  # reads alone move the offset too, a little later
+        for index in range(PARTITIONS):
+            there = sum(partition_of(d.agent_id, PARTITIONS) == index for d in work + reads)
+            assert await world.offset(index) == there
 
     run(kafka, scenario)
 
@@ -202,6 +204,8 @@ def test_each_dispatch_is_claimed_and_called_once_while_executors_come_and_go(ka
         second = await world.executor(adapters[1], "second", concurrency=8)
         await until(lambda: second.counters.finished > 20, 20)
         assert first.lanes.keys() | second.lanes.keys() == set(range(PARTITIONS))
+        assert len(first.lanes) == len(second.lanes) == 2
+        await until(lambda: len(first._tasks) == 2, 10)  # the lanes it lost have ended
         await first.stop()
         await publishing
         await until(lambda: len({r.intent_id for r in world.of("finished")}) == len(work), 30)

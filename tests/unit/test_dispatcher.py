@@ -223,6 +223,50 @@ def test_refused_commit_is_claimed_again_and_called_once() -> None:
     assert (b.log.opened, b.calls.counters.taints) == (3, 2)
 
 
+def test_claim_that_was_called_is_never_said_to_be_unsent() -> None:
+    """Its token is still the last one when the lane fails for another reason."""
+    b = bench()
+
+    async def scenario() -> None:
+        b.log.put(dispatch(1))
+        await until(lambda: b.receipts)
+        b.log.fetch_error = KafkaConnectionError()
+        await until(lambda: b.log.opened == 2)
+        b.log.put(dispatch(2))
+        await until(lambda: len(b.receipts) == 2)
+
+    b.run(scenario)
+    assert [r.kind for r in b.receipts] == ["finished", "finished"]
+
+
+def test_what_waited_behind_a_failed_claim_is_read_again() -> None:
+    b = bench()
+    release = asyncio.Event()
+
+    async def fail() -> None:
+        b.log.before_commit = None
+        await release.wait()
+        raise KafkaConnectionError
+
+    async def scenario() -> None:
+        b.log.before_commit = fail
+        b.log.put(dispatch(0))
+        await settled(0.05)
+        b.log.put(dispatch(1), dispatch(2))
+        await settled(0.05)
+        release.set()
+        await until(lambda: len(b.receipts) == 3)
+
+    b.run(scenario)
+    assert set(b.called.values()) == {1}
+    assert len(b.called) == len(b.log.claims) == 3
+    for (
+        receipts,
+        offset,
+    ) in b.log.claimed:  # a claim beyond its offset would be read, and claimed, a second time
+        assert all(int(r.intent_id.removeprefix("intent-")) < offset for r in receipts)
+
+
 def test_offset_covers_claims() -> None:
     """Whatever the mixture: no dispatch below a committed offset is unclaimed, unless it is a read."""
     rng = random.Random(7)
@@ -312,14 +356,17 @@ def test_past_its_lease_is_dropped_without_a_word(tool_class: str) -> None:
 
 
 def test_lease_that_ends_while_waiting_for_a_slot_is_dropped() -> None:
-    b = bench(adapter=FakeAdapter(sleeping(0.3)), concurrency=1)
+    """Two lanes fetch for the one free slot; the second has to wait too long for it."""
+    b = bench(adapter=FakeAdapter(sleeping(0.3)), concurrency=1, lanes=2)
 
     async def scenario() -> None:
-        b.log.put(dispatch(1, tool_class="read_only"), dispatch(2, tool_class="read_only", lease_s=0.1))
+        for i, log in enumerate(b.logs):
+            log.put(dispatch(i, tool_class="read_only", lease_s=0.1))
         await until(lambda: b.calls.counters.late == 1)
+        await settled()
 
     b.run(scenario)
-    assert b.called == {"key-agent-1-1": 1}
+    assert sum(b.called.values()) == 1
 
 
 def test_clock_behind_the_ledger_does_not_lengthen_a_lease() -> None:
@@ -403,6 +450,19 @@ def test_bounded_concurrency_over_all_lanes() -> None:
     b.run(scenario)
     assert adapter.most_at_once == 3  # reached, and never passed
     assert b.calls.counters.most_at_once == 3
+
+
+def test_claim_never_waits_for_the_slot_of_another() -> None:
+    """Of two dispatches fetched together only one finds a slot: it is claimed at once, with the slot it holds."""
+    b = bench(adapter=FakeAdapter(sleeping(0.5)), concurrency=2, lanes=2)
+
+    async def scenario() -> None:
+        b.logs[0].put(dispatch(0, tool_class="read_only"))
+        b.logs[1].put(dispatch(1), dispatch(2))
+        await until(lambda: len(b.called) == 2, 0.3)
+        assert "key-agent-1-1" in b.called
+
+    b.run(scenario)
 
 
 def test_receipts_wait_for_kafka_and_stop_new_calls() -> None:

@@ -623,6 +623,23 @@ def test_secret_reaches_the_tool_and_nothing_else(tmp_path: Path, caplog: pytest
     assert b"***" in answers[0].result  # type: ignore[union-attr]
 
 
+def test_half_a_secret_is_no_answer_either() -> None:
+    """A refusal made of nothing but a long secret: where reading stops, half of one is left."""
+    long = "canary-" * 290
+    answers: list[Answer] = []
+
+    async def echo(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=400, text=request.headers["X-Key"] * 40)
+
+    async def scenario(tool: Tool) -> None:
+        answers.append(await tool.call(headers={"X-Key": "${secret:env:API_TOKEN}"}))
+
+    Tool(echo, {"API_TOKEN": long}).run(scenario)
+    assert isinstance(answers[0], Failed)
+    assert answers[0].error.startswith("400:")
+    assert "canary" not in answers[0].error
+
+
 @pytest.mark.parametrize(
     ("reference", "environ"),
     [
