@@ -82,9 +82,7 @@ async def status(settings: Settings) -> Status:
                 part.seq, part.decided_at, part.control_head = h.seq, h.decided_at, h.control_head
             result.partitions.append(part)
         await _input_lag(settings, consumer, admin, result)
-        result.members = {
-            role: await _members(admin, f"sluicegate.{settings.env}.{role}") for role in WORKING_ROLES
-        }
+        result.members = {role: await _members(admin, settings.env, role) for role in WORKING_ROLES}
     finally:
         await admin.close()
         await consumer.stop()
@@ -114,12 +112,14 @@ async def _records(consumer: AIOKafkaConsumer, stretch: Stretch, start: int) -> 
     return count
 
 
-async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
+async def _members(admin: AIOKafkaAdminClient, env: str, role: str) -> int:
+    groups = [f"sluicegate.{env}.{role}", f"{env}.{role}"]  # the projector's has no prefix
     try:
-        [answer] = await admin.describe_consumer_groups([group])
+        answers = [await admin.describe_consumer_groups([group]) for group in groups]
     except KafkaError:  # not allowed to ask, or no coordinator yet
         return 0
-    return sum(len(g[5]) for g in answer.groups)  # (error, group, state, protocol type, protocol, members)
+    # (error, group, state, protocol type, protocol, members)
+    return sum(len(g[5]) for answer in answers for one in answer for g in one.groups)
 
 
 def _clickhouse(settings: Settings, result: Status) -> None:
