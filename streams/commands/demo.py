@@ -110,7 +110,7 @@ def _next(out: Console, report: play.Report, keep: bool) -> None:
     out.print("\nTry next" + ("" if keep else " (after `sluicegate up` in another terminal)") + ":")
     out.print(f"  sluicegate explain {intent}", markup=False)
     out.print(
-        '  sluicegate query "select tool, reason, count() n from refusals group by all order by n desc"',
+        '  sluicegate query "select tool, state, last_reason, count() n from intents group by all order by n desc limit 10"',
         markup=False,
     )
     out.print("  sluicegate replay --mode check", markup=False)

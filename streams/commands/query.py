@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     def query(
         sql: Annotated[str, typer.Argument(help="one select")], output: OutputOption = Format.TABLE
     ) -> None:
-        """Ask ClickHouse, e.g. `sluicegate query "select status, count() from intents group by status"`.
+        """Ask ClickHouse, e.g. `sluicegate query "select state, count() from intents group by state"`.
 
         Tables: events, contents, ingest_batches. Views: intents, decisions, refusals, tool_failures, latency.
         """
