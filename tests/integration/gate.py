@@ -1,0 +1,297 @@
+"""A gate in this process, on a real broker: one LedgerService, a tool that always answers, and an agent to ask.
+
+    with running(settings) as (loop, gate):
+        reply = loop.run(gate.ask(gate.intent("desk.read")))
+
+The release is `tests/driver.py`'s. An input goes to its topic as bytes, so a test may send anything at all; what came
+of it is read back from Kafka: replies, committed ledger records, dead letters. It waits for those, never for luck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
+from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.executors.dispatcher import Executor
+from sluicegate.executors.reports import Signer
+from sluicegate.schemas import codec
+from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
+from sluicegate.schemas.topics import full_name, partition_of
+from sluicegate.streams import control_log, kafka, releases, topics
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.ledger_service import LedgerService, wall_clock
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.verify import Report, verify
+
+from tests.driver import AGENT, Event, Record, agents, read, release, release_files
+from tests.executor_fakes import FakeAdapter
+
+LIMIT_S = 30.0
+POLL_S = 0.01
+RESULT = b'{"ok":true}'
+SESSION = "session-1"
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
+    """Wait for a condition; fails, with its name, when it does not come true."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}"
+        await asyncio.sleep(POLL_S)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def new_settings(bootstrap: str, home: object, partitions: int = 2) -> Settings:
+    """An environment nobody else has."""
+    return Settings(env=f"gate-{new_id()}", kafka=bootstrap, home=home, partitions=partitions)  # type: ignore[arg-type]
+
+
+def intent(
+    tool: str = "desk.read", arguments: bytes | dict[str, object] = b"{}", *, agent: str = AGENT,
+    intent_id: str = "", session: str = SESSION, issued_at: int = 0, deadline_at: int | None = None,
+) -> Intent:  # fmt: skip
+    """A tool call, not sent."""
+    raw = arguments if isinstance(arguments, bytes) else orjson.dumps(arguments)
+    return Intent(
+        intent_id or new_id(), agent, session, "tool_call", tool, raw, issued_at or now_us(), deadline_at
+    )
+
+
+async def _answer(_: Dispatch) -> Answer:
+    return Finished(RESULT)
+
+
+@dataclass
+class Gate:
+    """A running gate.
+
+    Attributes:
+        replies: (partition it was read from, reply), as they came.
+        events: (ledger partition, committed record), as they came.
+    """
+
+    settings: Settings
+    service: LedgerService
+    keys: Keys
+    adapter: FakeAdapter = field(default_factory=lambda: FakeAdapter(_answer))
+    replies: list[tuple[int, Reply]] = field(default_factory=list)
+    events: list[tuple[int, Event]] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    wrap: Callable[[bytes, str], bytes] = lambda value, topic: value
+    """What happens to a record's bytes before they are sent: nothing, or a signature."""
+    _producer: AIOKafkaProducer | None = None
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    async def put(
+        self, topic: str, value: bytes | None, *, agent: str = AGENT, partition: int | None = None
+    ) -> RecordMetadata:
+        """Publish bytes; by default where the agent's records belong."""
+        assert self._producer is not None
+        where = partition_of(agent, self.settings.partitions) if partition is None else partition
+        name = full_name(self.settings.env, topic)
+        return await self._producer.send_and_wait(name, value, key=agent.encode(), partition=where)
+
+    async def ask(self, record: Intent, *, partition: int | None = None, value: bytes | None = None) -> Reply:
+        """Publish an intent, or `value` in its place, and wait for the next reply about its id."""
+        before = len(self.replies)
+        sent = self.wrap(codec.encode(record), "intents") if value is None else value
+        await self.put("intents", sent, agent=record.agent_id, partition=partition)
+        return (await self.answer(record.intent_id, before))[1]
+
+    async def answer(self, ident: str, since: int = 0) -> tuple[int, Reply]:
+        """The first reply about this id since the `since`th, and the partition it came from."""
+        found: list[tuple[int, Reply]] = []
+
+        def there() -> bool:
+            found[:] = [pair for pair in self.replies[since:] if pair[1].intent_id == ident]
+            return bool(found)
+
+        await until(there, f"a reply about `{ident}`")
+        return found[0]
+
+    async def open_session(self, agent: str = AGENT, session: str = SESSION) -> None:
+        """A channel opens a session."""
+        ident = new_id()
+        message = Message(ident, agent, session, "session.open", now_us(), on_behalf_of="person-1")
+        await self.put("messages", self.wrap(codec.encode(message), "messages"), agent=agent)
+        assert (await self.answer(ident))[1].status == "opened"
+
+    async def good(self) -> None:
+        """An ordinary call on every partition goes through."""
+        for agent in self.everywhere():
+            reply = await self.ask(intent("desk.read", {"value": "good"}, agent=agent))
+            assert (reply.status, reply.result) == ("released", RESULT), reply
+
+    def everywhere(self) -> list[str]:
+        """A banking agent of every partition, `AGENT` among them."""
+        names = [AGENT, *(str(a["agent_id"]) for a in agents() if str(a["agent_id"]).startswith("banking-"))]
+        chosen: dict[int, str] = {}
+        for name in names:
+            chosen.setdefault(partition_of(name, self.settings.partitions), name)
+        assert len(chosen) == self.settings.partitions
+        return list(chosen.values())
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    async def decided(self, place: RecordMetadata) -> list[Event]:
+        """What the ledger committed about one input: all of it is in one transaction, which was read."""
+        topic = place.topic.removeprefix(f"{self.settings.env}.")
+        where = (topic, place.partition, place.offset)
+
+        def mine() -> list[Event]:
+            headers = [(e, e.header) for _, e in list(self.events)]
+            return [e for e, h in headers if (h.input_topic, h.input_partition, h.input_offset) == where]
+
+        await until(mine, f"a decision about {where}")
+        return mine()
+
+    async def letter(self, place: RecordMetadata) -> DeadLetter:
+        """The one dead letter of one input."""
+        where = (place.topic.removeprefix(f"{self.settings.env}."), place.partition, place.offset)
+
+        def mine() -> list[DeadLetter]:
+            return [d for d in self.letters if (d.topic, d.partition, d.offset) == where]
+
+        await until(mine, f"a dead letter of {where}")
+        [found] = mine()
+        return found
+
+    def life(self, ident: str) -> list[str]:
+        """The statuses of an intent as the ledger has them, in order."""
+        return [e.header.status for _, e in self.events if e.header.intent_id == ident]
+
+    async def intact(self) -> Report:
+        """`ledger verify` finds nothing."""
+        report = await verify(self.settings, clickhouse=False)
+        assert report.ok, report.as_json()
+        return report
+
+    async def follow(self, consumer: AIOKafkaConsumer) -> None:
+        """Read what comes out, for as long as the gate runs."""
+        while True:
+            try:
+                batches = await consumer.getmany(timeout_ms=100)
+            except KafkaError:  # the broker is being restarted
+                await asyncio.sleep(POLL_S)
+                continue
+            for place, found in batches.items():
+                for record in found:
+                    self._take(place, record.offset, record.value)
+
+    def _take(self, place: TopicPartition, offset: int, value: bytes) -> None:
+        if place.topic.endswith(".outcomes"):
+            self.events.append((place.partition, read(Record(offset, value))))
+        elif place.topic.endswith(".replies"):
+            self.replies.append((place.partition, codec.decode_as(Reply, value)))
+        else:
+            self.letters.append(codec.decode_as(DeadLetter, value))
+
+
+async def prepare(settings: Settings, keys: Keys, signing: str = "dev") -> None:
+    """Topics, genesis, the example's agents and the test release."""
+    await topics.create(settings)
+    await control_log.ensure_genesis(settings, keys, settings.partitions, signing)
+    digest = await releases.publish(settings, release_files())
+    about = {"digest": digest, "name": release().name, "version": release().version}
+    events: list[tuple[str, dict[str, object]]] = [
+        ("agents.registered", {"agents": agents()}),
+        ("release.published", about),
+        ("release.deployed", {"digest": digest}),
+    ]
+    await control_log.append(settings, keys, events, who="a test", why="a test")
+
+
+@contextlib.asynccontextmanager
+async def gate(
+    settings: Settings,
+    *,
+    signing: str = "dev",
+    control: list[tuple[str, dict[str, object]]] | None = None,
+    signer: Signer | None = None,
+    clock: Callable[[], int] = wall_clock,
+) -> AsyncIterator[Gate]:
+    """A gate in the running loop, with a session open for nobody yet. `control`: further events before it starts."""
+    async with contextlib.AsyncExitStack() as stack:
+        keys = Keys(settings.home)
+        stack.callback(keys.close)
+        await prepare(settings, keys, signing)
+        if control:
+            await control_log.append(settings, keys, control, who="a test", why="a test")
+        made = Gate(settings, LedgerService(settings, keys, clock=clock), keys)
+        made._producer = await kafka.connect(kafka.producer(settings))
+        stack.push_async_callback(made._producer.stop)
+        consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
+        stack.push_async_callback(consumer.stop)
+        places = [TopicPartition(full_name(settings.env, "dead-letters"), 0)]
+        for name in ("outcomes", "replies"):
+            places += [TopicPartition(full_name(settings.env, name), p) for p in range(settings.partitions)]
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        following = asyncio.create_task(made.follow(consumer))
+        stack.push_async_callback(_end, following)
+        executor = Executor(settings, {"http": made.adapter}, name="gate", signer=signer)
+        await made.service.start()
+        stack.push_async_callback(lambda: made.service.stop())  # the one it has by then
+        await executor.start()
+        stack.push_async_callback(executor.stop)
+        yield made
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+class Loop:
+    """An event loop in a thread of its own, so that a module's tests share what runs in it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gate-loop")
+        self._thread.start()
+
+    def run(self, work: Coroutine[object, object, T], limit_s: float = 90.0) -> T:
+        """Run to its end and return what it returned."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(limit_s)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@contextlib.contextmanager
+def running(settings: Settings, **options: object) -> Iterator[tuple[Loop, Gate]]:
+    """A gate for the tests of one module, every agent of `everywhere` in session."""
+    loop = Loop()
+    context = gate(settings, **options)  # type: ignore[arg-type]
+    try:
+        made = loop.run(context.__aenter__())
+        try:
+            yield loop, made
+        finally:
+            loop.run(context.__aexit__(None, None, None))
+    finally:
+        loop.close()
