@@ -25,7 +25,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import kafka, releases
+from sluicegate.streams import kafka, mac_keys, releases
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
@@ -51,7 +51,7 @@ class ControlReader:
         self._confirmed_at = 0.0
         self._with_release = with_release
         self._compiled: dict[str, CompiledRelease] = {}
-        self.control = Control()
+        self.control = Control(mac_keys=mac_keys.load(settings.home))
         self.prev_hash = ZERO_HASH
         self.history: list[Control] | None = [] if keep_history else None
         self.changed = asyncio.Event()
