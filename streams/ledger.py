@@ -226,7 +226,10 @@ class Lane:
             wait_ms = IDLE_POLL_MS if due is None else max(1, min(IDLE_POLL_MS, (due - now) // 1000))
             fetched = await self.service.poll(self.places.values(), wait_ms, BATCH_RECORDS)
             for topic in INPUTS:
+                decided = self.state.positions.get(topic, 0)
                 for record in fetched.get(self.places[topic], ()):
+                    if record.offset < decided:
+                        continue  # fetched before a seek: decided already
                     self._waiting.append(Input(topic, self.index, record.offset, record.value or b""))
         return self._waiting  # type: ignore[return-value]
 

@@ -107,12 +107,13 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         """Start and end lanes. Heartbeats do not run in here, so it never waits for long."""
         if self._closing or self._consumer is None:
             return
+        # First and without an await: nothing may be fetched from where the group's offsets point.
+        self._consumer.pause(*self._consumer.assignment())
         held: dict[int, int] = {}
         for place in self._consumer.assignment():
             held[place.partition] = held.get(place.partition, 0) + 1
         mine = {index for index, count in held.items() if count == len(INPUTS)}
         await self._end([index for index in self._tasks if index not in mine])
-        self._consumer.pause(*self._consumer.assignment())
         for index in sorted(mine):
             if index in self._tasks:  # it stayed: the seek below its feet was lost in the rebalance
                 self.lanes[index].reseek = True
