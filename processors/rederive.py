@@ -255,6 +255,7 @@ class Rederive:
 
     def _sealer(self, event: Event) -> Callable[[str, bytes, bytes], bytes]:
         """Seals nothing: gives the recorded ciphertext for the content that is in it, and no match for any other."""
+        # INVARIANT: no key is made or used to seal here (tests/unit/test_rederive.py).
 
         def sealer(subject: str, event_id: bytes, content: bytes) -> bytes:
             h = event.header

@@ -115,6 +115,7 @@ async def check(
     on_start: Callable[[int], Advance] | None = None,
 ) -> Replayed:
     """Decide again and compare. `on_start(total offsets)` returns what progress is told."""
+    # INVARIANT: nothing here can publish or execute (tests/unit/test_rederive.py looks at the imports and names).
     started = time.monotonic()
     if window.topic not in TOPICS:
         raise Terminal(f"topic `{window.topic}` cannot be replayed, use one of {', '.join(TOPICS)}")

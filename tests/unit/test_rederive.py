@@ -18,8 +18,10 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
+from sluicegate.streams.commands.replay import window_of
+from sluicegate.streams.replay import Window
 
-from tests.driver import AGENT, Driver, Record, read, release
+from tests.driver import AGENT, T0, Driver, Record, read, release
 from tests.unit.test_verify import forge, where, with_header
 
 
@@ -199,6 +201,36 @@ def test_replay_holds_nothing_that_could_execute() -> None:
         names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
         names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
         assert not names & forbidden
+
+
+def test_the_window_an_operator_names() -> None:
+    window = window_of("intents", ["2:100", "0:7"], "2026-11-18T00:00:00", ["2:120"])
+    assert (window.first, window.last, window.partitions) == ({2: 100, 0: 7}, {2: 120}, {0, 2})
+    assert window.since == 1_794_960_000_000_000
+    assert not window.everything
+    assert window_of("outcomes", [], None, []).everything
+    assert window_of("outcomes", [], None, ["2026-11-18T01:00:00+01:00"]).until == 1_794_960_000_000_000
+    for first, since, last in (
+        (["x"], None, []), (["1:2:3"], None, []), ([], "yesterday", []), ([], None, ["2026-01-01", "2026-01-02"])
+    ):  # fmt: skip
+        with pytest.raises(Terminal, match=r"write|give one"):
+            window_of("outcomes", first, since, last)
+
+
+@pytest.mark.parametrize(
+    ("window", "count"),
+    [
+        (Window("intents", {0: 3}, {0: 5}), 3),
+        (Window("messages", {0: 0}), 6),
+        (Window("outcomes", {0: 0}, {0: 4}), 3),  # genesis, opened, heard
+        (Window(since=T0 + 3_600_000_000), 0),
+        (Window(until=T0), 0),
+    ],
+)
+def test_what_a_window_compares(driver: Driver, window: Window, count: int) -> None:
+    tally = check(driver, selected=window.holds)
+    assert tally.same + sum(tally.skipped.values()) == count
+    assert tally.different == 0
 
 
 # What random inputs found (tests/properties/test_replay.py), one by one.
