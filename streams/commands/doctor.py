@@ -37,7 +37,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 EXIT_FOUND = 1
 PYTHON_MIN = (3, 11)
 DISK_FAIL_MB, DISK_WARN_MB = 1_024, 10_240
-"""Below the first a broker soon stops in the middle of a segment; the second is a day of one busy agent."""
+"""Below the first a broker soon stops in the middle of a segment; the second leaves time to act."""
 HEALTH_LIMIT_S = 2.0
 TAIL_RECORDS = 20
 """Read from the end of each ledger partition; commit markers take up to every second offset."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import TOPICS, full_name
 from sluicegate.streams import acl, kafka
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.topics import config_of
+from sluicegate.streams.topics import config_of, create
 
 EXIT_FOUND = 1
+VISIBLE_LIMIT_S, VISIBLE_POLL_S = 15.0, 0.1
 
 topics = typer.Typer(help="List, make and plan topics and the rights on them.", no_args_is_help=True)
 
@@ -58,6 +61,7 @@ def topics_create() -> None:
 
     settings = attach(Settings.from_env())
     before = asyncio.run(counts(settings))
+    asyncio.run(_create_and_wait(settings))
     control = asyncio.run(stack.prepare(settings))
     made = sum(full_name(settings.env, t.name) not in before for t in TOPICS)
     console().print(
@@ -94,6 +98,16 @@ def topics_plan(
         print(json.dumps([asdict(right) for right in rights], indent=2))
     else:
         print("\n".join(right.line() for right in rights))
+
+
+async def _create_and_wait(settings: Settings) -> None:
+    """Make what is missing, and wait until the broker shows it: it acknowledges a topic before it does."""
+    await create(settings)
+    deadline = time.monotonic() + VISIBLE_LIMIT_S
+    while len(await counts(settings)) < len(TOPICS):
+        if time.monotonic() > deadline:
+            raise Retryable(f"kafka does not show the new topics after {VISIBLE_LIMIT_S:.0f} s, try again")
+        await asyncio.sleep(VISIBLE_POLL_S)
 
 
 async def counts(settings: Settings) -> dict[str, int]:
