@@ -160,8 +160,8 @@ async def retrying(work: Callable[[], Awaitable[T]], counters: Counters, what: s
             result = await work()
         except Exception as error:
             counters.retries += 1
-            counters.errors[what] = str(error)
-            log.warning("the sink waits %.1f s with %s: %s", backoff, what, error)
+            counters.errors[what] = str(error) or type(error).__name__
+            log.warning("the sink waits %.1f s with %s: %s", backoff, what, counters.errors[what])
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, BACKOFF_MAX_S)
         else:
@@ -219,8 +219,10 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
                     [stopped, *tasks], timeout=1.0, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done - {stopped}:
-                    task.result()  # a projection never ends by itself: this raises
+                    if not task.cancelled():  # its partition was taken away
+                        task.result()  # a projection never ends by itself: this raises
         finally:
+            self._make = None  # what is assigned from here on is not taken
             for task in (stopped, tables):
                 task.cancel()
             await asyncio.wait([asyncio.create_task(self._finish())], timeout=STOP_LIMIT_S)
@@ -237,8 +239,8 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """From the start of each: its first record names the log, then it goes on where the manifest ends."""
-        assert self._make is not None
-        for place in assigned:
+        for place in assigned if self._make else ():
+            assert self._make is not None
             source = self._make(place)
             source.seek(0)
             projection = Projection(source, self._sink, self, self._inserts)

@@ -15,10 +15,10 @@ CREATE OR REPLACE VIEW `{database}`.`intents` AS
 SELECT
     tenant, agent_id, intent_id,
     anyLast(e.session_id) AS session_id,
-    argMaxIf(e.status, e.seq, e.status IN ({steps})) AS state,
+    argMaxIf(e.status, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS state,
     multiIf(state IN ({decided}), 'decided', state IN ({executed}), 'executed', state IN ({open}), 'open', 'passing') AS life,
-    argMaxIf(e.stage, e.seq, e.status IN ({steps})) AS last_stage,
-    argMaxIf(e.reason, e.seq, e.status IN ({steps})) AS last_reason,
+    argMaxIf(e.stage, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_stage,
+    argMaxIf(e.reason, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_reason,
     argMinIf(e.tool, e.seq, e.tool != '') AS tool,
     argMinIf(e.tool_version, e.seq, e.tool != '') AS tool_version,
     argMinIf(e.kind, e.seq, e.kind != '') AS kind,
@@ -26,9 +26,9 @@ SELECT
     argMaxIf(e.error_class, e.seq, e.error_class != '') AS error_class,
     minOrNull(e.issued_at) AS issued_at,
     min(e.decided_at) AS first_decided_at,
-    argMaxIf(e.decided_at, e.seq, e.status IN ({steps})) AS last_decided_at,
+    argMaxIf(e.decided_at, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_decided_at,
     argMin(e.release, e.seq) AS release,
-    uniqExactIf(e.seq, e.status NOT IN ({steps})) AS attached,
+    uniqExactIf(e.seq, e.status NOT IN ({steps}) OR e.remembered IS false) AS attached,
     lower(hex(log_id)) AS log, src_partition
 FROM `{database}`.`events` AS e
 WHERE src_topic = 'outcomes' AND intent_id != ''

@@ -1,0 +1,353 @@
+"""The projector between a real Kafka and the embedded ClickHouse: transactions, crashes, outages, shared partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from sluicegate.sinks import clickhouse, ranges
+from sluicegate.sinks.clickhouse import Projector
+from sluicegate.sinks.embedded import EmbeddedClickHouse
+from sluicegate.sinks.rows import Record
+from sluicegate.streams import kafka as clients
+from sluicegate.streams import topics
+from sluicegate.streams.settings import Settings
+
+from tests.fake_clickhouse import Killed
+from tests.ledger_records import Ledger, PlainOpener, log_id
+
+LIMIT_S = 60.0
+PARTITIONS = 3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedClickHouse]:
+    with EmbeddedClickHouse(tmp_path_factory.mktemp("projector")) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(kafka: str, server: EmbeddedClickHouse) -> Settings:
+    made = Settings(
+        env=f"p-{uuid.uuid4().hex[:8]}", home=server._directory.parent, kafka=kafka, partitions=PARTITIONS
+    )
+    asyncio.run(topics.create(made))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many ranges, short waits."""
+    monkeypatch.setattr(ranges, "RANGE_ROWS", 100)
+    monkeypatch.setattr(ranges, "RANGE_EVERY_S", 0.1)
+    monkeypatch.setattr(clickhouse, "BACKOFF_MAX_S", 0.2)
+
+
+async def publish(settings: Settings, records: list[Record], *, commit: bool = True) -> None:
+    """One transaction."""
+    producer = await clients.connect(
+        clients.producer(settings, transactional_id=f"{settings.env}.{uuid.uuid4().hex}")
+    )
+    try:
+        await producer.begin_transaction()
+        sent = [
+            await producer.send(f"{settings.env}.{r.topic}", r.value, partition=r.partition) for r in records
+        ]
+        await asyncio.gather(*sent)
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def projecting(settings: Settings, factory: Callable[[], Any]) -> AsyncIterator[Projector]:
+    assert settings.kafka is not None
+    projector, stop = Projector(settings, settings.kafka, factory, PlainOpener()), asyncio.Event()
+    task = asyncio.create_task(projector.run(stop))
+    try:
+        yield projector
+    finally:
+        stop.set()
+        await task
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not done():
+            await asyncio.sleep(0.02)
+
+
+def caught_up(*projectors: Projector, partitions: int = PARTITIONS + 1) -> Callable[[], bool]:
+    def look() -> bool:
+        lags = [lag for p in projectors for lag in p.lag.values()]
+        return len(lags) == partitions and not any(lags)
+
+    return look
+
+
+def check(server: EmbeddedClickHouse, settings: Settings, rows: int, rejects: int = 0) -> None:
+    """All of it once, the manifest without a hole, every hash right."""
+    client = server.connect(database=settings.env)
+    assert client.query(
+        "SELECT count(), uniqExact(src_topic, src_partition, seq) FROM events"
+    ).result_rows == [(rows, rows)]
+    assert client.query("SELECT sum(n), sum(rejects) FROM ingest_batches").result_rows == [(rows, rejects)]
+    assert client.query("SELECT min(found = expected), min(same_hash) FROM ingest_audit").result_rows == [
+        (1, 1)
+    ]
+    holes = client.query(
+        "SELECT topic, partition, max(last_seq) + 1 - sum(n) AS missing FROM ingest_batches GROUP BY ALL HAVING missing != 0"
+    )
+    assert holes.result_rows == []
+
+
+def ledgers() -> list[Ledger]:
+    return [Ledger(partition=p) for p in range(PARTITIONS)]
+
+
+def test_committed_records_once_and_aborted_ones_never(
+    settings: Settings, server: EmbeddedClickHouse
+) -> None:
+    async def scene() -> None:
+        parts, control = ledgers(), Ledger(topic="control")
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await publish(settings, [r for part in parts for r in part.many(250)])
+            await publish(settings, [control.genesis()])
+            aborted = [Ledger(partition=p, seq=parts[p].seq).many(40) for p in range(PARTITIONS)]
+            await publish(settings, [r for part in aborted for r in part], commit=False)
+            await publish(settings, [r for part in parts for r in part.many(50)])
+            await publish(settings, [parts[0].raw(b"garbage")])
+            await until(lambda: projector.rows == 3 * (252 + 52) + 1 and caught_up(projector)())
+            assert projector.rejects == 1
+            assert projector.gaps == 0
+            assert projector.errors == {}
+
+    asyncio.run(scene())
+    check(server, settings, 3 * (252 + 52) + 1, rejects=1)
+    topics_found = server.connect(database=settings.env).query(
+        "SELECT src_topic, count() FROM events GROUP BY 1 ORDER BY 1"
+    )
+    assert topics_found.result_rows == [("control", 1), ("outcomes", 3 * 304)]
+
+
+def test_clickhouse_down_is_lag_and_then_all_is_there(settings: Settings, server: EmbeddedClickHouse) -> None:
+    async def scene() -> None:
+        parts = ledgers()
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await publish(settings, [r for part in parts for r in part.many(150)])
+            await until(caught_up(projector))
+            server.kill()
+            await publish(settings, [r for part in parts for r in part.many(1_000)])
+            await until(lambda: projector.retries > 5)
+            assert sum(projector.lag.values()) >= 3_000
+            assert projector.errors
+            held = [len(p._collector) + p._in_flight for p, _ in projector._running.values() if p._collector]
+            assert max(held) <= 3 * ranges.RANGE_ROWS + clickhouse_fetch_max(), held
+            await asyncio.to_thread(server.start)
+            await until(caught_up(projector))
+            assert projector.errors == {}
+
+    asyncio.run(scene())
+    check(server, settings, 3 * (152 + 1_000))
+
+
+def clickhouse_fetch_max() -> int:
+    from sluicegate.sinks.source import FETCH_MAX
+
+    return FETCH_MAX
+
+
+def test_a_range_frozen_by_a_dead_owner_is_cut_the_same(
+    settings: Settings, server: EmbeddedClickHouse
+) -> None:
+    """Killed after step 3; the frozen range is in the group's metadata, and the next owner keeps to it."""
+
+    class Dying:
+        def __init__(self) -> None:
+            self._client = server.connect("sink")
+            self.query, self.command = self._client.query, self._client.command
+
+        def insert(self, table: str, *args: Any, **kwargs: Any) -> None:
+            self._client.insert(table, *args, **kwargs)
+            if table == "events":
+                raise Killed
+
+    async def frozen() -> list[Any]:
+        admin = await clients.connect(clients.admin(settings))
+        try:
+            found = await admin.list_consumer_group_offsets(f"{settings.env}.projector")
+            return [
+                json.loads(o.metadata) for place, o in found.items() if o.metadata and place.partition == 0
+            ]
+        finally:
+            await admin.close()
+
+    async def scene() -> None:
+        part = Ledger()
+        await publish(settings, part.many(30))
+        with pytest.raises(Killed):
+            async with projecting(settings, Dying) as projector:
+                await until(
+                    lambda: any(p._writing and p._writing.done() for p, _ in projector._running.values())
+                )
+                for projection, _ in projector._running.values():
+                    if projection._writing is not None:
+                        projection._writing.result()
+        ((_, log, first, last, seq),) = await frozen()
+        assert (log, first, last, seq) == (log_id().hex(), 0, 31, 31)
+        await publish(settings, part.many(30))
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await until(caught_up(projector))
+        assert await frozen() == []
+
+    asyncio.run(scene())
+    check(server, settings, 64)
+    found = server.connect(database=settings.env).query(
+        "SELECT first_seq, last_seq FROM ingest_batches ORDER BY 1"
+    )
+    assert found.result_rows == [(0, 31), (32, 63)]
+
+
+def test_two_share_the_partitions_and_one_leaves(settings: Settings, server: EmbeddedClickHouse) -> None:
+    async def scene() -> None:
+        parts = ledgers()
+        async with projecting(settings, lambda: server.connect("sink")) as stays:
+            await publish(settings, [r for part in parts for r in part.many(300)])
+            async with projecting(settings, lambda: server.connect("sink")) as leaves:
+                await until(
+                    lambda: bool(stays.lag) and bool(leaves.lag) and len(stays.lag) + len(leaves.lag) == 4
+                )
+                for _ in range(5):
+                    await publish(settings, [r for part in parts for r in part.many(200)])
+                await until(lambda: leaves.rows > 0)
+            await publish(settings, [r for part in parts for r in part.many(100)])
+            await until(caught_up(stays))
+
+    asyncio.run(scene())
+    check(server, settings, 3 * (300 + 5 * 200 + 100))
+
+
+_PROCESS = """
+import asyncio, sys
+from pathlib import Path
+from sluicegate.sinks import ranges
+from sluicegate.sinks.clickhouse import Projector
+from sluicegate.sinks.embedded import connect
+from sluicegate.streams.settings import Settings
+from tests.ledger_records import PlainOpener
+ranges.RANGE_ROWS, ranges.RANGE_EVERY_S = 100, 0.05
+env, home, kafka, partitions = sys.argv[1:]
+settings = Settings(env=env, home=Path(home), kafka=kafka, partitions=int(partitions))
+projector = Projector(settings, kafka, lambda: connect(settings, "sink"), PlainOpener())
+asyncio.run(projector.run(asyncio.Event()))
+"""
+
+
+def process(settings: Settings) -> subprocess.Popen[bytes]:
+    """A projector of its own."""
+    assert settings.kafka is not None
+    command = [
+        sys.executable,
+        "-c",
+        _PROCESS,
+        settings.env,
+        str(settings.home),
+        settings.kafka,
+        str(PARTITIONS),
+    ]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+
+
+def test_an_owner_that_was_asleep_wakes_up(settings: Settings, server: EmbeddedClickHouse) -> None:
+    """SIGSTOP in the middle of its work, another one takes over, SIGCONT: it may not disturb anything."""
+
+    async def scene() -> None:
+        parts, asleep = ledgers(), process(settings)
+        client = server.connect("sink")
+
+        def rows() -> int:
+            table = client.command(f"EXISTS TABLE `{settings.env}`.events")
+            return int(client.command(f"SELECT count() FROM `{settings.env}`.events")) if table else 0
+
+        try:
+            await publish(settings, [r for part in parts for r in part.many(2_000)])
+            await until(lambda: rows() > 100)
+            asleep.send_signal(signal.SIGSTOP)
+            async with projecting(settings, lambda: server.connect("sink")) as awake:
+                await until(caught_up(awake))
+                asleep.send_signal(signal.SIGCONT)
+                await publish(settings, [r for part in parts for r in part.many(500)])
+                await until(lambda: rows() == 3 * 2_500)
+        finally:
+            asleep.kill()
+            asleep.wait()
+
+    asyncio.run(scene())
+    check(server, settings, 3 * 2_500)
+
+
+def test_projectors_killed_at_any_moment(settings: Settings, server: EmbeddedClickHouse) -> None:
+    """SIGKILL of a whole projector process, six times, at moments drawn from a seed, while another one runs."""
+    seed = random.SystemRandom().randrange(2**32)
+    moments = random.Random(seed)
+    assert settings.kafka is not None
+    command = [
+        sys.executable,
+        "-c",
+        _PROCESS,
+        settings.env,
+        str(settings.home),
+        settings.kafka,
+        str(PARTITIONS),
+    ]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+
+    async def scene() -> None:
+        parts, running = ledgers(), [start(), start()]
+        try:
+            for _ in range(6):
+                await publish(settings, [r for part in parts for r in part.many(300)])
+                await asyncio.sleep(moments.uniform(0.3, 2.5))  # the moment is what is varied
+                victim = running.pop(0)
+                victim.kill()
+                victim.wait()
+                running.append(process(settings))
+        finally:
+            for one in running:
+                one.kill()
+                one.wait()
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await until(caught_up(projector))
+
+    print(f"seed {seed}")
+    asyncio.run(scene())
+    check(server, settings, 3 * 6 * 300)
+
+
+def test_the_group_has_offsets_for_lag_tools(settings: Settings, server: EmbeddedClickHouse) -> None:
+    async def scene() -> None:
+        part = Ledger(holes=False)
+        await publish(settings, part.many(40))
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await until(lambda: projector.rows == 40 and caught_up(projector)())
+        admin = await clients.connect(clients.admin(settings))
+        try:
+            found = await admin.list_consumer_group_offsets(f"{settings.env}.projector")
+            assert found[TopicPartition(f"{settings.env}.outcomes", 0)].offset == 40
+        finally:
+            await admin.close()
+
+    asyncio.run(scene())
