@@ -96,9 +96,9 @@ def parse(raw: bytes) -> tuple[dict[str, Json], bytes] | Misfit:
 
 def _scan(value: Json, depth: int) -> int:
     """0: sorted compact JSON is canonical; 1: needs the full RFC 8785 writer; -1: too deep."""
-    if depth > MAX_DEPTH:
-        return -1
     needs = 0
+    if depth > MAX_DEPTH and isinstance(value, dict | list):
+        return -1
     if type(value) is dict:
         for key, item in value.items():
             if not key.isascii():
@@ -150,8 +150,9 @@ def cedar_decimal(value: Json) -> Json:
 
 def _long(value: Json) -> Json:
     number = int(cast(float, value))  # JSON Schema's integer accepts 5.0
-    if not -(1 << 63) <= number < 1 << 63:
-        raise NotRepresentable(f"`{value}` does not fit 64 bits")
+    # Beyond this a policy and the tool could read the same text as two numbers.
+    if not -MAX_SAFE_INTEGER <= number <= MAX_SAFE_INTEGER:
+        raise NotRepresentable(f"`{value}` is beyond 2^53 - 1")
     return number
 
 

@@ -74,7 +74,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     result = receipt.result or b""
     facts = ResultFacts(
         receipt.attempt, "agent" if entry.executor == "in_process" else "executor", receipt.started_at,
-        receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), receipt.error_class,
+        receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), reason,
     )  # fmt: skip
     outcome = emit(work, "execute", status, facts, reason, caused_by=entry.last_event)
     reply(

@@ -217,6 +217,7 @@ class Rederive:
                 facts.length, b"\0"
             )  # only its beginning was kept; too large is all that was decided
         stale = isinstance(facts, r.IntentFacts | r.SessionFacts) and facts.control_stale
+        stale = stale or h.reason == "control_stale"
         return Input(h.input_topic, h.input_partition, h.input_offset, value, stale)
 
     def _load(self, place: Place) -> bytes | None:

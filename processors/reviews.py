@@ -25,6 +25,11 @@ def decide_review(work: Work, review: Review) -> None:
         _note(work, "not_held")
         return
     o.session_id, o.subject = entry.session_id, entry.subject
+    if work.source.control_stale:
+        _note(
+            work, "control_stale"
+        )  # nothing is permitted under a head nobody could confirm; review it again
+        return
     if review.action_digest != entry.action_digest:
         _note(work, "digest_mismatch")
         return

@@ -33,8 +33,11 @@ def decide_session(
     name = session_key(o.agent_id, session_id)
     session = state.sessions.get(name)
     reason = window(issued_at, work.now)
-    if not reason and not valid_id(session_id):
+    named = [text for text in (on_behalf_of, subject) if text]
+    if not reason and not (valid_id(session_id) and all(valid_id(text) for text in named)):
         reason = "bad_identifier"
+    if reason == "bad_identifier":
+        on_behalf_of = subject = ""  # they would stand in every header of the session
     if not reason and (kind not in KINDS or (origin == "agent" and kind == "session.user_said")):
         # INVARIANT: only a channel reports what a user said (tests/unit/test_sessions.py).
         reason = "unknown_kind"

@@ -30,7 +30,7 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
         entry.agent_id,
         entry.session_id,
     )
-    o.subject, o.release = entry.subject, entry.release
+    o.subject = entry.subject
     if entry.state == "held":
         _end(work, entry, "expired", "approval_expired")
         return
@@ -59,5 +59,6 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
 
 
 def _end(work: Work, entry: OpenIntent, status: str, reason: str) -> None:
+    work.origin.release = entry.release  # no release decides this end; it belongs to the one that began it
     outcome = emit(work, "tick", status, StageFacts(""), reason, caused_by=entry.last_event)
     reply(work, outcome)

@@ -130,7 +130,7 @@ _ALL = (
     Reason(
         "not_representable",
         "A number in the arguments is out of range.",
-        "integers fit 64 bits; other numbers have at most 4 decimals and 15 digits",
+        "integers are within 2^53 - 1; other numbers have at most 4 decimals and 15 digits",
     ),
     # authorize
     Reason(

@@ -220,7 +220,8 @@ class Lane:
         if self.reseek:
             self._seek()
         due = next_due(self.state)
-        if due is not None and due <= now and await self._receipts_read(now):
+        stale = self.service.control.stale  # nothing is offered again under a head that cannot be confirmed
+        if due is not None and due <= now and not stale and await self._receipts_read(now):
             return deque(Tick(self.index, now) for _ in range(BATCH_TICKS))
         if not self._waiting:
             wait_ms = IDLE_POLL_MS if due is None else max(1, min(IDLE_POLL_MS, (due - now) // 1000))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sluicegate.executors.dispatcher import Executor
     from sluicegate.executors.http import HttpAdapter
     from sluicegate.executors.python import PythonAdapter
+    from sluicegate.executors.reports import Signer
 
 ROLES = ("ledger", "executor", "projector", "monitor")
 
@@ -109,8 +110,24 @@ class ExecutorRole:
 
         http, python = self._adapters = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
         name = f"{socket.gethostname()}-{os.getpid()}"
-        self._executor = Executor(self._settings, {"http": http, "python": python}, name=name)
+        self._executor = Executor(
+            self._settings, {"http": http, "python": python}, name=name, signer=self._signer()
+        )
         await self._executor.start()
+
+    def _signer(self) -> Signer | None:
+        """Receipts are signed when there is a MAC key: `SLUICEGATE_EXECUTOR_KID`, or the only one there is."""
+        from sluicegate.executors.reports import mac_signer
+        from sluicegate.streams import mac_keys
+        from sluicegate.streams.ledger_service import wall_clock
+
+        secrets = mac_keys.load(self._settings.home)
+        kid = os.environ.get("SLUICEGATE_EXECUTOR_KID") or (next(iter(secrets)) if len(secrets) == 1 else "")
+        if secrets and kid not in secrets:
+            raise Terminal(
+                f"mac key `{kid}` is not in keys/mac.json, set SLUICEGATE_EXECUTOR_KID to one that is"
+            )
+        return mac_signer(self._settings.env, kid, secrets[kid], wall_clock) if kid else None
 
     async def stop(self) -> None:
         """Finish calls within a bound."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sluicegate.processors.control import Control
-from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.streams import control_log, topics
 from sluicegate.streams.app import DIE_WITH_PARENT
@@ -31,6 +31,7 @@ from sluicegate.streams.settings import Settings
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 25.0
 POLL_S = 0.1
+TOPICS_LIMIT_S = 10.0
 DEFAULT_ROLES = ("ledger", "executor", "projector", "monitor")
 
 
@@ -167,12 +168,24 @@ def start(
     return stack
 
 
-async def prepare(settings: Settings) -> Control:
-    """Topics and genesis, unless they exist."""
+async def prepare(settings: Settings, signing: str = "dev") -> Control:
+    """Topics and genesis, unless they exist. `signing`: dev or signed, fixed for ever by the genesis."""
     await topics.create(settings)
-    partitions = await topics.partitions_of(settings)
+    partitions = await _visible_partitions(settings)
     keys = Keys(settings.home)
     try:
-        return await control_log.ensure_genesis(settings, keys, partitions)
+        return await control_log.ensure_genesis(settings, keys, partitions, signing)
     finally:
         keys.close()
+
+
+async def _visible_partitions(settings: Settings) -> int:
+    """Kafka acknowledges new topics a moment before it shows them."""
+    deadline = time.monotonic() + TOPICS_LIMIT_S
+    while True:
+        try:
+            return await topics.partitions_of(settings)
+        except Terminal:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(POLL_S)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import TOPICS, full_name
 from sluicegate.streams import acl, kafka
 from sluicegate.streams.attach import attach
@@ -52,17 +52,23 @@ def topics_list(output: OutputOption = Format.TABLE) -> None:
 
 
 @topics.command("create")
-def topics_create() -> None:
-    """Make what is missing, and control's genesis, e.g. `sluicegate topics create`.
+def topics_create(
+    signing: Annotated[
+        str, typer.Option(help="dev (unsigned) or signed; fixed for ever by the genesis")
+    ] = "dev",
+) -> None:
+    """Make what is missing, and control's genesis, e.g. `sluicegate topics create --signing signed`.
 
     Changes nothing that exists. The number of partitions is SLUICEGATE_PARTITIONS, fixed for ever.
     """
     from sluicegate.streams import stack
 
+    if signing not in ("dev", "signed"):
+        raise Terminal(f"signing `{signing}` is not dev or signed, choose one")
     settings = attach(Settings.from_env())
     before = asyncio.run(counts(settings))
     asyncio.run(_create_and_wait(settings))
-    control = asyncio.run(stack.prepare(settings))
+    control = asyncio.run(stack.prepare(settings, signing))
     made = sum(full_name(settings.env, t.name) not in before for t in TOPICS)
     console().print(
         f"{made} topic(s) made, {len(TOPICS) - made} were there; log {control.log_id.hex()} with "
