@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,14 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-import clickhouse_connect
 import psutil
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import Error
 from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.sinks.connection import open_client
 from sluicegate.sinks.ddl import ensure_schema
 from sluicegate.streams.settings import Settings
 
@@ -37,8 +34,6 @@ STOP_LIMIT_S = 20  # then SIGKILL; the server itself cuts queries after 10 s
 LOCK_LIMIT_S = START_LIMIT_S + STOP_LIMIT_S  # another process may be stopping it, then starting it
 POLL_S = 0.05
 PING_LIMIT_S = 2.0
-CONNECT_LIMIT_S = 5
-QUERY_LIMIT_S = 120  # one insert or query over HTTP
 CLOCK_TOLERANCE_S = 2.0  # process start times are rounded, and follow the clock when it is set
 LOG_TAIL_BYTES = 2_000
 SINK_USER = "sluicegate_sink"
@@ -117,7 +112,7 @@ class EmbeddedClickHouse:
     def connect(self, role: Role = "reader", database: str | None = None) -> Client:
         """A client of the server started last."""
         user = (SINK_USER, self.key) if role == "sink" else ("", "")
-        return _client(self.url, *user, database)
+        return open_client(self.url, *user, database)
 
     def __enter__(self) -> EmbeddedClickHouse:
         self.start()
@@ -169,22 +164,33 @@ class EmbeddedClickHouse:
     # Starting and ending it.
 
     def _launch(self) -> None:
+        """On the same port as before, so that an analyst's bookmark lives; on another one when somebody has it."""
+        self._forget_child()
         before = self._state()
+        port = 0 if before is None else before.port
+        try:
+            self._run(port)
+        except Retryable:
+            if port == 0:
+                raise
+            self._run(0)
+
+    def _run(self, port: int) -> None:
         port_file = self._directory / "port"
         port_file.unlink(missing_ok=True)
         command = [
             sys.executable,
+            "-P",
             "-m",
             "sluicegate.sinks.chdb_server",
             "--data",
             str(self._directory / "data"),
         ]
-        # The same port as before, so that an analyst's bookmark lives; another one when somebody has it.
-        command += ["--port", str(_free(before.port) if before else 0), "--port-file", str(port_file)]
+        command += ["--port", str(port), "--port-file", str(port_file)]
         if self._die_with_parent:
             command.append("--die-with-parent")
         with (self._directory / "server.log").open("wb") as log:
-            self._child = subprocess.Popen(
+            child = subprocess.Popen(
                 command,
                 cwd=self._directory,
                 stdin=subprocess.PIPE if self._die_with_parent else subprocess.DEVNULL,
@@ -192,18 +198,25 @@ class EmbeddedClickHouse:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C must not end it before its clients
             )
-        _children.append(self._child)
-        process = psutil.Process(self._child.pid)
-        deadline = time.monotonic() + START_LIMIT_S
-        while not port_file.exists():
-            if self._child.poll() is not None or time.monotonic() > deadline:
-                self._child.kill()
-                raise Retryable(f"the embedded clickhouse did not start: {self._tail()}", retry_after_s=5.0)
-            time.sleep(POLL_S)
-        state = _Running(process.pid, process.create_time(), int(port_file.read_text(encoding="utf-8")))
-        partial = self._directory / "server.json.part"
-        partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        partial.replace(self._directory / "server.json")
+        try:
+            deadline = time.monotonic() + START_LIMIT_S
+            while not port_file.exists():
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise Retryable(
+                        f"the embedded clickhouse did not start: {self._tail()}", retry_after_s=5.0
+                    )
+                time.sleep(POLL_S)
+            created_s = psutil.Process(child.pid).create_time()
+            state = _Running(child.pid, created_s, int(port_file.read_text(encoding="utf-8")))
+            partial = self._directory / "server.json.part"
+            partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
+            partial.replace(self._directory / "server.json")
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        self._child = child
+        _children.append(child)
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
@@ -228,6 +241,9 @@ class EmbeddedClickHouse:
             except psutil.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._forget_child()
+
+    def _forget_child(self) -> None:
         if self._child is not None:
             self._child.wait(STOP_LIMIT_S)
             if self._child.stdin is not None:
@@ -241,17 +257,6 @@ class EmbeddedClickHouse:
         except OSError:
             text = ""
         return " | ".join(text.strip().splitlines()[-5:]) or "its log is empty"
-
-
-def _free(port: int) -> int:
-    """The port, or 0 when somebody has it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
-    return port
 
 
 def database(settings: Settings) -> str:
@@ -272,31 +277,4 @@ def connect(where: Settings | str, role: Role = "reader", database: str | None =
     url = where if isinstance(where, str) else where.clickhouse
     assert url is not None
     parts = urlsplit(url)
-    return _client(url, unquote(parts.username or ""), unquote(parts.password or ""), database)
-
-
-def _client(url: str, user: str, password: str, database: str | None) -> Client:
-    parts = urlsplit(url)
-    extra: dict[str, Any] = {"username": user, "password": password} if user else {}
-    try:
-        return clickhouse_connect.get_client(
-            host=parts.hostname or "127.0.0.1",
-            port=parts.port or (8443 if parts.scheme == "https" else 8123),
-            secure=parts.scheme == "https",
-            database=database or "default",
-            compress=False,
-            connect_timeout=CONNECT_LIMIT_S,
-            send_receive_timeout=QUERY_LIMIT_S,
-            autogenerate_session_id=False,  # a session takes one query at a time
-            client_name="sluicegate",
-            **extra,
-        )
-    except (Error, OSError) as error:
-        where = f"{parts.hostname}:{parts.port}"
-        raise Retryable(
-            f"clickhouse at `{where}` does not answer: {str(error)[:300]}: check that it is up"
-        ) from error
-
-
-if os.name != "posix":  # flock and process groups
-    raise ImportError("the embedded clickhouse needs Linux or macOS, set SLUICEGATE_CLICKHOUSE to a server")
+    return open_client(url, unquote(parts.username or ""), unquote(parts.password or ""), database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -302,6 +303,18 @@ def test_stop_keeps_the_data_and_the_port(tmp_path: Path) -> None:
         server.stop()
     with pytest.raises(Retryable, match="does not answer"):
         server.connect()
+
+
+def test_a_port_somebody_took_is_given_up(tmp_path: Path) -> None:
+    server = EmbeddedClickHouse(tmp_path)
+    before = server.start()
+    server.stop()
+    with socket.create_server(("127.0.0.1", int(before.rpartition(":")[2]))):
+        try:
+            assert server.start() != before
+            assert server.connect().command("SELECT 1") == 1
+        finally:
+            server.stop()
 
 
 def test_it_ends_with_whoever_started_it_even_by_sigkill(tmp_path: Path) -> None:
