@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from sluicegate.processors.state import Ended, OpenIntent, key_of
+from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
@@ -54,6 +55,13 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
         return entry.state == "dispatched" and offered
     if receipt.kind not in ("finished", "failed"):
         return False
+    if (
+        entry.state == "in_doubt"
+        and receipt.kind == "failed"
+        and receipt.sent
+        and receipt.error_class in _UNCERTAIN
+    ):
+        return False  # it says nothing new
     if entry.state == "dispatched":
         # INVARIANT: only a class that may repeat ends without a claim
         # (tests/unit/test_receipts.py::test_end_without_claim_is_noted).
@@ -71,6 +79,9 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     else:
         reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
         status = "withheld" if reason in _WITHHELD else "failed"
+        if receipt.sent and reason in _UNCERTAIN and entry.tool_class not in REPEATABLE:
+            # INVARIANT: a call that may have happened never ends as failed (tests/unit/test_receipts.py).
+            status, reason = "in_doubt", "call_in_doubt"
     result = receipt.result or b""
     facts = ResultFacts(
         receipt.attempt, "agent" if entry.executor == "in_process" else "executor", receipt.started_at,
@@ -82,5 +93,8 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         detail=receipt.error[:500] if status == "failed" else "",
     )  # fmt: skip
 
+
+_UNCERTAIN = ("timeout", "unreachable")
+"""The request may have reached the tool and nobody heard the answer."""
 
 _FAILURES = ("timeout", "refused_by_tool", "unreachable", "egress_denied", "crashed", *_WITHHELD)

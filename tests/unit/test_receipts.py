@@ -65,3 +65,17 @@ def test_an_unclaimed_offer_expires_after_its_deadline() -> None:
     (dispatch,) = d.call("desk.pay", {"value": "1"}, deadline_at=d.now + 1_000_000).dispatches
     assert statuses(d.tick(ahead_us=10_000_000)) == [("expired", "no_executor")]
     assert statuses(d.claim(dispatch)) == [("noted", "late")]
+
+
+def test_an_irreversible_call_that_may_have_happened_is_in_doubt_not_failed() -> None:
+    for sent, status in ((True, ("in_doubt", "call_in_doubt")), (False, ("failed", "timeout"))):
+        d = driver()
+        (dispatch,) = d.call("desk.pay", {"value": "1"}).dispatches
+        d.claim(dispatch)
+        assert statuses(d.receipt(dispatch, "failed", error_class="timeout", sent=sent)) == [status]
+    d = driver()
+    (dispatch,) = d.call("desk.pay", {"value": "1"}).dispatches
+    d.claim(dispatch)
+    d.receipt(dispatch, "failed", error_class="timeout")
+    assert statuses(d.receipt(dispatch, "failed", error_class="timeout")) == [("noted", "late")]
+    assert statuses(d.receipt(dispatch, "finished", result=b'{"ok":true}')) == [("released", "")]
