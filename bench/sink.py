@@ -17,6 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
 from sluicegate.sinks import clickhouse, ddl
 from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.sinks.rows import Record
@@ -57,6 +58,28 @@ class MemorySource:
         return len(self._records) - self._next
 
 
+class Cpu:
+    """Who used the processor meanwhile: this process, the server, the others on this machine."""
+
+    def __init__(self, server: EmbeddedClickHouse) -> None:
+        self._server = psutil.Process(server.pid)
+        self._start = self._now()
+
+    def _now(self) -> tuple[float, float, float, float]:
+        mine, all_of_it, theirs = time.process_time(), psutil.cpu_times(), self._server.cpu_times()
+        return time.perf_counter(), mine, theirs.user + theirs.system, all_of_it.idle + all_of_it.iowait
+
+    def said(self, rows: int) -> str:
+        """In words."""
+        wall, mine, theirs, idle = (b - a for a, b in zip(self._start, self._now(), strict=True))
+        cores = wall * (os.cpu_count() or 1)
+        others = max(0.0, 1 - (mine + theirs + idle) / cores)
+        return (
+            f"sink {mine / rows * 1e6:.1f} us and server {theirs / rows * 1e6:.1f} us of CPU a row; "
+            f"others used {others:.0%} of {os.cpu_count()} cores"
+        )
+
+
 async def without_kafka(sink: Sink, ledgers: list[list[Record]]) -> tuple[float, clickhouse.Counters]:
     """Seconds until all of it is there."""
     counters, inserts = clickhouse.Counters(), asyncio.Semaphore(clickhouse.INSERTS_AT_ONCE)
@@ -95,17 +118,17 @@ async def with_kafka(
     projector = clickhouse.Projector(settings, bootstrap, lambda: server.connect("sink"), PlainOpener())
     stop = asyncio.Event()
     task = asyncio.create_task(projector.run(stop))
-    total, started = sum(map(len, ledgers)), 0.0
+    total, started, cpu = sum(map(len, ledgers)), 0.0, Cpu(server)
     while projector.rows < total:
         if not started and any(lag > 1 for lag in projector.lag.values()):
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), Cpu(server)
         if task.done():
             task.result()
         await asyncio.sleep(0.01)
-    elapsed = time.perf_counter() - started
+    elapsed, used = time.perf_counter() - started, cpu.said(total)
     stop.set()
     await task
-    return elapsed
+    return elapsed, used
 
 
 def result(name: str, rows: int, elapsed: float, conditions: str) -> dict[str, object]:
@@ -137,10 +160,12 @@ def main() -> None:
         client = server.connect("sink")
         ddl.ensure_schema(client, "bench")
         sink = Sink(lambda: server.connect("sink"), "bench", PlainOpener())
+        cpu = Cpu(server)
         elapsed, counters = asyncio.run(without_kafka(sink, ledgers))
+        used = cpu.said(total)
         there = client.query("SELECT count(), uniqExact(src_partition, seq) FROM bench.events").result_rows[0]
         assert tuple(there) == (total, total), f"{there} of {total} rows are there"
-        how = f"in-process source, {PARTITIONS} partitions, {counters.batches} ranges, every fourth record with content"
+        how = f"in-process source, {PARTITIONS} partitions, {counters.batches} ranges, every fourth record with content; {used}"
         found.append(result("sink.rows_per_s", total, elapsed, how))
         print(found[-1])
         if bootstrap := os.environ.get("SLUICEGATE_KAFKA"):

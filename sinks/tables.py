@@ -166,7 +166,7 @@ EVENTS = Table(
 
 CONTENTS = Table(
     "contents",
-    "Decrypted content of outcomes, where this environment allows it. Erased by `sluicegate erase`.",
+    "Decrypted content of outcomes, readable, where this environment allows it. Erased by `sluicegate erase`.",
     (
         Column("log_id", "FixedString(16)", "which ledger", _TEXT),
         Column("src_topic", LC, "outcomes or control"),
@@ -178,7 +178,12 @@ CONTENTS = Table(
         Column("intent_id", "String", "the intent", _TEXT),
         Column("subject", "String", "whose key sealed it: erasure goes by this", _TEXT),
         Column("decided_at", TIME, "of the event", _CLOCK),
-        Column("content", "String", "arguments, results, texts: usually JSON", "ZSTD(3)"),
+        Column(
+            "record",
+            LC,
+            "intent, message, review, receipt: what the content is, as JSON; empty for a plain text",
+        ),
+        Column("content", "String", "the input with its arguments or result as JSON, or the text", "ZSTD(3)"),
         Column("event", "ALIAS lower(hex(event_id))", "event_id in hex"),
     ),
     order_by="(log_id, src_topic, src_partition, seq)",

@@ -9,7 +9,7 @@ SELECT
     release, control_head, engine, event, src_topic, src_partition, seq
 FROM `{database}`.`events` FINAL
 WHERE src_topic = 'outcomes' AND intent_id != ''
-COMMENT 'Every stage''s answer to every intent. One intent in order: WHERE intent_id = ''…'' ORDER BY seq.';
+COMMENT 'Every stage''s answer to every intent, message and review. One intent in order: WHERE intent_id = ''…'' ORDER BY seq.';
 
 CREATE OR REPLACE VIEW `{database}`.`intents` AS
 SELECT
@@ -33,6 +33,7 @@ SELECT
 FROM `{database}`.`events` AS e
 WHERE src_topic = 'outcomes' AND intent_id != ''
 GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+HAVING state != ''
 COMMENT 'One row an intent: its state now. life: decided = ended without an execution, executed = ended after one, open = waits, passing = between two stages. What only attaches (duplicates, late receipts) is counted in `attached` and changes nothing.';
 
 CREATE OR REPLACE VIEW `{database}`.`refusals` AS
@@ -64,9 +65,10 @@ SELECT
     dateDiff('microsecond', issued_at, decided_at_first) / 1000 AS to_decision_ms,
     dateDiff('microsecond', decided_at_first, dispatched_at) / 1000 AS to_dispatch_ms,
     dateDiff('microsecond', dispatched_at, claimed_at) / 1000 AS to_claim_ms,
-    dateDiff('microsecond', claimed_at, finished_at) / 1000 AS to_finish_ms,
+    dateDiff('microsecond', ifNull(claimed_at, dispatched_at), finished_at) / 1000 AS to_finish_ms,
     dateDiff('microsecond', finished_at, ended_at) / 1000 AS to_end_ms,
-    dateDiff('microsecond', issued_at, ended_at) / 1000 AS total_ms
+    dateDiff('microsecond', issued_at, ended_at) / 1000 AS total_ms,
+    dateDiff('microsecond', started_at, finished_at) / 1000 AS call_ms
 FROM (
     SELECT
         tenant, agent_id, intent_id,
@@ -76,13 +78,15 @@ FROM (
         min(e.decided_at) AS decided_at_first,
         minOrNullIf(e.decided_at, e.status = 'dispatched') AS dispatched_at,
         minOrNullIf(e.decided_at, e.status = 'claimed') AS claimed_at,
+        maxOrNullIf(e.started_at, e.status IN ({executed})) AS started_at,
         maxOrNullIf(e.finished_at, e.status IN ({executed})) AS finished_at,
         minOrNullIf(e.decided_at, e.status IN ({terminal})) AS ended_at
     FROM `{database}`.`events` AS e
     WHERE src_topic = 'outcomes' AND intent_id != ''
     GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+    HAVING state != ''
 )
-COMMENT 'Milliseconds of each hop of an intent; NULL where it never came to that hop. issued_at is the agent''s clock, finished_at the executor''s, the others are the pipeline''s. SELECT quantiles(0.5, 0.99)(total_ms) FROM latency WHERE decided_at > now() - INTERVAL 1 HOUR.';
+COMMENT 'Milliseconds of each hop of an intent; NULL where it never came to that hop. A call that needs no claim finishes from its dispatch. issued_at is the agent''s clock, finished_at the executor''s, the others are the pipeline''s, so a hop can be negative where clocks differ; call_ms is on the executor''s clock alone. SELECT quantiles(0.5, 0.99)(total_ms) FROM latency WHERE decided_at > now() - INTERVAL 1 HOUR.';
 
 CREATE OR REPLACE VIEW `{database}`.`latency_quantiles` AS
 SELECT
@@ -94,7 +98,7 @@ SELECT
 FROM (
     SELECT decided_at, tool, arrayJoin([
         ('decision', to_decision_ms), ('dispatch', to_dispatch_ms), ('claim', to_claim_ms),
-        ('finish', to_finish_ms), ('end', to_end_ms), ('total', total_ms)
+        ('finish', to_finish_ms), ('end', to_end_ms), ('total', total_ms), ('call', call_ms)
     ]) AS pair
     FROM `{database}`.`latency`
 )
@@ -111,4 +115,4 @@ FROM (SELECT DISTINCT log_id, src_topic, src_partition, seq, header_hash FROM `{
 ASOF INNER JOIN (SELECT * FROM `{database}`.`ingest_batches` FINAL WHERE n > 0) AS b
     ON e.log_id = b.log_id AND e.src_topic = b.topic AND e.src_partition = b.partition AND e.seq >= b.first_seq
 GROUP BY b.log_id, b.topic, b.partition, b.first_seq, b.last_seq
-COMMENT 'The manifest against the table: every range must have found = expected and same_hash = 1. A range without any row does not appear: compare count() with ingest_batches.';
+COMMENT 'The manifest against the whole table, which it reads: every range must have found = expected and same_hash = 1. A range without any row does not appear: compare count() with ingest_batches.';

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks import ddl, tables
 from sluicegate.sinks.avro import Values
+from sluicegate.sinks.contents import readable
 from sluicegate.sinks.ranges import RANGE_BYTES, RANGE_ROWS, Range
 from sluicegate.sinks.rows import AT, HEAD_BYTES, SEALED, ContentOpener
 
@@ -122,10 +123,10 @@ class Sink:
         opener, opened = self._opener, []
         for i, sealed in enumerate(frozen.columns[SEALED] if opener else ()):
             if sealed is not None and opener is not None:
-                ids = [frozen.columns[AT[name]][i] for name in tables.CONTENTS.names[:-1]]
-                plain = opener.open(_text(ids[_SUBJECT]), ids[_EVENT_ID], sealed)
+                ids = [frozen.columns[place][i] for place in _IDS]
+                plain = opener.open(ids[_SUBJECT].decode("utf-8", "replace"), ids[_EVENT_ID], sealed)
                 if plain is not None:
-                    opened.append((*ids, plain))
+                    opened.append((*ids, *readable(plain)))
         return _columns(opened)
 
     def _put(self, table: tables.Table, key: str, data: Columns, frozen: Range, certain: bool) -> None:
@@ -199,8 +200,7 @@ def _count(data: Columns) -> int:
     return len(data[0]) if data else 0
 
 
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "replace")
-
-
+_IDS = [
+    AT[name] for name in tables.CONTENTS.names[:-2]
+]  # of `contents`, all but the record's name and the text
 _SUBJECT, _EVENT_ID = (tables.CONTENTS.names.index(name) for name in ("subject", "event_id"))

@@ -263,7 +263,7 @@ class ClickHouseContract:
     # Views.
 
     def story(self, sink: Any, database: str) -> None:
-        """Intent 1 released, 2 refused, 3 failed, 4 dispatched, 5 only routed; duplicates noted after the ends."""
+        """Intent 1 released, 2 refused, 3 failed, 4 dispatched, 5 only routed; duplicates noted, a message heard."""
         ledger = Ledger()
         written = [ledger.genesis(), *ledger.intent(1), *ledger.intent(2, refused=True), *ledger.intent(3)]
         written += [
@@ -272,9 +272,9 @@ class ClickHouseContract:
             *ledger.intent(4),
             *ledger.intent(5)[:1],
         ]
-        written += [ledger.noted(1), ledger.noted(2), ledger.noted(2), ledger.noted(4)]
+        written += [ledger.noted(1), ledger.noted(2), ledger.noted(2), ledger.noted(4), ledger.heard(1)]
         # `intent(5)` wrote four records, three of which are left out here: the noted ones follow a gap.
-        frozen = [one_range(written[:-4]), one_range(written[-4:], next_seq=ledger.seq - 4)]
+        frozen = [one_range(written[:-5]), one_range(written[-5:], next_seq=ledger.seq - 5)]
         for one in frozen:
             Sink(lambda: sink, database, None).write(one, True)
 
@@ -318,10 +318,19 @@ class ClickHouseContract:
         assert found["intent-1"] == (4.0, 0.0, 3.0, 20.0, 0.0, 27.0)
         assert found["intent-2"] == (4.0, None, None, None, None, 4.0)
         assert found["intent-4"] == (4.0, 0.0, None, None, None, None)
+        assert "message-1" not in found, "a message is no intent"
         quantiles = (
             "SELECT hop, n, p50_ms, p99_ms FROM {d}.latency_quantiles WHERE tool = 'tool-1' ORDER BY hop"
         )
         assert ("finish", 1, 20.0, 20.0) in self.rows(sink, database, quantiles)
+
+    def test_contents_can_be_read(self, sink: Any, database: str) -> None:
+        ledger = Ledger()
+        Sink(lambda: sink, database, PlainOpener()).write(
+            one_range([*ledger.intent(1), *ledger.execution(1)]), True
+        )
+        query = "SELECT record, JSONExtractString(content, 'arguments', 'to'), JSONExtractBool(content, 'result', 'ok') FROM {d}.contents ORDER BY seq"
+        assert self.rows(sink, database, query) == [("intent", "x", 0), ("receipt", "", 1)]
 
     def test_a_month_is_cut_before_it_is_inserted(self, sink: Any, database: str) -> None:
         ledger = Ledger()

@@ -115,7 +115,16 @@ class Ledger:
             sha256(str(number).encode()).digest()[:16], "tool_call", tool, "1.2.0", "http", self.now - 4_000, 0, True,
             False, True,
         )  # fmt: skip
-        first = self.append("route", "routed", facts, content=content, **who)
+        asked = records.Intent(
+            who["intent_id"],
+            who["agent_id"],
+            who["session_id"],
+            "tool_call",
+            tool,
+            b'{"to":"x"}',
+            self.now - 4_000,
+        )
+        first = self.append("route", "routed", facts, content=codec.encode(asked), **who)
         if refused:
             why = records.StageFacts("nearest policy `payments`")
             return [
@@ -145,13 +154,27 @@ class Ledger:
         self.now += 20_000
         facts = records.ResultFacts(1, "worker-1", self.now - 20_000, self.now, bytes(32), 17, error)
         status, reason = ("failed", error) if error else ("released", "")
-        return [claimed, self.append("execute", status, facts, reason=reason, content=b'{"ok":true}', **who)]
+        receipt = records.Receipt(
+            bytes(16), who["intent_id"], who["agent_id"], who["session_id"], "finished", 1, "worker-1",
+            facts.started_at, facts.finished_at, b'{"ok":true}', error,
+        )  # fmt: skip
+        return [
+            claimed,
+            self.append("execute", status, facts, reason=reason, content=codec.encode(receipt), **who),
+        ]
 
     def noted(self, number: int) -> Record:
         """A duplicate that only attaches."""
         self.now += STEP_US
         who = {"intent_id": f"intent-{number}", "agent_id": f"agent-{number % AGENTS}"}
         return self.append("route", "noted", records.StageFacts(""), reason="duplicate", **who)
+
+    def heard(self, number: int) -> Record:
+        """A message of a session: it has an id, but is no intent."""
+        facts = records.SessionFacts(
+            "session.user_said", "channel", "person-1", bytes(16), True, False, self.now
+        )
+        return self.append("session", "heard", facts, intent_id=f"message-{number}", input_topic="messages")
 
     def many(self, count: int) -> list[Record]:
         """At least `count` records of intents."""

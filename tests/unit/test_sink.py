@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -11,7 +12,7 @@ from itertools import pairwise
 import pytest
 from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Terminal
-from sluicegate.sinks import clickhouse, ranges, rows, tables, writer
+from sluicegate.sinks import clickhouse, contents, ranges, rows, tables, writer
 from sluicegate.sinks.ranges import Collector, Frozen, Range
 from sluicegate.sinks.rows import Record
 
@@ -363,8 +364,42 @@ def test_contents_are_those_that_can_be_opened() -> None:
     found = server.tables["contents"]
     assert found, "nothing was opened"
     assert {r["subject"] for r in found} == {f"person-{n}".encode() for n in range(1, 20)}
-    assert all(r["content"] == b'{"to":"x"}' for r in found)
+    assert {r["record"] for r in found} == {"intent"}
+    assert all(json.loads(r["content"])["arguments"] == {"to": "x"} for r in found)
     assert sum(r["contents"] for r in server.tables["ingest_batches"]) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("plain", "record", "text"),
+    [
+        (b"plain words \xc3\xa9", "", b"plain words \xc3\xa9"),
+        (b'{"a":1}', "", b'{"a":1}'),
+        (b"\xff\xfe", "", b"fffe"),
+        (
+            codec.SCHEMAS["intent"].prefix + b"\x02",
+            "",
+            (codec.SCHEMAS["intent"].prefix + b"\x02").hex().encode(),
+        ),
+        (b"", "", b""),
+    ],
+)
+def test_content_that_is_no_record_stays_a_text(plain: bytes, record: str, text: bytes) -> None:
+    assert contents.readable(plain) == (record, text)
+
+
+def test_content_that_is_a_record_becomes_json() -> None:
+    asked = records.Intent(
+        "i", "a", "s", "tool_call", "pay", b'{"to":"x","n":1}', 7, None, "goal", ["e1"], ""
+    )
+    name, text = contents.readable(codec.encode(asked))
+    wanted = {"intent_id": "i", "agent_id": "a", "session_id": "s", "kind": "tool_call", "tool": "pay"}
+    wanted |= {"arguments": {"to": "x", "n": 1}, "issued_at": 7, "deadline_at": None, "goal": "goal"}
+    assert (name, json.loads(text)) == ("intent", {**wanted, "derived_from": ["e1"], "traceparent": ""})
+    asked.arguments = b"{not json"
+    assert json.loads(contents.readable(codec.encode(asked))[1])["arguments"] == b"{not json".hex()
+    signed = records.Envelope("key-1", "ed25519", "dev", 1, 2, codec.encode(asked), bytes(64))
+    name, text = contents.readable(codec.encode(signed))
+    assert (name, json.loads(text)["signed_by"], json.loads(text)["tool"]) == ("intent", "key-1", "pay")
 
 
 def test_without_an_opener_there_are_no_contents() -> None:
