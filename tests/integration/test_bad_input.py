@@ -491,7 +491,8 @@ def test_broker_killed(
             while asking:
                 record = intent("desk.set", agent=agent)
                 asked.append(record)
-                assert (await gate.ask(record)).status == "released"
+                # A call that the outage cut off may end as failed; what matters is that each ends once.
+                assert (await gate.ask(record)).status in ("released", "failed")
 
         askers = [asyncio.create_task(ask(a)) for a in gate.everywhere() for _ in range(4)]
         await until(lambda: len(asked) > 40, "traffic")
@@ -504,8 +505,8 @@ def test_broker_killed(
         await asyncio.gather(*askers)
         assert sum(lane.metrics.taints for lane in gate.service.lanes.values()) > taints
         for record in asked:
-            ends = [s for s in gate.life(record.intent_id) if s == "released"]
-            assert ends == ["released"]
+            ends = [s for s in gate.life(record.intent_id) if s in ("released", "failed")]
+            assert len(ends) == 1
         assert gate.service.alive == ""
         await gate.good()
 
