@@ -194,7 +194,7 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=400_000)
-    rows = parser.parse_args().rows
+    rows = parser.parse_known_args()[0].rows  # `python -m bench sink` leaves its own argument there
     found = []
     with tempfile.TemporaryDirectory() as folder, EmbeddedClickHouse(Path(folder)) as server:
         for projectors in (1, 2):

@@ -306,6 +306,27 @@ def test_clickhouse_down_is_lag_with_bounded_memory() -> None:
     assert run.counters.rows == len(written)
 
 
+def test_attempts_are_further_and_further_apart_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clickhouse, "BACKOFF_MIN_S", 0.2)
+    monkeypatch.setattr(clickhouse, "BACKOFF_MAX_S", 15.0)
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(clickhouse.asyncio, "sleep", sleep)
+    counters = clickhouse.Counters()
+
+    async def work() -> str:
+        if len(waits) < 9:
+            raise Down("refused")
+        return "done"
+
+    assert asyncio.run(clickhouse.retrying(work, counters, "it")) == "done"
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0, 15.0]
+    assert (counters.retries, counters.errors) == (9, {})
+
+
 def test_an_insert_that_was_done_but_not_answered_is_not_repeated() -> None:
     written = Ledger().many(20)
     kafka, server = FakePartition(written), FakeClickHouse()
