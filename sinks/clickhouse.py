@@ -48,11 +48,13 @@ TOPICS = ("outcomes", "control")
 FETCH_S = 0.25  # how long one fetch waits for records
 INSERTS_AT_ONCE = 2  # ranges of different partitions being written; the embedded ClickHouse has two writers
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 15.0  # between attempts, doubling; for ever
+BEAT_S = 10.0  # aiokafka gives up the partitions of a consumer that asks for nothing for 300 s
 GC_THRESHOLD = (
-    100_000  # new containers between two collections, 30 MB; with Python's 700 they cost 4 of 20 us a row
+    100_000  # new containers between two collections, 30 MB; Python's own 700 cost 4 of 20 us a row
 )
 STOP_LIMIT_S = 10.0  # for ranges being written when the service stops; then they are left to the next owner
 
+NOWHERE = TopicPartition("-", 0)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Projection:
     def __init__(self, source: Source, sink: Sink, counters: Counters, inserts: asyncio.Semaphore) -> None:
         self._source, self._sink, self._counters, self._inserts = source, sink, counters, inserts
         self._collector: Collector | None = None
-        self._uncertain_until = -1
+        self._uncertain = -1, -1
         self._writing: asyncio.Task[None] | None = None
         self._in_flight = 0
 
@@ -117,7 +119,7 @@ class Projection:
         frozen = Frozen.parse(await self._retrying(self._source.metadata), log_id)
         if frozen is not None and frozen.last_offset <= at.last_offset:
             frozen = None  # killed between 4 and 5
-        self._uncertain_until = max(at.rows_until, frozen.last_seq if frozen else -1)
+        self._uncertain = at.rows_until, frozen.last_offset if frozen else -1
         self._source.seek(at.last_offset + 1)
         return Collector(*place, next_seq=at.last_seq + 1, frozen=frozen)
 
@@ -131,7 +133,8 @@ class Projection:
             self._writing = asyncio.create_task(self._write(frozen))
 
     async def _write(self, frozen: Range) -> None:
-        certain = frozen.first_seq > self._uncertain_until
+        seq, offset = self._uncertain
+        certain = frozen.first_seq > seq and frozen.first_offset > offset
 
         async def attempt() -> None:
             nonlocal certain
@@ -206,12 +209,14 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
         admin = kafka.admin(self._bootstrap, self._settings.security)
         self._make = partial(KafkaSource, consumer, admin, self.group)
         tables = asyncio.create_task(retrying(partial(asyncio.to_thread, self._tables), self, "the tables"))
+        beat: asyncio.Task[None] | None = None
         try:
             await asyncio.wait([stopped, tables], return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 await kafka.connect(admin)
                 consumer.subscribe([full_name(self._settings.env, name) for name in TOPICS], listener=self)
                 await kafka.connect(consumer)
+                beat = asyncio.create_task(self._beat(consumer))
             while not stop.is_set():
                 # The time-out: partitions may have come meanwhile.
                 tasks = [task for _, task in self._running.values()]
@@ -223,12 +228,19 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
                         task.result()  # a projection never ends by itself: this raises
         finally:
             self._make = None  # what is assigned from here on is not taken
-            for task in (stopped, tables):
+            for task in filter(None, (stopped, tables, beat)):
                 task.cancel()
             await asyncio.wait([asyncio.create_task(self._finish())], timeout=STOP_LIMIT_S)
             await self.on_partitions_revoked(())
             await consumer.stop()
             await admin.close()
+
+    async def _beat(self, consumer: Any) -> None:
+        """Ask for nothing, now and then. While ClickHouse is away no partition is read, and aiokafka would take that for
+        a dead process: it gives the partitions up, and never asks for them again."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            await retrying(partial(consumer.getmany, NOWHERE, timeout_ms=0), self, "the group")
 
     def _tables(self) -> None:
         ddl.ensure_schema(self._connect(), self.database)

@@ -51,7 +51,7 @@ class Range:
 
     def metadata(self) -> str:
         """How the range is written down in step 2."""
-        return json.dumps([1, self.log_id.hex(), self.first_offset, self.last_offset, self.last_seq])
+        return json.dumps([1, self.log_id.hex(), self.first_offset, self.last_offset])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,15 @@ class Frozen:
 
     first_offset: int
     last_offset: int
-    last_seq: int
 
     @classmethod
     def parse(cls, metadata: str, log_id: bytes) -> Frozen | None:
         """From what `Range.metadata` wrote; None when that is empty, of another log or of another version."""
         try:
-            version, log, first, last, seq = json.loads(metadata)
+            version, log, first, last = json.loads(metadata)
         except (ValueError, TypeError):
             return None
-        return cls(first, last, seq) if version == 1 and log == log_id.hex() else None
+        return cls(first, last) if version == 1 and log == log_id.hex() else None
 
 
 @dataclass(slots=True)

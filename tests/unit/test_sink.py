@@ -137,13 +137,13 @@ def test_a_range_of_rejects_only_has_a_place_of_its_own() -> None:
 def test_a_frozen_range_is_cut_as_it_was() -> None:
     ledger = Ledger(holes=False).many(60)
     for first, last in ((0, 6), (10, 33), (5, 5)):
-        found = cut(collector(frozen=Frozen(first, last, last)), ledger)
+        found = cut(collector(frozen=Frozen(first, last)), ledger)
         assert (first, last) in [(r.first_seq, r.last_seq) for r in found]
         assert [seq for r in found for seq in range(r.first_seq, r.last_seq + 1)] == list(range(60))
 
 
 def test_a_frozen_range_is_not_cut_by_waiting() -> None:
-    collected = collector(frozen=Frozen(0, 5, 5))
+    collected = collector(frozen=Frozen(0, 5))
     for record in Ledger(holes=False).many(8)[:5]:
         collected.add(record, 0.0)
     assert collected.take(1e9) is None
@@ -151,13 +151,13 @@ def test_a_frozen_range_is_not_cut_by_waiting() -> None:
 
 def test_a_frozen_range_whose_end_is_gone_does_not_hold_up() -> None:
     ledger = Ledger(holes=False).many(12)
-    found = cut(collector(frozen=Frozen(2, 5, 5)), [r for r in ledger if r.offset not in (4, 5)])
+    found = cut(collector(frozen=Frozen(2, 5)), [r for r in ledger if r.offset not in (4, 5)])
     assert [(r.first_seq, r.last_seq) for r in found] == [(0, 1), (2, 3), (6, 11)]
 
 
 def test_what_is_written_down_is_read_back() -> None:
     (found,) = cut(collector(), Ledger().many(4))
-    assert Frozen.parse(found.metadata(), log_id()) == Frozen(0, 3, 3)
+    assert Frozen.parse(found.metadata(), log_id()) == Frozen(0, 3)
     assert Frozen.parse(found.metadata(), log_id("b")) is None
     for text in ("", "{}", "[2]", "null", '"x"', "[1, 2]"):
         assert Frozen.parse(text, log_id()) is None
@@ -224,6 +224,22 @@ def test_killed_again_and_again() -> None:
         except Killed:
             pass
         disarm()
+    asyncio.run(Run(kafka, server).to_the_end())
+    check(server, written)
+
+
+@pytest.mark.parametrize("point", ["half ingest_rejects", "after ingest_rejects"])
+def test_killed_in_a_range_of_rejects_only(point: str) -> None:
+    ledger = Ledger()
+    good = ledger.many(4)
+    written = [*good, *(ledger.raw(b"garbage %d" % n) for n in range(5))]
+    kafka, server = FakePartition(written[:4]), FakeClickHouse()
+    asyncio.run(Run(kafka, server).to_the_end())
+    kafka.records = written
+    disarm = killed_at(point, 1, kafka, server)
+    with pytest.raises(Killed):
+        asyncio.run(Run(kafka, server).to_the_end())
+    disarm()
     asyncio.run(Run(kafka, server).to_the_end())
     check(server, written)
 
