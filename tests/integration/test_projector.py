@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import clickhouse, ddl, ranges
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
@@ -391,6 +392,17 @@ def test_projectors_killed_at_any_moment(settings: Settings, server: EmbeddedCli
     print(f"seed {seed}")
     asyncio.run(scene())
     check(server, settings, 3 * 6 * 300)
+
+
+def test_kafka_away_at_the_start_is_an_error_one_may_retry(server: EmbeddedClickHouse) -> None:
+    away = Settings(env="p-away", home=server._directory.parent, kafka="127.0.0.1:1")
+
+    async def scene() -> None:
+        projector = Projector(away, "127.0.0.1:1", lambda: server.connect("sink"), None)
+        with pytest.raises(Retryable, match="kafka does not answer"):
+            await projector.run(asyncio.Event())
+
+    asyncio.run(scene())
 
 
 def test_the_group_has_offsets_for_lag_tools(settings: Settings, server: EmbeddedClickHouse) -> None:
