@@ -18,7 +18,7 @@ from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import Intent, Message, Receipt, Reply
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
 from sluicegate.streams import client_json
-from sluicegate.streams.client_errors import Failed, NotReleased, Refused, Unanswered
+from sluicegate.streams.client_errors import Failed, InDoubt, NotReleased, Refused, Unanswered
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_transport import Headers, Transport
 from sluicegate.streams.in_process import Errand, LocalFunction, Runner, now_us
@@ -105,8 +105,8 @@ class Asker:
             self.runner.forget(intent_id)
         try:
             return answer(reply)
-        except Failed as failed:
-            raise failed from errand.error
+        except (Failed, InDoubt) as ended:
+            raise ended from errand.error
 
     async def ask(self, topic: str, record: Intent | Message, intent_id: str, timeout_s: float) -> Reply:
         """Publish and wait for the first reply that ends the intent or lets it rest.
