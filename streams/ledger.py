@@ -54,6 +54,7 @@ CLOCK_BACK_LIMIT_US = 5_000_000
 """A wall clock this far behind the ledger's stops the partition: deadlines would mean nothing."""
 SNAPSHOT_EVENTS = 200_000
 """Ledger records between snapshots: folding so many takes about ten seconds, the longest a takeover waits."""
+GROUP_OFFSETS_EVERY_S = 1.0
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 """Pause before recovering after a taint, doubled each time."""
 ALONE_AFTER, GIVE_UP_AFTER = 2, 3
@@ -92,6 +93,8 @@ class Lane:
         self._waiting: deque[Input] = deque()
         self._closing = False
         self._begin: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._told_at = 0.0
         self._last_offset = -1
         self._snapshot_seq = 0
         self._suspect: tuple[Place, int] | None = None
@@ -129,6 +132,7 @@ class Lane:
             times = self._suspect[1] + 1 if self._suspect and self._suspect[0] == self._first else 1
             self._suspect = (self._first, times)
         self._waiting.clear()
+        self._told_at = 0.0
         await asyncio.sleep(self._pause_s)
         self._pause_s = min(RETRY_MAX_S, self._pause_s * 2)
 
@@ -194,6 +198,8 @@ class Lane:
         sources = await self._fetch()  # Step 1
         if not sources:
             self.service.passed(self)
+            if self._offsets_due():
+                await self._append_and_commit(Transaction(self._require()))
             return
         hit("ledger.1.fetched")
         transaction = Transaction(self._require())
@@ -316,12 +322,24 @@ class Lane:
     async def _append_and_commit(self, transaction: Transaction) -> None:
         async with asyncio.timeout(COMMIT_LIMIT_S):
             last = await transaction.append()  # Step 4
+            if self._offsets_due():
+                await transaction.offsets(self._group_offsets(), self.service.group)
+                self._told, self._told_at = dict(self.state.positions), time.monotonic()
             hit("ledger.4.appended")
             await transaction.commit()  # Step 5
         hit("ledger.5.committed")
         self._last_offset = last.get((f"{self.env}.outcomes", self.index), self._last_offset)
         self.metrics.transactions += 1
         self.service.passed(self)
+
+    def _offsets_due(self) -> bool:
+        """Group offsets are for lag tools only, so they trail by up to a second instead of costing every
+        transaction two round trips."""
+        waited = time.monotonic() - self._told_at >= GROUP_OFFSETS_EVERY_S
+        return waited and self.state.positions != self._told
+
+    def _group_offsets(self) -> dict[TopicPartition, int]:
+        return {self.places[t]: offset for t, offset in self.state.positions.items() if t in self.places}
 
     # -- clock, snapshots ---------------------------------------------------------------------------------------
 

@@ -15,9 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 from sluicegate.processors.outcomes import Outcome
-from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.control_log import ControlReader
@@ -28,8 +26,6 @@ from sluicegate.streams.settings import Settings
 
 REVOKE_LIMIT_S = 5.0
 """A lane's transaction may take this long at a rebalance before it is cancelled; the next owner fences it."""
-GROUP_COMMIT_EVERY_S = 1.0
-"""Group offsets are for lag tools only, so they trail by this much."""
 FETCH_WAIT_MS = 50
 """How long the broker holds an empty fetch: it also bounds how late a new partition joins the next fetch."""
 READER_FETCH_WAIT_MS = 5
@@ -49,6 +45,7 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self.settings = settings
         self.keys = keys
         self.clock = clock
+        self.group = f"sluicegate.{settings.env}.ledger"
         self.control = ControlReader(settings)
         self.lanes: dict[int, Lane] = {}
         self.log = logging.getLogger("sluicegate.ledger")
@@ -58,8 +55,6 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: AIOKafkaConsumer | None = None
         self._reader_lock = asyncio.Lock()
-        self._offsets: dict[TopicPartition, int] = {}
-        self._commit_task: asyncio.Task[None] | None = None
         self._closing = False
 
     async def start(self) -> None:
@@ -67,20 +62,15 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self.crashed = asyncio.get_running_loop().create_future()
         await self.control.start()
         self._reader = await kafka.connect(kafka.consumer(self.settings, fetch_wait_ms=READER_FETCH_WAIT_MS))
-        self._consumer = kafka.consumer(
-            self.settings, group=f"sluicegate.{self.settings.env}.ledger", fetch_wait_ms=FETCH_WAIT_MS
-        )
+        self._consumer = kafka.consumer(self.settings, group=self.group, fetch_wait_ms=FETCH_WAIT_MS)
         topics = [full_name(self.settings.env, t) for t in INPUTS]
         self._consumer.subscribe(topics, listener=self)
         await kafka.connect(self._consumer)
-        self._commit_task = asyncio.create_task(self._commit_group_offsets(), name="group-offsets")
 
     async def stop(self) -> None:
         """Drain: finish the open transactions, write snapshots, leave the group."""
         self._closing = True
         await self._end(list(self._tasks))
-        if self._commit_task is not None:
-            self._commit_task.cancel()
         if self._consumer is not None:
             await self._consumer.stop()
         if self._reader is not None:
@@ -192,20 +182,3 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
     def passed(self, lane: Lane) -> None:
         """A lane committed, or found nothing to do."""
         lane.metrics.progress_at = time.monotonic()
-        for topic, offset in lane.state.positions.items():
-            place = lane.places.get(topic)
-            if place is not None:
-                self._offsets[place] = offset
-
-    async def _commit_group_offsets(self) -> None:
-        while True:
-            await asyncio.sleep(GROUP_COMMIT_EVERY_S)
-            assert self._consumer is not None
-            held = self._consumer.assignment()
-            offsets = {p: o for p, o in self._offsets.items() if p in held}
-            self._offsets.clear()
-            if offsets:
-                try:
-                    await self._consumer.commit(offsets)
-                except (KafkaError, Retryable, ValueError) as error:
-                    self.log.info("group offsets not committed (for lag tools only): %s", error)

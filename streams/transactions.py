@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 
 import aiokafka.producer.sender as _sender
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
 COMMIT_LIMIT_S = 20.0
 """For appending and committing one transaction; below the 60 s after which the broker aborts it."""
@@ -103,6 +104,12 @@ class Transaction:
             metadata = await future
             first.setdefault((topic, partition), metadata.offset)
         return {place: offset + self._counts[place] - 1 for place, offset in first.items()}
+
+    async def offsets(self, offsets: dict[TopicPartition, int], group: str) -> None:
+        """Put a group's next offsets into the open transaction. Never `consumer.commit`: see decision 0002."""
+        await self._producer.send_offsets_to_transaction(
+            {place: OffsetAndMetadata(offset, "") for place, offset in offsets.items()}, group
+        )
 
     async def commit(self) -> None:
         """End the transaction. Any error leaves the producer unusable."""
