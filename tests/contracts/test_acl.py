@@ -233,7 +233,7 @@ def test_the_ids_are_those_the_code_uses() -> None:
     assert ("executor", group_of(ENV)) in names
     for module, role, text in (
         ("ledger.py", "pipeline", 'f"sluicegate.{self.env}.ledger.{self.index}"'),
-        ("ledger_service.py", "pipeline", 'group=f"sluicegate.{self.settings.env}.ledger"'),
+        ("ledger_service.py", "pipeline", 'self.group = f"sluicegate.{settings.env}.ledger"'),
         ("control_log.py", "operator", 'f"sluicegate.{settings.env}.control"'),
         ("../executors/claim_log.py", "executor", 'f"sluicegate.{self._settings.env}.claims.'),
         ("../sinks/clickhouse.py", "projector", 'f"{settings.env}.projector'),
