@@ -14,6 +14,7 @@ from typing import cast
 import cedarpy
 import orjson
 from sluicegate.processors.control import Agent
+from sluicegate.processors.holds import parse_hold
 from sluicegate.schemas.errors import Terminal
 
 Json = object
@@ -81,6 +82,10 @@ def parse_policies(files: dict[str, str]) -> PolicyBook:
                     f"policy id `{policy_id}` stands in `{seen[policy_id]}` and in `{path}`, rename one"
                 )
             seen[policy_id] = path
+            try:
+                parse_hold(policy_id, annotations)  # refused here, so that a hold is never unreadable later
+            except Terminal as error:
+                raise Terminal(f"policy file `{path}`: {error}") from error
             found.append(Policy(policy_id, str(est["effect"]), to_text(est), est, annotations))
     return PolicyBook(found)
 
