@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_AGENTS = 1_000_000
 """Agents in one control ledger: about 500 bytes each."""
 
+MAX_PEOPLE = 100_000
+"""People in one control ledger: about 400 bytes each, 40 MB; `sluicegate people register` stops there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:
@@ -28,6 +31,15 @@ class Agent:
     team: str
     roles: tuple[str, ...]
     status: str = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who may review held calls. `name` is shown only; `roles` are what `@reviewers` asks for."""
+
+    person_id: str
+    name: str
+    roles: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,7 @@ class Control:
     signing: str = "dev"
     agents: dict[str, Agent] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    people: dict[str, Person] = field(default_factory=dict)
     published: dict[str, str] = field(default_factory=dict)
     deployed: str = ""
     previous: tuple[str, ...] = ()
@@ -91,6 +104,12 @@ def fold(control: Control, seq: int, facts: ControlFacts) -> Control:
         kid, at = str(body["kid"]), cast(int, body["at"])
         if kid in control.keys:
             new.keys = {**control.keys, kid: replace(control.keys[kid], not_after=at)}
+    elif kind == "people.registered":
+        rows = [_person(row) for row in cast("list[dict[str, object]]", body["people"])]
+        new.people = {**control.people, **{person.person_id: person for person in rows}}
+    elif kind == "people.removed":
+        gone = {str(one) for one in cast("list[object]", body["people"])}
+        new.people = {k: v for k, v in control.people.items() if k not in gone}
     elif kind == "release.published":
         new.published = {**control.published, str(body["digest"]): f"{body['name']} {body['version']}"}
     elif kind == "release.deployed":
@@ -107,3 +126,8 @@ def _agent(row: dict[str, object]) -> Agent:
         str(row["agent_id"]), str(row.get("tenant", "default")), str(row.get("team", "")),
         tuple(str(r) for r in cast("list[object]", row.get("roles", []))), str(row.get("status", "active")),
     )  # fmt: skip
+
+
+def _person(row: dict[str, object]) -> Person:
+    roles = tuple(str(r) for r in cast("list[object]", row.get("roles", [])))
+    return Person(str(row["person_id"]), str(row.get("name", "")), roles)

@@ -1,4 +1,4 @@
-"""What operators do to control: deploy a release, register agents. Each is one chained control event or a few.
+"""What operators do to control: deploy a release, register agents and people. Each is one chained event or a few.
 
 Never decides who may; `control.cedar` comes with the deployment controls. Next: `control_log.py`.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import yaml
+from sluicegate.processors.control import MAX_PEOPLE
 from sluicegate.processors.release import compile_release
+from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, releases
 from sluicegate.streams.keys import Keys
@@ -44,6 +47,39 @@ async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: 
     """Register agents, or change what is registered; returns the control head."""
     events = [("agents.registered", body) for body in _bodies(rows)]
     return await control_log.append(settings, keys, events, who=operator(), why=why)
+
+
+async def register_people(
+    settings: Settings, keys: Keys, rows: list[Row], why: str, *, dry_run: bool = False
+) -> int:
+    """Register people who review, or change them; returns the control head. Raises `Terminal` for an id that cannot
+    be one, or that an agent has: an agent never reviews."""
+    control = (await control_log.read(settings)).control
+    for row in rows:
+        person_id, roles = str(row["person_id"]), cast("list[str]", row["roles"])
+        if not valid_id(person_id) or not all(valid_id(r) and not r.split()[1:] for r in roles):
+            raise Terminal(f"`{person_id[:80]}` or its roles are not 1 to 256 printable characters, and a role has no spaces")  # fmt: skip
+        if person_id in control.agents:
+            raise Terminal(f"`{person_id}` is an agent, and an agent never reviews, choose another id")
+    if len(control.people.keys() | {str(row["person_id"]) for row in rows}) > MAX_PEOPLE:
+        raise Terminal(f"control holds {MAX_PEOPLE} people already, remove some first")
+    if dry_run:
+        return control.head
+    event: tuple[str, Row] = ("people.registered", {"people": rows})
+    return await control_log.append(settings, keys, [event], who=operator(), why=why)
+
+
+async def remove_people(
+    settings: Settings, keys: Keys, people: list[str], why: str, *, dry_run: bool = False
+) -> int:
+    """Remove people; returns the control head. Raises `Terminal` for one who is not registered."""
+    control = (await control_log.read(settings)).control
+    if unknown := [p for p in people if p not in control.people]:
+        raise Terminal(f"`{unknown[0][:80]}` is not registered, see `sluicegate people list`")
+    if dry_run:
+        return control.head
+    event: tuple[str, Row] = ("people.removed", {"people": people})
+    return await control_log.append(settings, keys, [event], who=operator(), why=why)
 
 
 def _bodies(rows: list[Row]) -> Iterator[Row]:
