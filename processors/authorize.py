@@ -10,6 +10,7 @@ from __future__ import annotations
 from sluicegate.processors.cedar import entities_for, evaluate, request_of, slice_for
 from sluicegate.processors.conform import Misfit, conform
 from sluicegate.processors.explain_policy import nearest_permit
+from sluicegate.processors.redact import redact_call, redact_contract
 from sluicegate.processors.work import Refusal, Work
 
 HOLD_ANNOTATION = "hold"
@@ -23,7 +24,7 @@ def conform_arguments(work: Work) -> Refusal | None:
     if isinstance(found, Misfit):
         return Refusal(found.reason, found.detail)
     work.conformed = found
-    return None
+    return redact_contract(work)
 
 
 def authorize(work: Work) -> Refusal | None:
@@ -49,7 +50,7 @@ def authorize(work: Work) -> Refusal | None:
         holds = [p.annotations.get(HOLD_ANNOTATION) for p in cut.policies if p.policy_id in verdict.policies]
         if holds and all(h is not None for h in holds):
             work.hold = holds[0] or "a policy asks for a person's agreement"
-        return None
+        return redact_call(work)
     if verdict.policies:
         return Refusal(
             "forbidden", "forbidden by `" + "`, `".join(verdict.policies) + "`", tuple(verdict.policies)

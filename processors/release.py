@@ -8,7 +8,7 @@ nothing of that happens per intent. Pure: files arrive as texts. Next: `route.py
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import jsonschema_rs
@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sluicegate.processors.cedar import PolicyBook, parse_policies
 from sluicegate.processors.conform import Typer, compile_typer
+from sluicegate.processors.recipes import compile_recipes, policy_recipes
 from sluicegate.schemas.errors import Terminal
 
 ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
@@ -36,6 +37,14 @@ class Executor(BaseModel):
     kind: Literal["http", "python", "in_process"]
 
 
+class Redactions(BaseModel):
+    """What never reaches a tool, and what of its result never reaches an agent."""
+
+    model_config = ConfigDict(extra="forbid")
+    arguments: list[str] = []
+    result: list[str] = []
+
+
 class Governance(BaseModel):
     """`x-sluicegate` of a contract. The class defaults to the worst."""
 
@@ -46,6 +55,7 @@ class Governance(BaseModel):
     timeout_ms: int = Field(DEFAULT_TIMEOUT_MS, gt=0, le=MAX_TIMEOUT_MS)
     protected: list[str] = []
     asset: str = ""
+    redact: Redactions = Redactions()
 
 
 class Contract(BaseModel):
@@ -82,6 +92,8 @@ class CompiledTool:
     typer: Typer
     result_validator: jsonschema_rs.Validator | None
     contract: Contract
+    redact_arguments: tuple[str, ...] = ()
+    redact_result: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,8 @@ class CompiledRelease:
     version: str
     tools: dict[str, CompiledTool]
     book: PolicyBook
+    redactions: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    """(policy, tool) -> recipes of the policy's `@redact`."""
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -119,7 +133,10 @@ def compile_release(files: dict[str, str]) -> CompiledRelease:
             raise Terminal(f"contract `{tool.name}` stands twice, the second time in `{path}`")
         tools[tool.name] = tool
     policies = {p: t for p, t in files.items() if p.startswith("policies/") and p.endswith(".cedar")}
-    return CompiledRelease(digest_of(files), manifest.name, manifest.version, tools, parse_policies(policies))
+    book = parse_policies(policies)
+    schemas = {name: _closed(tool.contract) for name, tool in tools.items()}
+    redactions = policy_recipes(book.policies, schemas)
+    return CompiledRelease(digest_of(files), manifest.name, manifest.version, tools, book, redactions)
 
 
 def _compile_tool(path: str, text: str) -> CompiledTool:
@@ -127,9 +144,12 @@ def _compile_tool(path: str, text: str) -> CompiledTool:
         contract = Contract.model_validate(orjson.loads(text))
     except (ValidationError, orjson.JSONDecodeError) as error:
         raise Terminal(f"contract `{path}` is not valid: {_first_line(error)}") from error
-    # An argument the contract does not name is refused unless the contract opens itself explicitly.
-    schema = {"additionalProperties": False, **contract.input_schema}
+    schema = _closed(contract)
     governance = contract.governance
+    if governance.executor.kind == "in_process" and governance.redact.result:
+        raise Terminal(
+            f"contract `{path}` redacts a result that the agent makes itself, run the tool elsewhere"
+        )
     try:
         validator = jsonschema_rs.validator_for(schema)
         result = jsonschema_rs.validator_for(contract.output_schema) if contract.output_schema else None
@@ -141,7 +161,14 @@ def _compile_tool(path: str, text: str) -> CompiledTool:
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
         orjson.dumps(governance.executor.model_dump(), option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
         validator, compile_typer(schema, schema), result, contract,
+        compile_recipes(schema, governance.redact.arguments, f"contract `{path}`"),
+        compile_recipes(contract.output_schema or {}, governance.redact.result, f"contract `{path}`"),
     )  # fmt: skip
+
+
+def _closed(contract: Contract) -> dict[str, object]:
+    # An argument the contract does not name is refused unless the contract opens itself explicitly.
+    return {"additionalProperties": False, **contract.input_schema}
 
 
 def _first_line(error: Exception) -> str:

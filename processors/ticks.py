@@ -51,6 +51,9 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
     problem = restore_call(work, entry)
     if work.decision.needs:
         return
+    if not problem and work.action_digest != entry.action_digest:
+        # INVARIANT: what is offered again is what was offered (tests/unit/test_redact.py::test_a_second_offer_is_the_same_call).
+        problem = "call_changed"
     if problem:
         _end(work, entry, "in_doubt" if entry.state == "claimed" else "expired", problem)
         return

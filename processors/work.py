@@ -57,6 +57,8 @@ class Work:
     policies: list[str] = field(default_factory=list)
     hold: str = ""
     action_digest: bytes = b""
+    redacted: list[str] = field(default_factory=list)
+    """Recipes of `redact.py` that changed the call."""
 
 
 def begin(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Work:

@@ -144,7 +144,17 @@ _ALL = (
         "You are not permitted to do this.",
         "a policy failed on this request, so it is refused; fix the policy",
     ),
+    Reason(
+        "redaction_breaks_schema",
+        "You are not permitted to do this.",
+        "the call without its redacted parts does not fit the contract; make them optional, or forbid the call",
+    ),
     # plan and execute
+    Reason(
+        "call_changed",
+        "The call could not be made.",
+        "the release changed what this call would be while it waited; ask again",
+    ),
     Reason("approval_required", "A person has to agree first.", "approve it, or wait"),
     Reason("approval_rejected", "A person said no.", "see the review"),
     Reason("approval_expired", "Nobody agreed in time.", "ask again"),
