@@ -13,8 +13,8 @@ from typing import cast
 
 import cedarpy
 import orjson
-from sluicegate.processors.control import Agent
 from sluicegate.processors.holds import parse_hold
+from sluicegate.processors.registry import Agent
 from sluicegate.schemas.errors import Terminal
 
 Json = object

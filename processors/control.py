@@ -1,59 +1,33 @@
-"""The fold of the `control` ledger: who exists, which keys are valid, which release is deployed.
+"""The fold of the `control` ledger: who exists, which keys are valid, what is observed, which release is deployed.
 
 Control is a ledger partition of its own with the same records; its bodies are canonical JSON in `ControlFacts`.
-Never decides anything; `pipeline.py` reads this. Next: `authenticate.py` (keys), `release.py` (what a release is).
+Never decides about intents; `pipeline.py` reads this. An event nobody was permitted to write, or of a form this
+version does not know, changes nothing. Next: `registry.py` (what it holds), `modes.py`, `control_policy.py`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
+from sluicegate.processors import control_policy, modes
+from sluicegate.processors.registry import ACTIVE, OPERATOR_ROLE, RETIRED, SUSPENDED, Agent, Key, Person
 from sluicegate.schemas.records import ControlFacts
 
 if TYPE_CHECKING:
     from sluicegate.processors.release import CompiledRelease
 
+__all__ = ["Agent", "Control", "Key", "Person", "fold"]
+
 MAX_AGENTS = 1_000_000
-"""Agents in one control ledger: about 500 bytes each."""
+"""Agents in one control ledger: about 500 bytes each. Keys count as much."""
 
 MAX_PEOPLE = 100_000
 """People in one control ledger: about 400 bytes each, 40 MB; `sluicegate people register` stops there."""
 
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """A registered agent."""
-
-    agent_id: str
-    tenant: str
-    team: str
-    roles: tuple[str, ...]
-    status: str = "active"
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody who may review held calls. `name` is shown only; `roles` are what `@reviewers` asks for."""
-
-    person_id: str
-    name: str
-    roles: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key bound to a principal and a role; `secret` is the Ed25519 public key, or empty for a MAC key that
-    stays in the processes' own key file."""
-
-    kid: str
-    principal: str
-    role: str
-    alg: str
-    public: bytes
-    not_before: int
-    not_after: int
+Body = dict[str, object]
 
 
 @dataclass(slots=True)
@@ -66,8 +40,10 @@ class Control:
     partitions: int = 0
     signing: str = "dev"
     agents: dict[str, Agent] = field(default_factory=dict)
-    keys: dict[str, Key] = field(default_factory=dict)
     people: dict[str, Person] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+    modes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(agent | tool | environment | policy, its id) -> observe | enforce; read by `modes.mode_for`."""
     published: dict[str, str] = field(default_factory=dict)
     deployed: str = ""
     previous: tuple[str, ...] = ()
@@ -78,56 +54,122 @@ class Control:
 
 
 def fold(control: Control, seq: int, facts: ControlFacts) -> Control:
-    """Control after one event. Unknown kinds change nothing, so an older worker can read a newer ledger."""
-    body = cast("dict[str, object]", json.loads(facts.body))
+    """Control after one event. Unknown kinds change nothing, so an older worker can read a newer ledger.
+
+    For the kinds in `ASKS_RELEASE` the release must be attached to `control`, since its `control.cedar` is asked.
+    `ledger verify` folds without releases, and so reads no modes.
+    """
+    body = cast(Body, json.loads(facts.body))
     new = replace(control, head=seq)
-    kind = facts.kind
-    if kind == "genesis":
-        new.log_id = bytes.fromhex(str(body["log_id"]))
-        new.env, new.partitions, new.signing = (
-            str(body["env"]),
-            cast(int, body["partitions"]),
-            str(body["signing"]),
-        )
-    elif kind == "agents.registered":
-        new.agents = dict(control.agents)
-        for row in cast("list[dict[str, object]]", body["agents"]):
-            agent = _agent(row)
-            new.agents[agent.agent_id] = agent
-    elif kind == "key.added":
-        key = Key(
-            str(body["kid"]), str(body["principal"]), str(body["role"]), str(body["alg"]),
-            bytes.fromhex(str(body["public"])), cast(int, body["not_before"]), cast(int, body["not_after"]),
-        )  # fmt: skip
-        new.keys = {**control.keys, key.kid: key}
-    elif kind == "key.revoked":
-        kid, at = str(body["kid"]), cast(int, body["at"])
-        if kid in control.keys:
-            new.keys = {**control.keys, kid: replace(control.keys[kid], not_after=at)}
-    elif kind == "people.registered":
-        rows = [_person(row) for row in cast("list[dict[str, object]]", body["people"])]
-        new.people = {**control.people, **{person.person_id: person for person in rows}}
-    elif kind == "people.removed":
-        gone = {str(one) for one in cast("list[object]", body["people"])}
-        new.people = {k: v for k, v in control.people.items() if k not in gone}
-    elif kind == "release.published":
-        new.published = {**control.published, str(body["digest"]): f"{body['name']} {body['version']}"}
-    elif kind == "release.deployed":
-        if control.deployed:
-            new.previous = (*control.previous, control.deployed)[-100:]
-        new.deployed = str(body["digest"])
-        if new.release is not None and new.release.digest != new.deployed:
-            new.release = None
+    step = _STEPS.get(facts.kind)
+    if step is not None:
+        step(new, body, facts.who)
     return new
 
 
-def _agent(row: dict[str, object]) -> Agent:
-    return Agent(
-        str(row["agent_id"]), str(row.get("tenant", "default")), str(row.get("team", "")),
-        tuple(str(r) for r in cast("list[object]", row.get("roles", []))), str(row.get("status", "active")),
-    )  # fmt: skip
+ASKS_RELEASE = frozenset(("mode.set",))
+"""Kinds whose fold asks the release that was deployed before them."""
 
 
-def _person(row: dict[str, object]) -> Person:
-    roles = tuple(str(r) for r in cast("list[object]", row.get("roles", [])))
-    return Person(str(row["person_id"]), str(row.get("name", "")), roles)
+def _genesis(new: Control, body: Body, who: str) -> None:
+    new.log_id = bytes.fromhex(str(body["log_id"]))
+    new.env, new.partitions = str(body["env"]), cast(int, body["partitions"])
+    new.signing = str(body["signing"])
+    if body.get("operator"):  # whoever made the environment is its first operator
+        first = Person(str(body["operator"]), "", (OPERATOR_ROLE,))
+        new.people = {first.person_id: first}
+
+
+def _agents_registered(new: Control, body: Body, who: str) -> None:
+    new.agents = dict(new.agents)
+    for row in cast("list[Body]", body["agents"]):
+        agent = Agent(
+            str(row["agent_id"]), str(row.get("tenant", "default")), str(row.get("team", "")), _roles(row),
+            str(row.get("status", ACTIVE)),
+        )  # fmt: skip
+        known = new.agents.get(agent.agent_id)
+        if known is not None:
+            # INVARIANT: registering again never resumes (tests/unit/test_control.py::test_register_again_never_resumes).
+            agent = replace(agent, status=known.status)
+        new.agents[agent.agent_id] = agent
+
+
+def _people_registered(new: Control, body: Body, who: str) -> None:
+    rows = [
+        Person(str(row["person_id"]), str(row.get("name", "")), _roles(row))
+        for row in cast("list[Body]", body["people"])
+    ]
+    new.people = {**new.people, **{person.person_id: person for person in rows}}
+
+
+def _people_removed(new: Control, body: Body, who: str) -> None:
+    gone = {str(one) for one in cast("list[object]", body["people"])}
+    new.people = {k: v for k, v in new.people.items() if k not in gone}
+
+
+def _status(status: str) -> Callable[[Control, Body, str], None]:
+    def step(new: Control, body: Body, who: str) -> None:
+        agent = new.agents.get(str(body["agent_id"]))
+        # INVARIANT: nothing follows `retired` (tests/unit/test_control.py::test_retired_is_for_ever).
+        if agent is not None and agent.status != RETIRED:
+            new.agents = {**new.agents, agent.agent_id: replace(agent, status=status)}
+
+    return step
+
+
+def _key_added(new: Control, body: Body, who: str) -> None:
+    kid = str(body["kid"])
+    # INVARIANT: a kid never comes to mean another key (tests/unit/test_control.py::test_kid_is_never_reused).
+    if kid not in new.keys:
+        key = Key(
+            kid, str(body["principal"]), str(body["role"]), str(body["alg"]), bytes.fromhex(str(body["public"])),
+            cast(int, body["not_before"]), cast(int, body["not_after"]),
+        )  # fmt: skip
+        new.keys = {**new.keys, kid: key}
+
+
+def _key_revoked(new: Control, body: Body, who: str) -> None:
+    """`at`: when it ends, in microseconds; 0 ends it with this very event, whatever any clock says."""
+    kid, at = str(body["kid"]), cast(int, body.get("at", 0))
+    key = new.keys.get(kid)
+    if key is not None:
+        new.keys = {**new.keys, kid: replace(key, not_after=min(key.not_after, at))}
+
+
+def _mode_set(new: Control, body: Body, who: str) -> None:
+    scope, value, mode = str(body["scope"]), str(body["value"]), str(body["mode"])
+    if not control_policy.may_set_mode(new, who, scope, value, mode):
+        new.modes = modes.with_mode(new.modes, scope, value, mode)
+
+
+def _published(new: Control, body: Body, who: str) -> None:
+    new.published = {**new.published, str(body["digest"]): f"{body['name']} {body['version']}"}
+
+
+def _deployed(new: Control, body: Body, who: str) -> None:
+    if new.deployed:
+        new.previous = (*new.previous, new.deployed)[-100:]
+    new.deployed = str(body["digest"])
+    if new.release is not None and new.release.digest != new.deployed:
+        new.release = None
+
+
+_STEPS: dict[str, Callable[[Control, Body, str], None]] = {
+    "genesis": _genesis,
+    "agents.registered": _agents_registered,
+    "agent.suspended": _status(SUSPENDED),
+    "agent.resumed": _status(ACTIVE),
+    "agent.retired": _status(RETIRED),
+    "people.registered": _people_registered,
+    "people.removed": _people_removed,
+    "key.added": _key_added,
+    "key.revoked": _key_revoked,
+    "mode.set": _mode_set,
+    "release.published": _published,
+    "release.deployed": _deployed,
+}
+"""Kind -> what it changes in the new `Control`. Steps replace maps, never change them: the old one is still in use."""
+
+
+def _roles(row: Body) -> tuple[str, ...]:
+    return tuple(str(r) for r in cast("list[object]", row.get("roles", [])))

@@ -72,8 +72,10 @@ def _check(
     control: Control, topic: str, envelope: Envelope, record: InputRecord, roles: tuple[str, ...], now: int
 ) -> Problem | None:
     key = control.keys.get(envelope.kid)
-    if key is None or not key.not_before <= envelope.signed_at < key.not_after or now >= key.not_after:
-        return Problem("unknown_key", f"key `{envelope.kid}` is not registered or not valid now", dead=False)
+    if key is None:
+        return Problem("unknown_key", f"key `{envelope.kid[:80]}` is not registered", dead=False)
+    if not key.not_before <= envelope.signed_at < key.not_after or now >= key.not_after:
+        return Problem("key_not_valid", f"key `{envelope.kid}` is revoked or not valid now", dead=False)
     if envelope.audience != f"{control.env}/{topic}":
         return Problem(
             "bad_signature", f"audience `{envelope.audience}` is not `{control.env}/{topic}`", dead=False

@@ -20,6 +20,7 @@ from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Pr
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.plan import plan
 from sluicegate.processors.receipts import decide_receipt
+from sluicegate.processors.registry import inactive
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
 from sluicegate.processors.sessions import decide_message, decide_session
@@ -188,9 +189,7 @@ def _before_identity(work: Work, intent: Intent, source: Input) -> Refusal | Non
         )
     if work.agent is None:
         return Refusal("unknown_agent", f"agent `{intent.agent_id[:80]}` is not registered")
-    if work.agent.status != "active":
-        return Refusal("suspended_agent")
-    reason = window(intent.issued_at, work.now)
+    reason = inactive(work.agent) or window(intent.issued_at, work.now)
     return Refusal(reason) if reason else None
 
 

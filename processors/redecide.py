@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.intake import Problem, take
+from sluicegate.processors.registry import inactive
 from sluicegate.processors.state import OpenIntent, session_key
 from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Work
@@ -27,7 +28,9 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
     if value is None:
         return "no_executor"
     taken = take(work.control, entry.topic, value, entry.issued_at)
-    if isinstance(taken, Problem) or not isinstance(taken.record, Intent):
+    if isinstance(taken, Problem):
+        return taken.reason  # its key was revoked since: nothing it signed begins any more
+    if not isinstance(taken.record, Intent):
         return "no_executor"
     work.intent, work.payload = taken.record, taken.payload
     work.release = work.control.release
@@ -36,6 +39,8 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
         return "unknown_tool"
     work.tool = tool
     work.agent = work.control.agents.get(entry.agent_id)
+    if reason := inactive(work.agent):
+        return reason
     work.session = work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
     if conform_arguments(work) is not None:
         return "schema_violation"

@@ -26,6 +26,7 @@ ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 600_000
 """One call; longer work needs `completion: callback | poll`, which is not built yet."""
+CONTROL_CEDAR = "control.cedar"
 MAX_RELEASE_BYTES = 16 * 1024 * 1024
 """All files of a release: 32 chunks of 512 kB."""
 
@@ -107,6 +108,8 @@ class CompiledRelease:
     book: PolicyBook
     redactions: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     """(policy, tool) -> recipes of the policy's `@redact`."""
+    control_book: PolicyBook | None = None
+    """`control.cedar`: who may change control; None leaves that to the role `operator`."""
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -136,7 +139,10 @@ def compile_release(files: dict[str, str]) -> CompiledRelease:
     book = parse_policies(policies)
     schemas = {name: _closed(tool.contract) for name, tool in tools.items()}
     redactions = policy_recipes(book.policies, schemas)
-    return CompiledRelease(digest_of(files), manifest.name, manifest.version, tools, book, redactions)
+    control = parse_policies({CONTROL_CEDAR: files[CONTROL_CEDAR]}) if CONTROL_CEDAR in files else None
+    return CompiledRelease(
+        digest_of(files), manifest.name, manifest.version, tools, book, redactions, control
+    )
 
 
 def _compile_tool(path: str, text: str) -> CompiledTool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, message_key, session_key
 from sluicegate.processors.work import Work, emit, reply
@@ -41,6 +42,8 @@ def decide_session(
     if not reason and (kind not in KINDS or (origin == "agent" and kind == "session.user_said")):
         # INVARIANT: only a channel reports what a user said (tests/unit/test_sessions.py).
         reason = "unknown_kind"
+    if not reason and kind == "session.open":
+        reason = inactive(work.agent)
     if not reason and kind == "session.open" and session is not None:
         reason = "id_conflict"
     if not reason and kind == "session.open" and len(state.sessions) >= MAX_SESSIONS:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sluicegate.processors.conform import Conformed
-from sluicegate.processors.control import Agent, Control
+from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
+from sluicegate.processors.registry import Agent
 from sluicegate.processors.release import CompiledRelease, CompiledTool
 from sluicegate.processors.state import PartitionState, Session
 from sluicegate.schemas.reasons import REASONS

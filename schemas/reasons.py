@@ -60,7 +60,12 @@ _ALL = (
         "The request's signature is not valid.",
         "sign the bytes described in docs/wire-format.md with the registered key",
     ),
-    Reason("unknown_key", "The request's key is not known.", "register the key or use one that is valid now"),
+    Reason("unknown_key", "The request's key is not known.", "register it: sluicegate keys add"),
+    Reason(
+        "key_not_valid",
+        "The request's key is not valid any more.",
+        "the key is revoked, not valid yet, or past its end: rotate it with sluicegate agents rotate",
+    ),
     Reason(
         "wrong_signer",
         "The request was signed by somebody else.",
@@ -77,7 +82,8 @@ _ALL = (
         "This agent is not registered.",
         "register it: sluicegate agents register AGENT --role ROLE",
     ),
-    Reason("suspended_agent", "This agent is suspended.", "ask an operator"),
+    Reason("suspended_agent", "This agent is suspended.", "resume it: sluicegate agents resume AGENT"),
+    Reason("retired_agent", "This agent is retired.", "retired is for ever: register another agent id"),
     Reason(
         "unknown_session", "The session is not open.", "publish session.open first and wait for its reply"
     ),

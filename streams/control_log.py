@@ -128,7 +128,10 @@ class ControlReader:
                 f"the control ledger is broken at seq {header.seq}, run `sluicegate ledger verify`"
             )
         self.prev_hash = header_hash(outcome.header)
-        new = fold.fold(self.control, header.seq, codec.decode_as(r.ControlFacts, outcome.facts))
+        facts = codec.decode_as(r.ControlFacts, outcome.facts)
+        if facts.kind in fold.ASKS_RELEASE:
+            await self._attach_release(self.control, always=True)
+        new = fold.fold(self.control, header.seq, facts)
         if self._task is not None or self.history is not None:
             await self._attach_release(new)
         self.control = new
@@ -136,9 +139,9 @@ class ControlReader:
             self.history.append(new)
         self.changed.set()
 
-    async def _attach_release(self, control: Control | None = None) -> None:
+    async def _attach_release(self, control: Control | None = None, *, always: bool = False) -> None:
         target = control or self.control
-        if not self._with_release or not target.deployed or target.release is not None:
+        if not (self._with_release or always) or not target.deployed or target.release is not None:
             return
         if target.deployed not in self._compiled:
             self._compiled[target.deployed] = compile_release(

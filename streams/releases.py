@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 from aiokafka import TopicPartition
-from sluicegate.processors.release import MAX_RELEASE_BYTES, digest_of
+from sluicegate.processors.release import CONTROL_CEDAR, MAX_RELEASE_BYTES, digest_of
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import ReleaseChunk
@@ -31,6 +31,8 @@ def read_folder(folder: Path) -> dict[str, str]:
     if not (folder / "release.yaml").is_file():
         raise Terminal(f"`{folder}` has no release.yaml, point at a release folder")
     files = {"release.yaml": (folder / "release.yaml").read_text("utf-8")}
+    if (folder / CONTROL_CEDAR).is_file():
+        files[CONTROL_CEDAR] = (folder / CONTROL_CEDAR).read_text("utf-8")
     for name, suffix in _FOLDERS.items():
         for path in sorted((folder / name).glob(f"*{suffix}")):
             files[f"{name}/{path.name}"] = path.read_text("utf-8")

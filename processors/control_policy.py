@@ -1,0 +1,70 @@
+"""Who may change control: `control.cedar` of the deployed release, or the role `operator` where there is none.
+
+Principal = the registered person, action = the control event's kind, resource = what it is about, context = what it
+would become. Default deny and errors refuse, as for agents. Tightening needs no permission: whoever may write control
+may always enforce, suspend and revoke. Pure. Next: `control.py` (the fold that asks), `cedar.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import cedarpy
+import orjson
+from sluicegate.processors.cedar import Slice, evaluate
+from sluicegate.processors.modes import ENFORCE
+from sluicegate.processors.registry import OPERATOR_ROLE, Person
+
+if TYPE_CHECKING:
+    from sluicegate.processors.control import Control
+
+_RESOURCES = {"agent": "Agent", "tool": "Tool", "environment": "Environment", "policy": "Policy"}
+"""Scope of a mode -> type of the Cedar resource."""
+
+
+def may_set_mode(control: Control, who: str, scope: str, value: str, mode: str) -> str:
+    """Empty when `who` may do it now, else the reason in words.
+
+    `control.release` must be attached where `control.deployed` names one; without it only the role counts.
+    """
+    if mode == ENFORCE:
+        return ""
+    person = control.people.get(who)
+    if person is None:
+        return f"`{who}` is no registered person, register them with `sluicegate people register`"
+    book = control.release.control_book if control.release is not None else None
+    if book is None:
+        if OPERATOR_ROLE in person.roles:
+            return ""
+        return f"`{who}` has not the role `{OPERATOR_ROLE}`, which it takes without a `control.cedar`"
+    # All of it: the slices of tools drop what names another tool than the action, and here that is the resource.
+    handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in book.policies))
+    whole = Slice(book.policies, handle, {f"policy{i}": p.policy_id for i, p in enumerate(book.policies)})
+    request: dict[str, object] = {
+        "principal": {"type": "Person", "id": who},
+        "action": {"type": "Action", "id": "mode.set"},
+        "resource": {"type": _RESOURCES.get(scope, "Scope"), "id": value},
+        "context": orjson.dumps({"mode": mode, "environment": control.env}).decode(),
+    }
+    verdict = evaluate(whole, _entities(person), request)
+    if verdict.allowed:
+        return ""
+    named = "`, `".join(verdict.policies)
+    return verdict.error or (
+        f"`control.cedar` forbids it by `{named}`"
+        if named
+        else f"`control.cedar` does not permit it to `{who}`"
+    )
+
+
+def _entities(person: Person) -> cedarpy.Entities:
+    rows: list[object] = [
+        {
+            "uid": {"type": "Person", "id": person.person_id},
+            "attrs": {},
+            "parents": [{"type": "Role", "id": role} for role in person.roles],
+        }
+    ]
+    rows += [{"uid": {"type": "Role", "id": role}, "attrs": {}, "parents": []} for role in person.roles]
+    return cedarpy.Entities.from_json_str(json.dumps(rows))

@@ -1,0 +1,60 @@
+"""Who exists: agents, people and their keys, as control's fold keeps them.
+
+Plain records; who may do what is said by policies, never here. A record on a topic names only an id: tenant, team,
+roles and status come from this registry. Next: `control.py` (the fold that fills it), `intake.py` (who checks keys).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ACTIVE, SUSPENDED, RETIRED = "active", "suspended", "retired"
+"""The status of an agent. Only `active` may ask; `retired` is for ever, so that an id never comes to mean another."""
+
+OPERATOR_ROLE = "operator"
+"""People of this role may change control where the release has no `control.cedar`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A registered agent."""
+
+    agent_id: str
+    tenant: str
+    team: str
+    roles: tuple[str, ...]
+    status: str = ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who may review held calls, or operates. `name` is shown only; `roles` are what `@reviewers` asks for."""
+
+    person_id: str
+    name: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key bound to a principal and a role.
+
+    Attributes:
+        public: the Ed25519 public key; empty for a MAC key, whose secret stays in the processes' own key file.
+        not_before, not_after: microseconds; valid from the first until before the second.
+    """
+
+    kid: str
+    principal: str
+    role: str
+    alg: str
+    public: bytes
+    not_before: int
+    not_after: int
+
+
+def inactive(agent: Agent | None) -> str:
+    """The reason why an agent may not ask, or an empty string."""
+    if agent is None:
+        return "unknown_agent"
+    return {ACTIVE: "", RETIRED: "retired_agent"}.get(agent.status, "suspended_agent")
