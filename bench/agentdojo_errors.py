@@ -27,6 +27,7 @@ import jsonschema_rs
 
 try:
     from sluicegate.processors import conform as stage
+    from sluicegate.processors.shapes import shape_of
 except ImportError:
     stage = None  # type: ignore[assignment]
 
@@ -59,7 +60,7 @@ REACHES = (
 def product_conform(contract: Contract) -> Check:
     """The product's own stage: canonical JSON, schema, Cedar's types."""
     schema = closed(contract)
-    validator, typer = jsonschema_rs.validator_for(schema), stage.compile_typer(schema, schema)
+    validator, typer = jsonschema_rs.validator_for(schema), stage.compile_typer(shape_of(schema))
 
     def check(arguments: bytes) -> str | None:
         answer = stage.conform(validator, typer, arguments)

@@ -2,7 +2,7 @@
 
 Parsing and slicing happen once a release; a request costs one evaluation over a handful of policies. Cedar
 *skips* a policy that errors, so any error is a refusal here (DESIGN §5.2). Pure; never reads files.
-Next: `explain_policy.py` (the nearest permit, in words), `authorize.py` (who calls this).
+Next: `policy_files.py` (parsing), `explain_policy.py` (the nearest permit, in words), `authorize.py` (who calls this).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import cast
 
 import cedarpy
 import orjson
-from sluicegate.processors.holds import parse_hold
+from sluicegate.processors.policy_text import NOWHERE, Source
 from sluicegate.processors.registry import Agent
-from sluicegate.schemas.errors import Terminal
 
 Json = object
 
@@ -25,13 +24,14 @@ MAX_SLICES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One static policy: its `@id`, effect, scope and text."""
+    """One static policy: its `@id`, effect, scope, text, and where its author wrote it."""
 
     policy_id: str
     effect: str
     text: str
     est: dict[str, Json]
     annotations: dict[str, str]
+    source: Source = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,35 +59,6 @@ class PolicyBook:
     policies: list[Policy]
     slices: dict[tuple[tuple[str, ...], str], Slice] = field(default_factory=dict)
     entities: dict[tuple[Agent, str], cedarpy.Entities] = field(default_factory=dict)
-
-
-def parse_policies(files: dict[str, str]) -> PolicyBook:
-    """Parse `*.cedar` texts. Raises `Terminal` for one that does not parse, lacks an `@id` or repeats one."""
-    found: list[Policy] = []
-    seen: dict[str, str] = {}
-    for path in sorted(files):
-        try:
-            parsed = json.loads(cedarpy.policies_to_json_str(files[path]))
-        except Exception as error:
-            raise Terminal(f"policy file `{path}` does not parse: {str(error)[:300]}") from error
-        statics = cast("dict[str, dict[str, Json]]", parsed["staticPolicies"])
-        for key in sorted(statics, key=lambda k: int(k.removeprefix("policy"))):
-            est = statics[key]
-            annotations = cast("dict[str, str]", est.get("annotations", {}))
-            policy_id = annotations.get("id", "")
-            if not policy_id:
-                raise Terminal(f"a policy in `{path}` has no @id, add one so that refusals can name it")
-            if policy_id in seen:
-                raise Terminal(
-                    f"policy id `{policy_id}` stands in `{seen[policy_id]}` and in `{path}`, rename one"
-                )
-            seen[policy_id] = path
-            try:
-                parse_hold(policy_id, annotations)  # refused here, so that a hold is never unreadable later
-            except Terminal as error:
-                raise Terminal(f"policy file `{path}`: {error}") from error
-            found.append(Policy(policy_id, str(est["effect"]), to_text(est), est, annotations))
-    return PolicyBook(found)
 
 
 def to_text(est: dict[str, Json]) -> str:

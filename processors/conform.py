@@ -16,6 +16,7 @@ from typing import cast
 import jsonschema_rs
 import orjson
 import rfc8785
+from sluicegate.processors.shapes import RESERVED, Shape
 
 Json = object
 Typer = Callable[[Json], Json]
@@ -171,42 +172,27 @@ def by_value(value: Json) -> Json:
     if isinstance(value, list):
         return [by_value(v) for v in value if v is not None]
     if isinstance(value, dict):
-        return {k: by_value(v) for k, v in value.items() if v is not None and not k.startswith("__")}
+        return {k: by_value(v) for k, v in value.items() if v is not None and not k.startswith(RESERVED)}
     return value
 
 
-def compile_typer(schema: dict[str, Json], root: dict[str, Json], depth: int = 0) -> Typer:
-    """A function from a JSON value that fits `schema` to Cedar's JSON form. Null and undeclared fields vanish."""
-    if depth > MAX_DEPTH:
-        return by_value
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#/"):
-        target: Json = root
-        for part in reference[2:].split("/"):
-            target = cast("dict[str, Json]", target).get(part, {})
-        return compile_typer(cast("dict[str, Json]", target), root, depth + 1)
-    for word in ("anyOf", "oneOf"):
-        branches = schema.get(word)
-        if isinstance(branches, list):
-            real = [b for b in branches if b.get("type") != "null"]
-            return compile_typer(real[0], root, depth + 1) if len(real) == 1 else by_value
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        real_kinds = [k for k in kind if k != "null"]
-        kind = real_kinds[0] if len(real_kinds) == 1 else None
-    if kind == "integer":
+def compile_typer(shape: Shape) -> Typer:
+    """A function from a JSON value that fits the shape's schema to Cedar's JSON form.
+
+    Null and undeclared fields vanish.
+    """
+    # INVARIANT: what comes out has the type `cedar_schema.py` told Cedar (tests/properties/test_shapes.py).
+    if shape.kind == "long":
         return _long
-    if kind == "number":
+    if shape.kind == "decimal":
         return cedar_decimal
-    if kind in ("string", "boolean"):
+    if shape.kind in ("string", "bool"):
         return _same
-    if kind == "array":
-        items = schema.get("items")
-        one = compile_typer(items, root, depth + 1) if isinstance(items, dict) else by_value
+    if shape.kind == "set" and shape.items is not None:
+        one = compile_typer(shape.items)
         return lambda value: [one(v) for v in cast("list[Json]", value) if v is not None]
-    properties = schema.get("properties")
-    if kind == "object" and isinstance(properties, dict):
-        typers = {k: compile_typer(v, root, depth + 1) for k, v in properties.items()}
+    if shape.kind == "record":
+        typers = {f.name: compile_typer(f.shape) for f in shape.fields}
         return lambda value: {
             k: t(v)
             for k, v in cast("dict[str, Json]", value).items()

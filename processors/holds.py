@@ -86,7 +86,7 @@ def parse_hold(policy_id: str, annotations: Mapping[str, str]) -> Hold | None:
 def hold_of(policies: Sequence[Policy]) -> Hold | None:
     """What the holding ones among these policies ask for together: the largest quorum, the common reviewers, the
     shortest expiry. None when none of them holds. Raises `Terminal` where `parse_hold` does, which a compiled
-    release never leads to (`cedar.parse_policies`)."""
+    release never leads to (`policy_files.py`)."""
     found = [h for p in policies if (h := parse_hold(p.policy_id, p.annotations)) is not None]
     if not found:
         return None

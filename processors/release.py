@@ -16,9 +16,15 @@ import orjson
 import rfc8785
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sluicegate.processors.cedar import PolicyBook, parse_policies
+from sluicegate.processors.cedar import Policy, PolicyBook
+from sluicegate.processors.cedar_schema import ToolTypes
 from sluicegate.processors.conform import Typer, compile_typer
+from sluicegate.processors.contract_check import check_contract, line_of
+from sluicegate.processors.findings import Finding, errors
+from sluicegate.processors.policy_check import check_policies
+from sluicegate.processors.policy_files import read_policies
 from sluicegate.processors.recipes import compile_recipes, policy_recipes
+from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
 
 ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
@@ -29,6 +35,8 @@ MAX_TIMEOUT_MS = 600_000
 CONTROL_CEDAR = "control.cedar"
 MAX_RELEASE_BYTES = 16 * 1024 * 1024
 """All files of a release: 32 chunks of 512 kB."""
+UNREADABLE = ("syntax", "contract", "release")
+"""Rules without which there is nothing to decide by, however often a release was proven before."""
 
 
 class Executor(BaseModel):
@@ -77,6 +85,7 @@ class Manifest(BaseModel):
     name: str
     version: str
     description: str = ""
+    roles: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,54 +130,130 @@ def digest_of(files: dict[str, str]) -> str:
     )
 
 
-def compile_release(files: dict[str, str]) -> CompiledRelease:
-    """Compile a release. Raises `Terminal` with the file and what is wrong with it."""
-    if "release.yaml" not in files:
-        raise Terminal("the release has no `release.yaml`, point at a release folder")
-    try:
-        manifest = Manifest.model_validate(yaml.safe_load(files["release.yaml"]))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise Terminal(f"`release.yaml` is not valid: {_first_line(error)}") from error
+def compile_release(files: dict[str, str], *, proven: bool = False) -> CompiledRelease:
+    """Compile a release. Raises `Terminal` with the file, the line and what is wrong there.
+
+    `proven`: it was checked when it was published. Then policies are not checked against the contracts again: what
+    history was decided under must stay readable by a later, stricter engine (docs/decisions/0007).
+    """
+    release, findings = build(files, proven=proven)
+    wrong = [f for f in errors(findings) if not proven or f.rule in UNREADABLE]
+    if release is None or wrong:
+        more = f" ({len(wrong) - 1} more: sluicegate release check)" if len(wrong) > 1 else ""
+        raise Terminal(f"{wrong[0]}{more}")
+    return release
+
+
+def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelease | None, list[Finding]]:
+    """A release as far as it can be compiled, and everything that is wrong with it. None without a manifest."""
+    findings: list[Finding] = []
+    manifest = _manifest(files, findings)
     tools: dict[str, CompiledTool] = {}
     for path in sorted(p for p in files if p.startswith("contracts/") and p.endswith(".json")):
-        tool = _compile_tool(path, files[path])
-        if tool.name in tools:
-            raise Terminal(f"contract `{tool.name}` stands twice, the second time in `{path}`")
-        tools[tool.name] = tool
-    policies = {p: t for p, t in files.items() if p.startswith("policies/") and p.endswith(".cedar")}
-    book = parse_policies(policies)
-    schemas = {name: _closed(tool.contract) for name, tool in tools.items()}
-    redactions = policy_recipes(book.policies, schemas)
-    control = parse_policies({CONTROL_CEDAR: files[CONTROL_CEDAR]}) if CONTROL_CEDAR in files else None
-    return CompiledRelease(
-        digest_of(files), manifest.name, manifest.version, tools, book, redactions, control
+        tool = _tool(path, files[path], findings)
+        if tool is not None and tool.name in tools:
+            findings.append(_wrong(path, files[path], ["name"], f"contract `{tool.name}` stands twice"))
+        elif tool is not None:
+            tools[tool.name] = tool
+    texts = {p: t for p, t in files.items() if p.startswith("policies/") and p.endswith(".cedar")}
+    policies, unread = read_policies(texts)
+    findings += unread
+    control = None
+    if CONTROL_CEDAR in files:
+        rules, unread = read_policies({CONTROL_CEDAR: files[CONTROL_CEDAR]})
+        findings += unread
+        control = PolicyBook(rules)
+    if manifest is None:
+        return None, findings
+    if not proven:
+        findings += check_policies(policies, [types_of(t) for t in tools.values()], manifest.roles)
+    redactions = _redactions(policies, tools, findings)
+    release = CompiledRelease(
+        digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control
+    )
+    return release, findings
+
+
+def types_of(tool: CompiledTool) -> ToolTypes:
+    """What policies may say about a tool."""
+    governance = tool.contract.governance
+    return ToolTypes(
+        tool.name, tool.tool_class, shape_of(tool.contract.input_schema), tuple(governance.protected)
     )
 
 
-def _compile_tool(path: str, text: str) -> CompiledTool:
+def _redactions(
+    policies: list[Policy], tools: dict[str, CompiledTool], findings: list[Finding]
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    schemas = {name: _closed(tool.contract) for name, tool in tools.items()}
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for policy in policies:
+        try:
+            found.update(policy_recipes([policy], schemas))
+        except Terminal as error:
+            source = policy.source
+            findings.append(
+                Finding(source.path, source.line_of("redact"), "unknown-annotation", "error", str(error))
+            )
+    return found
+
+
+def _manifest(files: dict[str, str], findings: list[Finding]) -> Manifest | None:
+    name = "release.yaml"
+    if name not in files:
+        said = "the release has no `release.yaml`, point at a release folder"
+        findings.append(Finding(name, 0, "release", "error", said))
+        return None
+    try:
+        return Manifest.model_validate(yaml.safe_load(files[name]))
+    except ValidationError as error:
+        path = [str(part) for part in error.errors()[0]["loc"]]
+        said = f"`{'.'.join(path) or name}`: {error.errors()[0]['msg']}"
+        findings.append(Finding(name, line_of(files[name], path), "release", "error", said))
+    except yaml.YAMLError as error:
+        findings.append(Finding(name, 0, "release", "error", f"it is not YAML: {_first_line(error)}"))
+    return None
+
+
+def _wrong(path: str, text: str, key: list[str], sentence: str) -> Finding:
+    return Finding(path, line_of(text, key), "contract", "error", sentence)
+
+
+def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
+    """One contract; None, and a finding, when it is none."""
+    key: list[str] = []
     try:
         contract = Contract.model_validate(orjson.loads(text))
-    except (ValidationError, orjson.JSONDecodeError) as error:
-        raise Terminal(f"contract `{path}` is not valid: {_first_line(error)}") from error
-    schema = _closed(contract)
-    governance = contract.governance
-    if governance.executor.kind == "in_process" and governance.redact.result:
-        raise Terminal(
-            f"contract `{path}` redacts a result that the agent makes itself, run the tool elsewhere"
-        )
-    try:
+        schema, governance = _closed(contract), contract.governance
+        key = ["x-sluicegate", "redact"]
+        if governance.executor.kind == "in_process" and governance.redact.result:
+            raise Terminal("it redacts a result that the agent makes itself, run the tool elsewhere")
+        arguments = compile_recipes(schema, governance.redact.arguments, "the contract")
+        result = compile_recipes(contract.output_schema or {}, governance.redact.result, "the contract")
+        key = ["inputSchema"]
         validator = jsonschema_rs.validator_for(schema)
-        result = jsonschema_rs.validator_for(contract.output_schema) if contract.output_schema else None
+        key = ["outputSchema"]
+        checker = jsonschema_rs.validator_for(contract.output_schema) if contract.output_schema else None
+    except orjson.JSONDecodeError as error:
+        findings.append(Finding(path, error.lineno, "contract", "error", f"it is not JSON: {error.msg}"))
+        return None
+    except ValidationError as error:
+        where = [str(part) for part in error.errors()[0]["loc"]]
+        said = f"`{'.'.join(where) or 'contract'}`: {error.errors()[0]['msg']}"
+        findings.append(_wrong(path, text, where, said))
+        return None
+    except Terminal as error:
+        findings.append(_wrong(path, text, key, str(error)))
+        return None
     except (ValueError, jsonschema_rs.ValidationError) as error:
-        raise Terminal(
-            f"contract `{path}` has a schema that is no JSON Schema: {_first_line(error)}"
-        ) from error
+        findings.append(_wrong(path, text, key, f"`{key[0]}` is no JSON Schema: {_first_line(error)}"))
+        return None
+    shape = shape_of(schema)
+    findings += check_contract(path, text, governance.model_dump(by_alias=True), shape)
     return CompiledTool(
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
         orjson.dumps(governance.executor.model_dump(), option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
-        validator, compile_typer(schema, schema), result, contract,
-        compile_recipes(schema, governance.redact.arguments, f"contract `{path}`"),
-        compile_recipes(contract.output_schema or {}, governance.redact.result, f"contract `{path}`"),
+        validator, compile_typer(shape), checker, contract, arguments, result,
     )  # fmt: skip
 
 

@@ -145,7 +145,8 @@ class ControlReader:
             return
         if target.deployed not in self._compiled:
             self._compiled[target.deployed] = compile_release(
-                await releases.fetch(self._settings, target.deployed)
+                await releases.fetch(self._settings, target.deployed),
+                proven=True,
             )
         target.release = self._compiled[target.deployed]
 

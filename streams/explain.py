@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.cedar import parse_policies
 from sluicegate.processors.control import Control
+from sluicegate.processors.policy_files import parse_policies
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal

@@ -13,6 +13,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors import conform as c
+from sluicegate.processors.shapes import shape_of
 
 SAFE = c.MAX_SAFE_INTEGER
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
@@ -110,7 +111,7 @@ SCHEMA: dict[str, Any] = {
     },
 }
 VALIDATOR = jsonschema_rs.validator_for(SCHEMA)
-TYPER = c.compile_typer(SCHEMA, SCHEMA)
+TYPER = c.compile_typer(shape_of(SCHEMA))
 
 
 def decimal(text: str) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def entities_in(typed: object) -> bool:
 ESCAPES = st.dictionaries(
     st.sampled_from(["__entity", "__extn", "__expr", "type", "id", "fn", "arg"]), JSON, max_size=3
 )
-OPEN = c.compile_typer({"type": "object"}, {"type": "object"})
+OPEN = c.compile_typer(shape_of({"type": "object"}))
 
 
 @given(st.dictionaries(TEXT, JSON | ESCAPES | st.lists(ESCAPES, max_size=2), max_size=4))

@@ -16,12 +16,12 @@ from sluicegate.processors.cedar import (
     Verdict,
     entities_for,
     evaluate,
-    parse_policies,
     request_of,
     slice_for,
 )
 from sluicegate.processors.conform import Conformed, conform
 from sluicegate.processors.control import Agent
+from sluicegate.processors.policy_files import parse_policies
 
 from tests import driver
 

@@ -1,0 +1,118 @@
+"""The Cedar schema of a release: what policies may speak about, generated from its contracts.
+
+    context.args         the tool's arguments, by the shape of its schema (`shapes.py`)
+    context.session      what the session did and saw so far      context.grounding   where protected values come from
+    context.environment, .on_behalf_of?, .delegation?             principal: Agent in Role      resource: Tool
+
+One action a tool. A part whose schema says nothing exact has the type `Untyped`: `has` may be asked of it, nothing
+else. Deterministic, pure; never looks at a policy. Next: `policy_check.py` (policies against this schema).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sluicegate.processors.shapes import UNTYPED, Shape
+
+Json = object
+Type = dict[str, Json]
+
+STRING: Type = {"type": "String"}
+LONG: Type = {"type": "Long"}
+DECIMAL: Type = {"type": "Extension", "name": "decimal"}
+STRINGS: Type = {"type": "Set", "element": STRING}
+UNTYPED_NAME = "Untyped"
+
+SCALARS: dict[str, Type] = {
+    "long": LONG,
+    "decimal": DECIMAL,
+    "string": STRING,
+    "bool": {"type": "Boolean"},
+    "untyped": {"type": "Entity", "name": UNTYPED_NAME},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolTypes:
+    """What the schema must know of one tool. `measures` are the numbers summed per session."""
+
+    name: str
+    tool_class: str
+    arguments: Shape
+    protected: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+
+
+def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
+    """Cedar's JSON schema for these tools."""
+    ordered = sorted(tools, key=lambda t: t.name)
+    actions = {
+        tool.name: {
+            "appliesTo": {"principalTypes": ["Agent"], "resourceTypes": ["Tool"], "context": context_of(tool)}
+        }
+        for tool in ordered
+    }
+    agent = record({"tenant": STRING, "team": STRING})
+    entities: dict[str, Json] = {
+        "Role": {},
+        "Agent": {"memberOfTypes": ["Role"], "shape": agent},
+        "Tool": {"shape": record({"class": STRING})},
+        UNTYPED_NAME: {},
+    }
+    return {
+        "": {"commonTypes": {"Session": session_of(ordered)}, "entityTypes": entities, "actions": actions}
+    }
+
+
+def context_of(tool: ToolTypes) -> Type:
+    """The context of one tool's action."""
+    place = record({"from": STRING, "label": STRING})
+    grounding = record({"worst": STRING, "args": record(dict.fromkeys(sorted(tool.protected), place))})
+    return record(
+        {
+            "args": type_of(tool.arguments) if tool.arguments.kind == "record" else record({}),
+            "environment": STRING,
+            "session": {"type": "Session"},
+            "grounding": grounding,
+        },
+        {"on_behalf_of": STRING, "delegation": record({"depth": LONG, "parent": STRING})},
+    )
+
+
+def session_of(tools: list[ToolTypes]) -> Type:
+    """The session's part of the context: the same for every tool."""
+    sums = {f"{tool.name}.{path}": DECIMAL for tool in tools for path in sorted(tool.measures)}
+    each = record({tool.name: LONG for tool in tools})
+    return record(
+        {
+            "calls": LONG,
+            "user_messages": LONG,
+            "origin": STRING,
+            "integrity": STRING,
+            "confidentiality": STRING,
+            "labels": STRINGS,
+            "tools": STRINGS,
+            "last": STRING,
+            "counts": each,
+            "since": each,
+            "sums": record(sums),
+        }
+    )
+
+
+def type_of(shape: Shape) -> Type:
+    """The Cedar type of what `conform.compile_typer` makes of a value of this shape."""
+    if shape.kind == "set":
+        return {"type": "Set", "element": type_of(shape.items or UNTYPED)}
+    if shape.kind == "record":
+        always = {f.name: type_of(f.shape) for f in shape.fields if f.required}
+        return record(always, {f.name: type_of(f.shape) for f in shape.fields if not f.required})
+    return SCALARS[shape.kind]
+
+
+def record(always: dict[str, Type], optional: dict[str, Type] | None = None) -> Type:
+    """A closed record type."""
+    attributes: dict[str, Json] = dict(always)
+    attributes.update({name: {**t, "required": False} for name, t in (optional or {}).items()})
+    return {"type": "Record", "attributes": attributes}
