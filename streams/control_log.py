@@ -224,8 +224,10 @@ def _chain(
     return value, digest, now
 
 
-async def ensure_genesis(settings: Settings, keys: Keys, partitions: int, signing: str = "dev") -> Control:
-    """Write the log's first control event unless there is one. Returns control."""
+async def ensure_genesis(
+    settings: Settings, keys: Keys, partitions: int, signing: str = "dev", operator: str = ""
+) -> Control:
+    """Write the log's first control event unless there is one. Returns control. `operator`: who may change modes."""
     try:
         reader = await read(settings)
         if reader.control.head >= 0:
@@ -235,6 +237,7 @@ async def ensure_genesis(settings: Settings, keys: Keys, partitions: int, signin
             "env": settings.env,
             "partitions": partitions,
             "signing": signing,
+            "operator": operator,
         }
         await append(
             settings, keys, [("genesis", body)], who="sluicegate", why="first start", expected_head=-1

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import cast
 
 import yaml
-from sluicegate.processors.control import MAX_PEOPLE
+from sluicegate.processors.control import MAX_AGENTS, MAX_PEOPLE
+from sluicegate.processors.registry import RETIRED
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import Terminal
@@ -44,7 +45,22 @@ async def deploy(settings: Settings, keys: Keys, folder: Path, why: str) -> tupl
 
 
 async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: str) -> int:
-    """Register agents, or change what is registered; returns the control head."""
+    """Register agents, or change what is registered; returns the control head.
+
+    Raises `Terminal` for an id that cannot be one, that a person has, or that is retired.
+    """
+    control = (await control_log.read(settings)).control
+    for row in rows:
+        agent_id = str(row["agent_id"])
+        if not valid_id(agent_id):
+            raise Terminal(f"the agent id `{agent_id[:80]}` is not 1 to 256 printable characters, change it")
+        if agent_id in control.people:
+            raise Terminal(f"`{agent_id}` is a person, and an agent never reviews, choose another id")
+        known = control.agents.get(agent_id)
+        if known is not None and known.status == RETIRED:
+            raise Terminal(f"agent `{agent_id}` is retired, and that is for ever, choose another id")
+    if len(control.agents.keys() | {str(row["agent_id"]) for row in rows}) > MAX_AGENTS:
+        raise Terminal(f"control holds at most {MAX_AGENTS} agents, use another environment for more")
     events = [("agents.registered", body) for body in _bodies(rows)]
     return await control_log.append(settings, keys, events, who=operator(), why=why)
 

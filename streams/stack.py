@@ -26,6 +26,7 @@ from sluicegate.streams import control_log, topics
 from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
 from sluicegate.streams.keys import Keys
+from sluicegate.streams.operations import operator
 from sluicegate.streams.settings import Settings
 
 READY_LIMIT_S = 60.0
@@ -174,7 +175,7 @@ async def prepare(settings: Settings, signing: str = "dev") -> Control:
     partitions = await _visible_partitions(settings)
     keys = Keys(settings.home)
     try:
-        return await control_log.ensure_genesis(settings, keys, partitions, signing)
+        return await control_log.ensure_genesis(settings, keys, partitions, signing, operator())
     finally:
         keys.close()
 

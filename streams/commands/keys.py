@@ -1,0 +1,128 @@
+"""`sluicegate keys new | add | list | revoke`: which keys sign for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sluicegate.streams import control_log, identities, key_files
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.commands.spans import span_us
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.settings import Settings
+
+keys = typer.Typer(help="Make, register, list and revoke the keys that sign.", no_args_is_help=True)
+
+Principal = Annotated[str, typer.Argument(help="whose key: an agent, a person, or a name such as `chat`")]
+Role = Annotated[str, typer.Option(help=", ".join(identities.ROLES))]
+Kid = Annotated[str, typer.Option(help="the key's id, else one is made up")]
+Valid = Annotated[str, typer.Option("--valid", help="for how long, such as `90d`; else until revoked")]
+Why = Annotated[str, typer.Option(help="for the record")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would change only")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(keys, name="keys")
+
+
+@keys.command("new")
+def keys_new(
+    principal: Principal,
+    role: Role = "agent",
+    kid: Kid = "",
+    file: Annotated[Path | None, typer.Option("--file", help="else <home>/keys/<kid>.jwk")] = None,
+    valid: Valid = "",
+    why: Why = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Make a key and register it, e.g. `sluicegate keys new support-7 --role agent`.
+
+    The private half goes to a file only its owner can read; it is never printed and never on Kafka.
+    """
+    settings = attach(Settings.from_env())
+    made = asyncio.run(
+        identities.new_key(
+            settings, Keys(settings.home), principal, role, why, kid=kid, path=file,
+            valid_us=span_us(valid) if valid else 0, dry_run=dry_run,
+        )
+    )  # fmt: skip
+    if dry_run:
+        console().print(f"would make key {made.kid} in {made.path}", markup=False)
+    else:
+        console().print(f"key {made.kid} in {made.path}, control event {made.head}", markup=False)
+
+
+@keys.command("add")
+def keys_add(
+    kid: Annotated[str, typer.Argument(help="the key's id")],
+    principal: Principal,
+    public: Annotated[str, typer.Option("--public", help="64 hex digits, or a JWK file")],
+    role: Role = "agent",
+    valid: Valid = "",
+    why: Why = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Register a public key whose private half is elsewhere, e.g. `sluicegate keys add k-1 support-7 --public k.jwk`."""
+    raw = key_files.public_of(public)
+    settings = attach(Settings.from_env())
+    head = asyncio.run(
+        identities.add_key(
+            settings, Keys(settings.home), kid, principal, role, raw, why,
+            valid_us=span_us(valid) if valid else 0, dry_run=dry_run,
+        )
+    )  # fmt: skip
+    text = f"would register key `{kid}`" if dry_run else f"registered key `{kid}` as control event {head}"
+    console().print(text, markup=False)
+
+
+@keys.command("list")
+def keys_list(
+    principal: Annotated[str, typer.Argument(help="only this one's")] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """List keys and whether they are valid now, e.g. `sluicegate keys list support-7`."""
+    settings = attach(Settings.from_env())
+    control = asyncio.run(control_log.read(settings)).control
+    now = time.time_ns() // 1000
+    rows = [
+        (k.kid, k.principal, k.role, k.alg, identities.state_of(k, now), _until(k.not_after), k.public.hex())
+        for k in control.keys.values()
+        if principal in ("", k.principal)
+    ]
+    show(("kid", "principal", "role", "alg", "state", "until", "public"), sorted(rows), output)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    kid: Annotated[str, typer.Argument(help="the key's id")],
+    after: Annotated[
+        str, typer.Option(help="leave it valid for this long, such as `1h`; else it ends now")
+    ] = "",
+    why: Why = "",
+    dry_run: DryRun = False,
+) -> None:
+    """End a key, e.g. `sluicegate keys revoke support-7.1f2e3d4c --why "laptop lost"`.
+
+    Everything decided after this event refuses what it signed, held calls and second offers too.
+    """
+    settings = attach(Settings.from_env())
+    head = asyncio.run(
+        identities.revoke_key(
+            settings, Keys(settings.home), kid, why, after_us=span_us(after) if after else 0, dry_run=dry_run
+        )
+    )
+    ends = f"ends in {after}" if after else "ends"
+    text = f"key `{kid}` would end" if dry_run else f"key `{kid}` {ends} as of control event {head}"
+    console().print(text, markup=False)
+
+
+def _until(not_after: int) -> str:
+    if not_after in (0, identities.FOREVER_US):
+        return ""
+    return datetime.fromtimestamp(not_after / 1e6, UTC).isoformat(timespec="seconds")

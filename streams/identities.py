@@ -1,0 +1,215 @@
+"""What operators do about agents, keys and modes: each is one control event, or two in one transaction.
+
+Private halves go to files (`key_files.py`) before their public halves are registered, so that no registered key is
+one that nobody has. Never decides what an event means: control's fold does. Next: `control_log.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sluicegate.processors.control import MAX_AGENTS, Control
+from sluicegate.processors.control_policy import may_set_mode
+from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
+from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
+from sluicegate.processors.route import valid_id
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log, key_files
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.operations import operator
+from sluicegate.streams.settings import Settings
+
+FOREVER_US = 2**53 - 1
+"""No end: as far as a canonical JSON number goes, the year 2255."""
+
+ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline")
+"""What a key may be for."""
+MAC_ROLES = ("executor", "pipeline")
+"""Roles inside, which share a secret file and sign with HS256."""
+
+Event = tuple[str, dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A key that was made: its kid, where its private half is, and the control event that registered it."""
+
+    kid: str
+    path: Path
+    head: int
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+async def _append(settings: Settings, keys: Keys, events: list[Event], why: str, head: int) -> int:
+    return await control_log.append(settings, keys, events, who=operator(), why=why, expected_head=head)
+
+
+# -- agents --------------------------------------------------------------------------------------------------------
+
+
+async def set_status(
+    settings: Settings, keys: Keys, agent: str, status: str, why: str, *, dry_run: bool = False
+) -> int:
+    """Suspend, resume or retire an agent. Raises `Terminal` for one that is unknown, retired, or so already."""
+    control = (await control_log.read(settings)).control
+    found = control.agents.get(agent)
+    if found is None:
+        raise Terminal(f"agent `{agent[:80]}` is not registered, see `sluicegate agents list`")
+    if found.status == RETIRED:
+        raise Terminal(f"agent `{agent}` is retired, and that is for ever, register another id")
+    if found.status == status:
+        raise Terminal(f"agent `{agent}` is {status} already, nothing to do")
+    kind = {SUSPENDED: "agent.suspended", ACTIVE: "agent.resumed", RETIRED: "agent.retired"}[status]
+    if dry_run:
+        return control.head
+    return await _append(settings, keys, [(kind, {"agent_id": agent})], why, control.head)
+
+
+async def rotate(
+    settings: Settings, keys: Keys, agent: str, why: str, *, overlap_us: int, path: Path | None, dry_run: bool = False
+) -> tuple[Made | None, list[str]]:  # fmt: skip
+    """A new key for an agent; its other valid ones end after the overlap, at once when that is 0.
+
+    Returns what was made (None for a dry run) and the kids that end.
+    """
+    control = (await control_log.read(settings)).control
+    if agent not in control.agents or control.agents[agent].status == RETIRED:
+        raise Terminal(f"agent `{agent[:80]}` is not registered or is retired, see `sluicegate agents list`")
+    now = _now_us()
+    old = [
+        k for k in control.keys.values() if (k.principal, k.role) == (agent, "agent") and k.not_after > now
+    ]
+    if dry_run:
+        return None, [k.kid for k in old]
+    kid = key_files.new_kid(agent)
+    where = path or key_files.default_path(settings.home, kid)
+    key = key_files.create(where, kid)
+    ends = now + overlap_us if overlap_us else 0
+    events: list[Event] = [
+        ("key.added", _added(Key(kid, agent, "agent", "Ed25519", key.public, 0, FOREVER_US)))
+    ]
+    events += [("key.revoked", {"kid": k.kid, "at": ends}) for k in old]
+    return Made(kid, where, await _append(settings, keys, events, why, control.head)), [k.kid for k in old]
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+
+def _added(key: Key) -> dict[str, object]:
+    return {
+        "kid": key.kid, "principal": key.principal, "role": key.role, "alg": key.alg, "public": key.public.hex(),
+        "not_before": key.not_before, "not_after": key.not_after,
+    }  # fmt: skip
+
+
+def check_key(control: Control, kid: str, principal: str, role: str) -> None:
+    """Raise `Terminal` when such a key would mean nothing, or would come to mean another."""
+    if role not in ROLES:
+        raise Terminal(f"role `{role}` is not one of {', '.join(ROLES)}, choose one")
+    if not valid_id(kid) or not valid_id(principal):
+        raise Terminal(f"`{kid[:80]}` or `{principal[:80]}` is not 1 to 256 printable characters, change it")
+    if kid in control.keys:
+        raise Terminal(
+            f"key `{kid}` is registered already, and a kid never means another key, choose another"
+        )
+    if len(control.keys) >= MAX_AGENTS:
+        raise Terminal(f"control holds {MAX_AGENTS} keys already, use another environment")
+    if role == "agent" and principal not in control.agents:
+        raise Terminal(f"agent `{principal}` is not registered: sluicegate agents register {principal}")
+    if role in ("person", "operator") and principal not in control.people:
+        raise Terminal(f"person `{principal}` is not registered: sluicegate people register {principal}")
+
+
+async def new_key(
+    settings: Settings, keys: Keys, principal: str, role: str, why: str, *, kid: str = "", path: Path | None = None,
+    valid_us: int = 0, dry_run: bool = False,
+) -> Made:  # fmt: skip
+    """Make a key, keep its secret in a file, register it. `valid_us`: for how long; 0 for ever."""
+    control = (await control_log.read(settings)).control
+    kid = kid or key_files.new_kid(principal)
+    check_key(control, kid, principal, role)
+    mac = role in MAC_ROLES
+    if mac and path is not None:
+        raise Terminal(
+            f"a {role}'s secret goes to keys/mac.json, which our processes share: leave --file out"
+        )
+    where = settings.home / "keys" / "mac.json" if mac else path or key_files.default_path(settings.home, kid)
+    if dry_run:
+        return Made(kid, where, control.head)
+    public = b""
+    if mac:
+        key_files.create_mac(settings.home, kid)
+    else:
+        public = key_files.create(where, kid).public
+    until = _now_us() + valid_us if valid_us else FOREVER_US
+    body = _added(Key(kid, principal, role, "HS256" if mac else "Ed25519", public, 0, until))
+    return Made(kid, where, await _append(settings, keys, [("key.added", body)], why, control.head))
+
+
+async def add_key(
+    settings: Settings, keys: Keys, kid: str, principal: str, role: str, public: bytes, why: str, *,
+    valid_us: int = 0, dry_run: bool = False,
+) -> int:  # fmt: skip
+    """Register the public key of a private one that is elsewhere."""
+    control = (await control_log.read(settings)).control
+    if role in MAC_ROLES:
+        raise Terminal(f"a {role} signs with a shared secret: sluicegate keys new {principal} --role {role}")
+    check_key(control, kid, principal, role)
+    if dry_run:
+        return control.head
+    until = _now_us() + valid_us if valid_us else FOREVER_US
+    body = _added(Key(kid, principal, role, "Ed25519", public, 0, until))
+    return await _append(settings, keys, [("key.added", body)], why, control.head)
+
+
+async def revoke_key(
+    settings: Settings, keys: Keys, kid: str, why: str, *, after_us: int = 0, dry_run: bool = False
+) -> int:
+    """End a key with this event, or after a while."""
+    control = (await control_log.read(settings)).control
+    if kid not in control.keys:
+        raise Terminal(f"key `{kid[:80]}` is not registered, see `sluicegate keys list`")
+    if dry_run:
+        return control.head
+    at = _now_us() + after_us if after_us else 0
+    return await _append(settings, keys, [("key.revoked", {"kid": kid, "at": at})], why, control.head)
+
+
+def state_of(key: Key, now: int) -> str:
+    """`valid`, `revoked`, `ended` or `not yet`, in words for a listing."""
+    if key.not_after == 0:
+        return "revoked"
+    if now >= key.not_after:
+        return "ended"
+    return "valid" if now >= key.not_before else "not yet"
+
+
+# -- modes ---------------------------------------------------------------------------------------------------------
+
+
+async def set_mode(
+    settings: Settings, keys: Keys, scope: str, value: str, mode: str, why: str, *, dry_run: bool = False
+) -> int:
+    """Set observe or enforce. Raises `Terminal` when the event would change nothing: not permitted, or not a scope."""
+    if scope not in SCOPES or mode not in MODES or not value:
+        raise Terminal(
+            f"`{scope} {value} {mode}` is no setting, write {'|'.join(SCOPES)} ID {'|'.join(MODES)}"
+        )
+    control = (await control_log.read(settings, with_release=True)).control
+    if scope == "environment" and value != control.env:
+        raise Terminal(
+            f"this environment is `{control.env}`, not `{value}`, set SLUICEGATE_ENV to change another"
+        )
+    if reason := may_set_mode(control, operator(), scope, value, mode):
+        raise Terminal(f"not permitted: {reason}")
+    if (scope, value) not in control.modes and len(control.modes) >= MAX_MODES:
+        raise Terminal(f"control holds {MAX_MODES} settings already, take some back with `default`")
+    if dry_run:
+        return control.head
+    body: dict[str, object] = {"scope": scope, "value": value, "mode": mode}
+    return await _append(settings, keys, [("mode.set", body)], why, control.head)

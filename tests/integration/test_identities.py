@@ -1,0 +1,180 @@
+"""Agents, keys and modes from the command line, on a real Kafka; and a signed environment set up by commands alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sluicegate.processors.control import Control
+from sluicegate.schemas.errors import Terminal
+from sluicegate.sinks.clickhouse import Projector
+from sluicegate.sinks.embedded import EmbeddedClickHouse
+from sluicegate.streams import control_log, key_files, operations, shadow, stack
+from sluicegate.streams.cli import app
+from sluicegate.streams.settings import Settings
+from typer.testing import CliRunner
+
+from tests.driver import AGENT, Driver
+from tests.integration.test_ledger_tools import publish
+
+Command = Callable[..., str]
+CATCH_UP_S = 60.0
+
+
+@pytest.fixture
+def settings(kafka: str, tmp_path: Path) -> Settings:
+    return Settings(env=f"t-{uuid.uuid4().hex[:8]}", home=tmp_path, kafka=kafka, partitions=1)
+
+
+@pytest.fixture
+def command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command in the environment; what it printed. An error is raised as the command raised it."""
+    for name, value in {**stack.environment_of(settings), "SLUICEGATE_PARTITIONS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    asyncio.run(stack.prepare(settings))
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, list(arguments))
+        if isinstance(done.exception, Exception):
+            raise done.exception
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def control_of(settings: Settings) -> Control:
+    return asyncio.run(control_log.read(settings)).control
+
+
+def test_agents_come_and_go(settings: Settings, command: Command) -> None:
+    command("agents", "register", "a-1", "--role", "retail", "--tenant", "acme")
+    for verb, status in (("suspend", "suspended"), ("resume", "active"), ("retire", "retired")):
+        head = control_of(settings).head
+        command("agents", verb, "a-1", "--dry-run")
+        assert control_of(settings).head == head
+        command("agents", verb, "a-1", "--why", "a test")
+        [row] = json.loads(command("agents", "list", "-o", "json"))
+        assert (row["agent"], row["tenant"], row["status"]) == ("a-1", "acme", status)
+    for wrong in (["suspend", "a-1"], ["register", "a-1"], ["suspend", "nobody"], ["rotate", "a-1"]):
+        with pytest.raises(Terminal):
+            command("agents", *wrong)
+
+
+def test_keys_come_and_go_and_no_secret_is_told(settings: Settings, command: Command) -> None:
+    command("agents", "register", "a-1")
+    said = command("keys", "new", "a-1", "--role", "agent", "--kid", "first")
+    first = key_files.load(settings.home / "keys" / "first.jwk")
+    said += command("agents", "rotate", "a-1", "--overlap", "1h")
+    [second] = [k for k in control_of(settings).keys.values() if k.kid != "first"]
+    made = key_files.load(key_files.default_path(settings.home, second.kid))
+    assert made.public == second.public
+    states = {r["kid"]: r["state"] for r in json.loads(command("keys", "list", "a-1", "-o", "json"))}
+    assert states == {"first": "valid", second.kid: "valid"}, "they overlap"
+    said += command("keys", "revoke", "first", "--why", "lost")
+    states = {r["kid"]: r["state"] for r in json.loads(command("keys", "list", "-o", "json"))}
+    assert states == {"first": "revoked", second.kid: "valid"}
+    said += command("keys", "new", "runner", "--role", "executor")
+    control = control_of(settings)
+    for secret in (first.secret, made.secret):
+        assert secret.hex() not in said
+        assert first.public.hex() in [k.public.hex() for k in control.keys.values()]
+    for wrong in (
+        ["new", "nobody", "--role", "agent"], ["new", "a-1", "--role", "king"], ["revoke", "nothing"],
+        ["new", "a-1", "--kid", "first"], ["add", "k", "a-1", "--public", "00"],
+    ):  # fmt: skip
+        with pytest.raises(Terminal):
+            command("keys", *wrong)
+
+
+def test_modes_need_a_permission(
+    settings: Settings, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made the environment is its first operator; somebody else is told no, and writes nothing."""
+    command("mode", "set", "agent", "a-1", "observe")
+    assert json.loads(command("mode", "list", "-o", "json")) == [
+        {"scope": "agent", "id": "a-1", "mode": "observe"}
+    ]
+    head = control_of(settings).head
+    with monkeypatch.context() as other:
+        other.setenv("LOGNAME", "somebody-else")
+        with pytest.raises(Terminal, match="not permitted"):
+            command("mode", "set", "agent", "a-2", "observe")
+        assert control_of(settings).head == head
+        command("mode", "set", "tool", "send_money", "enforce")
+        # By another program: on the ledger for ever, and of no effect.
+        event: tuple[str, dict[str, object]] = (
+            "mode.set",
+            {"scope": "agent", "value": "a-2", "mode": "observe"},
+        )
+        keys = operations.Keys(settings.home)
+        asyncio.run(control_log.append(settings, keys, [event], who="somebody-else", why="tries"))
+        keys.close()
+    control = control_of(settings)
+    assert control.modes == {("agent", "a-1"): "observe", ("tool", "send_money"): "enforce"}
+    for wrong in (["planet", "a", "observe"], ["agent", "a", "sleep"], ["environment", "another", "observe"]):
+        with pytest.raises(Terminal):
+            command("mode", "set", *wrong)
+
+
+# -- shadow agents -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> Iterator[EmbeddedClickHouse]:
+    with EmbeddedClickHouse(tmp_path) as server:
+        yield server
+
+
+def haunted() -> Driver:
+    """Three records of one shadow agent and one of another, among a known one's."""
+    d = Driver()
+    d.open_session()
+    for agent in ("ghost-1", "ghost-2", "ghost-1", AGENT, "ghost-1"):
+        d.call(agent=agent)
+    return d
+
+
+def seen(settings: Settings, driver: Driver) -> tuple[list[tuple[str, int]], str]:
+    found, source = asyncio.run(shadow.unregistered(settings, driver.control.agents))
+    assert [s.last_at for s in found] == sorted((s.last_at for s in found), reverse=True)
+    return [(s.agent_id, s.records) for s in found], source
+
+
+def test_shadow_agents_are_listed(settings: Settings) -> None:
+    driver = haunted()
+    asyncio.run(publish(settings, driver))
+    assert seen(settings, driver) == ([("ghost-1", 3), ("ghost-2", 1)], "kafka")
+
+
+def test_shadow_agents_are_counted_once_from_both_sources(
+    settings: Settings, clickhouse: EmbeddedClickHouse
+) -> None:
+    """ClickHouse has the first half of the ledger, Kafka all of it."""
+    driver = haunted()
+    half = len(driver.records) // 2
+    asyncio.run(publish(settings, driver, driver.records[:half]))
+
+    async def project() -> None:
+        assert settings.kafka
+        projector = Projector(settings, settings.kafka, lambda: clickhouse.connect("sink"), driver.keys)  # type: ignore[arg-type]
+        stop = asyncio.Event()
+        task = asyncio.create_task(projector.run(stop))
+        deadline = time.monotonic() + CATCH_UP_S
+        while projector.rows < half:
+            assert time.monotonic() < deadline, "the projector did not catch up"
+            await asyncio.sleep(0.05)
+        stop.set()
+        await task
+
+    asyncio.run(project())
+    rest = haunted()
+    rest.records = rest.records[half:]
+    rest.control_records, rest.inputs, rest.dead_letters = [], {}, []
+    asyncio.run(publish(settings, rest))
+    assert seen(settings, driver) == ([("ghost-1", 3), ("ghost-2", 1)], "clickhouse, kafka")
