@@ -65,6 +65,8 @@ class Governance(BaseModel):
     protected: list[str] = []
     asset: str = ""
     redact: Redactions = Redactions()
+    guessed: list[str] = []
+    """Keys that `release init` guessed and nobody has looked at; `release check` says so."""
 
 
 class Contract(BaseModel):
@@ -104,6 +106,7 @@ class CompiledTool:
     contract: Contract
     redact_arguments: tuple[str, ...] = ()
     redact_result: tuple[str, ...] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,8 @@ class CompiledRelease:
     """(policy, tool) -> recipes of the policy's `@redact`."""
     control_book: PolicyBook | None = None
     """`control.cedar`: who may change control; None leaves that to the role `operator`."""
+    roles: tuple[str, ...] = ()
+    """Those that `release.yaml` lists; none when it does not."""
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -169,8 +174,9 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         findings += check_policies(policies, [types_of(t) for t in tools.values()], manifest.roles)
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
-        digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control
-    )
+        digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
+        tuple(manifest.roles),
+    )  # fmt: skip
     return release, findings
 
 
@@ -253,7 +259,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     return CompiledTool(
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
         orjson.dumps(governance.executor.model_dump(), option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
-        validator, compile_typer(shape), checker, contract, arguments, result,
+        validator, compile_typer(shape), checker, contract, arguments, result, path,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import typer
 from sluicegate.streams import operations
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import console
+from sluicegate.streams.commands.release import check
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
@@ -21,17 +22,11 @@ def register(app: typer.Typer) -> None:
     def deploy(
         folder: Annotated[Path, typer.Argument(help="a release folder, with release.yaml")],
         why: Annotated[str, typer.Option(help="for the record")] = "",
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="check the release only")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="`sluicegate release check` only")] = False,
     ) -> None:
         """Check, publish and deploy a release, e.g. `sluicegate deploy examples/release --why "first release"`."""
-        from sluicegate.processors.release import compile_release
-        from sluicegate.streams.releases import read_folder
-
         if dry_run:
-            release = compile_release(read_folder(folder))
-            console().print(
-                f"{release.name} {release.version} checks: {len(release.tools)} contracts, {release.digest}"
-            )
+            check(folder)
             return
         settings = attach(Settings.from_env())
         digest, head = asyncio.run(operations.deploy(settings, Keys(settings.home), folder, why))
