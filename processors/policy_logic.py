@@ -130,7 +130,7 @@ def _clash(branch: list[Atom]) -> str:
     stated: dict[str, bool] = {}
     for node, holds in branch:
         if node in ({"Value": True}, {"Value": False}):
-            if node["Value"] is not holds:  # type: ignore[index]
+            if node["Value"] is not holds:
                 return "its condition is always false"
             continue
         key = json.dumps(node, sort_keys=True)
