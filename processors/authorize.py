@@ -1,20 +1,34 @@
 """Authorize: Cedar, default deny, forbid wins, errors refuse.
 
 Principal = the agent with its roles, action and resource = the tool, context = typed arguments, environment,
-on_behalf_of and what the session did so far. The policies that determined the answer go into the outcome.
-Next: `cedar.py`, `validate.py`.
+on_behalf_of, what the session did so far (`history.py`) and where protected values come from (`grounding.py`). The
+policies that determined the answer go into the outcome, with what policies in observe mode would have said.
+Next: `cedar.py`, `trace.py` (who grounds), `validate.py`.
 """
 
 from __future__ import annotations
 
-from sluicegate.processors.cedar import entities_for, evaluate, request_of, slice_for
+import cedarpy
+from sluicegate.processors.cedar import (
+    OBSERVE,
+    Json,
+    Slice,
+    Verdict,
+    entities_for,
+    evaluate,
+    request_of,
+    slice_for,
+)
 from sluicegate.processors.conform import Misfit, conform
 from sluicegate.processors.explain_policy import nearest_permit
+from sluicegate.processors.grounding import worst_of
+from sluicegate.processors.history import session_context
+from sluicegate.processors.holds import hold_of
+from sluicegate.processors.labels import INTEGRITY
+from sluicegate.processors.modes import mode_for
 from sluicegate.processors.redact import redact_call, redact_contract
+from sluicegate.processors.trace import trace, ungrounded
 from sluicegate.processors.work import Refusal, Work
-
-HOLD_ANNOTATION = "hold"
-"""`@hold("why")` on a permit: it permits only after a person agreed."""
 
 
 def conform_arguments(work: Work) -> Refusal | None:
@@ -27,32 +41,88 @@ def conform_arguments(work: Work) -> Refusal | None:
     return redact_contract(work)
 
 
-def authorize(work: Work) -> Refusal | None:
-    """Ask Cedar. Sets `work.policies`, and `work.hold` where only held permits matched."""
-    agent, tool, session, conformed = work.agent, work.tool, work.session, work.conformed
-    assert agent and tool and session and conformed and work.release
-    context: dict[str, object] = {
-        "args": conformed.cedar,
-        "environment": work.control.env,
-        "session": {"calls": session.calls, "user_messages": session.user_messages},
-    }
-    if session.on_behalf_of:
-        context["on_behalf_of"] = session.on_behalf_of
-    book = work.release.book
-    cut = slice_for(book, agent.roles, tool.name)
-    entities = entities_for(book, agent, tool.name, tool.tool_class)
-    request = request_of(agent, tool.name, context)
-    verdict = evaluate(cut, entities, request)
+def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
+    """Ask Cedar. Sets `work.policies`, and `work.hold` where people have to agree first.
+
+    `approved`: they did, so what holds counts as lifted; plain forbids still refuse. When the words of earlier
+    events are needed and not at hand, `work.decision.needs` is set and the answer means nothing.
+    """
+    agent, tool, conformed = work.agent, work.tool, work.conformed
+    assert agent and tool and conformed and work.release
+    modes = tuple((name, mode) for (scope, name), mode in work.control.modes.items() if scope == "policy")
+    cut = slice_for(work.release.book, agent.roles, tool.name, modes)
+    if work.release.grounding != "off" or cut.mentions.grounding:
+        trace(work)
+        if work.decision.needs:
+            return None
+        if name := ungrounded(work):
+            if mode_for(work.control, agent.agent_id, tool.name) != OBSERVE:
+                return Refusal("ungrounded", f"`{name}` has a value that no earlier event holds")
+            work.observed.append("ungrounded")
+    entities = entities_for(work.release.book, agent, tool.name, tool.tool_class)
+    request = request_of(agent, tool.name, context_of(work, cut))
+    verdict, holding = _evaluate(cut, entities, request)
+    _observe(work, cut, entities, request, verdict)
     if verdict.error:
         return Refusal("policy_error", verdict.error)
+    if mode_for(work.control, agent.agent_id, tool.name) == OBSERVE and (holding or not verdict.allowed):
+        work.observed += sorted({*verdict.policies, *holding}) or ["no_permit"]
+        return None  # recorded, not applied
     if verdict.allowed:
-        work.policies = verdict.policies
-        holds = [p.annotations.get(HOLD_ANNOTATION) for p in cut.policies if p.policy_id in verdict.policies]
-        if holds and all(h is not None for h in holds):
-            work.hold = holds[0] or "a policy asks for a person's agreement"
+        work.policies = sorted({*verdict.policies, *holding})
+        work.determined = [p for p in cut.policies if p.policy_id in work.policies]
+        if holding and not approved:
+            work.hold = hold_of([p for p in work.determined if p.policy_id in holding])
         return redact_call(work)
     if verdict.policies:
         return Refusal(
             "forbidden", "forbidden by `" + "`, `".join(verdict.policies) + "`", tuple(verdict.policies)
         )
     return Refusal("no_permit", nearest_permit(cut, entities, request, conformed.args))
+
+
+def context_of(work: Work, cut: Slice) -> dict[str, Json]:
+    """`context` of the request. Shapes: docs/policies.md."""
+    session = work.session
+    assert work.conformed and session
+    context: dict[str, Json] = {
+        "args": work.conformed.cedar,
+        "environment": work.control.env,
+        "session": session_context(session, cut.mentions),
+    }
+    if session.on_behalf_of:
+        context["on_behalf_of"] = session.on_behalf_of
+    if cut.mentions.grounding:
+        context["grounding"] = {
+            "worst": INTEGRITY[worst_of(work.grounded)],
+            "args": {g.argument: {"from": g.origin, "label": g.label} for g in work.grounded},
+        }
+    return context
+
+
+def _evaluate(cut: Slice, entities: cedarpy.Entities, request: dict[str, Json]) -> tuple[Verdict, set[str]]:
+    """The verdict with people's agreement taken as given, and the policies that need it."""
+    verdict = evaluate(cut.enforced, entities, request)
+    determining = set(verdict.policies)
+    if verdict.allowed:
+        # A permit that asks nobody is enough, whatever others would ask.
+        return verdict, determining if determining <= cut.holding else set()
+    if cut.relaxed is None or verdict.error or not determining or not determining <= cut.holding:
+        return verdict, set()
+    relaxed = evaluate(cut.relaxed, entities, request)
+    if not relaxed.allowed:
+        return (relaxed if relaxed.error else verdict), set()
+    asks = set(relaxed.policies)
+    return relaxed, determining | (asks if asks <= cut.holding else set())
+
+
+def _observe(
+    work: Work, cut: Slice, entities: cedarpy.Entities, request: dict[str, Json], verdict: Verdict
+) -> None:
+    """Record the observing policies that would have decided otherwise."""
+    if cut.everything is None:
+        return
+    other = evaluate(cut.everything, entities, request)
+    if other.allowed != verdict.allowed or other.error:
+        enforced = {p.policy_id for p in cut.policies}
+        work.observed += [p for p in other.policies if p not in enforced] or ["policy_error"]

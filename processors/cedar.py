@@ -13,10 +13,18 @@ from typing import cast
 
 import cedarpy
 import orjson
+from sluicegate.processors.holds import HOLD
 from sluicegate.processors.policy_text import NOWHERE, Source
 from sluicegate.processors.registry import Agent
 
 Json = object
+Modes = tuple[tuple[str, str], ...]
+
+OBSERVE = "observe"
+"""`@mode("observe")`: decided and recorded, not applied."""
+
+_CONTEXT: Json = {"Var": "context"}
+_SESSION: Json = {".": {"left": _CONTEXT, "attr": "session"}}
 
 MAX_SLICES = 10_000
 """Cached (roles, tool) slices and (agent, tool) entities of one release, a few kB each; emptied when full."""
@@ -44,12 +52,41 @@ class Verdict:
 
 
 @dataclass(slots=True)
+class Handle:
+    """Parsed policies, and which id stands behind each positional one of Cedar's answers."""
+
+    parsed: cedarpy.PolicySet
+    ids: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Mentions:
+    """What a slice's policies speak about: only that is computed for a request."""
+
+    grounding: bool = False
+    counts: tuple[str, ...] = ()
+    sums: tuple[str, ...] = ()
+    since: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
 class Slice:
-    """The policies that may apply to one tool and one set of roles."""
+    """The policies that may apply to one tool and one set of roles.
+
+    Attributes:
+        policies: those that decide.
+        enforced: the same, parsed.
+        relaxed: without the forbids that a person's agreement lifts; None where there are none.
+        everything: with the policies in observe mode; None where there are none.
+        holding: ids of policies that hold.
+    """
 
     policies: list[Policy]
-    handle: cedarpy.PolicySet
-    ids: dict[str, str]
+    enforced: Handle
+    relaxed: Handle | None
+    everything: Handle | None
+    holding: frozenset[str]
+    mentions: Mentions
 
 
 @dataclass(slots=True)
@@ -57,7 +94,7 @@ class PolicyBook:
     """All policies of a release, with caches that hold nothing but what follows from them."""
 
     policies: list[Policy]
-    slices: dict[tuple[tuple[str, ...], str], Slice] = field(default_factory=dict)
+    slices: dict[tuple[tuple[str, ...], str, Modes], Slice] = field(default_factory=dict)
     entities: dict[tuple[Agent, str], cedarpy.Entities] = field(default_factory=dict)
 
 
@@ -88,18 +125,60 @@ def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str) -> bool:
     return True
 
 
-def slice_for(book: PolicyBook, roles: tuple[str, ...], tool: str) -> Slice:
-    """The cached slice for a tool and a set of roles."""
-    key = (roles, tool)
+def slice_for(book: PolicyBook, roles: tuple[str, ...], tool: str, modes: Modes = ()) -> Slice:
+    """The cached slice for a tool and a set of roles. `modes`: (policy id, mode) where control overrides `@mode`."""
+    key = (roles, tool, modes)
     found = book.slices.get(key)
     if found is None:
         chosen = [p for p in book.policies if _may_apply(p, roles, tool)]
-        handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in chosen))
-        found = Slice(chosen, handle, {f"policy{i}": p.policy_id for i, p in enumerate(chosen)})
+        found = _cut(chosen, dict(modes))
         if len(book.slices) >= MAX_SLICES:
             book.slices.clear()
         book.slices[key] = found
     return found
+
+
+def _cut(chosen: list[Policy], modes: dict[str, str]) -> Slice:
+    enforced = [p for p in chosen if modes.get(p.policy_id, p.annotations.get("mode")) != OBSERVE]
+    lifted = [p for p in enforced if not (p.effect == "forbid" and HOLD in p.annotations)]
+    return Slice(
+        enforced,
+        handle_of(enforced),
+        handle_of(lifted) if len(lifted) < len(enforced) else None,
+        handle_of(chosen) if len(enforced) < len(chosen) else None,
+        frozenset(p.policy_id for p in enforced if HOLD in p.annotations),
+        _mentions([p.est for p in chosen]),
+    )
+
+
+def handle_of(policies: list[Policy]) -> Handle:
+    """Policies parsed together, for `evaluate`."""
+    parsed = cedarpy.PolicySet.from_str("\n".join(p.text for p in policies))
+    return Handle(parsed, {f"policy{i}": p.policy_id for i, p in enumerate(policies)})
+
+
+def _mentions(ests: list[dict[str, Json]]) -> Mentions:
+    """Walk the policies for `context.grounding` and `context.session.counts["tool"]` and the like."""
+    found: dict[str, set[str]] = {"counts": set(), "sums": set(), "since": set()}
+    grounding = False
+    nodes: list[Json] = list(ests)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes.extend(node)
+        elif isinstance(node, dict):
+            nodes.extend(node.values())
+            for op in (".", "has"):
+                access = node.get(op)
+                if not isinstance(access, dict):
+                    continue
+                grounding = grounding or (
+                    access.get("left") == _CONTEXT and access.get("attr") == "grounding"
+                )
+                for name, names in found.items():
+                    if access.get("left") == {".": {"left": _SESSION, "attr": name}}:
+                        names.add(str(access["attr"]))
+    return Mentions(grounding, *(tuple(sorted(found[n])) for n in ("counts", "sums", "since")))
 
 
 def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> cedarpy.Entities:
@@ -133,15 +212,15 @@ def request_of(agent: Agent, tool: str, context: Json) -> dict[str, Json]:
     }
 
 
-def evaluate(cut: Slice, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
+def evaluate(handle: Handle, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
     """One authorization. Total: what Cedar cannot answer is a refusal with `error` set."""
     try:
-        answer = cedarpy.is_authorized_batch([request], cut.handle, entities)[0]
+        answer = cedarpy.is_authorized_batch([request], handle.parsed, entities)[0]
     except Exception as error:
         return Verdict(False, [], f"cedar could not decide: {str(error)[:200]}")
     diagnostics = answer.diagnostics
     # INVARIANT: an erring policy never permits (tests/unit/test_authorize.py::test_erring_forbid_never_permits).
     if diagnostics.errors:
         return Verdict(False, [], "; ".join(str(e) for e in diagnostics.errors)[:300])
-    policies = [cut.ids.get(r, r) for r in diagnostics.reasons]
+    policies = [handle.ids.get(r, r) for r in diagnostics.reasons]
     return Verdict(answer.decision == cedarpy.Decision.Allow, sorted(policies), "")

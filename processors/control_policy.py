@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import cedarpy
 import orjson
-from sluicegate.processors.cedar import Slice, evaluate
+from sluicegate.processors.cedar import evaluate, handle_of
 from sluicegate.processors.modes import ENFORCE
 from sluicegate.processors.registry import OPERATOR_ROLE, Person
 
@@ -39,8 +39,7 @@ def may_set_mode(control: Control, who: str, scope: str, value: str, mode: str) 
             return ""
         return f"`{who}` has not the role `{OPERATOR_ROLE}`, which it takes without a `control.cedar`"
     # All of it: the slices of tools drop what names another tool than the action, and here that is the resource.
-    handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in book.policies))
-    whole = Slice(book.policies, handle, {f"policy{i}": p.policy_id for i, p in enumerate(book.policies)})
+    whole = handle_of(book.policies)
     request: dict[str, object] = {
         "principal": {"type": "Person", "id": who},
         "action": {"type": "Action", "id": "mode.set"},

@@ -6,6 +6,10 @@ Plain data, filled by the ledger loop or by replay; nothing here reads anything.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sluicegate.processors.library import Library
 
 Place = tuple[str, int]
 """(topic without prefix, offset) in the deciding partition: where an input's bytes stand."""
@@ -19,6 +23,7 @@ class Input:
         topic: without the environment prefix.
         control_stale: the worker could not confirm control's head for 5 s.
         contents: bytes a first call of `decide` asked for; None where they no longer exist.
+        library: what earlier inputs say, prepared; a memo that may be missing.
     """
 
     topic: str
@@ -27,6 +32,7 @@ class Input:
     value: bytes
     control_stale: bool = False
     contents: dict[Place, bytes | None] = field(default_factory=dict)
+    library: Library | None = None
 
 
 @dataclass(slots=True)
@@ -41,3 +47,4 @@ class Tick:
     due_by: int
     control_stale: bool = False
     contents: dict[Place, bytes | None] = field(default_factory=dict)
+    library: Library | None = None

@@ -85,8 +85,9 @@ def event_id(log_id: bytes, partition: int, first_seq: int, stage: str, ordinal:
 _L, _S = codec.encode_long, codec.encode_string
 # Stages, statuses, digests, agents: the same few strings again and again; 16,384 x about 300 bytes = 5 MB.
 _C = lru_cache(maxsize=16_384)(codec.encode_string)
-_PASSED = StageFacts("")
-_PASSED_BYTES = codec.encode(_PASSED)
+PASSED = StageFacts("")
+"""The facts of a stage that passed with nothing to say. Never changed, so it is encoded once."""
+_PASSED_BYTES = codec.encode(PASSED)
 _PASSED_HASH = hashlib.sha256(_PASSED_BYTES).digest()
 _PREFIX = codec.schema_of(Header).prefix
 _OUTCOME_PREFIX = codec.schema_of(OutcomeRecord).prefix
@@ -114,7 +115,7 @@ def seal(
     holds the result to the Avro library's encoding of the same `Header`.
     """
     origin = outcome.origin
-    if type(outcome.facts) is StageFacts and not outcome.facts.detail:
+    if outcome.facts is PASSED:
         facts, facts_hash = _PASSED_BYTES, _PASSED_HASH  # two outcomes of four
     else:
         facts = codec.encode(outcome.facts)

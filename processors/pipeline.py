@@ -17,7 +17,7 @@ from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
-from sluicegate.processors.outcomes import Decision
+from sluicegate.processors.outcomes import PASSED, Decision
 from sluicegate.processors.plan import plan
 from sluicegate.processors.receipts import decide_receipt
 from sluicegate.processors.registry import inactive
@@ -26,6 +26,7 @@ from sluicegate.processors.route import route, valid_id, window
 from sluicegate.processors.sessions import decide_message, decide_session
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of
 from sluicegate.processors.ticks import decide_tick
+from sluicegate.processors.trace import stage_facts
 from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Refusal, Work, begin, emit, reply
 from sluicegate.schemas import codec
@@ -54,8 +55,6 @@ STAGES: tuple[tuple[str, str, Stage], ...] = (
 
 HOLD_US = 24 * 3_600 * 1_000_000
 """A held intent waits this long for a person."""
-
-_NO_FACTS = StageFacts("")
 
 
 def decide(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Decision:
@@ -200,6 +199,8 @@ def run_stages(work: Work) -> None:
         if refusal is not None:
             _refuse(work, name, refusal)
             return
+        if work.decision.needs:
+            return
         if name == "route":
             cause = work.session.opened_by if work.session else b""
             emit(work, name, passed, _intent_facts(work, True), caused_by=cause)
@@ -207,7 +208,14 @@ def run_stages(work: Work) -> None:
             _hold(work)
             return
         elif passed:
-            emit(work, name, passed, _NO_FACTS, policies=work.policies if name == "authorize" else None)
+            said = name == "authorize"
+            emit(
+                work,
+                name,
+                passed,
+                stage_facts(work) if said else PASSED,
+                policies=work.policies if said else None,
+            )
     plan(work)
 
 
@@ -223,7 +231,7 @@ def _intent_facts(work: Work, remembered: bool) -> IntentFacts:
 
 def _refuse(work: Work, stage: str, refusal: Refusal, *, remembered: bool = True) -> None:
     first = not work.decision.outcomes
-    facts: object = _intent_facts(work, remembered) if first else _NO_FACTS
+    facts: object = _intent_facts(work, remembered) if first else stage_facts(work)
     # The detail may quote the call, so it is content; a first outcome's content is the input itself.
     content = refusal.detail.encode() if refusal.detail and not first else None
     outcome = emit(work, stage, "refused", facts, refusal.reason, list(refusal.policies), content)
@@ -232,13 +240,13 @@ def _refuse(work: Work, stage: str, refusal: Refusal, *, remembered: bool = True
 
 def _hold(work: Work) -> None:
     """A person has to agree: the digest is fixed now, so that nothing else can be approved."""
-    assert work.tool is not None
+    assert work.tool is not None and work.hold is not None
     validate(work)
     facts = PlanFacts(
         work.action_digest, work.tool.tool_class, work.tool.executor_kind, 0, work.now + HOLD_US, work.tool.timeout_ms
     )  # fmt: skip
     outcome = emit(work, "authorize", "held", facts, "approval_required", work.policies)
-    reply(work, outcome, detail=work.hold)
+    reply(work, outcome, detail=work.hold.why)
 
 
 def _repeat(work: Work, seen: OpenIntent | Ended) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors.grounding import value_at
+from sluicegate.processors.history import measure
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts
@@ -37,7 +39,8 @@ def plan(work: Work, attempt: int = 1) -> None:
     if intent.deadline_at is not None:
         not_after = min(not_after, intent.deadline_at)  # nothing begins after nobody waits any more
     facts = PlanFacts(
-        work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms
+        work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms,
+        [f"{tool.name}.{name}" for name in tool.measures], [measure(value_at(conformed.args, m)) for m in tool.measures],
     )  # fmt: skip
     outcome = emit(work, "plan", "dispatched", facts)
     if in_process:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 
+import orjson
+from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
+from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, key_of
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
@@ -72,10 +75,13 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
 def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     release = work.control.release
     tool = release.tools.get(entry.tool) if release is not None else None
+    labels: list[str] = []
     if receipt.kind == "finished":
         validator = tool.result_validator if tool is not None and tool.version == entry.version else None
         reason = check_result(receipt.result, validator)
         status = "withheld" if reason else "released"
+        if status == "released":
+            labels = _labels(entry, tool, receipt.result)
     else:
         reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
         status = "withheld" if reason in _WITHHELD else "failed"
@@ -87,11 +93,18 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         receipt.attempt, "agent" if entry.executor == "in_process" else "executor", receipt.started_at,
         receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), reason,
     )  # fmt: skip
-    outcome = emit(work, "execute", status, facts, reason, caused_by=entry.last_event)
+    outcome = emit(work, "execute", status, facts, reason, caused_by=entry.last_event, labels=labels)
     reply(
         work, outcome, result=receipt.result if status == "released" else None,
         detail=receipt.error[:500] if status == "failed" else "",
     )  # fmt: skip
+
+
+def _labels(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> list[str]:
+    """What the result brings into the session. A tool no contract describes, or that the agent ran, is unknown."""
+    if tool is None or result is None or entry.executor == "in_process":
+        return header_labels(1 << UNKNOWN, CONFIDENTIALITY_RANK["internal"])
+    return header_labels(*join(orjson.loads(result), tool.labels, tool.confidential))
 
 
 _UNCERTAIN = ("timeout", "unreachable")

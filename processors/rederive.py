@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from sluicegate.processors import reading
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Outcome, from_header, header_hash, seal
 from sluicegate.processors.pipeline import decide
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, apply
@@ -112,6 +113,7 @@ class Rederive:
         self._controls, self._open, self._selected = controls, opener, selected
         self._group: list[Event] = []
         self._kept: dict[Place, _Kept] = {}
+        self._library = Library()
 
     def add(self, offset: int, value: bytes) -> Event:
         """Take one record, and give it back decoded. Raises `Terminal` when the ledger itself is broken there."""
@@ -162,7 +164,9 @@ class Rederive:
 
     def _forget(self) -> None:
         """Keep the inputs that open or remembered intents refer to: as much as the ledger itself may ask for."""
-        held = ((e.topic, e.offset) for e in self.state.intents.values() if isinstance(e, OpenIntent | Ended))
+        state = self.state
+        held = [(e.topic, e.offset) for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
+        held += [(s.topic, s.offset) for session in state.sessions.values() for s in session.sources]
         self._kept = {place: self._kept[place] for place in held if place in self._kept}
 
     # -- one input ----------------------------------------------------------------------------------------------
@@ -188,18 +192,21 @@ class Rederive:
                 tally.differences.append(difference)
 
     def _decide(self, group: list[Event], source: Input | Tick) -> Difference | None:
-        """Decide as the loop did: once, and again with the bytes that the first time asked for."""
+        """Decide as the loop did: once, and again with the bytes that were asked for."""
         first = group[0].header
+        source.library = self._library
         control = self._controls[first.control_head]
         decision = decide(self.state, control, source, first.decided_at)
-        if not decision.needs:
-            return self._difference(group, decision.outcomes)
-        source.contents.update({place: self._load(place) for place in decision.needs})
-        difference = self._difference(group, decide(self.state, control, source, first.decided_at).outcomes)
-        if difference is None:
-            return None
+        asked = bool(decision.needs)
+        while decision.needs:
+            source.contents.update({place: self._load(place) for place in decision.needs})
+            decision = decide(self.state, control, source, first.decided_at)
+        difference = self._difference(group, decision.outcomes)
+        if difference is None or not asked:
+            return difference
         # The input topic may no longer have held the bytes that the ledger still has.
-        source.contents.update(dict.fromkeys(decision.needs))
+        source.contents.update(dict.fromkeys(source.contents))
+        source.library = None
         if self._difference(group, decide(self.state, control, source, first.decided_at).outcomes) is None:
             self.tally.without_bytes += 1
             return None

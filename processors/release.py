@@ -15,12 +15,20 @@ import jsonschema_rs
 import orjson
 import rfc8785
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sluicegate.processors.cedar import Policy, PolicyBook
 from sluicegate.processors.cedar_schema import ToolTypes
 from sluicegate.processors.conform import Typer, compile_typer
 from sluicegate.processors.contract_check import check_contract, line_of
 from sluicegate.processors.findings import Finding, errors
+from sluicegate.processors.grounding import plain
+from sluicegate.processors.labels import (
+    CONFIDENTIALITY_RANK,
+    RANK,
+    UNKNOWN,
+    PathLabels,
+    compile_labels,
+)
 from sluicegate.processors.policy_check import check_policies
 from sluicegate.processors.policy_files import read_policies
 from sluicegate.processors.recipes import compile_recipes, policy_recipes
@@ -28,6 +36,8 @@ from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
 
 ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
+
+GroundingKind = Literal["exact", "account", "amount", "date", "links", "text"]
 
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 600_000
@@ -62,11 +72,21 @@ class Governance(BaseModel):
     tool_class: ToolClass = Field("irreversible", alias="class")
     executor: Executor
     timeout_ms: int = Field(DEFAULT_TIMEOUT_MS, gt=0, le=MAX_TIMEOUT_MS)
-    protected: list[str] = []
+    protected: dict[str, GroundingKind] = {}
+    constants: dict[str, list[str | float]] = {}
+    labels: dict[str, str] = {}
+    confidential: dict[str, str] = {}
+    measures: list[str] = []
     asset: str = ""
     redact: Redactions = Redactions()
     guessed: list[str] = []
     """Keys that `release init` guessed and nobody has looked at; `release check` says so."""
+
+    @field_validator("protected", mode="before")
+    @classmethod
+    def _kinds(cls, value: object) -> object:
+        """A bare list of names means whole values."""
+        return dict.fromkeys(value, "exact") if isinstance(value, list) else value
 
 
 class Contract(BaseModel):
@@ -88,6 +108,7 @@ class Manifest(BaseModel):
     version: str
     description: str = ""
     roles: list[str] = []
+    grounding: Literal["off", "observe", "enforce"] = "observe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +125,12 @@ class CompiledTool:
     typer: Typer
     result_validator: jsonschema_rs.Validator | None
     contract: Contract
+    protected: dict[str, str]
+    constants: dict[str, frozenset[str]]
+    defaults: dict[str, frozenset[str]]
+    labels: PathLabels
+    confidential: PathLabels
+    measures: list[str]
     redact_arguments: tuple[str, ...] = ()
     redact_result: tuple[str, ...] = ()
     path: str = ""
@@ -124,6 +151,7 @@ class CompiledRelease:
     """`control.cedar`: who may change control; None leaves that to the role `operator`."""
     roles: tuple[str, ...] = ()
     """Those that `release.yaml` lists; none when it does not."""
+    grounding: str = "observe"
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -175,7 +203,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
-        tuple(manifest.roles),
+        tuple(manifest.roles), manifest.grounding,
     )  # fmt: skip
     return release, findings
 
@@ -236,6 +264,11 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
             raise Terminal("it redacts a result that the agent makes itself, run the tool elsewhere")
         arguments = compile_recipes(schema, governance.redact.arguments, "the contract")
         result = compile_recipes(contract.output_schema or {}, governance.redact.result, "the contract")
+        key = ["x-sluicegate", "labels"]
+        labels = compile_labels(governance.labels, RANK, UNKNOWN)
+        key = ["x-sluicegate", "confidential"]
+        internal = CONFIDENTIALITY_RANK["internal"]
+        confidential = compile_labels(governance.confidential, CONFIDENTIALITY_RANK, internal)
         key = ["inputSchema"]
         validator = jsonschema_rs.validator_for(schema)
         key = ["outputSchema"]
@@ -259,8 +292,20 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     return CompiledTool(
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
         orjson.dumps(governance.executor.model_dump(), option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
-        validator, compile_typer(shape), checker, contract, arguments, result, path,
+        validator, compile_typer(shape), checker, contract, dict(governance.protected),
+        {name: frozenset(map(plain, values)) for name, values in governance.constants.items()}, _defaults(schema),
+        labels, confidential, governance.measures, arguments, result, path,
     )  # fmt: skip
+
+
+def _defaults(schema: dict[str, object]) -> dict[str, frozenset[str]]:
+    """Defaults that the contract's schema names, by argument."""
+    properties = cast("dict[str, dict[str, object]]", schema.get("properties") or {})
+    return {
+        name: frozenset([plain(rules["default"])])
+        for name, rules in properties.items()
+        if isinstance(rules, dict) and rules.get("default") not in (None, "", True, False)
+    }
 
 
 def _closed(contract: Contract) -> dict[str, object]:

@@ -47,7 +47,9 @@ def decide_review(work: Work, review: Review) -> None:
         refusal = Refusal("deadline_passed")
     if refusal is None and (work.agent is None or work.session is None):
         refusal = Refusal("unknown_session")
-    refusal = refusal or authorize(work)
+    refusal = refusal or authorize(work, approved=True)
+    if work.decision.needs:
+        return
     if refusal is not None:
         outcome = emit(
             work, "authorize", "refused", StageFacts("after approval"), refusal.reason, list(refusal.policies),

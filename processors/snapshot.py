@@ -13,16 +13,18 @@ import io
 from collections.abc import Iterator
 
 import fastavro
-from sluicegate.processors.state import Ended, OpenIntent, PartitionState, Session
+from sluicegate.processors.state import Ended, OpenIntent, PartitionState, Session, Source
 from sluicegate.schemas.codec import encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 1
+FORMAT = 2
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
 _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "opened_at", "last_at", "calls",
-            "user_messages", "opened_by")  # fmt: skip
+            "user_messages", "opened_by", "dispatched", "integrity", "confidentiality")  # fmt: skip
+_SOURCE = ("event_id", "origin", "topic", "offset", "tool")
+_COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
          "dispatch_id", "action_digest", "timeout_ms", "claimed_at")  # fmt: skip
@@ -52,12 +54,24 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     names = sorted(state.sessions)
     yield encode_long(len(names))
     for at in range(0, len(names), PIECE_ENTRIES):
-        yield b"".join(_fields(state.sessions[n], _SESSION) for n in names[at : at + PIECE_ENTRIES])
+        yield b"".join(_session(state.sessions[n]) for n in names[at : at + PIECE_ENTRIES])
+    yield _counter(state.marks)
     hour_of = {key: hour for hour, keys in state.expiry.items() for key in keys}
     keys = sorted(state.intents)
     yield encode_long(len(keys))
     for at in range(0, len(keys), PIECE_ENTRIES):
         yield b"".join(_entry(state, key, hour_of[key]) for key in keys[at : at + PIECE_ENTRIES])
+
+
+def _session(session: Session) -> bytes:
+    sources = [_fields(source, _SOURCE) for source in session.sources]
+    counters = [_counter(getattr(session, name)) for name in _COUNTERS]
+    return b"".join([_fields(session, _SESSION), encode_long(len(sources)), *sources, *counters])
+
+
+def _counter(counts: dict[str, int]) -> bytes:
+    parts = [encode_string(name) + encode_long(counts[name]) for name in sorted(counts)]
+    return encode_long(len(parts)) + b"".join(parts)
 
 
 def _entry(state: PartitionState, key: bytes, hour: int) -> bytes:
@@ -105,6 +119,9 @@ class _Reader:
         kinds = record.__annotations__
         return [self._one(kinds[n]) for n in names]
 
+    def counter(self) -> dict[str, int]:
+        return {self.text(): self.long() for _ in range(self.long())}
+
     def _one(self, kind: str) -> object:
         return {"str": self.text, "bytes": self.blob, "int": self.long}[kind]()
 
@@ -120,8 +137,13 @@ def decode(data: bytes) -> PartitionState:
         topic = read.text()
         state.positions[topic] = read.long()
     for _ in range(read.long()):
-        session = Session(*read.fields(Session, _SESSION))  # type: ignore[arg-type]
+        session = Session(**dict(zip(_SESSION, read.fields(Session, _SESSION), strict=True)))  # type: ignore[arg-type]
+        for _ in range(read.long()):
+            session.sources.append(Source(*read.fields(Source, _SOURCE)))  # type: ignore[arg-type]
+        for name in _COUNTERS:
+            setattr(session, name, read.counter())
         state.sessions[f"{session.agent_id}\0{session.session_id}"] = session
+    state.marks = read.counter()
     for _ in range(read.long()):
         key, hour = read.raw(16), read.long()
         state.expiry.setdefault(hour, []).append(key)

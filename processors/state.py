@@ -13,7 +13,7 @@ import hashlib
 import heapq
 from dataclasses import dataclass, field
 
-from sluicegate.processors import lifecycle
+from sluicegate.processors import labels, lifecycle
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
 from sluicegate.schemas.records import (
     ClaimFacts,
@@ -43,6 +43,16 @@ MAX_SESSIONS = 500_000
 MAX_OPEN_INTENTS = 100_000
 """Intents of one partition that wait for somebody; more are refused `overloaded`. About 1.2 kB each: 120 MB."""
 
+MAX_SOURCES = 200
+"""Events of one session that values may come from, about 250 bytes each: the oldest is dropped, and what only it said
+grounds nothing any more."""
+
+MAX_HISTORY_TOOLS = 500
+"""Tools told apart in one session's history; the recorded sessions use at most 20."""
+
+MAX_SUM = 2**63 - 1
+"""Sums stop here: Cedar's decimal has 64 bits."""
+
 LEASE_MARGIN_US = 2 * US
 """Waited after a lease before it counts as run out: the marker of the claim's transaction needs up to 21 ms to
 be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second under NTP."""
@@ -53,8 +63,32 @@ UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 
 
 @dataclass(slots=True)
+class Source:
+    """An event of a session that an argument's value may come from; its words stand at (topic, offset).
+
+    Attributes:
+        origin: `user` for what a channel reported, `result` for what a tool returned.
+        tool: whose contract labels it by path; empty where everything has the one label of its origin.
+    """
+
+    event_id: bytes
+    origin: str
+    topic: str
+    offset: int
+    tool: str
+
+
+@dataclass(slots=True)
 class Session:
-    """An open session."""
+    """An open session.
+
+    Attributes:
+        integrity: labels of everything released into it, as bits (`labels.py`).
+        confidentiality: the narrowest rank released into it.
+        sources: the last `MAX_SOURCES` events that may ground a value, oldest first.
+        counts, last_used: tool -> its dispatches so far, and the number of the last one among all.
+        sums: `tool.argument` -> sum in 1/10,000.
+    """
 
     agent_id: str
     session_id: str
@@ -66,6 +100,13 @@ class Session:
     calls: int = 0
     user_messages: int = 0
     opened_by: bytes = b""
+    dispatched: int = 0
+    integrity: int = 0
+    confidentiality: int = 0
+    sources: list[Source] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    last_used: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -125,6 +166,8 @@ class PartitionState:
     positions: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
+    marks: dict[str, int] = field(default_factory=dict)
+    """agent_id -> integrity labels of all its sessions so far, as bits: a new session does not wash them off."""
     open_count: int = 0
     # Derived, not part of the state bytes:
     expiry: dict[int, list[bytes]] = field(default_factory=dict)
@@ -219,10 +262,16 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     )
     name = session_key(o.agent_id, o.session_id)
     if outcome.status == "opened":
-        state.sessions[name] = Session(
+        opened = state.sessions[name] = Session(
             o.agent_id, o.session_id, o.subject, facts.on_behalf_of, facts.origin, o.decided_at, o.decided_at,
             opened_by=outcome.event_id,
         )  # fmt: skip
+        if facts.origin == "channel":
+            opened.sources.append(Source(outcome.event_id, "user", o.topic, o.offset, ""))
+        else:
+            # INVARIANT: a session that an agent opened starts with all the agent ever saw
+            # (tests/unit/test_labels.py::test_new_session_does_not_wash_taint).
+            opened.integrity = state.marks.get(o.agent_id, 0)
     elif outcome.status == "closed":
         state.sessions.pop(name, None)
     elif outcome.status == "heard":
@@ -230,6 +279,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
         if session is not None:  # else it was idle for so long that the sweep just closed it
             session.user_messages += 1
             session.last_at = o.decided_at
+            _learn(session, Source(outcome.event_id, "user", o.topic, o.offset, ""))
 
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
@@ -260,6 +310,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     entry = state.intents.get(key)
     if type(entry) is not OpenIntent:
         return
+    if status == "released":
+        _release(state, entry, outcome)
     if status in lifecycle.TERMINAL:
         state.intents[key] = Ended(entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id)
         state.open_count -= 1
@@ -272,6 +324,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         if status == "held":
             entry.due_at = facts.not_after
         else:
+            if facts.attempt == 1:
+                _use(state.sessions.get(session_key(entry.agent_id, entry.session_id)), entry.tool, facts)
             entry.dispatch_id = outcome.event_id
             entry.due_at = facts.not_after + LEASE_MARGIN_US
         heapq.heappush(state.timers, (entry.due_at, key))
@@ -281,6 +335,38 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         heapq.heappush(state.timers, (entry.due_at, key))
     elif status == "in_doubt":
         entry.due_at = 0  # nothing happens by itself any more
+
+
+def _use(session: Session | None, tool: str, facts: PlanFacts) -> None:
+    """A tool was dispatched for the first time for an intent: the session's history grows."""
+    if session is None:
+        return
+    session.dispatched += 1
+    if tool in session.counts or len(session.counts) < MAX_HISTORY_TOOLS:
+        session.counts[tool] = session.counts.get(tool, 0) + 1
+        session.last_used[tool] = session.dispatched
+        for name, amount in zip(facts.measured, facts.amounts, strict=True):
+            total = session.sums.get(name, 0) + amount
+            session.sums[name] = max(-MAX_SUM, min(MAX_SUM, total))
+
+
+def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
+    """A result reached the session: its labels join, and it may ground later values."""
+    bits, confidentiality = labels.read_header(outcome.labels)
+    state.marks[entry.agent_id] = state.marks.get(entry.agent_id, 0) | bits
+    session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
+    if session is None:
+        return
+    session.integrity |= bits
+    session.confidentiality = max(session.confidentiality, confidentiality)
+    o = outcome.origin
+    _learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
+
+
+def _learn(session: Session, source: Source) -> None:
+    session.sources.append(source)
+    if len(session.sources) > MAX_SOURCES:
+        del session.sources[0]
 
 
 def _remember(state: PartitionState, key: bytes, issued_at: int, entry: OpenIntent | Ended) -> None:

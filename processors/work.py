@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Conformed
 from sluicegate.processors.control import Control
+from sluicegate.processors.grounding import Grounded
+from sluicegate.processors.holds import Hold
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
 from sluicegate.processors.registry import Agent
@@ -56,7 +59,10 @@ class Work:
     tool: CompiledTool | None = None
     conformed: Conformed | None = None
     policies: list[str] = field(default_factory=list)
-    hold: str = ""
+    determined: list[Policy] = field(default_factory=list)
+    hold: Hold | None = None
+    grounded: list[Grounded] = field(default_factory=list)
+    observed: list[str] = field(default_factory=list)
     action_digest: bytes = b""
     redacted: list[str] = field(default_factory=list)
     """Recipes of `redact.py` that changed the call."""
@@ -83,6 +89,7 @@ def emit(
     policies: list[str] | None = None,
     content: bytes | None = None,
     caused_by: bytes = b"",
+    labels: list[str] | None = None,
 ) -> Outcome:
     """Append an outcome to the decision. It follows the one before it unless `caused_by` says otherwise.
 
@@ -97,7 +104,7 @@ def emit(
     outcome = Outcome(
         work.origin,
         event_id(work.state.log_id, work.state.partition, work.first_seq, stage, ordinal),
-        stage, status, reason, facts, policies or [], [caused_by] if caused_by else [], [], content,
+        stage, status, reason, facts, policies or [], [caused_by] if caused_by else [], labels or [], content,
     )  # fmt: skip
     outcomes.append(outcome)
     return outcome

@@ -137,8 +137,8 @@ def _compile(raw: dict[str, object]) -> Callable[[object], bytes]:
     return cast(Callable[[object], bytes], eval(source, scope))  # built from our own .avsc files only
 
 
-def _load(name: str) -> Schema:
-    text = resources.files("sluicegate.schemas").joinpath("avro", f"{name}.avsc").read_text("utf-8")
+def _load(name: str, *folder: str) -> Schema:
+    text = resources.files("sluicegate.schemas").joinpath("avro", *folder, f"{name}.avsc").read_text("utf-8")
     raw = json.loads(text)
     cls = getattr(records, raw["name"])
     encode_body = _compile(raw)
@@ -157,7 +157,15 @@ NAMES = tuple(
     )
 )
 SCHEMAS: dict[str, Schema] = {name: _load(name) for name in NAMES}
-_BY_PREFIX: dict[bytes, Schema] = {s.prefix: s for s in SCHEMAS.values()}
+OLD = {
+    p.name[:-5]: _load(p.name[:-5], "old")
+    for p in sorted(
+        resources.files("sluicegate.schemas").joinpath("avro", "old").iterdir(), key=lambda p: p.name
+    )
+    if p.name.endswith(".avsc")
+}
+"""`name.fingerprint` -> a schema that was written once. It is read for ever: fields added since take their defaults."""
+_BY_PREFIX: dict[bytes, Schema] = {s.prefix: s for s in (*OLD.values(), *SCHEMAS.values())}
 _BY_CLASS: dict[type, Schema] = {s.cls: s for s in SCHEMAS.values()}
 
 

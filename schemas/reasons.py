@@ -146,6 +146,11 @@ _ALL = (
     ),
     Reason("forbidden", "This is forbidden.", "a forbid policy matched"),
     Reason(
+        "ungrounded",
+        "A value in this call appears nowhere in the conversation. Ask the user for it.",
+        "a protected argument's value stands in no earlier event; see grounded_arguments of the outcome",
+    ),
+    Reason(
         "policy_error",
         "You are not permitted to do this.",
         "a policy failed on this request, so it is refused; fix the policy",

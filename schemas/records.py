@@ -200,6 +200,13 @@ class StageFacts:
     """A stage passed or refused after the first outcome."""
 
     detail: str
+    grounded_arguments: list[str] = field(default_factory=list)
+    grounded_from: list[str] = field(default_factory=list)
+    grounded_labels: list[str] = field(default_factory=list)
+    grounded_events: list[bytes] = field(default_factory=list)
+    grounded_paths: list[str] = field(default_factory=list)
+    observed: list[str] = field(default_factory=list)
+    redacted: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -212,6 +219,8 @@ class PlanFacts:
     attempt: int
     not_after: int
     timeout_ms: int
+    measured: list[str] = field(default_factory=list)
+    amounts: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -54,6 +54,23 @@ def _array(b: bytes, p: int, size: int) -> tuple[list[bytes], int]:
             p += n >> 1
 
 
+def _longs(b: bytes, p: int) -> tuple[list[int], int]:
+    """An array of int or long, and where it ends."""
+    items: list[int] = []
+    while True:
+        count, p = _long(b, p)
+        if count == 0:
+            return items, p
+        if count & 1:
+            count += 1
+            _, p = _long(b, p)
+        if count >> 1 > len(b):
+            raise ValueError("an array longer than its record")
+        for _ in range(count >> 1):
+            n, p = _long(b, p)
+            items.append((n >> 1) ^ -(n & 1))
+
+
 _VARINT = """n = b[p]
 if n < 128: p += 1
 else:
@@ -72,6 +89,8 @@ def _lines(avro_type: object, f: str, fixed: dict[str, int]) -> str:
         kind = avro_type["type"]
         if kind == "array":
             items = avro_type["items"]
+            if items in ("int", "long"):
+                return f"if b[p] == 0:\n    {f} = ()\n    p += 1\nelse: {f}, p = longs(b, p)\n"
             size = fixed.get(items.rsplit(".", 1)[-1], 0)
             return f"if b[p] == 0:\n    {f} = ()\n    p += 1\nelse: {f}, p = array(b, p, {size})\n"
         if kind == "fixed":
@@ -91,8 +110,14 @@ def _lines(avro_type: object, f: str, fixed: dict[str, int]) -> str:
     return f"{f} = b[p:p + {size}]\np += {size}\n"
 
 
-def _names(name: str) -> list[str]:
-    return [field["name"] for field in cast(list[dict[str, str]], codec.SCHEMAS[name].parsed["fields"])]
+def _fields(name: str) -> list[dict[str, object]]:
+    schema = codec.SCHEMAS.get(name) or codec.OLD[name]
+    return cast(list[dict[str, object]], schema.parsed["fields"])
+
+
+def names_of(name: str) -> list[str]:
+    """The fields of a schema, or of an old one as `name.fingerprint`."""
+    return [cast(str, field["name"]) for field in _fields(name)]
 
 
 def compile_reader(name: str, *, shared_from: str = "", returns: str = "") -> Reader:
@@ -103,8 +128,8 @@ def compile_reader(name: str, *, shared_from: str = "", returns: str = "") -> Re
         shared_from: fields from this one on are read once for equal bytes, as an input's outcomes share them.
         returns: the source of another tuple to return; fields go by their names.
     """
-    names, fixed = _names(name), dict[str, int]()
-    fields = cast(list[dict[str, object]], codec.SCHEMAS[name].parsed["fields"])
+    names, fixed = names_of(name), dict[str, int]()
+    fields = _fields(name)
     reads = [_lines(field["type"], f"f_{field['name']}", fixed) for field in fields]
     cut = names.index(shared_from) if shared_from else len(names)
     head, tail = ("".join(f"f_{n}, " for n in part) for part in (names[:cut], names[cut:]))
@@ -123,7 +148,13 @@ def compile_reader(name: str, *, shared_from: str = "", returns: str = "") -> Re
             cache.clear()
         return cache.setdefault(rest, cast(Reader, scope["tail"])(rest))
 
-    scope: dict[str, object] = {"long": _long, "array": _array, "cache": cache, "remember": remember}
+    scope: dict[str, object] = {
+        "long": _long,
+        "array": _array,
+        "longs": _longs,
+        "cache": cache,
+        "remember": remember,
+    }
     exec(source, scope)  # built from our own .avsc files only
     return cast(Reader, scope["read"])
 

@@ -17,7 +17,7 @@ from sluicegate.sinks.avro import Reader, Values
 HEAD_BYTES = 4_096
 """Of an unreadable record, kept in `ingest_rejects`; its length and sha256 are kept too."""
 TURN_ROWS = 256
-"""x 59 values x about 60 bytes = 1 MB: half of a core's second cache."""
+"""x 64 values x about 60 bytes = 1 MB: half of a core's second cache."""
 
 
 class ContentOpener(Protocol):
@@ -86,6 +86,11 @@ FACTS_DEFAULTS: dict[str, object] = {
     "who": b"",
     "why": b"",
     "body": b"",
+    "grounded_arguments": (),
+    "grounded_from": (),
+    "grounded_labels": (),
+    "observed": (),
+    "redacted": (),
 }
 RENAMED: dict[tuple[str, str], str] = {
     ("intent_facts", "version"): "tool_version",
@@ -95,14 +100,22 @@ RENAMED: dict[tuple[str, str], str] = {
     ("intake_facts", "length"): "input_bytes",
     ("genesis_facts", "env"): "detail",
 }
-ONLY_IN_BYTES = {("genesis_facts", "log_id"), ("genesis_facts", "partitions"), ("genesis_facts", "signing")}
+ONLY_IN_BYTES = {
+    ("genesis_facts", "log_id"),
+    ("genesis_facts", "partitions"),
+    ("genesis_facts", "signing"),
+    ("plan_facts", "measured"),
+    ("plan_facts", "amounts"),
+    ("stage_facts", "grounded_events"),
+    ("stage_facts", "grounded_paths"),
+}
 
 
 def _facts_reader(name: str) -> Reader:
     """The values of the facts columns, from the bytes of a facts record."""
     source = {column: repr(default) for column, default in FACTS_DEFAULTS.items()}
-    for name_in_record in codec.field_names(codec.SCHEMAS[name].cls):
-        column = RENAMED.get((name, name_in_record), name_in_record)
+    for name_in_record in avro.names_of(name):
+        column = RENAMED.get((name.split(".")[0], name_in_record), name_in_record)
         if column in source:  # a time of 0 is no time
             none = " or None" if column.endswith(("_at", "_after", "_until")) else ""
             source[column] = f"f_{name_in_record}{none}"
@@ -110,9 +123,9 @@ def _facts_reader(name: str) -> Reader:
 
 
 _FACTS = {
-    codec.SCHEMAS[name].prefix: (name.encode(), _facts_reader(name))
-    for name in codec.NAMES
-    if name.endswith("_facts")
+    schema.prefix: (name.split(".")[0].encode(), _facts_reader(name))
+    for name, schema in (codec.SCHEMAS | codec.OLD).items()
+    if name.split(".")[0].endswith("_facts")
 }
 _NO_FACTS = tuple(FACTS_DEFAULTS.values())
 _OUTCOME = codec.SCHEMAS["outcome"].prefix

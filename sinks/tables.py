@@ -138,6 +138,11 @@ _FACTS = (
     Column("who", LC, "of a control event: the operator"),
     Column("why", "String", "of a control event: in words"),
     Column("body", "String", "of a control event: canonical JSON", "ZSTD(3)"),
+    Column("grounded_arguments", f"Array({LC})", "protected arguments; the next two go with it, item by item"),
+    Column("grounded_from", f"Array({LC})", "where each value comes from: user, result, constant, default, absent, nowhere"),
+    Column("grounded_labels", f"Array({LC})", "integrity label of that place"),
+    Column("observed", f"Array({LC})", "policies, rules or reasons that would have decided otherwise, were they enforced"),
+    Column("redacted", f"Array({LC})", "paths of the arguments whose value was taken out"),
 )  # fmt: skip
 
 EVENTS = Table(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide, machinery_failed
 from sluicegate.processors.snapshot import encode_parts
@@ -100,6 +101,7 @@ class Lane:
         self._suspect: tuple[Place, int] | None = None
         self._first: Place | None = None
         self._pause_s = RETRY_MIN_S
+        self._library = Library()
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -260,6 +262,7 @@ class Lane:
         """Steps 2 and 3: decide; when bytes are needed, load them and decide again."""
         control = self.service.control.control
         source.control_stale = self.service.control.stale
+        source.library = self._library
         now = self._now()
         if (
             self._suspect is not None
@@ -270,13 +273,14 @@ class Lane:
             self.service.log.error("alarm: input %s broke the machinery %d times", self._first, GIVE_UP_AFTER)
             return machinery_failed(self.state, control, source, now, "tainted three times")
         decision = decide(self.state, control, source, now)
-        if decision.needs:
+        while decision.needs:  # ends: each round loads what was missing, and a call has few rounds
             for place in decision.needs:
                 source.contents[place] = await self.service.load(
                     TopicPartition(full_name(self.env, place[0]), self.index), place[1]
                 )
             hit("ledger.2.loaded")
             decision = decide(self.state, control, source, now)
+        self._library.remember(source)
         if decision.outcomes and decision.outcomes[0].reason == "machinery_failed":
             self.metrics.machinery_failed += 1
             self.service.log.error("alarm: a decision failed: %s", decision.outcomes[0].facts)

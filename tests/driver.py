@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sluicegate.processors import control as control_fold
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
+from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import ZERO_HASH, Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide
 from sluicegate.processors.release import CompiledRelease, compile_release
@@ -180,6 +181,7 @@ class Driver:
         self.dispatches: list[r.Dispatch] = []
         self.replies: list[r.Reply] = []
         self.dead_letters: list[r.DeadLetter] = []
+        self.library = Library()
         self._markers = 0
         self._ids = 0
         self._control_prev = self._prev = ZERO_HASH
@@ -242,11 +244,13 @@ class Driver:
         return decision
 
     def _decide(self, source: Input | Tick, control: Control) -> Decision:
+        source.library = self.library
         decision = decide(self.state, control, source, self.now)
-        if decision.needs:
+        while decision.needs:
             for topic, offset in decision.needs:
                 source.contents[topic, offset] = self.inputs.get(topic, {}).get(offset)
             decision = decide(self.state, control, source, self.now)
+        self.library.remember(source)
         return self._fold(decision)
 
     def feed(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors.cedar import (
+    Handle,
     PolicyBook,
     Verdict,
     entities_for,
@@ -58,7 +59,9 @@ def typed(tool: str, filler: int) -> dict[str, Any]:
 def ask(policies: PolicyBook, agent: Agent, tool: str, args: dict[str, Any], calls: int) -> Verdict:
     context = {"args": args, "environment": "test", "session": {"calls": calls, "user_messages": 1}}
     entities = entities_for(policies, agent, tool, driver.release().tools[tool].tool_class)
-    return evaluate(slice_for(policies, agent.roles, tool), entities, request_of(agent, tool, context))
+    return evaluate(
+        slice_for(policies, agent.roles, tool).enforced, entities, request_of(agent, tool, context)
+    )
 
 
 TOOLS = st.sampled_from(sorted(driver.release().tools))
@@ -88,7 +91,7 @@ def test_a_slice_answers_as_all_policies_do(agent: Agent, tool: str, filler: int
     whole = PolicyBook(list(book().policies))
     handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in whole.policies))
     cut = slice_for(whole, agent.roles, tool)
-    cut.handle, cut.ids = handle, {f"policy{i}": p.policy_id for i, p in enumerate(whole.policies)}
+    cut.enforced = Handle(handle, {f"policy{i}": p.policy_id for i, p in enumerate(whole.policies)})
     assert ask(whole, agent, tool, args, calls) == sliced
 
 
@@ -126,12 +129,14 @@ def test_a_policy_that_errs_never_permits(effect: str, condition: str, first: bo
     agent = Agent("a", "t", "", ("r",))
     context = {"args": {"amount": "5000"}, "calls": 1}
     entities = entities_for(policies, agent, "pay", "irreversible")
-    verdict = evaluate(slice_for(policies, agent.roles, "pay"), entities, request_of(agent, "pay", context))
+    verdict = evaluate(
+        slice_for(policies, agent.roles, "pay").enforced, entities, request_of(agent, "pay", context)
+    )
     assert not verdict.allowed
     assert verdict.error
     # The trap itself: Cedar alone answers Allow here, since it skips the policy that errs.
     cut = slice_for(policies, agent.roles, "pay")
-    assert cedarpy.is_authorized_batch([request_of(agent, "pay", context)], cut.handle, entities)[
+    assert cedarpy.is_authorized_batch([request_of(agent, "pay", context)], cut.enforced.parsed, entities)[
         0
     ].decision == (cedarpy.Decision.Allow)
 

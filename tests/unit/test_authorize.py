@@ -33,7 +33,7 @@ def verdict(policies: str, args: bytes, *, agent: Agent = AGENT) -> tuple[cedar.
     cut = cedar.slice_for(release.book, agent.roles, "pay")
     entities = cedar.entities_for(release.book, agent, "pay", tool.tool_class)
     request = cedar.request_of(agent, "pay", {"args": found.cedar, "environment": "dev"})
-    return cedar.evaluate(cut, entities, request), nearest_permit(cut, entities, request, found.args)
+    return cedar.evaluate(cut.enforced, entities, request), nearest_permit(cut, entities, request, found.args)
 
 
 SMALL = '@id("refund-small") permit(principal in Role::"clerk", action == Action::"pay", resource) '

@@ -1,0 +1,71 @@
+"""The library: what earlier inputs of a partition say, kept as words that are quick to search.
+
+A memo and nothing else: a place in an input topic always holds the same bytes, so an entry follows from its place.
+It is no part of the state; what is missing here is asked for through `Decision.needs` and read again, from the input
+topic or from the ledger. One library serves one partition, live or replayed. Never reads anything itself.
+Next: `grounding.py` (who searches), `words.py` (how text is prepared).
+"""
+
+from __future__ import annotations
+
+from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.words import NOTHING, Words, words_of
+
+TOPICS_WITH_WORDS = ("messages", "receipts")
+"""Inputs whose words ground values. What agents report themselves, on `intents`, is read when it is asked for."""
+
+MAX_LIBRARY_BYTES = 64 * 1024 * 1024
+"""Of the inputs' own bytes, in one partition: about 10,000 results of 6 kB. Words take some three times as much, and
+what was not used for longest leaves first."""
+
+
+class Library:
+    """Place -> words, bounded."""
+
+    __slots__ = ("_bytes", "_words", "limit_bytes")
+
+    def __init__(self, limit_bytes: int = MAX_LIBRARY_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self._words: dict[Place, Words | bytes] = {}
+        self._bytes = 0
+
+    def get(self, place: Place) -> Words | None:
+        """The words at a place, or None when it must be read."""
+        found = self._words.pop(place, None)
+        if found is None:
+            return None
+        words = words_of(found) if isinstance(found, bytes) else found
+        self._words[place] = words  # the last one used stands last
+        return words
+
+    def put(self, place: Place, value: bytes | None) -> Words:
+        """Keep an input's words. None: the bytes are gone, so they say nothing, and are not remembered as such."""
+        if value is None:
+            return NOTHING
+        self.drop(place)
+        words = self._words[place] = words_of(value)
+        self._bytes += words.size_bytes
+        self._shrink()
+        return words
+
+    def remember(self, source: Input | Tick) -> None:
+        """Keep the bytes of an input that was just decided: they are at hand now, and prepared when first asked."""
+        if isinstance(source, Input) and source.topic in TOPICS_WITH_WORDS:
+            place = (source.topic, source.offset)
+            self.drop(place)
+            self._words[place] = source.value
+            self._bytes += len(source.value)
+            self._shrink()
+
+    def drop(self, place: Place) -> None:
+        """Forget a place, for erasure."""
+        found = self._words.pop(place, None)
+        if found is not None:
+            self._bytes -= len(found) if isinstance(found, bytes) else found.size_bytes
+
+    def _shrink(self) -> None:
+        while self._bytes > self.limit_bytes and len(self._words) > 1:
+            self.drop(next(iter(self._words)))
+
+    def __len__(self) -> int:
+        return len(self._words)

@@ -1,0 +1,77 @@
+"""Trace: ground a call's protected arguments in the events of its session.
+
+Gathers the session's sources with their words from the library, and asks for those that are missing. The answer goes
+into the outcome's facts and, where policies speak of grounding, into their context.
+Never matches anything itself: `grounding.py` does. Pure. Next: `library.py`, `authorize.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sluicegate.processors.grounding import Grounded, Heard, ground
+from sluicegate.processors.labels import UNKNOWN, USER
+from sluicegate.processors.library import Library
+from sluicegate.processors.outcomes import PASSED
+from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.state import Source
+from sluicegate.processors.work import Work
+from sluicegate.schemas.records import StageFacts
+
+
+def trace(work: Work) -> None:
+    """Fill `work.grounded`; or set `work.decision.needs` when words are missing."""
+    tool, session, conformed, release = work.tool, work.session, work.conformed, work.release
+    assert tool and session and conformed and release
+    work.grounded = []
+    if not tool.protected:
+        return
+    library = work.source.library
+    if library is None:
+        library = work.source.library = Library()
+    heard: list[Heard] = []
+    for source in session.sources:
+        place = (source.topic, source.offset)
+        words = library.get(place)
+        if words is None:
+            if place not in work.source.contents:
+                work.decision.needs.append(place)
+                continue
+            words = library.put(place, work.source.contents[place])
+        heard.append(Heard(source.origin, source.event_id, words, _ranks(release, source)))
+    if not work.decision.needs:
+        work.grounded = ground(conformed.args, tool.protected, tool.constants, tool.defaults, heard)
+
+
+def _ranks(release: CompiledRelease, source: Source) -> Callable[[str], int]:
+    if source.origin == "user":
+        return _user
+    tool = release.tools.get(source.tool)
+    # What an agent ran itself is what the agent says: no contract can vouch for it.
+    return _unknown if tool is None or tool.executor_kind == "in_process" else tool.labels.at
+
+
+def _user(path: str) -> int:
+    return USER
+
+
+def _unknown(path: str) -> int:
+    return UNKNOWN
+
+
+def ungrounded(work: Work) -> str:
+    """The protected argument that comes from nowhere, where the release enforces grounding; else an empty string."""
+    if work.release is None or work.release.grounding != "enforce":
+        return ""
+    return next((g.argument for g in work.grounded if g.origin == "nowhere"), "")
+
+
+def stage_facts(work: Work, detail: str = "") -> StageFacts:
+    """Facts of an authorization: where values come from, and what observing rules would have said."""
+    if not (work.grounded or work.observed or work.redacted or detail):
+        return PASSED
+    found: list[Grounded] = work.grounded
+    return StageFacts(
+        detail, [g.argument for g in found], [g.origin for g in found], [g.label for g in found],
+        [g.event_id for g in found], [g.path for g in found], list(work.observed), list(work.redacted),
+    )  # fmt: skip

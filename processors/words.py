@@ -1,0 +1,168 @@
+"""Words: what one input says, prepared so that a value can be found in it without reading it again.
+
+Normalised: NFC, ASCII letters in lower case, runs of blanks as one. Only ASCII folds: a look-alike from another
+alphabet stays another letter, since the tool would get it as it is. Numbers and dates are kept by their value.
+Never decides what counts as found: that is `grounding.py`. Pure. Next: `labels.py` (paths), `library.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+
+import orjson
+from sluicegate.processors.labels import leaves
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Envelope, Message, Receipt
+
+Json = object
+Paths = tuple[str, ...]
+
+MAX_COMPACT_CHARS = 64
+"""Longest value looked for without its blanks and hyphens; an IBAN has 34."""
+MAX_NUMBERS = 2_000
+"""Numbers and dates kept of one input; a bank statement of 64 kB has about 1,500."""
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_BLANKS = re.compile(r"\s+")
+_NUMBER = re.compile(
+    r"(?<![\w.,])[-+]?(?:\d{1,3}(?:[,'\u2019 ]\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d+(?:[.,]\d+)?)(?!\w|[.,]\d)"
+)
+_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+           "november", "december")  # fmt: skip
+_MONTH = "(" + "|".join(f"{m}|{m[:3]}" for m in _MONTHS) + r")\.?"
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_DATES = (
+    (re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)"), (0, 1, 2)),
+    (re.compile(r"(?<!\d)(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)"), (2, 1, 0)),
+    (re.compile(rf"(?<!\w){_DAY}(?: of)? {_MONTH},? (\d{{4}})(?!\d)"), (2, 1, 0)),
+    (re.compile(rf"(?<!\w){_MONTH} {_DAY},? (\d{{4}})(?!\d)"), (2, 0, 1)),
+)
+
+
+@dataclass(slots=True)
+class Words:
+    """What one input says.
+
+    Attributes:
+        whole: a normalised leaf -> the paths it stands at.
+        texts: (path, normalised text) of leaves that have blanks or are a person's message.
+        compact: leaves and tokens of up to `MAX_COMPACT_CHARS` without blanks and hyphens -> paths.
+        numbers, dates: by value -> paths.
+    """
+
+    size_bytes: int
+    whole: dict[str, Paths] = field(default_factory=dict)
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    compact: dict[str, Paths] = field(default_factory=dict)
+    numbers: dict[str, Paths] = field(default_factory=dict)
+    dates: dict[str, Paths] = field(default_factory=dict)
+
+
+NOTHING = Words(0)
+
+
+def normal(text: str) -> str:
+    """The form two texts are compared in."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return _BLANKS.sub(" ", text.translate(_LOWER)).strip()
+
+
+def compact(text: str) -> str:
+    """A normalised text without blanks and hyphens: how accounts and phone numbers are grouped does not matter."""
+    return text.replace(" ", "").replace("-", "")
+
+
+def number(value: Json) -> str | None:
+    """A JSON number, or a text that is one, by its value."""
+    try:
+        found = Decimal(value if isinstance(value, str) else repr(value))
+    except (InvalidOperation, TypeError):
+        return None
+    if not found.is_finite() or abs(found.adjusted()) > 30:
+        return None
+    return f"{found.normalize():f}" if found else "0"
+
+
+def numbers_in(text: str) -> set[str]:
+    """Numbers of a text by value. `1,000` and `1 000` are a thousand, `98,70` and `1.000,50` have decimals."""
+    found: set[str] = set()
+    for match in _NUMBER.finditer(text):
+        raw = match[0].replace("'", "").replace("\u2019", "").replace(" ", "")
+        whole, comma, rest = raw.rpartition(",")
+        if comma and "." not in rest and (len(rest) != 3 or "." in whole):
+            raw = whole.replace(".", "").replace(",", "") + "." + rest
+        value = number(raw.replace(",", ""))
+        if value is not None:
+            found.add(value)
+    return found
+
+
+def dates_in(text: str) -> set[str]:
+    """Dates of a normalised text as `YYYY-MM-DD`. Month before day is read only where the month is a word."""
+    found: set[str] = set()
+    for pattern, order in _DATES:
+        for match in pattern.finditer(text):
+            year, month, day = (match.group(i + 1) for i in order)
+            number_of = (
+                next((i for i, m in enumerate(_MONTHS, 1) if m.startswith(month)), 0)
+                if month.isalpha()
+                else int(month)
+            )
+            if 1 <= number_of <= 12 and 1 <= int(day) <= 31:
+                found.add(f"{int(year):04}-{number_of:02}-{int(day):02}")
+    return found
+
+
+def words_of(value: bytes) -> Words:
+    """The words of one input record: a channel's message, or the result in a receipt. Others say nothing."""
+    words = Words(len(value))
+    try:
+        record = codec.decode(value)
+        if isinstance(record, Envelope):
+            record = codec.decode(record.payload)
+        if isinstance(record, Message):
+            _add(words, "$", record.goal if record.kind == "session.open" else record.text, True)
+        elif isinstance(record, Receipt) and record.result is not None:
+            for path, leaf in leaves(orjson.loads(record.result)):
+                _add(words, path, leaf, False)
+    except (Unreadable, orjson.JSONDecodeError):
+        pass  # it stands on the ledger as what it is; nothing can be found in it
+    return words
+
+
+def _add(words: Words, path: str, leaf: Json, message: bool) -> None:
+    if isinstance(leaf, bool) or leaf is None:
+        return
+    if isinstance(leaf, str):
+        text = normal(leaf)
+        _keep(words.whole, text, path)
+        short = compact(text)
+        if len(short) <= MAX_COMPACT_CHARS:
+            _keep(words.compact, short, path)
+        if message or not text.isalnum():
+            words.texts.append((path, text))
+        if any(map(str.isdigit, text)):
+            for value in sorted(numbers_in(text)):
+                _keep(words.numbers, value, path)
+            for date in sorted(dates_in(text)):
+                _keep(words.dates, date, path)
+        return
+    value_of = number(leaf)
+    if value_of is not None:
+        _keep(words.numbers, value_of, path)
+        _keep(words.whole, value_of, path)
+
+
+def _keep(index: dict[str, Paths], key: str, path: str) -> None:
+    known = index.get(key)
+    if known is None:
+        if len(index) < MAX_NUMBERS:
+            index[key] = (path,)
+    elif path not in known:
+        index[key] = (*known, path)
