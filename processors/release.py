@@ -202,9 +202,21 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         findings += check_policies(policies, [types_of(t) for t in tools.values()], manifest.roles)
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
+<<<<<<< HEAD
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
         tuple(manifest.roles), manifest.grounding,
     )  # fmt: skip
+=======
+        digest_of(files),
+        manifest.name,
+        manifest.version,
+        tools,
+        PolicyBook(policies),
+        redactions,
+        control,
+        manifest.grounding,
+    )
+>>>>>>> f41c38d (Policies may speak of what a session summed)
     return release, findings
 
 
@@ -212,8 +224,8 @@ def types_of(tool: CompiledTool) -> ToolTypes:
     """What policies may say about a tool."""
     governance = tool.contract.governance
     return ToolTypes(
-        tool.name, tool.tool_class, shape_of(tool.contract.input_schema), tuple(governance.protected)
-    )
+        tool.name, tool.tool_class, shape_of(tool.contract.input_schema), tuple(governance.protected), tuple(tool.measures),
+    )  # fmt: skip
 
 
 def _redactions(
