@@ -202,21 +202,9 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         findings += check_policies(policies, [types_of(t) for t in tools.values()], manifest.roles)
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
-<<<<<<< HEAD
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
         tuple(manifest.roles), manifest.grounding,
     )  # fmt: skip
-=======
-        digest_of(files),
-        manifest.name,
-        manifest.version,
-        tools,
-        PolicyBook(policies),
-        redactions,
-        control,
-        manifest.grounding,
-    )
->>>>>>> f41c38d (Policies may speak of what a session summed)
     return release, findings
 
 
