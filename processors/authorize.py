@@ -83,10 +83,10 @@ def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
 
 def context_of(work: Work, cut: Slice) -> dict[str, Json]:
     """`context` of the request. Shapes: docs/policies.md."""
-    session = work.session
+    session, mentioned = work.session, cut.mentions.args
     assert work.conformed and session
     context: dict[str, Json] = {
-        "args": work.conformed.cedar,
+        "args": work.conformed.cedar if mentioned is None else _only(work.conformed.cedar, mentioned),
         "environment": work.control.env,
         "session": session_context(session, cut.mentions),
     }
@@ -98,6 +98,10 @@ def context_of(work: Work, cut: Slice) -> dict[str, Json]:
             "args": {g.argument: {"from": g.origin, "label": g.label} for g in work.grounded},
         }
     return context
+
+
+def _only(args: dict[str, Json], names: tuple[str, ...]) -> dict[str, Json]:
+    return {name: args[name] for name in names if name in args}
 
 
 def _evaluate(cut: Slice, entities: cedarpy.Entities, request: dict[str, Json]) -> tuple[Verdict, set[str]]:

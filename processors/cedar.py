@@ -14,6 +14,7 @@ from typing import cast
 import cedarpy
 import orjson
 from sluicegate.processors.holds import HOLD
+from sluicegate.processors.mentions import Mentions, mentions_of
 from sluicegate.processors.policy_text import NOWHERE, Source
 from sluicegate.processors.registry import Agent
 
@@ -22,9 +23,6 @@ Modes = tuple[tuple[str, str], ...]
 
 OBSERVE = "observe"
 """`@mode("observe")`: decided and recorded, not applied."""
-
-_CONTEXT: Json = {"Var": "context"}
-_SESSION: Json = {".": {"left": _CONTEXT, "attr": "session"}}
 
 MAX_SLICES = 10_000
 """Cached (roles, tool) slices and (agent, tool) entities of one release, a few kB each; emptied when full."""
@@ -57,16 +55,6 @@ class Handle:
 
     parsed: cedarpy.PolicySet
     ids: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Mentions:
-    """What a slice's policies speak about: only that is computed for a request."""
-
-    grounding: bool = False
-    counts: tuple[str, ...] = ()
-    sums: tuple[str, ...] = ()
-    since: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -147,7 +135,7 @@ def _cut(chosen: list[Policy], modes: dict[str, str]) -> Slice:
         handle_of(lifted) if len(lifted) < len(enforced) else None,
         handle_of(chosen) if len(enforced) < len(chosen) else None,
         frozenset(p.policy_id for p in enforced if HOLD in p.annotations),
-        _mentions([p.est for p in chosen]),
+        mentions_of([p.est for p in chosen]),
     )
 
 
@@ -155,30 +143,6 @@ def handle_of(policies: list[Policy]) -> Handle:
     """Policies parsed together, for `evaluate`."""
     parsed = cedarpy.PolicySet.from_str("\n".join(p.text for p in policies))
     return Handle(parsed, {f"policy{i}": p.policy_id for i, p in enumerate(policies)})
-
-
-def _mentions(ests: list[dict[str, Json]]) -> Mentions:
-    """Walk the policies for `context.grounding` and `context.session.counts["tool"]` and the like."""
-    found: dict[str, set[str]] = {"counts": set(), "sums": set(), "since": set()}
-    grounding = False
-    nodes: list[Json] = list(ests)
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, list):
-            nodes.extend(node)
-        elif isinstance(node, dict):
-            nodes.extend(node.values())
-            for op in (".", "has"):
-                access = node.get(op)
-                if not isinstance(access, dict):
-                    continue
-                grounding = grounding or (
-                    access.get("left") == _CONTEXT and access.get("attr") == "grounding"
-                )
-                for name, names in found.items():
-                    if access.get("left") == {".": {"left": _SESSION, "attr": name}}:
-                        names.add(str(access["attr"]))
-    return Mentions(grounding, *(tuple(sorted(found[n])) for n in ("counts", "sums", "since")))
 
 
 def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> cedarpy.Entities:

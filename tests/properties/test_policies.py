@@ -95,6 +95,45 @@ def test_a_slice_answers_as_all_policies_do(agent: Agent, tool: str, filler: int
     assert ask(whole, agent, tool, args, calls) == sliced
 
 
+@given(*QUESTION)
+def test_what_no_policy_mentions_changes_no_answer(agent: Agent, tool: str, filler: int, calls: int) -> None:
+    args = typed(tool, filler)
+    cut = slice_for(book(), agent.roles, tool)
+    names, said = cut.mentions.args, cut.mentions.session
+    session: dict[str, object] = {"calls": calls, "user_messages": 1}
+    context = {
+        "args": args if names is None else {n: args[n] for n in names if n in args},
+        "environment": "test",
+        "session": {n: v for n, v in session.items() if n in said},
+    }
+    entities = entities_for(book(), agent, tool, driver.release().tools[tool].tool_class)
+    assert evaluate(cut.enforced, entities, request_of(agent, tool, context)) == ask(
+        book(), agent, tool, args, calls
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "args", "session"),
+    [
+        ("context.args.a > 1 && context.args has b", ("a", "b"), ()),
+        ("context.args == {a: 1}", None, ()),
+        ("context has args", None, ()),
+        ("context == {a: 1}", None, SESSION_FIELDS),
+        ('context.session.counts["x.y"] > context.session.calls', (), ("calls", "counts")),
+        ("[context.session].contains({a: 1})", (), SESSION_FIELDS),
+        ("context.args.a.b.c == 1", ("a",), ()),
+        ("principal has team", (), ()),
+    ],
+)
+def test_mentions(condition: str, args: tuple[str, ...] | None, session: tuple[str, ...]) -> None:
+    policies = parse_policies(
+        {"policies/x.cedar": f'@id("x")\nforbid (principal, action, resource) unless {{ {condition} }};'}
+    )
+    found = mentions_of([p.est for p in policies.policies])
+    assert (found.args, found.session) == (args, session)
+    assert found.counts == (("x.y",) if "counts" in condition else ())
+
+
 def test_the_questions_above_are_permitted_forbidden_and_neither() -> None:
     """Else the two tests above compare refusals with refusals."""
     verdicts = {
