@@ -22,6 +22,7 @@ from sluicegate.processors.cedar import (
 )
 from sluicegate.processors.conform import Conformed, conform
 from sluicegate.processors.control import Agent
+from sluicegate.processors.mentions import SESSION_FIELDS, mentions_of
 from sluicegate.processors.policy_files import parse_policies
 
 from tests import driver
