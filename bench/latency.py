@@ -32,7 +32,7 @@ from bench import common
 from bench.common import Result, Worker, quantile
 
 RATE = 200
-SECONDS = int(os.environ.get("BENCH_SECONDS", "10"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "6"))
 RUNS = int(os.environ.get("BENCH_RUNS", "3"))
 WARM_UP = 100
 PARTITIONS = 4

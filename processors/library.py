@@ -11,8 +11,8 @@ from __future__ import annotations
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.words import NOTHING, Words, words_of
 
-TOPICS_WITH_WORDS = ("messages", "receipts")
-"""Inputs whose words ground values. What agents report themselves, on `intents`, is read when it is asked for."""
+KEPT_TOPICS = ("messages", "receipts", "intents")
+"""Inputs that are asked for again: words that ground values, and calls that are offered a second time."""
 
 MAX_LIBRARY_BYTES = 64 * 1024 * 1024
 """Of the inputs' own bytes, in one partition: about 10,000 results of 6 kB. Words take some three times as much, and
@@ -38,6 +38,11 @@ class Library:
         self._words[place] = words  # the last one used stands last
         return words
 
+    def raw(self, place: Place) -> bytes | None:
+        """The bytes at a place, as long as nobody asked for its words."""
+        found = self._words.get(place)
+        return found if isinstance(found, bytes) else None
+
     def put(self, place: Place, value: bytes | None) -> Words:
         """Keep an input's words. None: the bytes are gone, so they say nothing, and are not remembered as such."""
         if value is None:
@@ -50,7 +55,7 @@ class Library:
 
     def remember(self, source: Input | Tick) -> None:
         """Keep the bytes of an input that was just decided: they are at hand now, and prepared when first asked."""
-        if isinstance(source, Input) and source.topic in TOPICS_WITH_WORDS:
+        if isinstance(source, Input) and source.topic in KEPT_TOPICS:
             place = (source.topic, source.offset)
             self.drop(place)
             self._words[place] = source.value

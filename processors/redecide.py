@@ -21,10 +21,12 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
     When the bytes are not at hand, `work.decision.needs` is set and the answer is empty.
     """
     place = (entry.topic, entry.offset)
-    if place not in work.source.contents:
+    library = work.source.library
+    value = library.raw(place) if library is not None else None
+    if value is None and place not in work.source.contents:
         work.decision.needs.append(place)
         return ""
-    value = work.source.contents[place]
+    value = value or work.source.contents[place]
     if value is None:
         return "no_executor"
     taken = take(work.control, entry.topic, value, entry.issued_at)

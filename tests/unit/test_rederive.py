@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from sluicegate.processors import rederive, snapshot
 from sluicegate.processors.inputs import Input
+from sluicegate.processors.library import Library
 from sluicegate.processors.pipeline import machinery_failed
 from sluicegate.processors.rederive import Event, Rederive, Tally
 from sluicegate.schemas import codec
@@ -126,6 +127,7 @@ def test_a_repeat_whose_bytes_were_gone_then(driver: Driver) -> None:
     assert check(driver).differences == []
     driver.call("desk.read")
     driver.inputs["intents"].clear()
+    driver.library = Library()  # as after a restart
     driver.tick(8_000_000)  # cannot be offered again without its bytes
     tally = check(driver)
     assert tally.differences == []

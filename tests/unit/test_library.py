@@ -1,0 +1,57 @@
+"""The library: a memo of inputs that follows from their places, bounded, and forgets what was not used."""
+
+from __future__ import annotations
+
+from sluicegate.processors.inputs import Input, Tick
+from sluicegate.processors.library import Library
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+
+from tests.driver import Driver
+
+
+def message(text: str) -> bytes:
+    return codec.encode(r.Message("m", "a", "s", "session.user_said", 0, text=text))
+
+
+def test_words_are_prepared_when_first_asked() -> None:
+    library = Library()
+    library.remember(Input("messages", 0, 7, message("hello bob")))
+    assert library.raw(("messages", 7)) == message("hello bob")
+    words = library.get(("messages", 7))
+    assert words is not None and words.texts == [("$", "hello bob")]
+    assert library.get(("messages", 7)) is words
+    assert library.raw(("messages", 7)) is None
+
+
+def test_it_is_bounded_and_the_unused_leave_first() -> None:
+    library = Library(limit_bytes=3 * len(message("a" * 100)))
+    for n in range(3):
+        library.put(("messages", n), message("a" * 100))
+    library.get(("messages", 0))
+    library.put(("messages", 3), message("a" * 100))
+    assert [library.get(("messages", n)) is not None for n in range(4)] == [True, False, True, True]
+    library.put(("messages", 4), message("a" * 100_000))  # one that is larger than the bound is kept alone
+    assert len(library) == 1
+
+
+def test_what_is_gone_or_dropped_is_not_remembered() -> None:
+    library = Library()
+    assert library.put(("messages", 1), None).texts == []
+    assert library.get(("messages", 1)) is None
+    library.put(("messages", 2), message("x"))
+    library.drop(("messages", 2))
+    library.drop(("messages", 2))
+    assert len(library) == 0
+    library.remember(Tick(0, 0))
+    library.remember(Input("reviews", 0, 1, b"x"))
+    assert len(library) == 0
+
+
+def test_a_second_offer_asks_for_nothing_that_is_at_hand() -> None:
+    d = Driver()
+    d.open_session()
+    first = d.call("desk.read", {"value": "x"}).dispatches[0]
+    d.inputs["intents"].clear()
+    again = d.tick(8_000_000).dispatches[0]
+    assert (again.attempt, again.action_digest) == (2, first.action_digest)
