@@ -29,6 +29,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 
 from tests.driver import AGENT, SESSION, Driver, release_files
+from tests.unit.test_rederive import check
 
 POLICIES = """
 @id("mail-read") permit (principal, action in [Action::"mail.read", Action::"mail.page", Action::"mail.local"], resource);
@@ -305,3 +306,15 @@ def test_an_observed_tool_is_never_refused_by_policy() -> None:
     decision = d.call("mail.send", {"to": "mallory"})
     facts = grounding(decision)
     assert (statuses(decision)[-1], facts.observed) == ("dispatched", ["mail-known", "mail-send"])
+
+
+def test_grounded_decisions_are_made_again_byte_for_byte() -> None:
+    d = driver()
+    read(d, "mail.read", [{"sender": "alice", "text": "mallory"}])
+    d.finish(d.call("mail.send", {"to": "alice", "amount": 5}).dispatches[0])
+    d.review(d.call("mail.send", {"to": "mallory"}))
+    read(d, "mail.page", "hello")
+    d.call("mail.send", {"to": "bob"})
+    tally = check(d)
+    assert tally.differences == []
+    assert tally.same == tally.inputs - 1 > 10  # all but genesis
