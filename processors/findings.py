@@ -31,6 +31,7 @@ RULES: dict[str, str] = {
     "hold-without-effect": "a wider permit without @hold lets through what should be held",
     "guardrail": "a guardrail of `release.yaml` does not compile or names what is not there",
     "release": "`release.yaml` is not valid",
+    "case": "a row of `tests/` cannot be read",
 }
 """Rule -> what it finds. Docs list this table."""
 

@@ -42,6 +42,12 @@ def read_folder(folder: Path) -> dict[str, str]:
     return files
 
 
+def read_tests(folder: Path) -> dict[str, str]:
+    """The files of a release folder's `tests/` by relative path. They are no part of the release."""
+    found = sorted(p for p in (folder / "tests").glob("*") if p.suffix in (".yaml", ".csv"))
+    return {f"tests/{p.name}": p.read_text("utf-8") for p in found}
+
+
 def pack(files: dict[str, str]) -> bytes:
     """Deterministic bytes of a release."""
     return zlib.compress(orjson.dumps(files, option=orjson.OPT_SORT_KEYS))

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.processors.cases import read_cases
 from sluicegate.processors.findings import Finding
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.rehearsal import Played, run_case
+from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.release_check import check_release
+from sluicegate.processors.shapes import shape_of
+from sluicegate.streams import junit
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.releases import read_folder
+from sluicegate.streams.releases import read_folder, read_tests
 
 EXIT_FOUND = 1
 
@@ -56,3 +60,59 @@ def print_findings(compiled: CompiledRelease | None, findings: list[Finding], ou
         f"{compiled.name} {compiled.version} checks: {len(compiled.tools)} contracts, "
         f"{len(compiled.book.policies)} policies, {len(findings)} warning(s), {compiled.digest}"
     )
+
+
+@release.command()
+def test(
+    folder: Folder,
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="write JUnit XML here, for CI")] = None,
+    only: Annotated[str, typer.Option("--only", help="cases with this in their name or file")] = "",
+    min_coverage: Annotated[
+        int, typer.Option("--min-coverage", help="exit code 1 below so many percent of the policies")
+    ] = 0,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Play a release's cases, `tests/*.yaml` and `tests/*.csv`, e.g. `sluicegate release test examples/release`.
+
+    Each row is decided by the real `decide` on a partition in memory: no Kafka, no tools. Exit code 1: a case came out
+    otherwise, or there are none.
+    """
+    compiled = compile_release(read_folder(folder))
+    shapes = {name: shape_of(tool.contract.input_schema) for name, tool in compiled.tools.items()}
+    cases, findings = read_cases(read_tests(folder), shapes)
+    if findings:
+        print_findings(compiled, findings, output)
+        raise typer.Exit(EXIT_FOUND)
+    played = [run_case(compiled, case) for case in cases if only in case.name or only in case.file]
+    rows = [
+        ("fail" if p.difference else "pass", p.case.file, p.case.line, p.case.name, p.said, p.reason, " ".join(p.policies), p.difference)
+        for p in played
+    ]  # fmt: skip
+    shown = [row for row in rows if row[0] == "fail"] if output is Format.TABLE else rows
+    if shown or output is not Format.TABLE:
+        columns = ("result", "file", "line", "case", "got", "reason", "policies", "difference")
+        show(columns, shown, output, "release test")
+    if junit_file is not None:
+        junit.write(junit_file, f"{compiled.name} {compiled.version}", [_junit(p) for p in played])
+    covered, missing = _coverage(compiled, played)
+    failed = sum(bool(p.difference) for p in played)
+    if output is Format.TABLE:
+        console().print(
+            f"{len(played) - failed} passed, {failed} failed; {covered} of {len(compiled.book.policies)} policies decided a case"
+        )
+        if missing and not only:
+            console().print(f"never decided: {', '.join(missing)}")
+    if failed or not played or covered * 100 < min_coverage * len(compiled.book.policies):
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _coverage(compiled: CompiledRelease, played: list[Played]) -> tuple[int, list[str]]:
+    """How many policies decided at least one case, and those that did not."""
+    decided = {policy for p in played for policy in p.decided}
+    return len(decided), [p.policy_id for p in compiled.book.policies if p.policy_id not in decided]
+
+
+def _junit(played: Played) -> junit.TestCase:
+    got = f"got {played.said} {played.reason} by {', '.join(played.policies) or 'no policy'}\n{played.detail}"
+    place = f"{played.case.file}:{played.case.line}"
+    return junit.TestCase(played.case.file, played.case.name, played.difference, f"{place}\n{got}")
