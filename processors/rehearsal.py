@@ -1,7 +1,7 @@
 """A rehearsal: a ledger partition in memory on which a release answers, without Kafka, tools or people.
 
     play = Rehearsal(release, agent)
-    play.open(); play.say("pay my rent")
+    play.begin(); play.say("pay my rent")
     decision = play.call("banking.send_money", b'{"amount": 50, ...}')
 
 The same `decide` and `apply` as in a worker, with a clock that counts and results that the case gives. Nothing is
@@ -57,7 +57,7 @@ class Rehearsal:
         self._contents: dict[Place, bytes | None] = {}
         self._ids = 0
 
-    def open(self, goal: str = "", on_behalf_of: str = "") -> Decision:
+    def begin(self, goal: str = "", on_behalf_of: str = "") -> Decision:
         """A channel opens the session."""
         message = r.Message(
             self._id(), self.agent.agent_id, SESSION, "session.open", self.now, goal, on_behalf_of
@@ -151,7 +151,7 @@ class Played:
 def run_case(release: CompiledRelease, case: Case) -> Played:
     """Play one case. A history that the release does not permit makes the case fail, with the step."""
     play = Rehearsal(release, Agent(case.agent, case.tenant, case.team, case.roles), case.environment)
-    play.open(case.goal, case.on_behalf_of)
+    play.begin(case.goal, case.on_behalf_of)
     for number, step in enumerate(case.history, 1):
         decision = play.say(step.said) if step.said else _called(play, step)
         if step.call and decision.outcomes[-1].status != "released":
