@@ -3,6 +3,7 @@
     $.subject            a text becomes `[redacted]`, anything else is removed
     $.rows[*].iban       the same in every row
     $.amount#remove      removed, because the schema takes no text there
+    $.body#card,iban     what these detectors find in it, at any depth
 
 A recipe never holds a value, so it may stand in facts, and it gives the same bytes again on a second offer, after an
 approval and in a repeated reply. A path that does not exist, or whose redaction could never fit the schema, is refused
@@ -12,16 +13,14 @@ when the release is compiled. Never changes its input. Next: `redact.py` (who ap
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import jsonschema_rs
 from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Json
+from sluicegate.processors.detectors import MARK, MIN_NUMBER, detects, scrub
 from sluicegate.schemas.errors import Terminal
-
-MARK = "[redacted]"
-"""What stands where a text was."""
 
 ANNOTATION = "redact"
 """`@redact("args.subject")` on a permit: it permits the call without these parts. Several are separated by spaces."""
@@ -64,6 +63,8 @@ def _walk(value: Json, steps: Sequence[str], at: int, how: str) -> Json | _Gone:
     if at == len(steps):
         if value is None:
             return value  # it says nothing, and the schema may ask for it
+        if how and how != _REMOVE:
+            return _scrubbed(value, tuple(how.split(",")))
         return MARK if isinstance(value, str) and how != _REMOVE else _GONE
     step = steps[at]
     if step == "[*]":
@@ -77,6 +78,32 @@ def _walk(value: Json, steps: Sequence[str], at: int, how: str) -> Json | _Gone:
     if isinstance(part, _Gone):
         return {k: v for k, v in value.items() if k != step}
     return {**value, step: part}
+
+
+def _scrubbed(value: Json, kinds: tuple[str, ...]) -> Json | _Gone:
+    """A value without what detectors find in it. Names of fields are looked at too; a number is removed."""
+    if isinstance(value, str):
+        return scrub(kinds, value)
+    if isinstance(value, list):
+        items = [_scrubbed(item, kinds) for item in value]
+        return [item for item in items if not isinstance(item, _Gone)]
+    if isinstance(value, dict):
+        fields = {scrub(kinds, name): _scrubbed(item, kinds) for name, item in value.items()}
+        return {name: item for name, item in fields.items() if not isinstance(item, _Gone)}
+    if type(value) is int and value >= MIN_NUMBER and any(detects(kind, value) for kind in kinds):
+        return _GONE
+    return value
+
+
+def parts(value: Json, steps: Sequence[str]) -> Iterator[Json]:
+    """What stands at a path: nothing, one part, or one of each row."""
+    if not steps:
+        yield value
+    elif steps[0] == "[*]":
+        for item in value if isinstance(value, list) else ():
+            yield from parts(item, steps[1:])
+    elif isinstance(value, dict) and steps[0] in value:
+        yield from parts(value[steps[0]], steps[1:])
 
 
 def steps_of(path: str) -> list[str]:
@@ -105,17 +132,9 @@ def compile_recipes(schema: dict[str, Json], paths: Sequence[str], where: str) -
 
 
 def _recipe(schema: dict[str, Json], path: str, where: str) -> str:
-    steps = steps_of(path)
-    if not steps:
+    plain, leaf, removable = look_up(schema, path, where)
+    if plain == "$":
         raise Terminal(f"{where} redacts everything, withhold or forbid it instead")
-    plain = "$" + "".join(s if s == "[*]" else f".{s}" for s in steps)
-    node: dict[str, Json] | None = schema
-    removable = True
-    for step in steps:
-        node, removable = _child(resolve(node, schema), step, plain, where)
-        if node is None:
-            return plain  # the schema says nothing about it: checked at each call
-    leaf = resolve(node, schema)
     if leaf is None or _takes_text(leaf, schema):
         return plain
     if not removable:
@@ -123,6 +142,20 @@ def _recipe(schema: dict[str, Json], path: str, where: str) -> str:
             f"{where} redacts `{plain}`, which is required and takes no text: make it optional, or forbid the call"
         )
     return f"{plain}#{_REMOVE}"
+
+
+def look_up(schema: dict[str, Json], path: str, where: str) -> tuple[str, dict[str, Json] | None, bool]:
+    """(the path in full, its schema or None where nothing is said of it, whether it may be missing).
+
+    Raises `Terminal` for a path that is none, `NoSuchPath` for one that the schema rules out.
+    """
+    steps = steps_of(path)
+    plain = "$" + "".join(s if s == "[*]" else f".{s}" for s in steps)
+    node: dict[str, Json] | None = schema
+    removable = True
+    for step in steps:
+        node, removable = _child(resolve(node, schema), step, plain, where)
+    return plain, resolve(node, schema), removable
 
 
 def resolve(node: dict[str, Json] | None, root: dict[str, Json]) -> dict[str, Json] | None:
@@ -161,7 +194,7 @@ def _child(
         return child, not (isinstance(required, list) and step in required)
     if isinstance(properties, dict) and node.get("additionalProperties") is False:
         raise NoSuchPath(
-            f"{where} redacts `{plain}`, but `{step}` is not one of {', '.join(sorted(properties))}"
+            f"{where} names `{plain}`, but `{step}` is not one of {', '.join(sorted(properties))}"
         )
     return None, True
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors.conform import Conformed, conform
-from sluicegate.processors.recipes import MARK, compile_recipes, redact, steps_of
+from sluicegate.processors.detectors import MARK
+from sluicegate.processors.recipes import compile_recipes, redact, steps_of
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import Terminal
 
@@ -76,7 +77,7 @@ def test_a_path_becomes_a_recipe_that_fits_the_schema(path: str, recipe: str) ->
     ],
 )
 def test_a_redaction_that_could_never_work_is_refused_at_build_time(path: str, says: str) -> None:
-    with pytest.raises(Terminal, match=r"redacts|form") as error:
+    with pytest.raises(Terminal, match=r"redacts|form|names") as error:
         compile_recipes({"additionalProperties": False, **SCHEMA}, [path], "contract `c`")
     assert says in str(error.value)
 

@@ -1,0 +1,232 @@
+"""Guardrails as a release writes them, and compiled: what must not be in a call or a result.
+
+    guardrails:                        # in release.yaml
+      - id: no-cards-in-mail
+        on: call                       # or result
+        tools: ["mail.*"]              # names with `*`
+        detect: [card, iban]           # what is looked for (detectors.py) ...
+        fields: [args.body]            # ... and where; everywhere when absent
+        when: args.to.endsWith("@example.org")      # CEL; with `detect`, both must hold
+        verdict: refuse                # refuse | hold | redact on a call, withhold | redact on a result
+        mode: enforce                  # or observe: recorded, not applied
+        say: do not send card numbers by mail
+
+Everything is compiled once a release. What cannot work (an expression that does not parse, a name nobody knows, a pattern
+that is no regular expression) is refused here, with the rule's id. Never evaluates a rule. Next: `guardrails.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import cel
+from pydantic import BaseModel, ConfigDict, Field
+from sluicegate.processors.conform import Json
+from sluicegate.processors.detectors import DETECTORS
+from sluicegate.processors.recipes import NoSuchPath, compile_recipes, look_up, steps_of
+from sluicegate.schemas.errors import Terminal
+
+MAX_RULES = 200
+"""Guardrails in one release. One costs 1 to 20 us a call it is about, and a call is rarely about more than ten."""
+MAX_EXPRESSION_CHARS = 2_000
+MAX_SAY_CHARS = 300
+
+CALL_VERDICTS, RESULT_VERDICTS = ("refuse", "hold", "redact"), ("withhold", "redact")
+
+_SHARED = frozenset(("tool", "agent", "session", "environment"))
+VARIABLES = {"call": _SHARED | {"args"}, "result": _SHARED | {"result"}}
+FUNCTIONS = frozenset(
+    ("size", "contains", "startsWith", "endsWith", "matches", "int", "double", "string", "timestamp", "duration", "detects")
+)  # fmt: skip
+"""Named functions of CEL that a rule may use: all of them know neither a clock nor anything outside."""
+
+_STRING = r"(?:[rR]?\"(?:[^\"\\]|\\.)*\"|[rR]?'(?:[^'\\]|\\.)*')"
+_STRINGS = re.compile(_STRING)
+_PATTERNS = re.compile(rf"\bmatches\s*\(\s*(?:({_STRING})\s*\))?")
+_KINDS = re.compile(rf"\bdetects\s*\(\s*(?:({_STRING})\s*,)?")
+_MACRO = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+_ARGUMENT = re.compile(r"\bargs\.([A-Za-z_]\w*)")
+
+
+class Guardrail(BaseModel):
+    """One rule of `release.yaml`."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: str = Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
+    on: Literal["call", "result"]
+    tools: list[str] = Field(["*"], min_length=1, max_length=100)
+    when: str = Field("", max_length=MAX_EXPRESSION_CHARS)
+    detect: list[str] = []
+    fields: list[str] = Field([], max_length=32)
+    verdict: Literal["", "refuse", "hold", "redact", "withhold"] = ""
+    mode: Literal["enforce", "observe"] = "enforce"
+    say: str = Field("", max_length=MAX_SAY_CHARS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A guardrail compiled for one tool.
+
+    Attributes:
+        program: the compiled `when`, None when there is none.
+        kinds: detectors, all of which are asked; empty when there are none.
+        fields: steps of the paths that the detectors look at.
+        recipes: what `redact` takes out.
+    """
+
+    rule_id: str
+    verdict: str
+    observe: bool
+    say: str
+    program: cel.Program | None
+    kinds: tuple[str, ...]
+    fields: tuple[tuple[str, ...], ...]
+    recipes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrails:
+    """The rules of a release by tool, in the order they stand in `release.yaml`."""
+
+    calls: dict[str, tuple[Rule, ...]]
+    results: dict[str, tuple[Rule, ...]]
+
+
+def compile_guardrails(
+    guardrails: Sequence[Guardrail], inputs: dict[str, dict[str, Json]], outputs: dict[str, dict[str, Json]]
+) -> Guardrails:
+    """Compile. `inputs` and `outputs`: tool -> JSON Schema. Raises `Terminal` with the rule's id."""
+    if len(guardrails) > MAX_RULES:
+        raise Terminal(f"`release.yaml` has {len(guardrails)} guardrails, at most {MAX_RULES} are taken")
+    calls: dict[str, list[Rule]] = {}
+    results: dict[str, list[Rule]] = {}
+    seen: set[str] = set()
+    for guardrail in guardrails:
+        if guardrail.id in seen:
+            raise Terminal(f"guardrail `{guardrail.id}` stands twice, rename one")
+        seen.add(guardrail.id)
+        on_call = guardrail.on == "call"
+        for tool, rule in _compile(guardrail, inputs if on_call else outputs):
+            (calls if on_call else results).setdefault(tool, []).append(rule)
+    return Guardrails({t: tuple(r) for t, r in calls.items()}, {t: tuple(r) for t, r in results.items()})
+
+
+def _compile(guardrail: Guardrail, schemas: dict[str, dict[str, Json]]) -> Iterator[tuple[str, Rule]]:
+    where = f"guardrail `{guardrail.id}`"
+    tools = [t for t in sorted(schemas) if any(fnmatchcase(t, pattern) for pattern in guardrail.tools)]
+    if not tools:
+        raise Terminal(f"{where} is about `{', '.join(guardrail.tools)}`, and no contract has such a name")
+    allowed = CALL_VERDICTS if guardrail.on == "call" else RESULT_VERDICTS
+    verdict = guardrail.verdict or allowed[0]
+    if verdict not in allowed:
+        raise Terminal(f"{where} says `{verdict}` on a {guardrail.on}, choose one of {', '.join(allowed)}")
+    if not guardrail.when and not guardrail.detect:
+        raise Terminal(f"{where} looks for nothing, give it `when` or `detect`")
+    for kind in guardrail.detect:
+        if kind not in DETECTORS:
+            raise Terminal(f"{where} detects `{kind}`, which is not one of {', '.join(DETECTORS)}")
+    if verdict == "redact" and not guardrail.detect and not guardrail.fields:
+        raise Terminal(f"{where} redacts nothing, give it `fields` or `detect`")
+    program = _program(guardrail, where, [schemas[t] for t in tools]) if guardrail.when else None
+    kinds = tuple(k for k in DETECTORS if k in guardrail.detect)
+    missing: list[NoSuchPath] = []
+    for tool in tools:
+        fields = []
+        for path in guardrail.fields or ["$"]:
+            try:
+                fields.append(look_up(schemas[tool], path, where)[0])
+            except NoSuchPath as error:
+                missing.append(error)
+        if not fields:
+            continue
+        recipes: tuple[str, ...] = ()
+        if verdict == "redact" and kinds:
+            recipes = tuple(f"{path}#{','.join(kinds)}" for path in fields)
+        elif verdict == "redact":
+            recipes = compile_recipes(schemas[tool], fields, where)
+        steps = tuple(tuple(steps_of(path)) for path in fields)
+        yield (
+            tool,
+            Rule(
+                guardrail.id,
+                verdict,
+                guardrail.mode == "observe",
+                guardrail.say,
+                program,
+                kinds,
+                steps,
+                recipes,
+            ),
+        )
+    if len(missing) >= len(tools) * max(1, len(guardrail.fields)):
+        raise missing[0]
+
+
+def _program(guardrail: Guardrail, where: str, schemas: list[dict[str, Json]]) -> cel.Program:
+    text = guardrail.when
+    try:
+        program = cel.compile(text)
+    except (ValueError, UnicodeError) as error:
+        raise Terminal(f"{where} does not compile: {_short(error)}") from error
+    bare = _STRINGS.sub("''", text)
+    bound = {m[1] for m in _MACRO.finditer(bare)}
+    known = VARIABLES[guardrail.on]
+    for name in program.variables():
+        if name not in known and name not in bound:
+            raise Terminal(f"{where} uses `{name}`, which is not one of {', '.join(sorted(known))}")
+    for name in program.functions():
+        if name.isidentifier() and not name.startswith("_") and name not in FUNCTIONS:
+            raise Terminal(f"{where} calls `{name}`, which is not one of {', '.join(sorted(FUNCTIONS))}")
+    # INVARIANT: one walk over a list inside another would make the time quadratic in what an agent sends
+    # (tests/unit/test_guardrails.py::test_a_rule_that_cannot_work_is_refused_with_its_id).
+    if _nested(bare):
+        raise Terminal(f"{where} looks through a list inside a list, write two rules")
+    for found in _PATTERNS.finditer(text):
+        _check_pattern(where, found[1])
+    for found in _KINDS.finditer(text):
+        kind = cel.evaluate(found[1]) if found[1] else ""
+        if kind not in DETECTORS:
+            raise Terminal(f"{where} detects `{kind or '?'}`, write one of {', '.join(DETECTORS)} as a text")
+    _check_arguments(where, bare, schemas)
+    return program
+
+
+def _check_pattern(where: str, literal: str | None) -> None:
+    if literal is None:
+        raise Terminal(f"{where} makes a regular expression out of values, write it as one text in the rule")
+    try:
+        cel.evaluate("''.matches(p)", {"p": cel.evaluate(literal)})
+    except (ValueError, RuntimeError) as error:
+        raise Terminal(f"{where} has a regular expression that is none: {_short(error)}") from error
+
+
+def _check_arguments(where: str, bare: str, schemas: list[dict[str, Json]]) -> None:
+    for name in sorted({m[1] for m in _ARGUMENT.finditer(bare)}):
+        missing: list[NoSuchPath] = []
+        for schema in schemas:
+            try:
+                look_up(schema, name, where)
+            except NoSuchPath as error:
+                missing.append(error)
+        if len(missing) == len(schemas):
+            raise missing[0]
+
+
+def _nested(bare: str) -> bool:
+    """Whether a macro stands within the parentheses of another."""
+    for found in _MACRO.finditer(bare):
+        depth, at = 1, found.end()
+        while at < len(bare) and depth:
+            depth += {"(": 1, ")": -1}.get(bare[at], 0)
+            at += 1
+        if _MACRO.search(bare, found.end(), at):
+            return True
+    return False
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
