@@ -1,0 +1,99 @@
+"""Derailing: a session that goes in circles is halted until a person resumes it.
+
+    derail:                  # in release.yaml; nothing is limited that is not written
+      same_call: 8           # the same tool with the same arguments so many times ...
+      within: 16             # ... among the last so many calls of the session
+      without_result: 60     # calls in a row of which none released a result
+      calls: 500             # calls of one session, counted anew when it is resumed
+
+The call that reaches a limit is refused with the limit's reason and halts the session; those after it are refused
+`halted`. A person's review with the verdict `resume` starts every count anew. What was dispatched before goes on.
+The state is bounded: 16 bytes for each of the last calls. A falling confidence is not looked at: only model calls
+could report one. Never looks at what a call means. Next: `route.py` (who asks), `state.py` (who counts).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from sluicegate.processors.state import Session
+
+HALTS = ("loop", "no_progress", "step_cap")
+"""Reasons that halt a session, one a limit."""
+
+DIGEST_BYTES = 16
+
+MAX_WITHIN = 32
+"""Calls remembered of one session: 512 bytes. Kept only where a release limits repeated calls."""
+
+
+class Derail(BaseModel):
+    """Limits of a session; 0 is none."""
+
+    model_config = ConfigDict(extra="forbid")
+    same_call: int = Field(0, ge=0, le=MAX_WITHIN)
+    within: int = Field(0, ge=0, le=MAX_WITHIN)
+    without_result: int = Field(0, ge=0)
+    calls: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Derail:
+        if self.same_call == 1:
+            raise ValueError("`same_call` 1 would halt every session at its first call, begin at 2")
+        if self.same_call and not self.within:
+            self.within = MAX_WITHIN
+        if self.within and self.within < self.same_call:
+            raise ValueError("`within` is smaller than `same_call`, so nothing could ever reach it")
+        return self
+
+
+def call_digest(limits: Derail, tool: str, arguments: bytes) -> bytes:
+    """What makes two calls the same: the tool and the arguments, whatever their order and spaces. Empty where
+    repeated calls are not limited."""
+    if not limits.same_call:
+        return b""
+    try:
+        arguments = orjson.dumps(orjson.loads(arguments), option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        pass  # it is refused anyway; the same bytes are the same call
+    return hashlib.sha256(tool.encode() + b"\0" + arguments).digest()[:DIGEST_BYTES]
+
+
+def limit_reached(limits: Derail, session: Session, digest: bytes) -> tuple[str, str]:
+    """(reason, sentence for the developer) when this call is one too many; two empty texts when it is not."""
+    if limits.calls and session.calls - session.calls_before >= limits.calls:
+        return "step_cap", f"the session has made {limits.calls} calls, as many as the release allows"
+    if limits.without_result and session.idle >= limits.without_result:
+        return "no_progress", f"none of the last {session.idle} calls released a result"
+    if limits.same_call:
+        kept = session.recent[-(limits.within - 1) * DIGEST_BYTES :]
+        same = 1 + sum(kept[at : at + DIGEST_BYTES] == digest for at in range(0, len(kept), DIGEST_BYTES))
+        if same >= limits.same_call:
+            return "loop", f"the same call came {same} times among the last {limits.within}"
+    return "", ""
+
+
+def note_call(session: Session, digest: bytes, reason: str) -> None:
+    """Fold a call that was made, or refused for `reason`, into its session."""
+    if reason == "halted":
+        return
+    session.idle += 1
+    if digest:
+        session.recent = (session.recent + digest)[-MAX_WITHIN * DIGEST_BYTES :]
+    if reason in HALTS:
+        session.halted = reason
+
+
+def note_result(session: Session) -> None:
+    """Fold a released result."""
+    session.idle = 0
+
+
+def resume(session: Session) -> None:
+    """A person lets it go on: every count begins anew."""
+    session.halted, session.recent, session.idle, session.calls_before = "", b"", 0, session.calls

@@ -1,0 +1,214 @@
+"""Guardrails: the release's own rules over a permitted call, and over a result before the agent sees it.
+
+The rules of a tool are asked in the order they stand, each of the call as it is by then, so what one took out the next
+does not see. The first refusal ends it. A rule that errors refuses, and so does what is too large to look at: nothing
+passes because nobody could say. In mode `observe` a rule is asked and recorded, never applied.
+Pure: no clock, no model, nothing outside. Next: `guardrail_rules.py` (how rules are written), `validate.py` (who asks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cel
+import jsonschema_rs
+import orjson
+from sluicegate.processors.cedar import Mentions
+from sluicegate.processors.conform import Json
+from sluicegate.processors.detectors import DETECTORS, detects
+from sluicegate.processors.guardrail_rules import Rule
+from sluicegate.processors.history import session_context
+from sluicegate.processors.holds import Hold, stricter
+from sluicegate.processors.recipes import parts, redact
+from sluicegate.processors.redact import transform
+from sluicegate.processors.state import Session
+from sluicegate.processors.work import Refusal, Work
+
+MAX_GUARDED_BYTES = 64 * 1024
+"""A call that guardrails look at; results are never larger. The slowest detector takes about 0.1 s for that much text
+made to be slow, and 1 ms for a letter of that length."""
+
+ERROR_CHARS = 200
+
+_NO_MENTIONS = Mentions()
+
+
+class RuleError(Exception):
+    """A rule could not say yes or no; caught here."""
+
+
+def guard_call(work: Work) -> Refusal | None:
+    """Ask the tool's rules of a permitted call. Sets `work.hold`, `work.observed` and `work.redacted`."""
+    tool, conformed, release = work.tool, work.conformed, work.release
+    assert tool and conformed and release
+    rules = release.guardrails.calls.get(tool.name, ())
+    if not rules:
+        return None
+    if len(conformed.canonical) > MAX_GUARDED_BYTES:
+        size = len(conformed.canonical)
+        return Refusal("guardrail_error", f"arguments have {size} bytes, guardrails look at most at {MAX_GUARDED_BYTES}")
+    asked = _Asked("args", conformed.args, _names(work))
+    for rule in rules:
+        refusal = _apply(work, rule, asked)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _apply(work: Work, rule: Rule, asked: _Asked) -> Refusal | None:
+    try:
+        hit = asked.hit(rule)
+    except RuleError as error:
+        # INVARIANT: a rule that errors never lets a call pass (tests/unit/test_guardrails.py).
+        if not rule.observe:
+            return Refusal("guardrail_error", f"`{rule.rule_id}` failed: {error}", (rule.rule_id,))
+        hit = True
+    if not hit:
+        return None
+    if rule.observe:
+        work.observed.append(rule.rule_id)
+    elif rule.verdict == "refuse":
+        return Refusal("guardrail", _told(rule), (rule.rule_id,))
+    elif rule.verdict == "hold":
+        hold = Hold(_told(rule), (rule.rule_id,))
+        work.hold = hold if work.hold is None else stricter(work.hold, hold)
+    else:
+        refusal = transform(work, rule.recipes)
+        if refusal is not None:
+            return Refusal(refusal.reason, refusal.detail, (rule.rule_id,))
+        assert work.conformed is not None
+        asked.change(work.conformed.args)
+    return None
+
+
+@dataclass(slots=True)
+class Guarded:
+    """What became of a result.
+
+    Attributes:
+        reason: why it is withheld, or empty.
+        result: what is released; None when it is withheld.
+        redacted: recipes that took something out.
+        rules: ids of the rules that withheld it or took something out.
+        observed: ids of the rules that would have.
+        detail: for the developer, where it is withheld.
+    """
+
+    result: bytes | None
+    reason: str = ""
+    redacted: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+    observed: list[str] = field(default_factory=list)
+    detail: str = ""
+
+
+def guard_result(
+    work: Work,
+    result: bytes,
+    recipes: Sequence[str],
+    rules: Sequence[Rule],
+    validator: jsonschema_rs.Validator | None,
+) -> Guarded:
+    """Take out of a valid result what the contract (`recipes`) and its rules say, or withhold it."""
+    found = Guarded(result)
+    if not recipes and not rules:
+        return found
+    value: Json = orjson.loads(result)
+    asked = _Asked("result", value, _names(work))
+    value = _taken_out(value, recipes, found)
+    for rule in rules:
+        asked.change(value)
+        try:
+            hit = asked.hit(rule)
+        except RuleError as error:
+            if not rule.observe:
+                return _withheld(found, rule, "guardrail_error", f"`{rule.rule_id}` failed: {error}")
+            hit = True
+        if hit and rule.observe:
+            found.observed.append(rule.rule_id)
+        elif hit and rule.verdict == "withhold":
+            return _withheld(found, rule, "guardrail", _told(rule))
+        elif hit:
+            before, value = value, _taken_out(value, rule.recipes, found)
+            if value != before:
+                found.rules.append(rule.rule_id)
+    if found.redacted:
+        if validator is not None and not validator.is_valid(value):
+            return Guarded(None, "redaction_breaks_schema", [], found.rules, found.observed)
+        found.result = orjson.dumps(value)
+    return found
+
+
+def _taken_out(value: Json, recipes: Sequence[str], found: Guarded) -> Json:
+    for recipe in recipes:
+        after = redact(value, (recipe,))
+        if after != value:
+            value = after
+            found.redacted = sorted({*found.redacted, recipe})
+    return value
+
+
+def _withheld(found: Guarded, rule: Rule, reason: str, detail: str) -> Guarded:
+    return Guarded(None, reason, [], [rule.rule_id], found.observed, detail)
+
+
+class _Asked:
+    """What rules are asked about: arguments or a result, and what stands around them."""
+
+    def __init__(self, name: str, value: Json, around: dict[str, Json]) -> None:
+        self._name, self._value, self._around = name, value, around
+        self._context: cel.Context | None = None
+
+    def change(self, value: Json) -> None:
+        """The value is another one from now on."""
+        if value is not self._value:
+            self._value, self._context = value, None
+
+    def hit(self, rule: Rule) -> bool:
+        """Whether a rule matches. Raises `RuleError` when it cannot say."""
+        if rule.kinds and not self._found(rule):
+            return False
+        return rule.program is None or self._true(rule.program)
+
+    def _found(self, rule: Rule) -> bool:
+        return any(
+            detects(kind, part) for steps in rule.fields for part in parts(self._value, steps) for kind in rule.kinds
+        )
+
+    def _true(self, program: cel.Program) -> bool:
+        if self._context is None:
+            self._context = cel.Context({self._name: self._value, **self._around}, {"detects": _detects})
+        try:
+            answer = program.execute(self._context)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of the library is no `Exception`
+            raise RuleError(" ".join(str(error).split())[:ERROR_CHARS]) from error
+        if type(answer) is not bool:
+            raise RuleError(f"it answers {type(answer).__name__}, not true or false")
+        return answer
+
+
+def _detects(kind: str, value: object) -> bool:
+    return kind in DETECTORS and detects(kind, value)
+
+
+def _names(work: Work) -> dict[str, Json]:
+    """What a rule may look at beside the arguments or the result."""
+    agent, tool, session = work.agent, work.tool, work.session
+    assert agent and tool
+    return {
+        "tool": tool.name,
+        "environment": work.control.env,
+        "agent": {"id": agent.agent_id, "tenant": agent.tenant, "team": agent.team, "roles": list(agent.roles)},
+        "session": _session(session) if session else {},
+    }
+
+
+def _session(session: Session) -> dict[str, Json]:
+    return {**session_context(session, _NO_MENTIONS), "counts": dict(session.counts), "on_behalf_of": session.on_behalf_of}
+
+
+def _told(rule: Rule) -> str:
+    return f"`{rule.rule_id}`: {rule.say}" if rule.say else f"guardrail `{rule.rule_id}` matched"
