@@ -33,9 +33,9 @@ MAX_WITHIN = 32
 
 
 class Derail(BaseModel):
-    """Limits of a session; 0 is none."""
+    """Limits of a session; 0 is none. `within` 0 looks at all calls that are remembered."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
     same_call: int = Field(0, ge=0, le=MAX_WITHIN)
     within: int = Field(0, ge=0, le=MAX_WITHIN)
     without_result: int = Field(0, ge=0)
@@ -45,11 +45,12 @@ class Derail(BaseModel):
     def _fits(self) -> Derail:
         if self.same_call == 1:
             raise ValueError("`same_call` 1 would halt every session at its first call, begin at 2")
-        if self.same_call and not self.within:
-            self.within = MAX_WITHIN
         if self.within and self.within < self.same_call:
             raise ValueError("`within` is smaller than `same_call`, so nothing could ever reach it")
         return self
+
+
+NO_LIMITS = Derail.model_validate({})
 
 
 def call_digest(limits: Derail, tool: str, arguments: bytes) -> bytes:
@@ -71,10 +72,11 @@ def limit_reached(limits: Derail, session: Session, digest: bytes) -> tuple[str,
     if limits.without_result and session.idle >= limits.without_result:
         return "no_progress", f"none of the last {session.idle} calls released a result"
     if limits.same_call:
-        kept = session.recent[-(limits.within - 1) * DIGEST_BYTES :]
+        within = limits.within or MAX_WITHIN
+        kept = session.recent[-(within - 1) * DIGEST_BYTES :]
         same = 1 + sum(kept[at : at + DIGEST_BYTES] == digest for at in range(0, len(kept), DIGEST_BYTES))
         if same >= limits.same_call:
-            return "loop", f"the same call came {same} times among the last {limits.within}"
+            return "loop", f"the same call came {same} times among the last {within}"
     return "", ""
 
 

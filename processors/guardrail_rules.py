@@ -56,7 +56,7 @@ class Guardrail(BaseModel):
     """One rule of `release.yaml`."""
 
     model_config = ConfigDict(extra="forbid")
-    id: str = Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     on: Literal["call", "result"]
     tools: list[str] = Field(["*"], min_length=1, max_length=100)
     when: str = Field("", max_length=MAX_EXPRESSION_CHARS)
@@ -94,6 +94,9 @@ class Guardrails:
 
     calls: dict[str, tuple[Rule, ...]]
     results: dict[str, tuple[Rule, ...]]
+
+
+NO_GUARDRAILS = Guardrails({}, {})
 
 
 def compile_guardrails(

@@ -47,7 +47,9 @@ def guard_call(work: Work) -> Refusal | None:
         return None
     if len(conformed.canonical) > MAX_GUARDED_BYTES:
         size = len(conformed.canonical)
-        return Refusal("guardrail_error", f"arguments have {size} bytes, guardrails look at most at {MAX_GUARDED_BYTES}")
+        return Refusal(
+            "guardrail_error", f"arguments have {size} bytes, guardrails look at most at {MAX_GUARDED_BYTES}"
+        )
     asked = _Asked("args", conformed.args, _names(work))
     for rule in rules:
         refusal = _apply(work, rule, asked)
@@ -173,7 +175,10 @@ class _Asked:
 
     def _found(self, rule: Rule) -> bool:
         return any(
-            detects(kind, part) for steps in rule.fields for part in parts(self._value, steps) for kind in rule.kinds
+            detects(kind, part)
+            for steps in rule.fields
+            for part in parts(self._value, steps)
+            for kind in rule.kinds
         )
 
     def _true(self, program: cel.Program) -> bool:
@@ -201,13 +206,22 @@ def _names(work: Work) -> dict[str, Json]:
     return {
         "tool": tool.name,
         "environment": work.control.env,
-        "agent": {"id": agent.agent_id, "tenant": agent.tenant, "team": agent.team, "roles": list(agent.roles)},
+        "agent": {
+            "id": agent.agent_id,
+            "tenant": agent.tenant,
+            "team": agent.team,
+            "roles": list(agent.roles),
+        },
         "session": _session(session) if session else {},
     }
 
 
 def _session(session: Session) -> dict[str, Json]:
-    return {**session_context(session, _NO_MENTIONS), "counts": dict(session.counts), "on_behalf_of": session.on_behalf_of}
+    return {
+        **session_context(session, _NO_MENTIONS),
+        "counts": dict(session.counts),
+        "on_behalf_of": session.on_behalf_of,
+    }
 
 
 def _told(rule: Rule) -> str:

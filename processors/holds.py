@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 from sluicegate.schemas.errors import Terminal
@@ -91,15 +92,21 @@ def hold_of(policies: Sequence[Policy]) -> Hold | None:
     if not found:
         return None
     found.sort(key=lambda h: h.policies)
-    named = [set(h.reviewers) for h in found if h.reviewers]
-    common = set.intersection(*named) if named else set()
+    return reduce(stricter, found)
+
+
+def stricter(one: Hold, other: Hold) -> Hold:
+    """What both ask for together."""
+    common = set(one.reviewers) & set(other.reviewers)
+    either = set(one.reviewers) | set(other.reviewers)
+    both = bool(one.reviewers and other.reviewers)
     return Hold(
-        "; ".join(dict.fromkeys(h.why for h in found)),
-        tuple(h.policies[0] for h in found),
-        max(h.quorum for h in found),
-        tuple(sorted(common)),
-        min(h.expires_us for h in found),
-        bool(named) and not common,
+        "; ".join(dict.fromkeys((*one.why.split("; "), *other.why.split("; ")))),
+        tuple(sorted({*one.policies, *other.policies})),
+        max(one.quorum, other.quorum),
+        tuple(sorted(common if both else either)),
+        min(one.expires_us, other.expires_us),
+        one.impossible or other.impossible or (both and not common),
     )
 
 

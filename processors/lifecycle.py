@@ -36,7 +36,7 @@ _ENDS = ("released", "withheld", "failed")
 TABLE: dict[str, tuple[str, ...]] = {
     START: ("routed", "refused"),
     "routed": ("permitted", "held", "refused"),
-    "permitted": ("validated", "refused"),
+    "permitted": ("validated", "held", "refused"),
     "validated": ("dispatched", "waiting", "refused"),
     "held": ("permitted", "refused", "expired", "voided"),
     "waiting": ("dispatched", "refused", "expired", "voided"),
@@ -50,7 +50,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 """State -> the statuses that may follow. Terminal states have no row: nothing ends an intent twice."""
 
 # Statuses of ledger records that are no step of an intent's life.
-OTHER = ("genesis", "opened", "heard", "closed", "unreadable", "session_refused", "recorded")
+OTHER = ("genesis", "opened", "heard", "closed", "unreadable", "session_refused", "recorded", "resumed")
 
 
 def follow(state: str, status: str) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+import orjson
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
@@ -20,6 +21,7 @@ from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Pr
 from sluicegate.processors.outcomes import PASSED, Decision
 from sluicegate.processors.plan import plan
 from sluicegate.processors.receipts import decide_receipt
+from sluicegate.processors.recipes import redact
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
@@ -194,6 +196,7 @@ def _before_identity(work: Work, intent: Intent, source: Input) -> Refusal | Non
 
 def run_stages(work: Work) -> None:
     """Every stage in order; the first refusal ends it."""
+    said = (0, 0)
     for name, passed, stage in STAGES:
         refusal = stage(work)
         if refusal is not None:
@@ -207,15 +210,12 @@ def run_stages(work: Work) -> None:
         elif work.hold:
             _hold(work)
             return
+        elif name == "authorize":
+            emit(work, name, passed, stage_facts(work), policies=work.policies)
+            said = len(work.observed), len(work.redacted)
         elif passed:
-            said = name == "authorize"
-            emit(
-                work,
-                name,
-                passed,
-                stage_facts(work) if said else PASSED,
-                policies=work.policies if said else None,
-            )
+            more = (len(work.observed), len(work.redacted)) != said
+            emit(work, name, passed, stage_facts(work) if more else PASSED)
     plan(work)
 
 
@@ -225,7 +225,7 @@ def _intent_facts(work: Work, remembered: bool) -> IntentFacts:
     return IntentFacts(
         hashlib.sha256(work.payload).digest()[:16], intent.kind[:32], intent.tool[:128],
         tool.version if tool else "", tool.executor_kind if tool else "", intent.issued_at, intent.deadline_at or 0,
-        work.authenticated, work.source.control_stale, remembered,
+        work.authenticated, work.source.control_stale, remembered, work.call_digest,
     )  # fmt: skip
 
 
@@ -266,14 +266,14 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
         if place not in work.source.contents:
             work.decision.needs.append(place)
             return
-        result = _result_of(work.source.contents[place])
+        result = _result_of(work.source.contents[place], seen.redacted)
     outcome = emit(work, "route", "noted", facts, "duplicate", caused_by=seen.event_id)
     reply(work, outcome, status=seen.state, result=result, duplicate=True)
     work.decision.replies[-1].reason = seen.reason
 
 
-def _result_of(value: bytes | None) -> bytes | None:
-    """The result in a receipt's bytes, signed or not."""
+def _result_of(value: bytes | None, redacted: str) -> bytes | None:
+    """The result in a receipt's bytes, signed or not, without what was taken out of it then."""
     if value is None:
         return None
     try:
@@ -282,4 +282,6 @@ def _result_of(value: bytes | None) -> bytes | None:
             record = codec.decode(getattr(record, "payload", b""))
     except Unreadable:
         return None
-    return record.result if isinstance(record, Receipt) else None
+    if not isinstance(record, Receipt) or record.result is None or not redacted:
+        return record.result if isinstance(record, Receipt) else None
+    return orjson.dumps(redact(orjson.loads(record.result), redacted.split()))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 
 import orjson
+from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
 from sluicegate.processors.release import CompiledTool
-from sluicegate.processors.state import Ended, OpenIntent, key_of
+from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
 from sluicegate.processors.work import Work, emit, reply
@@ -76,28 +77,50 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     release = work.control.release
     tool = release.tools.get(entry.tool) if release is not None else None
     labels: list[str] = []
+    guarded = Guarded(None)
+    result = receipt.result or b""
     if receipt.kind == "finished":
-        validator = tool.result_validator if tool is not None and tool.version == entry.version else None
-        reason = check_result(receipt.result, validator)
+        guarded = _guard(work, entry, tool, receipt.result)
+        reason = guarded.reason
         status = "withheld" if reason else "released"
-        if status == "released":
-            labels = _labels(entry, tool, receipt.result)
+        if guarded.result is not None:
+            result = guarded.result
+            labels = _labels(entry, tool, result)
     else:
         reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
         status = "withheld" if reason in _WITHHELD else "failed"
         if receipt.sent and reason in _UNCERTAIN and entry.tool_class not in REPEATABLE:
             # INVARIANT: a call that may have happened never ends as failed (tests/unit/test_receipts.py).
             status, reason = "in_doubt", "call_in_doubt"
-    result = receipt.result or b""
     facts = ResultFacts(
         receipt.attempt, "agent" if entry.executor == "in_process" else "executor", receipt.started_at,
         receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), reason,
+        guarded.observed, guarded.redacted,
     )  # fmt: skip
-    outcome = emit(work, "execute", status, facts, reason, caused_by=entry.last_event, labels=labels)
-    reply(
-        work, outcome, result=receipt.result if status == "released" else None,
-        detail=receipt.error[:500] if status == "failed" else "",
-    )  # fmt: skip
+    outcome = emit(
+        work, "execute", status, facts, reason, guarded.rules, caused_by=entry.last_event, labels=labels
+    )
+    detail = receipt.error[:500] if status == "failed" else guarded.detail
+    reply(work, outcome, result=guarded.result, detail=detail)
+
+
+def _guard(work: Work, entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> Guarded:
+    """The result as the agent may see it, or why it may not."""
+    if tool is None or work.control.release is None:
+        # No contract says any more what must be kept from the agent, so nothing is told.
+        return Guarded(None, check_result(result, None) or "unknown_tool")
+    same = tool.version == entry.version
+    reason = check_result(result, tool.result_validator if same else None)
+    if reason or result is None:
+        return Guarded(None, reason)
+    work.tool, work.session = tool, session_of(work, entry)
+    rules = work.control.release.guardrails.results.get(tool.name, ())
+    return guard_result(work, result, tool.redact_result, rules, tool.result_validator if same else None)
+
+
+def session_of(work: Work, entry: OpenIntent) -> Session | None:
+    """The intent's session, while it is open."""
+    return work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
 
 
 def _labels(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> list[str]:

@@ -149,7 +149,10 @@ def look_up(schema: dict[str, Json], path: str, where: str) -> tuple[str, dict[s
 
     Raises `Terminal` for a path that is none, `NoSuchPath` for one that the schema rules out.
     """
-    steps = steps_of(path)
+    try:
+        steps = steps_of(path)
+    except Terminal as error:
+        raise Terminal(f"{where}: {error}") from error
     plain = "$" + "".join(s if s == "[*]" else f".{s}" for s in steps)
     node: dict[str, Json] | None = schema
     removable = True

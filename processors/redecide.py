@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.intake import Problem, take
+from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.state import OpenIntent, session_key
-from sluicegate.processors.validate import validate
+from sluicegate.processors.validate import bind
 from sluicegate.processors.work import Work
 from sluicegate.schemas.records import Intent
 
@@ -46,5 +47,8 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
     work.session = work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
     if conform_arguments(work) is not None:
         return "schema_violation"
-    validate(work)
+    # What was taken out of it stays out: by what was recorded then, not by what rules say by now.
+    if transform(work, entry.redacted.split()) is not None:
+        return "redaction_breaks_schema"
+    bind(work)
     return ""

@@ -20,8 +20,15 @@ from sluicegate.processors.cedar import Policy, PolicyBook
 from sluicegate.processors.cedar_schema import ToolTypes
 from sluicegate.processors.conform import Typer, compile_typer
 from sluicegate.processors.contract_check import check_contract, line_of
+from sluicegate.processors.derail import NO_LIMITS, Derail
 from sluicegate.processors.findings import Finding, errors
 from sluicegate.processors.grounding import plain
+from sluicegate.processors.guardrail_rules import (
+    NO_GUARDRAILS,
+    Guardrail,
+    Guardrails,
+    compile_guardrails,
+)
 from sluicegate.processors.labels import (
     CONFIDENTIALITY_RANK,
     RANK,
@@ -45,7 +52,7 @@ MAX_TIMEOUT_MS = 600_000
 CONTROL_CEDAR = "control.cedar"
 MAX_RELEASE_BYTES = 16 * 1024 * 1024
 """All files of a release: 32 chunks of 512 kB."""
-UNREADABLE = ("syntax", "contract", "release")
+UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction")
 """Rules without which there is nothing to decide by, however often a release was proven before."""
 
 
@@ -109,6 +116,8 @@ class Manifest(BaseModel):
     description: str = ""
     roles: list[str] = []
     grounding: Literal["off", "observe", "enforce"] = "observe"
+    guardrails: list[Guardrail] = []
+    derail: Derail = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +161,8 @@ class CompiledRelease:
     roles: tuple[str, ...] = ()
     """Those that `release.yaml` lists; none when it does not."""
     grounding: str = "observe"
+    guardrails: Guardrails = NO_GUARDRAILS
+    derail: Derail = NO_LIMITS
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -203,7 +214,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
-        tuple(manifest.roles), manifest.grounding,
+        tuple(manifest.roles), manifest.grounding, _guardrails(manifest, tools, files, findings), manifest.derail,
     )  # fmt: skip
     return release, findings
 
@@ -214,6 +225,20 @@ def types_of(tool: CompiledTool) -> ToolTypes:
     return ToolTypes(
         tool.name, tool.tool_class, shape_of(tool.contract.input_schema), tuple(governance.protected), tuple(tool.measures),
     )  # fmt: skip
+
+
+def _guardrails(
+    manifest: Manifest, tools: dict[str, CompiledTool], files: dict[str, str], findings: list[Finding]
+) -> Guardrails:
+    inputs = {name: _closed(tool.contract) for name, tool in tools.items()}
+    outputs = {name: tool.contract.output_schema or {} for name, tool in tools.items()}
+    try:
+        return compile_guardrails(manifest.guardrails, inputs, outputs)
+    except Terminal as error:
+        at = [str(i) for i, g in enumerate(manifest.guardrails) if f"`{g.id}`" in str(error)]
+        line = line_of(files["release.yaml"], ["guardrails", *at[:1]])
+        findings.append(Finding("release.yaml", line, "guardrail", "error", str(error)))
+        return NO_GUARDRAILS
 
 
 def _redactions(
@@ -227,7 +252,7 @@ def _redactions(
         except Terminal as error:
             source = policy.source
             findings.append(
-                Finding(source.path, source.line_of("redact"), "unknown-annotation", "error", str(error))
+                Finding(source.path, source.line_of("redact"), "redaction", "error", str(error))
             )
     return found
 

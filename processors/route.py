@@ -6,6 +6,7 @@ Next: `conform.py`, then `authorize.py`.
 
 from __future__ import annotations
 
+from sluicegate.processors.derail import call_digest, limit_reached
 from sluicegate.processors.state import (
     ACCEPT_WINDOW_US,
     MAX_OPEN_INTENTS,
@@ -50,6 +51,13 @@ def route(work: Work) -> Refusal | None:
     work.release = work.control.release
     if work.release is None:
         return Refusal("no_release")
+    if work.session.halted:
+        return Refusal("halted", f"the session was halted for `{work.session.halted}`")
+    limits = work.release.derail
+    work.call_digest = call_digest(limits, intent.tool, intent.arguments)
+    reason, detail = limit_reached(limits, work.session, work.call_digest)
+    if reason:
+        return Refusal(reason, detail)
     work.tool = work.release.tools.get(intent.tool)
     if work.tool is None:
         return Refusal("unknown_tool", f"no contract is named `{intent.tool[:80]}`")

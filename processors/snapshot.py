@@ -17,18 +17,19 @@ from sluicegate.processors.state import Ended, OpenIntent, PartitionState, Sessi
 from sluicegate.schemas.codec import encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 2
+FORMAT = 3
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
 _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "opened_at", "last_at", "calls",
-            "user_messages", "opened_by", "dispatched", "integrity", "confidentiality")  # fmt: skip
+            "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
+            "calls_before")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
-         "dispatch_id", "action_digest", "timeout_ms", "claimed_at")  # fmt: skip
-_ENDED = ("digest", "state", "reason", "topic", "offset", "event_id")
+         "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted")  # fmt: skip
+_ENDED = ("digest", "state", "reason", "topic", "offset", "event_id", "redacted")
 _HEAD = ("log_id", "partition", "partitions", "env", "signing", "seq", "prev_hash", "now", "control_head",
          "open_count", "swept_hour")  # fmt: skip
 

@@ -13,14 +13,16 @@ import hashlib
 import heapq
 from dataclasses import dataclass, field
 
-from sluicegate.processors import labels, lifecycle
+from sluicegate.processors import derail, labels, lifecycle
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
 from sluicegate.schemas.records import (
     ClaimFacts,
     GenesisFacts,
     IntentFacts,
     PlanFacts,
+    ResultFacts,
     SessionFacts,
+    StageFacts,
 )
 
 US = 1_000_000
@@ -88,6 +90,7 @@ class Session:
         sources: the last `MAX_SOURCES` events that may ground a value, oldest first.
         counts, last_used: tool -> its dispatches so far, and the number of the last one among all.
         sums: `tool.argument` -> sum in 1/10,000.
+        recent, halted, idle, calls_before: see `derail.py`.
     """
 
     agent_id: str
@@ -103,6 +106,10 @@ class Session:
     dispatched: int = 0
     integrity: int = 0
     confidentiality: int = 0
+    recent: bytes = b""
+    halted: str = ""
+    idle: int = 0
+    calls_before: int = 0
     sources: list[Source] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     last_used: dict[str, int] = field(default_factory=dict)
@@ -136,6 +143,8 @@ class OpenIntent:
     action_digest: bytes = b""
     timeout_ms: int = 0
     claimed_at: int = 0
+    redacted: str = ""
+    """Recipes that were applied to the call, separated by spaces."""
 
 
 @dataclass(slots=True)
@@ -148,6 +157,8 @@ class Ended:
     topic: str
     offset: int
     event_id: bytes
+    redacted: str = ""
+    """Recipes that were applied to the result, separated by spaces."""
 
 
 @dataclass(slots=True)
@@ -244,6 +255,10 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
         state.partitions, state.env, state.signing = facts.partitions, facts.env, facts.signing
     elif outcome.stage == "session":
         _apply_session(state, outcome)
+    elif status == "resumed":
+        halted = state.sessions.get(session_key(o.agent_id, o.session_id))
+        if halted is not None:
+            derail.resume(halted)
     elif o.intent_id:
         _apply_intent(state, outcome)
     return state
@@ -299,7 +314,11 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             if session is not None:
                 session.calls += 1
                 session.last_at = o.decided_at
+                derail.note_call(session, facts.call_digest, "")
         else:
+            session = state.sessions.get(session_key(o.agent_id, o.session_id))
+            if session is not None:
+                derail.note_call(session, facts.call_digest, outcome.reason)
             _remember(
                 state,
                 key,
@@ -313,7 +332,10 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     if status == "released":
         _release(state, entry, outcome)
     if status in lifecycle.TERMINAL:
-        state.intents[key] = Ended(entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id)
+        redacted = " ".join(facts.redacted) if type(facts) is ResultFacts else ""
+        state.intents[key] = Ended(
+            entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id, redacted
+        )
         state.open_count -= 1
         return
     entry.state = status
@@ -333,7 +355,9 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         entry.claimed_at = facts.started_at
         entry.due_at = facts.lease_until + LEASE_MARGIN_US
         heapq.heappush(state.timers, (entry.due_at, key))
-    elif status == "in_doubt":
+    elif type(facts) is StageFacts and facts.redacted:
+        entry.redacted = " ".join(sorted({*entry.redacted.split(), *facts.redacted}))
+    if status == "in_doubt":
         entry.due_at = 0  # nothing happens by itself any more
 
 
@@ -357,6 +381,7 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
     if session is None:
         return
+    derail.note_result(session)
     session.integrity |= bits
     session.confidentiality = max(session.confidentiality, confidentiality)
     o = outcome.origin

@@ -1,8 +1,8 @@
 """Validate: what must hold of a permitted call, and of its result, beyond permission.
 
-The call: bound to its digest, so that what is approved, claimed and executed is the same bytes. The result: JSON
-that fits the contract's `outputSchema`, before the agent sees it. Guardrails, grounding and labels come here next
-(DESIGN §5.3). Pure. Next: `plan.py`.
+The call: guardrails, then bound to its digest, so that what is approved, claimed and executed is the same bytes. The
+result: JSON that fits the contract's `outputSchema`, then guardrails, before the agent sees it. Pure.
+Next: `guardrails.py`, `plan.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 
 import jsonschema_rs
 import orjson
+from sluicegate.processors.guardrails import guard_call
 from sluicegate.processors.work import Refusal, Work
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
@@ -21,10 +22,16 @@ def action_digest(tool: str, version: str, canonical: bytes) -> bytes:
 
 
 def validate(work: Work) -> Refusal | None:
+    """Ask the guardrails, which may change the call or ask for people (`work.hold`), and bind it to its digest."""
+    refusal = guard_call(work)
+    bind(work)
+    return refusal
+
+
+def bind(work: Work) -> None:
     """Bind the call to its digest."""
     assert work.tool is not None and work.conformed is not None
     work.action_digest = action_digest(work.tool.name, work.tool.version, work.conformed.canonical)
-    return None
 
 
 def check_result(result: bytes | None, validator: jsonschema_rs.Validator | None) -> str:

@@ -64,6 +64,8 @@ class Work:
     grounded: list[Grounded] = field(default_factory=list)
     observed: list[str] = field(default_factory=list)
     action_digest: bytes = b""
+    call_digest: bytes = b""
+    """What makes calls the same, for `derail.py`."""
     redacted: list[str] = field(default_factory=list)
     """Recipes of `redact.py` that changed the call."""
 

@@ -87,6 +87,26 @@ _ALL = (
     Reason(
         "unknown_session", "The session is not open.", "publish session.open first and wait for its reply"
     ),
+    Reason(
+        "loop",
+        "You made this same call many times; stop and ask a person.",
+        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --as PERSON",
+    ),
+    Reason(
+        "no_progress",
+        "Many calls brought no result; stop and ask a person.",
+        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --as PERSON",
+    ),
+    Reason(
+        "step_cap",
+        "This session has made as many calls as it may; stop and ask a person.",
+        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --as PERSON",
+    ),
+    Reason(
+        "halted",
+        "This session is halted until a person resumes it.",
+        "look at what it did, then resume it: sluicegate sessions resume SESSION --as PERSON",
+    ),
     Reason("unknown_kind", "This kind of request is not known.", "see the kinds in schemas/avro/intent.avsc"),
     Reason(
         "unknown_tool",
@@ -159,6 +179,17 @@ _ALL = (
         "redaction_breaks_schema",
         "You are not permitted to do this.",
         "the call without its redacted parts does not fit the contract; make them optional, or forbid the call",
+    ),
+    # validate
+    Reason(
+        "guardrail",
+        "This is not allowed in this form.",
+        "a guardrail of the release matched; the detail names it and says what to change",
+    ),
+    Reason(
+        "guardrail_error",
+        "This could not be checked, so it is not allowed.",
+        "a guardrail failed on this call or result, so it is refused; fix the rule the detail names",
     ),
     # plan and execute
     Reason(

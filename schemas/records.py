@@ -193,6 +193,7 @@ class IntentFacts:
     authenticated: bool
     control_stale: bool
     remembered: bool
+    call_digest: bytes = b""
 
 
 @dataclass(slots=True)
@@ -244,6 +245,8 @@ class ResultFacts:
     result_digest: bytes
     result_bytes: int
     error_class: str
+    observed: list[str] = field(default_factory=list)
+    redacted: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

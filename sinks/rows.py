@@ -104,6 +104,7 @@ ONLY_IN_BYTES = {
     ("genesis_facts", "log_id"),
     ("genesis_facts", "partitions"),
     ("genesis_facts", "signing"),
+    ("intent_facts", "call_digest"),
     ("plan_facts", "measured"),
     ("plan_facts", "amounts"),
     ("stage_facts", "grounded_events"),

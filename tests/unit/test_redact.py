@@ -170,6 +170,9 @@ def test_a_second_offer_is_the_same_call() -> None:
     (first,) = d.call("mail.send", call).dispatches
     (second,) = d.tick(10_000_000).dispatches
     assert (second.arguments, second.action_digest) == (first.arguments, first.action_digest)
-    d.deploy(release())  # it redacts no more
+    d.deploy(release())  # it redacts no more, yet this call was made without its subject
+    (third,) = d.tick(10_000_000).dispatches
+    assert third.arguments == first.arguments
+    d.deploy(release(arguments=["to"]))
     (end,) = d.tick(10_000_000).outcomes
     assert (end.status, end.reason) == ("expired", "call_changed")
