@@ -21,7 +21,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    from sluicegate.processors.state import Session
+    from sluicegate.processors.session import Session
 
 HALTS = ("loop", "no_progress", "step_cap")
 """Reasons that halt a session, one a limit."""

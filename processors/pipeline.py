@@ -241,7 +241,10 @@ def _refuse(work: Work, stage: str, refusal: Refusal, *, remembered: bool = True
 def _hold(work: Work) -> None:
     """A person has to agree: the digest is fixed now, so that nothing else can be approved."""
     assert work.tool is not None and work.hold is not None
-    validate(work)
+    refusal = validate(work)
+    if refusal is not None:  # nobody is asked for what would be refused anyway
+        _refuse(work, "validate", refusal)
+        return
     facts = PlanFacts(
         work.action_digest, work.tool.tool_class, work.tool.executor_kind, 0, work.now + HOLD_US, work.tool.timeout_ms
     )  # fmt: skip

@@ -19,6 +19,8 @@ _OUTCOME = codec.schema_of(r.Outcome).prefix
 _HEADER = codec.schema_of(r.Header).prefix
 INTENT = codec.schema_of(r.IntentFacts).prefix
 PLAN = codec.schema_of(r.PlanFacts).prefix
+INTENTS = {INTENT, *(s.prefix for name, s in codec.OLD.items() if name.startswith("intent_facts."))}
+PLANS = {PLAN, *(s.prefix for name, s in codec.OLD.items() if name.startswith("plan_facts."))}
 CLAIM = codec.schema_of(r.ClaimFacts).prefix
 RESULT = codec.schema_of(r.ResultFacts).prefix
 
@@ -224,9 +226,11 @@ def intent_facts(b: bytes) -> tuple[int, bool]:
     try:
         issued_at, p = _long(b, _skip_texts(b, _START, 5))
         _, p = _long(b, p)
-        if p + 3 != len(b):
+        remembered = b[p + 2] == 1
+        # Ledgers from before repeated calls could be limited have no digest of the call.
+        if (_skip_texts(b, p + 3, 1) if b[: codec.PREFIX_BYTES] == INTENT else p + 3) != len(b):
             raise ValueError("another length than it says")
-        return issued_at, b[p + 2] == 1
+        return issued_at, remembered
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 

@@ -251,9 +251,7 @@ def _redactions(
             found.update(policy_recipes([policy], schemas))
         except Terminal as error:
             source = policy.source
-            findings.append(
-                Finding(source.path, source.line_of("redact"), "redaction", "error", str(error))
-            )
+            findings.append(Finding(source.path, source.line_of("redact"), "redaction", "error", str(error)))
     return found
 
 

@@ -12,6 +12,8 @@ from sluicegate.processors.authorize import authorize
 from sluicegate.processors.plan import plan
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent, key_of
+from sluicegate.processors.trace import stage_facts
+from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Refusal, Work, emit, reply
 from sluicegate.schemas.records import IntakeFacts, Review, StageFacts
 
@@ -47,7 +49,7 @@ def decide_review(work: Work, review: Review) -> None:
         refusal = Refusal("deadline_passed")
     if refusal is None and (work.agent is None or work.session is None):
         refusal = Refusal("unknown_session")
-    refusal = refusal or authorize(work, approved=True)
+    refusal = refusal or authorize(work, approved=True) or validate(work)
     if work.decision.needs:
         return
     if refusal is not None:
@@ -61,7 +63,7 @@ def decide_review(work: Work, review: Review) -> None:
         work,
         "authorize",
         "permitted",
-        StageFacts("approved"),
+        stage_facts(work, "approved"),
         policies=work.policies,
         caused_by=entry.last_event,
     )

@@ -4,7 +4,7 @@ Live deciding, recovery, rebuild, replay and `ledger verify` all call the same `
 header and facts, never content, so an erased ledger folds to the same state. It never reads a clock: what
 expires, expires by the `decided_at` of the outcome being folded. State is changed in place; when a transaction
 fails the ledger drops the state and folds it again (see `streams/ledger.py`).
-Next: `snapshot.py` (state <-> canonical bytes), `pipeline.py` (who reads it).
+Next: `session.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py` (who reads it).
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 
 from sluicegate.processors import derail, labels, lifecycle
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
+from sluicegate.processors.session import Session as Session
+from sluicegate.processors.session import Source as Source
+from sluicegate.processors.session import learn, use
 from sluicegate.schemas.records import (
     ClaimFacts,
     GenesisFacts,
@@ -45,16 +48,6 @@ MAX_SESSIONS = 500_000
 MAX_OPEN_INTENTS = 100_000
 """Intents of one partition that wait for somebody; more are refused `overloaded`. About 1.2 kB each: 120 MB."""
 
-MAX_SOURCES = 200
-"""Events of one session that values may come from, about 250 bytes each: the oldest is dropped, and what only it said
-grounds nothing any more."""
-
-MAX_HISTORY_TOOLS = 500
-"""Tools told apart in one session's history; the recorded sessions use at most 20."""
-
-MAX_SUM = 2**63 - 1
-"""Sums stop here: Cedar's decimal has 64 bits."""
-
 LEASE_MARGIN_US = 2 * US
 """Waited after a lease before it counts as run out: the marker of the claim's transaction needs up to 21 ms to
 be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second under NTP."""
@@ -62,58 +55,6 @@ be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second un
 
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 """Statuses that move only positions and time."""
-
-
-@dataclass(slots=True)
-class Source:
-    """An event of a session that an argument's value may come from; its words stand at (topic, offset).
-
-    Attributes:
-        origin: `user` for what a channel reported, `result` for what a tool returned.
-        tool: whose contract labels it by path; empty where everything has the one label of its origin.
-    """
-
-    event_id: bytes
-    origin: str
-    topic: str
-    offset: int
-    tool: str
-
-
-@dataclass(slots=True)
-class Session:
-    """An open session.
-
-    Attributes:
-        integrity: labels of everything released into it, as bits (`labels.py`).
-        confidentiality: the narrowest rank released into it.
-        sources: the last `MAX_SOURCES` events that may ground a value, oldest first.
-        counts, last_used: tool -> its dispatches so far, and the number of the last one among all.
-        sums: `tool.argument` -> sum in 1/10,000.
-        recent, halted, idle, calls_before: see `derail.py`.
-    """
-
-    agent_id: str
-    session_id: str
-    subject: str
-    on_behalf_of: str
-    origin: str
-    opened_at: int
-    last_at: int
-    calls: int = 0
-    user_messages: int = 0
-    opened_by: bytes = b""
-    dispatched: int = 0
-    integrity: int = 0
-    confidentiality: int = 0
-    recent: bytes = b""
-    halted: str = ""
-    idle: int = 0
-    calls_before: int = 0
-    sources: list[Source] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    last_used: dict[str, int] = field(default_factory=dict)
-    sums: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -294,7 +235,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
         if session is not None:  # else it was idle for so long that the sweep just closed it
             session.user_messages += 1
             session.last_at = o.decided_at
-            _learn(session, Source(outcome.event_id, "user", o.topic, o.offset, ""))
+            learn(session, Source(outcome.event_id, "user", o.topic, o.offset, ""))
 
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
@@ -347,7 +288,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             entry.due_at = facts.not_after
         else:
             if facts.attempt == 1:
-                _use(state.sessions.get(session_key(entry.agent_id, entry.session_id)), entry.tool, facts)
+                use(state.sessions.get(session_key(entry.agent_id, entry.session_id)), entry.tool, facts)
             entry.dispatch_id = outcome.event_id
             entry.due_at = facts.not_after + LEASE_MARGIN_US
         heapq.heappush(state.timers, (entry.due_at, key))
@@ -361,19 +302,6 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         entry.due_at = 0  # nothing happens by itself any more
 
 
-def _use(session: Session | None, tool: str, facts: PlanFacts) -> None:
-    """A tool was dispatched for the first time for an intent: the session's history grows."""
-    if session is None:
-        return
-    session.dispatched += 1
-    if tool in session.counts or len(session.counts) < MAX_HISTORY_TOOLS:
-        session.counts[tool] = session.counts.get(tool, 0) + 1
-        session.last_used[tool] = session.dispatched
-        for name, amount in zip(facts.measured, facts.amounts, strict=True):
-            total = session.sums.get(name, 0) + amount
-            session.sums[name] = max(-MAX_SUM, min(MAX_SUM, total))
-
-
 def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
     """A result reached the session: its labels join, and it may ground later values."""
     bits, confidentiality = labels.read_header(outcome.labels)
@@ -385,13 +313,7 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     session.integrity |= bits
     session.confidentiality = max(session.confidentiality, confidentiality)
     o = outcome.origin
-    _learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
-
-
-def _learn(session: Session, source: Source) -> None:
-    session.sources.append(source)
-    if len(session.sources) > MAX_SOURCES:
-        del session.sources[0]
+    learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
 
 
 def _remember(state: PartitionState, key: bytes, issued_at: int, entry: OpenIntent | Ended) -> None:

@@ -16,7 +16,7 @@ from sluicegate.processors.state import ACCEPT_WINDOW_US, HOUR_US
 from sluicegate.schemas import codec
 
 _OTHER = {
-    "session": ("opened", "heard", "closed", "session_refused", lifecycle.ATTACHED),
+    "session": ("opened", "heard", "closed", "resumed", "session_refused", lifecycle.ATTACHED),
     "intake": ("unreadable",),
 }
 """What stages that are no step of an intent's life may say."""
@@ -72,7 +72,7 @@ class Lives:
             if allowed is not None and status not in allowed:
                 self._bad("lifecycle", f"stage `{head.stage}` cannot answer `{status}`")
             return
-        if facts[: codec.PREFIX_BYTES] == reading.INTENT:
+        if facts[: codec.PREFIX_BYTES] in reading.INTENTS:
             self._start(rest, status, facts)
             return
         life = self._life
@@ -113,7 +113,7 @@ class Lives:
     def _offer_and_claim(self, life: Life, rest: Rest, status: str, facts: bytes) -> None:
         kind = facts[: codec.PREFIX_BYTES]
         if status in ("dispatched", "held"):
-            if kind != reading.PLAN:
+            if kind not in reading.PLANS:
                 self._bad("readable", f"`{status}` of intent `{rest.intent_id}` has no plan in its facts")
                 return
             life.tool_class, life.attempt = reading.plan_facts(facts)

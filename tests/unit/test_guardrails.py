@@ -291,8 +291,8 @@ def test_what_is_too_large_to_look_at_is_refused() -> None:
         ({"when": "true", "verdict": "redact", "fields": ["amount", "to"], "on": "call"}, ""),
         ({"when": "true", "on": "result", "verdict": "hold"}, "says `hold` on a result"),
         ({"when": "true", "tools": ["nope.*"]}, "no contract has such a name"),
-        ({"when": "true", "id": "two words"}, "not valid"),
-        ({"when": "true", "wen": "x"}, "not valid"),
+        ({"when": "true", "id": "two words"}, "guardrails.0.id"),
+        ({"when": "true", "wen": "x"}, "guardrails.0.wen"),
     ],
 )  # fmt: skip
 def test_a_rule_that_cannot_work_is_refused_with_its_id(fields: dict[str, object], says: str) -> None:

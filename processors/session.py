@@ -1,0 +1,93 @@
+"""A session in the state: what it heard, used and saw, as counts, labels and places; never content.
+
+Changed by the fold only (`state.py`), a record at a time. Every list and table in it has a bound.
+Next: `state.py` (who folds), `history.py` (what policies read of it), `derail.py` (what halts it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluicegate.schemas.records import PlanFacts
+
+MAX_SOURCES = 200
+"""Events of one session that values may come from, about 250 bytes each: the oldest is dropped, and what only it said
+grounds nothing any more."""
+
+MAX_HISTORY_TOOLS = 500
+"""Tools told apart in one session's history; the recorded sessions use at most 20."""
+
+MAX_SUM = 2**63 - 1
+"""Sums stop here: Cedar's decimal has 64 bits."""
+
+
+@dataclass(slots=True)
+class Source:
+    """An event of a session that an argument's value may come from; its words stand at (topic, offset).
+
+    Attributes:
+        origin: `user` for what a channel reported, `result` for what a tool returned.
+        tool: whose contract labels it by path; empty where everything has the one label of its origin.
+    """
+
+    event_id: bytes
+    origin: str
+    topic: str
+    offset: int
+    tool: str
+
+
+@dataclass(slots=True)
+class Session:
+    """An open session.
+
+    Attributes:
+        integrity: labels of everything released into it, as bits (`labels.py`).
+        confidentiality: the narrowest rank released into it.
+        sources: the last `MAX_SOURCES` events that may ground a value, oldest first.
+        counts, last_used: tool -> its dispatches so far, and the number of the last one among all.
+        sums: `tool.argument` -> sum in 1/10,000.
+        recent, halted, idle, calls_before: see `derail.py`.
+    """
+
+    agent_id: str
+    session_id: str
+    subject: str
+    on_behalf_of: str
+    origin: str
+    opened_at: int
+    last_at: int
+    calls: int = 0
+    user_messages: int = 0
+    opened_by: bytes = b""
+    dispatched: int = 0
+    integrity: int = 0
+    confidentiality: int = 0
+    recent: bytes = b""
+    halted: str = ""
+    idle: int = 0
+    calls_before: int = 0
+    sources: list[Source] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    last_used: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, int] = field(default_factory=dict)
+
+
+def use(session: Session | None, tool: str, facts: PlanFacts) -> None:
+    """A tool was dispatched for the first time for an intent: the session's history grows."""
+    if session is None:
+        return
+    session.dispatched += 1
+    if tool in session.counts or len(session.counts) < MAX_HISTORY_TOOLS:
+        session.counts[tool] = session.counts.get(tool, 0) + 1
+        session.last_used[tool] = session.dispatched
+        for name, amount in zip(facts.measured, facts.amounts, strict=True):
+            total = session.sums.get(name, 0) + amount
+            session.sums[name] = max(-MAX_SUM, min(MAX_SUM, total))
+
+
+def learn(session: Session, source: Source) -> None:
+    """Remember where words stand; the oldest place is dropped."""
+    session.sources.append(source)
+    if len(session.sources) > MAX_SOURCES:
+        del session.sources[0]
