@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import cel
 import jsonschema_rs
 import orjson
-from sluicegate.processors.cedar import Mentions
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS, detects
 from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.history import session_context
 from sluicegate.processors.holds import Hold, stricter
+from sluicegate.processors.mentions import Mentions
 from sluicegate.processors.recipes import parts, redact
 from sluicegate.processors.redact import transform
 from sluicegate.processors.state import Session
@@ -31,7 +31,9 @@ made to be slow, and 1 ms for a letter of that length."""
 
 ERROR_CHARS = 200
 
-_NO_MENTIONS = Mentions()
+_ALL_BUT_TABLES = Mentions(
+    session=("calls", "user_messages", "origin", "integrity", "confidentiality", "labels", "tools", "last")
+)
 
 
 class RuleError(Exception):
@@ -218,7 +220,7 @@ def _names(work: Work) -> dict[str, Json]:
 
 def _session(session: Session) -> dict[str, Json]:
     return {
-        **session_context(session, _NO_MENTIONS),
+        **session_context(session, _ALL_BUT_TABLES),
         "counts": dict(session.counts),
         "on_behalf_of": session.on_behalf_of,
     }
