@@ -5,7 +5,7 @@
 
 The consumer that is in the group only holds the membership: its partitions stay paused, and each lane reads with a
 consumer of its own. What protects a claim is the producer epoch of the lane, never the membership.
-Never decides whether a call is permitted: a dispatch is the permit. Next: `lane.py`, then `adapter.py`.
+Never decides whether a call is permitted: a dispatch is the permit, checked by `verifier.py`. Next: `lane.py`, then `adapter.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sluicegate.executors.calls import DEFAULT_CONCURRENCY, Calls, Counters
 from sluicegate.executors.claim_log import ClaimLog, Fetched, KafkaClaimLog, group_of
 from sluicegate.executors.lane import Lane
 from sluicegate.executors.reports import Reports, Signer
+from sluicegate.executors.verifier import Verifier
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
@@ -69,6 +70,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         concurrency: int = DEFAULT_CONCURRENCY,
         clock: Callable[[], int] = wall_clock,
         signer: Signer | None = None,
+        verifier: Verifier | None = None,
     ) -> None:
         self.settings = settings
         self.name = name
@@ -81,6 +83,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
             signer=signer,
         )  # fmt: skip
         self._clock = clock
+        self._verifier = verifier
         self._topic = full_name(settings.env, "dispatches")
         self._log = logging.getLogger("sluicegate.executor")
         self._group: AIOKafkaConsumer | None = None
@@ -187,7 +190,9 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         for index in [i for i in self.lanes if i not in mine]:
             self.lanes.pop(index).finish()
         for index in sorted(mine - self.lanes.keys()):
-            lane = self.lanes[index] = Lane(index, self._open_log, self._calls, self._unreadable)
+            lane = self.lanes[index] = Lane(
+                index, self._open_log, self._calls, self._unreadable, self._verifier
+            )
             task = asyncio.create_task(lane.run(), name=f"executor-{index}")
             self._tasks[task] = lane
             task.add_done_callback(self._done)
@@ -209,12 +214,12 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         value = record.value
         digest = hashlib.sha256(value).digest()
         letter = DeadLetter(
-            self._topic, index, record.offset, error.reason, str(error), len(value), digest,
+            "dispatches", index, record.offset, error.reason, str(error), len(value), digest,
             value[:DEAD_LETTER_HEAD_BYTES], self._clock(),
         )  # fmt: skip
         self._log.error("alarm: dispatch %d/%d cannot be read: %s", index, record.offset, error)
         headers = cloud_event(digest[:16], self._calls.source, b"ai.sluicegate.dead-letter")
-        key = f"{self._topic}/{index}/{record.offset}".encode()
+        key = f"dispatches/{index}/{record.offset}".encode()
         task = asyncio.create_task(self._reports.send_dead_letter(key, codec.encode(letter), headers))
         self._letters.add(task)
         task.add_done_callback(self._letters.discard)

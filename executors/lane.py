@@ -1,6 +1,7 @@
 """A lane: one partition of `dispatches`, as long as this process owns it, and the claim protocol in five steps.
 
-    1. Fetch    committed dispatches, as many as there are free slots; what is past its `not_after` is dropped
+    1. Fetch    committed dispatches, as many as there are free slots; what is past its `not_after` is dropped, what
+                is not the pipeline's or not what the agent signed is set aside (`verifier.py`)
     2. Claim    `claimed` receipts of everything but reads, and the group's offset, in one transaction
     3. Commit   only a known commit, and only before `not_after`, permits the call
     4. Call     through the adapter, cut at `timeout_ms`
@@ -26,9 +27,9 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from sluicegate.executors.calls import Calls, Offer
 from sluicegate.executors.claim_log import Claim, ClaimLog, Fetched
 from sluicegate.executors.reports import packed
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import SluicegateError, Terminal, Unreadable
-from sluicegate.schemas.records import Dispatch, Receipt
+from sluicegate.executors.verifier import ReadsOnly, Verifier
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, Unreadable
+from sluicegate.schemas.records import Receipt
 from sluicegate.streams.failpoints import hit
 
 OFFSETS_EVERY_S = 1.0
@@ -55,6 +56,7 @@ class Lane:
         open_log: Callable[[int], ClaimLog],
         calls: Calls,
         on_unreadable: Callable[[int, Fetched, Unreadable], None],
+        verifier: Verifier | None = None,
     ) -> None:
         self.index = index
         self.stopped_because = ""
@@ -63,6 +65,7 @@ class Lane:
         self._open_log = open_log
         self._calls = calls
         self._on_unreadable = on_unreadable
+        self._verifier = verifier or ReadsOnly()
         self._log = logging.getLogger("sluicegate.executor")
         self._claims: list[Offer] = []
         self._unknown: tuple[str, list[Offer]] = ("", [])
@@ -162,10 +165,14 @@ class Lane:
 
     async def _take(self, record: Fetched, wall: int, arrived: float) -> None:
         try:
-            dispatch = codec.decode_as(Dispatch, record.value)
+            dispatch = await self._verifier.open(self.index, record.value)
         except Unreadable as error:
             self._calls.counters.unreadable += 1
             self._on_unreadable(self.index, record, error)
+            return
+        except Retryable as error:  # not to be judged now: the ledger's tick offers it again
+            self._calls.counters.unverified += 1
+            self._log.warning("dispatch %d/%d is left: %s", self.index, record.offset, error)
             return
         # Measured once against the wall clock; from here on a monotonic clock counts.
         left_us = dispatch.not_after - (wall + self.behind_us)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from sluicegate.schemas import codec, signing
+from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Receipt
 from sluicegate.schemas.topics import full_name
@@ -32,13 +32,7 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 CE_TYPE = b"ai.sluicegate.receipt"
 
 Signer = Callable[[bytes], bytes]
-"""Wraps a record's bytes into a signed envelope's bytes."""
-
-
-def mac_signer(env: str, kid: str, key: bytes, clock: Callable[[], int]) -> Signer:
-    """The signer of environments in signed mode: HS256 under the executors' key, for `receipts` only."""
-    audience = f"{env}/receipts"
-    return lambda payload: signing.sign(payload, kid, "HS256", key, audience, clock())
+"""Wraps a record's bytes into a signed envelope's bytes (`streams/role_keys.RoleSigner` in signed environments)."""
 
 
 def packed(receipt: Receipt, source: bytes, signer: Signer | None, traceparent: str) -> tuple[bytes, Headers]:

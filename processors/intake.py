@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sluicegate.processors.control import Control
+from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Envelope, Intent, Message, Receipt, Review
@@ -23,11 +24,17 @@ InputRecord = Intent | Message | Receipt | Review
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A readable record. `authenticated`: a registered key signed it."""
+    """A readable record.
+
+    Attributes:
+        authenticated: a registered key signed it.
+        proof: in signed environments, the whole envelope.
+    """
 
     record: InputRecord
     payload: bytes
     authenticated: bool
+    proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ def take(control: Control, topic: str, value: bytes, now: int) -> Taken | Proble
         return Taken(record, payload, False)
     problem = _check(control, topic, envelope, record, roles, now)
     if problem is None:
-        return Taken(record, payload, True)
+        return Taken(record, payload, True, value if signed else b"")
     if not signed and problem.reason == "unknown_key":
         return Taken(record, payload, False)
     return problem
@@ -71,6 +78,23 @@ def take(control: Control, topic: str, value: bytes, now: int) -> Taken | Proble
 def _check(
     control: Control, topic: str, envelope: Envelope, record: InputRecord, roles: tuple[str, ...], now: int
 ) -> Problem | None:
+    problem = check_envelope(control, topic, envelope, roles, now)
+    if problem is not None:
+        return problem
+    key = control.keys[envelope.kid]
+    named = record.reviewer if isinstance(record, Review) else record.agent_id
+    if key.role in ("agent", "person") and key.principal != named:
+        return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`", dead=False)
+    # A receipt may be late: it tells what happened. What asks for something may not.
+    if not isinstance(record, Receipt) and abs(now - envelope.signed_at) > ACCEPT_WINDOW_US:
+        return Problem("too_old", "it was signed over 24 h from now, sign it anew", dead=False)
+    return None
+
+
+def check_envelope(
+    control: Control, topic: str, envelope: Envelope, roles: tuple[str, ...], now: int
+) -> Problem | None:
+    """What is wrong with a signature on a record of `topic`, or None. What is in the envelope is not looked at."""
     key = control.keys.get(envelope.kid)
     if key is None:
         return Problem("unknown_key", f"key `{envelope.kid[:80]}` is not registered", dead=False)
@@ -78,7 +102,7 @@ def _check(
         return Problem("key_not_valid", f"key `{envelope.kid}` is revoked or not valid now", dead=False)
     if envelope.audience != f"{control.env}/{topic}":
         return Problem(
-            "bad_signature", f"audience `{envelope.audience}` is not `{control.env}/{topic}`", dead=False
+            "bad_signature", f"audience `{envelope.audience[:80]}` is not `{control.env}/{topic}`", dead=False
         )
     if envelope.expires_at and envelope.expires_at < now:
         return Problem("bad_signature", "the signature expired", dead=False)
@@ -89,6 +113,4 @@ def _check(
         )
     if key.role not in roles:
         return Problem("wrong_signer", f"a key of role `{key.role}` may not sign this record", dead=False)
-    if key.role == "agent" and key.principal != record.agent_id:
-        return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`", dead=False)
     return None

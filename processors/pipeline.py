@@ -103,7 +103,7 @@ def _decide_input(work: Work, source: Input) -> None:
         _unreadable(work, taken, source.value)
         return
     record, o = taken.record, work.origin
-    work.payload, work.authenticated = taken.payload, taken.authenticated
+    work.payload, work.authenticated, work.proof = taken.payload, taken.authenticated, taken.proof
     o.agent_id = record.agent_id
     if not valid_id(record.agent_id):
         o.agent_id = ""

@@ -2,6 +2,7 @@
 
 The offer is a lease: no claim or call may begin after `not_after`. Unclaimed, it is offered again by a tick after
 lease and margin (`ticks.py`); claimed without a receipt, the class of the contract decides (DESIGN §5.4).
+In signed environments it carries the agent's own signed intent (`permits.py` checks it at the executor).
 Next: `receipts.py`, `ticks.py`; the other side is `executors/dispatcher.py`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.history import measure
 from sluicegate.processors.state import OpenIntent
@@ -49,14 +51,28 @@ def plan(work: Work, attempt: int = 1) -> None:
         emit(work, "execute", "claimed", ClaimFacts(attempt, "agent", work.now, lease))
         reply(work, outcome, status="permitted", attempt=attempt, arguments=conformed.canonical)
         return
+    proof, transformed = _proof(work)
     work.decision.dispatches.append(
         Dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool.tool_class,
             tool.executor, conformed.canonical, work.action_digest,
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, tool.timeout_ms,
-            not_after, intent.traceparent,
+            not_after, intent.traceparent, work.control.head, proof, transformed,
         )
     )  # fmt: skip
+
+
+def _proof(work: Work) -> tuple[bytes, bool]:
+    """The agent's own signed intent, for the executor to check; and whether the call is another than it signed.
+
+    A transformed call carries none: the original would show the executor what was taken out of it.
+    """
+    assert work.intent is not None and work.conformed is not None
+    if not work.proof:
+        return b"", False
+    parsed = parse(work.intent.arguments)
+    transformed = isinstance(parsed, Misfit) or parsed[1] != work.conformed.canonical
+    return (b"" if transformed else work.proof), transformed
 
 
 def deadline_of(intent: OpenIntent) -> int:

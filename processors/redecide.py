@@ -35,7 +35,7 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
         return taken.reason  # its key was revoked since: nothing it signed begins any more
     if not isinstance(taken.record, Intent):
         return "no_executor"
-    work.intent, work.payload = taken.record, taken.payload
+    work.intent, work.payload, work.proof = taken.record, taken.payload, taken.proof
     work.release = work.control.release
     tool = work.release.tools.get(entry.tool) if work.release else None
     if tool is None:

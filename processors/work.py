@@ -53,6 +53,8 @@ class Work:
     intent: Intent | None = None
     payload: bytes = b""
     authenticated: bool = False
+    proof: bytes = b""
+    """In signed environments the envelope that carried the intent: what an executor checks again."""
     agent: Agent | None = None
     session: Session | None = None
     release: CompiledRelease | None = None

@@ -95,6 +95,9 @@ class Dispatch:
     timeout_ms: int
     not_after: int
     traceparent: str = ""
+    control_head: int = -1
+    proof: bytes = b""
+    transformed: bool = False
 
 
 @dataclass(slots=True)

@@ -79,7 +79,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic("transfers", True, 30 * DAY_MS, ("pipeline",), ("pipeline", "auditor")),
     Topic("dispatches", True, 7 * DAY_MS, ("pipeline",), ("executor", "auditor")),
-    Topic("replies", True, DAY_MS, ("pipeline",), ("agent", "gateway", "auditor")),
+    Topic("replies", True, DAY_MS, ("pipeline",), ("agent", "channel", "person", "gateway", "auditor")),
     Topic("outcomes", True, -1, ("pipeline",), ("pipeline", "projector", "auditor", "operator")),
     Topic(
         "control",

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import ParamSpec
 
 from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.streams import key_files
 from sluicegate.streams.asking import MAX_ID_CHARS, Asker, Key, is_id, unavailable
 from sluicegate.streams.attach import attach
 from sluicegate.streams.client_errors import (
@@ -47,15 +49,24 @@ FUNCTIONS_LIMIT_S = 2.0
 P = ParamSpec("P")
 
 
+def _opened(key: Key | Path | None) -> Key | None:
+    """A key, read from its file where it is one."""
+    if isinstance(key, Path):
+        found = key_files.load(key)
+        return found.kid, found.secret
+    return key
+
+
 class AgentClient:
     """One agent's connection to the gate, for one event loop; any number of calls at once.
 
     Args:
         agent_id: who asks. Register it first: `sluicegate agents register AGENT --role ROLE`.
         settings: where Kafka is; None = the environment, else the embedded broker of `sluicegate up`.
-        key: key id and Ed25519 private key that sign what the agent says, where the environment is in signed mode.
+        key: signs what the agent says, where the environment is in signed mode: the path of a file that
+            `sluicegate keys new` made, or key id and the 32 bytes of an Ed25519 private key.
         channel: this process also speaks for the channel: it says for whom a session is and what the user said.
-            True, or in signed mode the channel's key, which an agent alone must not have.
+            True, or in signed mode the channel's key (as `key`), which an agent alone must not have.
         connect_timeout_s: for `async with`.
         transport: instead of Kafka, for tests.
     """
@@ -65,8 +76,8 @@ class AgentClient:
         agent_id: str,
         *,
         settings: Settings | None = None,
-        key: Key | None = None,
-        channel: bool | Key = False,
+        key: Key | Path | None = None,
+        channel: bool | Key | Path = False,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         transport: Transport | None = None,
     ) -> None:
@@ -80,8 +91,8 @@ class AgentClient:
             )
         self.agent_id = agent_id
         self._settings = settings
-        self._key = key
-        self._channel = channel
+        self._key = _opened(key)
+        self._channel = channel if isinstance(channel, bool) else _opened(channel)
         self._connect_timeout_s = connect_timeout_s
         self._transport = transport
         self._asker: Asker | None = None

@@ -132,6 +132,8 @@ class ControlReader:
         if facts.kind in fold.ASKS_RELEASE:
             await self._attach_release(self.control, always=True)
         new = fold.fold(self.control, header.seq, facts)
+        if facts.kind == "key.added":  # a MAC key's secret was put into this home before
+            new.mac_keys = mac_keys.load(self._settings.home)
         if self._task is not None or self.history is not None:
             await self._attach_release(new)
         self.control = new

@@ -29,6 +29,10 @@ ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline")
 MAC_ROLES = ("executor", "pipeline")
 """Roles inside, which share a secret file and sign with HS256."""
 
+LEAD_US = 10_000_000
+"""A second key of a role inside is used only after this: by then every process has read of it (control is polled each
+100 ms and counts as stale after 5 s)."""
+
 Event = tuple[str, dict[str, object]]
 
 
@@ -146,8 +150,11 @@ async def new_key(
         key_files.create_mac(settings.home, kid)
     else:
         public = key_files.create(where, kid).public
-    until = _now_us() + valid_us if valid_us else FOREVER_US
-    body = _added(Key(kid, principal, role, "HS256" if mac else "Ed25519", public, 0, until))
+    now = _now_us()
+    until = now + valid_us if valid_us else FOREVER_US
+    others = any(k.role == role and k.not_before <= now < k.not_after for k in control.keys.values())
+    begins = now + LEAD_US if mac and others else 0
+    body = _added(Key(kid, principal, role, "HS256" if mac else "Ed25519", public, begins, until))
     return Made(kid, where, await _append(settings, keys, [("key.added", body)], why, control.head))
 
 
@@ -187,6 +194,19 @@ def state_of(key: Key, now: int) -> str:
     if now >= key.not_after:
         return "ended"
     return "valid" if now >= key.not_before else "not yet"
+
+
+async def provision(settings: Settings, keys: Keys, control: Control) -> Control:
+    """In a signed environment: keys for the roles inside that have none yet, with their secrets in this home.
+
+    Other machines need a copy of `keys/mac.json`. Does nothing in an unsigned environment, or where keys are.
+    """
+    missing = {role for role in MAC_ROLES if not any(k.role == role for k in control.keys.values())}
+    if control.signing != "signed" or not missing:
+        return control
+    for role in sorted(missing):
+        await new_key(settings, keys, role, role, "the first key of this role")
+    return (await control_log.read(settings)).control
 
 
 # -- modes ---------------------------------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ class Lane:
             raise Terminal(
                 f"ledger partition {self.index} belongs to another log than control, use another SLUICEGATE_ENV"
             )
+        self.service.sign_dispatch.ready()
         for topic, place in self.places.items():
             expected = self.state.positions.get(topic, 0)
             if topic in self.state.positions and begin[place] > expected:
@@ -308,8 +309,9 @@ class Lane:
         for work in decision.dispatches:
             headers = cloud_event(work.dispatch_id, source, b"ai.sluicegate.dispatch", work.traceparent)
             transaction.add(
-                f"{env}.dispatches", self.index, work.agent_id.encode(), codec.encode(work), stamp, headers
-            )
+                f"{env}.dispatches", self.index, work.agent_id.encode(),
+                self.service.sign_dispatch(codec.encode(work)), stamp, headers,
+            )  # fmt: skip
         for reply in decision.replies:
             # A misrouted intent is answered where its agent reads.
             partition = partition_of(reply.agent_id, state.partitions)

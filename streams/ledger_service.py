@@ -22,6 +22,7 @@ from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger import Lane
 from sluicegate.streams.recovery import read_one
+from sluicegate.streams.role_keys import RoleSigner
 from sluicegate.streams.settings import Settings
 
 REVOKE_LIMIT_S = 5.0
@@ -47,6 +48,9 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self.clock = clock
         self.group = f"sluicegate.{settings.env}.ledger"
         self.control = ControlReader(settings)
+        self.sign_dispatch = RoleSigner(
+            settings.home, "pipeline", "dispatches", lambda: self.control.control, clock
+        )
         self.lanes: dict[int, Lane] = {}
         self.log = logging.getLogger("sluicegate.ledger")
         self.on_outcome: Callable[[int, Outcome], None] | None = None

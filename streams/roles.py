@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sluicegate.executors.http import HttpAdapter
     from sluicegate.executors.python import PythonAdapter
     from sluicegate.executors.reports import Signer
+    from sluicegate.executors.verifier import SignedVerifier
+    from sluicegate.streams.control_log import ControlReader
 
 ROLES = ("ledger", "executor", "projector", "monitor")
 
@@ -101,6 +103,7 @@ class ExecutorRole:
         self._settings = settings
         self._executor: Executor | None = None
         self._adapters: tuple[HttpAdapter, PythonAdapter] | None = None
+        self._control: ControlReader | None = None
 
     async def start(self) -> None:
         """Join the group."""
@@ -108,26 +111,36 @@ class ExecutorRole:
         from sluicegate.executors.http import HttpAdapter
         from sluicegate.executors.python import PythonAdapter
 
+        signer, verifier = await self._trust()
         http, python = self._adapters = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
         name = f"{socket.gethostname()}-{os.getpid()}"
         self._executor = Executor(
-            self._settings, {"http": http, "python": python}, name=name, signer=self._signer()
+            self._settings, {"http": http, "python": python}, name=name, signer=signer, verifier=verifier
         )
         await self._executor.start()
 
-    def _signer(self) -> Signer | None:
-        """Receipts are signed when there is a MAC key: `SLUICEGATE_EXECUTOR_KID`, or the only one there is."""
-        from sluicegate.executors.reports import mac_signer
-        from sluicegate.streams import mac_keys
+    async def _trust(self) -> tuple[Signer | None, SignedVerifier | None]:
+        """In a signed environment: how receipts are signed and dispatches checked, both by what control says."""
+        from sluicegate.executors.verifier import SignedVerifier
+        from sluicegate.streams.control_log import ControlReader
         from sluicegate.streams.ledger_service import wall_clock
+        from sluicegate.streams.role_keys import RoleSigner
 
-        secrets = mac_keys.load(self._settings.home)
-        kid = os.environ.get("SLUICEGATE_EXECUTOR_KID") or (next(iter(secrets)) if len(secrets) == 1 else "")
-        if secrets and kid not in secrets:
-            raise Terminal(
-                f"mac key `{kid}` is not in keys/mac.json, set SLUICEGATE_EXECUTOR_KID to one that is"
-            )
-        return mac_signer(self._settings.env, kid, secrets[kid], wall_clock) if kid else None
+        reader = ControlReader(self._settings, with_release=False)
+        signer = RoleSigner(self._settings.home, "executor", "receipts", lambda: reader.control, wall_clock)
+        try:
+            await reader.start()
+            if reader.control.head < 0:
+                raise Retryable("the environment has no genesis yet, make it: sluicegate topics create")
+            signer.ready()
+        except SluicegateError:
+            await reader.stop()
+            raise
+        if reader.control.signing != "signed":  # for ever: the genesis says so
+            await reader.stop()
+            return None, None
+        self._control = reader
+        return signer, SignedVerifier(reader, wall_clock)
 
     async def stop(self) -> None:
         """Finish calls within a bound."""
@@ -135,6 +148,8 @@ class ExecutorRole:
             await self._executor.stop()
         for adapter in self._adapters or ():
             await adapter.close()
+        if self._control is not None:
+            await self._control.stop()
 
     @property
     def alive(self) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from sluicegate.processors.control import Control
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import control_log, topics
+from sluicegate.streams import control_log, identities, topics
 from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
 from sluicegate.streams.keys import Keys
@@ -145,6 +145,7 @@ def start(
     *,
     roles: tuple[str, ...] = DEFAULT_ROLES,
     extra_env: Mapping[str, str] | None = None,
+    signing: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> Stack:
     """Start everything and wait until it is ready. On an error nothing stays behind."""
@@ -158,7 +159,7 @@ def start(
         bootstrap, stack.broker = ensure_broker(settings, progress=say)
         stack.settings = replace(settings, kafka=bootstrap)
         say("making topics and genesis")
-        asyncio.run(prepare(stack.settings))
+        asyncio.run(prepare(stack.settings, signing))
         say(f"starting roles: {', '.join(roles)}")
         for name in roles:
             stack.start_role(name)
@@ -169,13 +170,22 @@ def start(
     return stack
 
 
-async def prepare(settings: Settings, signing: str = "dev") -> Control:
-    """Topics and genesis, unless they exist. `signing`: dev or signed, fixed for ever by the genesis."""
+async def prepare(settings: Settings, signing: str = "") -> Control:
+    """Topics, genesis, and in a signed environment the keys of the roles inside, unless they exist.
+
+    `signing`: dev or signed, fixed for ever by the genesis; empty: as it is, and dev where there is none. Raises
+    `Terminal` where the genesis says otherwise.
+    """
     await topics.create(settings)
     partitions = await _visible_partitions(settings)
     keys = Keys(settings.home)
     try:
-        return await control_log.ensure_genesis(settings, keys, partitions, signing, operator())
+        control = await control_log.ensure_genesis(settings, keys, partitions, signing or "dev", operator())
+        if signing not in ("", control.signing):
+            raise Terminal(
+                f"environment `{settings.env}` is `{control.signing}` for ever, use another SLUICEGATE_ENV"
+            )
+        return await identities.provision(settings, keys, control)
     finally:
         keys.close()
 

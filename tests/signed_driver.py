@@ -19,7 +19,7 @@ from sluicegate.schemas import codec, signing
 from tests.driver import AGENT, OTHER_AGENT, Driver
 
 FOREVER = 2**53 - 1
-CHANNEL, EXECUTOR, PERSON = "channel:front", "executor:1", "person:person-2"
+CHANNEL, EXECUTOR, PERSON, PIPELINE = "channel:front", "executor:1", "person:person-2", "pipeline:1"
 
 
 def secret_of(kid: str) -> bytes:
@@ -47,12 +47,13 @@ class SignedDriver(Driver):
         self.control_event("key.added", **key_body(CHANNEL, "front", "channel"))
         self.control_event("key.added", **key_body(EXECUTOR, "executor", "executor"))
         self.control_event("key.added", **key_body(PERSON, "person-2", "person"))
-        self.control.mac_keys = {EXECUTOR: secret_of(EXECUTOR)}
+        self.control_event("key.added", **key_body(PIPELINE, "pipeline", "pipeline"))
+        self.control.mac_keys = {kid: secret_of(kid) for kid in (EXECUTOR, PIPELINE)}
 
     def sign(self, record: object, topic: str, kid: str = "") -> bytes:
         """The envelope whoever may write this topic would send."""
         kid = kid or {"messages": CHANNEL, "receipts": EXECUTOR, "reviews": PERSON}.get(
-            topic, f"agent:{getattr(record, 'agent_id', '')}"
+            topic, PIPELINE if topic == "dispatches" else f"agent:{getattr(record, 'agent_id', '')}"
         )
         alg = self.control.keys[kid].alg if kid in self.control.keys else "Ed25519"
         return signing.sign(codec.encode(record), kid, alg, secret_of(kid), f"test/{topic}", self.now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,9 @@ def register(app: typer.Typer) -> None:
         agent: Annotated[str, typer.Option(help="a registered agent id")] = "",
         goal: Annotated[str, typer.Option(help="what the session is for")] = "a call from the command line",
         timeout_s: Annotated[float, typer.Option(help="seconds to wait")] = 30.0,
+        key: Annotated[
+            Path | None, typer.Option("--key", help="signed environments: the agent's key file")
+        ] = None,
     ) -> None:
         """Call one tool, e.g. `sluicegate call banking.get_balance --agent banking-agent-command-r`.
 
@@ -33,10 +37,12 @@ def register(app: typer.Typer) -> None:
             raise Terminal(f"arguments `{arguments[:60]}` are not JSON: {error}") from error
         if not isinstance(parsed, dict) or not agent:
             raise Terminal("give a JSON object of arguments and --agent with a registered agent id")
-        asyncio.run(_call(tool, parsed, agent, goal, timeout_s))
+        asyncio.run(_call(tool, parsed, agent, goal, timeout_s, key))
 
 
-async def _call(tool: str, arguments: dict[str, object], agent_id: str, goal: str, timeout_s: float) -> None:
+async def _call(
+    tool: str, arguments: dict[str, object], agent_id: str, goal: str, timeout_s: float, key: Path | None
+) -> None:
     from sluicegate.streams.client import AgentClient
     from sluicegate.streams.client_errors import Failed, InDoubt, Refused
     from sluicegate.streams.replies import Held
@@ -44,7 +50,7 @@ async def _call(tool: str, arguments: dict[str, object], agent_id: str, goal: st
     out = console()
     try:
         async with (
-            AgentClient(agent_id=agent_id, settings=Settings.from_env()) as agent,
+            AgentClient(agent_id=agent_id, settings=Settings.from_env(), key=key) as agent,
             agent.session(goal=goal) as s,
         ):
             result = await s.call_tool(tool, arguments, timeout_s=timeout_s)  # type: ignore[arg-type]

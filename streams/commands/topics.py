@@ -54,16 +54,17 @@ def topics_list(output: OutputOption = Format.TABLE) -> None:
 @topics.command("create")
 def topics_create(
     signing: Annotated[
-        str, typer.Option(help="dev (unsigned) or signed; fixed for ever by the genesis")
-    ] = "dev",
+        str, typer.Option(help="dev (unsigned) or signed; fixed for ever by the genesis; dev by default")
+    ] = "",
 ) -> None:
     """Make what is missing, and control's genesis, e.g. `sluicegate topics create --signing signed`.
 
-    Changes nothing that exists. The number of partitions is SLUICEGATE_PARTITIONS, fixed for ever.
+    In a signed environment also the keys of pipeline and executors, in <home>/keys/mac.json; agents and channels get
+    theirs by `sluicegate keys new`. Changes nothing that exists. The number of partitions is SLUICEGATE_PARTITIONS, fixed for ever.
     """
     from sluicegate.streams import stack
 
-    if signing not in ("dev", "signed"):
+    if signing not in ("", "dev", "signed"):
         raise Terminal(f"signing `{signing}` is not dev or signed, choose one")
     settings = attach(Settings.from_env())
     before = asyncio.run(counts(settings))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.settings import Settings
 
@@ -22,6 +23,9 @@ def register(app: typer.Typer) -> None:
         roles: Annotated[
             str, typer.Option(help="comma separated; a role may stand more than once")
         ] = "ledger,executor,projector,monitor",
+        signing: Annotated[
+            str, typer.Option(help="dev (unsigned) or signed, for a new environment; fixed for ever")
+        ] = "",
         tools_url: Annotated[str, typer.Option(help="what ${TOOLS_URL} in contracts stands for")] = "",
     ) -> None:
         """Start Kafka, ClickHouse and the roles, e.g. `sluicegate up`; Ctrl-C stops them.
@@ -30,10 +34,14 @@ def register(app: typer.Typer) -> None:
         """
         from sluicegate.streams import stack
 
+        if signing not in ("", "dev", "signed"):
+            raise Terminal(f"signing `{signing}` is not dev or signed, choose one")
         out = console()
         extra = {"SLUICEGATE_TOOL_TOOLS_URL": tools_url} if tools_url else {}
         names = tuple(r.strip() for r in roles.split(",") if r.strip())
-        running = stack.start(Settings.from_env(), roles=names, extra_env=extra, say=out.print)
+        running = stack.start(
+            Settings.from_env(), roles=names, extra_env=extra, signing=signing, say=out.print
+        )
         stopping = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stopping.set())
         try:

@@ -24,13 +24,14 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.executors.dispatcher import Executor
-from sluicegate.executors.reports import Signer
+from sluicegate.executors.verifier import SignedVerifier
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import control_log, kafka, releases, topics
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger_service import LedgerService, wall_clock
+from sluicegate.streams.role_keys import RoleSigner
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify import Report, verify
 
@@ -228,7 +229,6 @@ async def gate(
     *,
     signing: str = "dev",
     control: list[tuple[str, dict[str, object]]] | None = None,
-    signer: Signer | None = None,
     clock: Callable[[], int] = wall_clock,
 ) -> AsyncIterator[Gate]:
     """A gate in the running loop, with a session open for nobody yet. `control`: further events before it starts."""
@@ -250,9 +250,15 @@ async def gate(
         await consumer.seek_to_beginning(*places)
         following = asyncio.create_task(made.follow(consumer))
         stack.push_async_callback(_end, following)
-        executor = Executor(settings, {"http": made.adapter}, name="gate", signer=signer)
         await made.service.start()
         stack.push_async_callback(lambda: made.service.stop())  # the one it has by then
+        source = made.service.control
+        signed = source.control.signing == "signed"
+        executor = Executor(
+            settings, {"http": made.adapter}, name="gate",
+            signer=RoleSigner(settings.home, "executor", "receipts", lambda: source.control, clock),
+            verifier=SignedVerifier(source, clock) if signed else None,
+        )  # fmt: skip
         await executor.start()
         stack.push_async_callback(executor.stop)
         yield made

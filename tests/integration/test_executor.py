@@ -18,7 +18,6 @@ from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.executors.claim_log import Claim, KafkaClaimLog, group_of
 from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.lane import OFFSETS_EVERY_S
-from sluicegate.executors.reports import mac_signer
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.records import DeadLetter, Dispatch, Envelope, Receipt
 from sluicegate.schemas.topics import partition_of
@@ -27,7 +26,7 @@ from sluicegate.streams import topics
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.settings import Settings
 
-from tests.executor_fakes import FakeAdapter, dispatch, sleeping, until
+from tests.executor_fakes import FakeAdapter, dispatch, mac_signer, sleeping, until
 
 PARTITIONS = 4
 LIMIT_S = 200.0

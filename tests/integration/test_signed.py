@@ -9,14 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.executors.reports import mac_signer
 from sluicegate.processors.control import Control
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Terminal
-from sluicegate.schemas.records import Envelope, IntakeFacts, Intent, IntentFacts, Message, SessionFacts
+from sluicegate.schemas.records import (
+    Dispatch,
+    Envelope,
+    IntakeFacts,
+    Intent,
+    IntentFacts,
+    Message,
+    SessionFacts,
+)
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import mac_keys
+from sluicegate.streams import kafka, mac_keys
+from sluicegate.streams.scan import scan, stretches
 
 from tests.driver import AGENT
 from tests.integration import gate as gates
@@ -29,7 +38,7 @@ SECRETS = {
     "channel-1": os.urandom(32),
     "old": os.urandom(32),
 }
-MAC = os.urandom(32)
+MAC, PIPELINE_MAC = os.urandom(32), os.urandom(32)
 PARTITIONS = 2
 NEIGHBOUR = next(
     name
@@ -60,7 +69,7 @@ def key_added(kid: str, principal: str, role: str, alg: str = "Ed25519", until: 
 @pytest.fixture(scope="module")
 def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
     home = tmp_path_factory.mktemp("signed")
-    write_macs(home, {"executor-1": MAC.hex()})
+    write_macs(home, {"executor-1": MAC.hex(), "pipeline-1": PIPELINE_MAC.hex()})
     settings = gates.new_settings(kafka, home, PARTITIONS)
     control = [
         key_added("agent-1", AGENT, "agent"),
@@ -68,9 +77,9 @@ def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
         key_added("channel-1", "chat", "channel"),
         key_added("old", AGENT, "agent", until=1),
         key_added("executor-1", "executor", "executor", "HS256"),
+        key_added("pipeline-1", "pipeline", "pipeline", "HS256"),
     ]
-    signer = mac_signer(settings.env, "executor-1", MAC, now_us)
-    with gates.running(settings, signing="signed", control=control, signer=signer) as (loop, gate):
+    with gates.running(settings, signing="signed", control=control) as (loop, gate):
         gate.wrap = lambda value, topic: signed(
             gate, value, topic, "channel-1" if topic == "messages" else "agent-1"
         )
@@ -184,6 +193,73 @@ def test_an_agent_is_no_channel(shared: tuple[Loop, Gate]) -> None:
         assert (event.header.status, event.header.reason) == ("unreadable", "wrong_signer")
 
     loop.run(scenario())
+
+
+def _as_it_is(gate: Gate, value: bytes) -> bytes:
+    return codec.encode(_altered(gate, value))
+
+
+def _altered(gate: Gate, value: bytes) -> Dispatch:
+    """Another call, and a lease that lasts."""
+    dispatch = codec.decode_as(Dispatch, codec.decode_as(Envelope, value).payload)
+    return replace(
+        dispatch, dispatch_id=os.urandom(16), idempotency_key=new_id(), not_after=now_us() + 10_000_000
+    )
+
+
+def _by_the_secret(gate: Gate, value: bytes) -> bytes:
+    """Whoever has the pipeline's secret, but not the agent's key."""
+    forged = codec.encode(replace(_altered(gate, value), arguments=b'{"value":"theirs"}'))
+    audience = f"{gate.settings.env}/dispatches"
+    return signing.sign(forged, "pipeline-1", "HS256", PIPELINE_MAC, audience, now_us())
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [(_as_it_is, "unsigned"), (_by_the_secret, "bad_signature"), (lambda g, v: v[:-1] + bytes([v[-1] ^ 1]), "bad_signature")],
+)  # fmt: skip
+def test_a_forged_dispatch_has_no_effect(
+    shared: tuple[Loop, Gate], forge: Callable[[Gate, bytes], bytes], reason: str
+) -> None:
+    """It is set aside as a dead letter, and the tool is not called."""
+    loop, gate = shared
+
+    async def scenario() -> None:
+        assert (await gate.ask(payment())).status == "released"
+        real = await last_dispatch(gate)
+        calls = gate.adapter.called.total()
+        place = await gate.put("dispatches", forge(gate, real))
+        letter = await gate.letter(place)
+        assert letter.reason == reason
+        assert (await gate.ask(payment())).status == "released"
+        assert gate.adapter.called.total() == calls + 1
+
+    loop.run(scenario())
+
+
+def test_a_copy_of_a_dispatch_is_not_called_again(shared: tuple[Loop, Gate]) -> None:
+    loop, gate = shared
+
+    async def scenario() -> None:
+        assert (await gate.ask(payment())).status == "released"
+        calls = gate.adapter.called.total()
+        await gate.put("dispatches", await last_dispatch(gate))
+        assert (await gate.ask(payment())).status == "released"
+        assert gate.adapter.called.total() == calls + 1
+
+    loop.run(scenario())
+
+
+async def last_dispatch(gate: Gate) -> bytes:
+    """The newest record of `dispatches` in the agent's partition."""
+    place = TopicPartition(f"{gate.settings.env}.dispatches", partition_of(AGENT, PARTITIONS))
+    consumer = await kafka.connect(kafka.consumer(gate.settings, fetch_wait_ms=20))
+    try:
+        [stretch] = await stretches(consumer, [place])
+        found = [r async for batch in scan(consumer, place, stretch.begin, stretch.end) for r in batch]
+        return bytes(found[-1].value)
+    finally:
+        await consumer.stop()
 
 
 def test_intact(shared: tuple[Loop, Gate]) -> None:

@@ -16,10 +16,9 @@ from sluicegate.executors.calls import Calls
 from sluicegate.executors.claim_log import Fetched
 from sluicegate.executors.dispatcher import CLOCK_LIMIT_US, Executor
 from sluicegate.executors.lane import Lane
-from sluicegate.executors.reports import Reports, mac_signer
-from sluicegate.schemas import codec, signing
-from sluicegate.schemas.errors import Terminal, Unreadable
-from sluicegate.schemas.records import Dispatch, Envelope, Receipt
+from sluicegate.executors.reports import Reports
+from sluicegate.schemas.errors import Retryable, Terminal, Unreadable
+from sluicegate.schemas.records import Dispatch, Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 from sluicegate.streams.settings import Settings
 
@@ -698,13 +697,38 @@ def test_reports_say_what_kafka_did_not_take(monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(main())
 
 
-def test_signer_binds_the_receipt_to_its_topic() -> None:
-    signer = mac_signer("prod", "exec-1", b"k" * 32, lambda: 123)
-    envelope = codec.decode_as(Envelope, signer(b"payload"))
-    assert (envelope.kid, envelope.alg, envelope.audience) == ("exec-1", "HS256", "prod/receipts")
-    assert (envelope.payload, envelope.signed_at) == (b"payload", 123)
-    assert signing.verify(envelope, "HS256", b"k" * 32)
-    assert not signing.verify(envelope, "HS256", b"x" * 32)
+def test_copy_of_a_dispatch() -> None:
+    """Somebody who may write the topic puts a committed dispatch there again: it is not called again."""
+    b = bench()
+
+    async def scenario() -> None:
+        one = dispatch(1)
+        b.log.put(one)
+        await until(lambda: len(b.receipts) == 1)
+        b.log.put(one, dispatch(2))
+        await until(lambda: len(b.receipts) == 2)
+
+    b.run(scenario)
+    assert sorted(b.called.values()) == [1, 1]
+    assert b.calls.counters.duplicates == 1
+
+
+def test_what_cannot_be_judged_now_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call, no dead letter: the ledger's tick offers it again."""
+
+    class Behind:
+        async def open(self, partition: int, value: bytes) -> Dispatch:
+            raise Retryable("control is behind")
+
+    b = bench()
+    b.lanes[0]._verifier = Behind()
+
+    async def scenario() -> None:
+        b.log.put(dispatch(1), dispatch(2, tool_class="read_only"))
+        await until(lambda: b.calls.counters.unverified == 2)
+
+    b.run(scenario)
+    assert (b.called, b.receipts, b.unreadable) == ({}, [], [])
 
 
 # -- health -------------------------------------------------------------------------------------------------------------
