@@ -18,7 +18,7 @@ from sluicegate.processors import reading
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
-from sluicegate.processors.outcomes import Outcome, from_header, header_hash, seal
+from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, seal
 from sluicegate.processors.pipeline import decide
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, apply
 from sluicegate.schemas import codec
@@ -152,8 +152,8 @@ class Rederive:
         state, first = self.state, group[0]
         if first.header.seq == 0:
             state.log_id = first.header.log_id
-        for event in group:
-            apply(state, from_header(event.header, event.facts))
+        for event, outcome in zip(group, self._folded(group), strict=True):
+            apply(state, outcome)
             state.prev_hash = header_hash(event.header_bytes)
         h = first.header
         if h.input_topic != TICK and first.sealed is not None:
@@ -161,6 +161,10 @@ class Rederive:
             self._kept[h.input_topic, h.input_offset] = _Kept(h.subject, h.event_id, first.sealed, partial)
             if len(self._kept) > 2 * len(state.intents) + _KEEP_SLACK:
                 self._forget()
+
+    def _folded(self, group: list[Event]) -> list[Outcome]:
+        """What is folded of an input: its recorded outcomes."""
+        return [from_header(event.header, event.facts) for event in group]
 
     def _forget(self) -> None:
         """Keep the inputs that open or remembered intents refer to: as much as the ledger itself may ask for."""
@@ -177,7 +181,7 @@ class Rederive:
             raise Terminal(f"seq {first.seq} names control event {first.control_head}, which is not there, run `sluicegate ledger verify`")  # fmt: skip
         try:
             difference = self._decide(group, self._source(group[0]))
-        except _ErasedError:
+        except ErasedError:
             tally.erased += 1
             return
         except SluicegateError as error:  # a ciphertext that does not belong to its key
@@ -194,13 +198,9 @@ class Rederive:
     def _decide(self, group: list[Event], source: Input | Tick) -> Difference | None:
         """Decide as the loop did: once, and again with the bytes that were asked for."""
         first = group[0].header
-        source.library = self._library
         control = self._controls[first.control_head]
-        decision = decide(self.state, control, source, first.decided_at)
-        asked = bool(decision.needs)
-        while decision.needs:
-            source.contents.update({place: self._load(place) for place in decision.needs})
-            decision = decide(self.state, control, source, first.decided_at)
+        decision = self._decision(source, control, first.decided_at)
+        asked = bool(source.contents)
         difference = self._difference(group, decision.outcomes)
         if difference is None or not asked:
             return difference
@@ -212,13 +212,22 @@ class Rederive:
             return None
         return difference
 
+    def _decision(self, source: Input | Tick, control: Control, at: int) -> Decision:
+        """Decide, and again with the bytes that were asked for. Raises `ErasedError`."""
+        source.library = self._library
+        decision = decide(self.state, control, source, at)
+        while decision.needs:
+            source.contents.update({place: self._load(place) for place in decision.needs})
+            decision = decide(self.state, control, source, at)
+        return decision
+
     def _source(self, event: Event) -> Input | Tick:
         h, facts = event.header, event.facts
         if h.input_topic == TICK:
             return Tick(h.input_partition, h.decided_at)
         value = None if event.sealed is None else self._open(h.subject, h.event_id, event.sealed)
         if value is None:
-            raise _ErasedError
+            raise ErasedError
         if isinstance(facts, r.IntakeFacts) and facts.length > len(value) == MAX_INTENT_BYTES:
             value = value.ljust(
                 facts.length, b"\0"
@@ -233,7 +242,7 @@ class Rederive:
             return None
         value = self._open(kept.subject, kept.event_id, kept.sealed)
         if value is None:
-            raise _ErasedError
+            raise ErasedError
         return value
 
     def _difference(self, group: list[Event], made: list[Outcome]) -> Difference | None:
@@ -294,7 +303,7 @@ class Rederive:
         return _at(event, "content", event.header.content_commitment, mine.content_commitment)
 
 
-class _ErasedError(Exception):
+class ErasedError(Exception):
     """Bytes that a decision asks for were erased."""
 
 

@@ -1,8 +1,8 @@
-"""`sluicegate replay --mode check`: decide the ledger again and compare every byte.
+"""`sluicegate replay`: decide the ledger again. `check` compares every byte, `diff` with another release's decisions.
 
-    1. cut       fetch the committed ends, then control with every head's compiled release
+    1. cut       fetch the committed ends, then control with every head's compiled release (diff: with the candidate)
     2. fold      each partition from genesis; nothing else can give the state an input was decided under
-    3. compare   the inputs that the window selects, by topic offsets or time (`processors/rederive.py`)
+    3. compare   the inputs that the window selects, by topic offsets or time (`processors/rederive.py`, `diff.py`)
 
 Never executes, never publishes, never seals: there is no producer, no executor and no way to make a key in here; the
 key store is asked to open only. Next: `processors/rederive.py`, `verify.py` (is the ledger itself sound?).
@@ -11,11 +11,15 @@ key store is asked to open only. Next: `processors/rederive.py`, `verify.py` (is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sluicegate.processors.control import Control
+from sluicegate.processors.diff import MAX_EXAMPLES, Diff, DiffTally, Group, under
 from sluicegate.processors.rederive import Event, Opener, Rederive, Tally
+from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
@@ -107,6 +111,71 @@ class Replayed:
         return {"ok": self.ok, "verdict": self.verdict, **asdict(self)}
 
 
+@dataclass(slots=True)
+class Diffed:
+    """What a candidate release would have decided otherwise."""
+
+    release: str
+    engine: str = ENGINE
+    partitions: dict[int, DiffTally] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def total(self, name: str) -> int:
+        """A count over all partitions."""
+        return sum(getattr(t, name) for t in self.partitions.values())
+
+    def counts(self, name: str) -> Counter[str]:
+        """A counter over all partitions."""
+        return sum((getattr(t, name) for t in self.partitions.values()), Counter())
+
+    def groups(self) -> list[Group]:
+        """Kinds of change over all partitions, the most frequent first."""
+        found: dict[tuple[object, ...], Group] = {}
+        for tally in self.partitions.values():
+            for key, group in tally.groups.items():
+                whole = found.setdefault(key, Group(group.tool, group.agent_id, group.was, group.now))
+                whole.count += group.count
+                whole.speculative += group.speculative
+                whole.examples = (whole.examples + group.examples)[:MAX_EXAMPLES]
+        return sorted(
+            found.values(), key=lambda g: (g.speculative == g.count, -g.count, g.tool, g.agent_id, str(g.now))
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        changed, later = self.total("changed"), self.total("speculative")
+        parts = [f"{changed:,} of {self.total('compared'):,} inputs decided otherwise"]
+        if changed:
+            parts[0] += f", in {self.total('sessions_changed'):,} of {self.total('sessions'):,} sessions"
+        if later:
+            parts.append(f"{later:,} more after those (speculative)")
+        if erased := self.total("erased"):
+            parts.append(f"{erased:,} ERASED: their content is gone")
+        return "; ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `-o json`."""
+        names = (
+            "compared",
+            "changed",
+            "speculative",
+            "policies_only",
+            "erased",
+            "skipped",
+            "sessions",
+            "sessions_changed",
+        )
+        return {
+            "verdict": self.verdict, "release": self.release, "engine": self.engine, "seconds": self.seconds,
+            **{name: self.total(name) for name in names},
+            "by_tool": dict(sorted(self.counts("by_tool").items())),
+            "observed": dict(sorted(self.counts("observed").items())),
+            "groups": [asdict(g) for g in self.groups()],
+            "changes": [asdict(c) for t in self.partitions.values() for c in t.changes],
+        }  # fmt: skip
+
+
 async def check(
     settings: Settings,
     window: Window,
@@ -115,19 +184,63 @@ async def check(
     on_start: Callable[[int], Advance] | None = None,
 ) -> Replayed:
     """Decide again and compare. `on_start(total offsets)` returns what progress is told."""
-    # INVARIANT: nothing here can publish or execute (tests/unit/test_rederive.py looks at the imports and names).
+    result = Replayed()
     started = time.monotonic()
+
+    def make(partition: int, history: list[Control]) -> Rederive:
+        return Rederive(partition, history, opener, None if window.everything else window.holds)
+
+    async for partition, again in _each(settings, window, make, on_start, with_release=True):
+        result.partitions[partition] = again.tally
+    result.seconds = time.monotonic() - started
+    return result
+
+
+async def diff(
+    settings: Settings,
+    window: Window,
+    opener: Opener,
+    candidate: CompiledRelease,
+    *,
+    on_start: Callable[[int], Advance] | None = None,
+) -> Diffed:
+    """Decide again under another release, and compare decisions."""
+    result = Diffed(candidate.digest)
+    started = time.monotonic()
+    made: dict[int, Diff] = {}
+
+    def make(partition: int, history: list[Control]) -> Rederive:
+        made[partition] = Diff(
+            partition, under(history, candidate), opener, None if window.everything else window.holds
+        )
+        return made[partition]
+
+    async for partition, _ in _each(settings, window, make, on_start, with_release=False):
+        result.partitions[partition] = made[partition].diff
+    result.seconds = time.monotonic() - started
+    return result
+
+
+async def _each(
+    settings: Settings,
+    window: Window,
+    make: Callable[[int, list[Control]], Rederive],
+    on_start: Callable[[int], Advance] | None,
+    *,
+    with_release: bool,
+) -> AsyncIterator[tuple[int, Rederive]]:
+    """Every partition of the window, read to its end."""
+    # INVARIANT: nothing here can publish or execute (tests/unit/test_rederive.py looks at the imports and names).
     if window.topic not in TOPICS:
         raise Terminal(f"topic `{window.topic}` cannot be replayed, use one of {', '.join(TOPICS)}")
     count = await topics.partitions_of(settings)
     if bad := [p for p in window.partitions if not 0 <= p < count]:
         raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
-    result = Replayed()
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         wanted = sorted(window.partitions) or list(range(count))
         ledgers = await stretches(consumer, places(settings.env, "outcomes", wanted))  # 1
-        control = await control_log.read(settings, keep_history=True, with_release=True)
+        control = await control_log.read(settings, keep_history=True, with_release=with_release)
         assert control.history is not None
         advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else _silent
         for stretch in ledgers:
@@ -135,26 +248,24 @@ async def check(
                 raise Terminal(
                     f"`{stretch.place.topic}`/{stretch.place.partition} begins at {stretch.begin}, its genesis is gone from kafka, restore it from the archive"
                 )
-            again = Rederive(
-                stretch.place.partition, control.history, opener, None if window.everything else window.holds
-            )
-            result.partitions[stretch.place.partition] = await _one(consumer, stretch, again, window, advance)
+            again = make(stretch.place.partition, control.history)
+            await _one(consumer, stretch, again, window, advance)
+            yield stretch.place.partition, again
     finally:
         await consumer.stop()
-    result.seconds = time.monotonic() - started
-    return result
 
 
 def _silent(_: int) -> None:
     pass
 
 
-async def _one(consumer: Any, stretch: Stretch, again: Rederive, window: Window, advance: Advance) -> Tally:
+async def _one(consumer: Any, stretch: Stretch, again: Rederive, window: Window, advance: Advance) -> None:
     """Fold and compare one partition, up to the window's end."""
     async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
         for record in batch:
             event = again.add(record.offset, record.value)
             if window.past(event):
-                return again.finish()
+                again.finish()
+                return
         advance(len(batch))
-    return again.finish()
+    again.finish()

@@ -1,4 +1,4 @@
-"""`sluicegate replay`: decide the ledger again, compare, execute nothing."""
+"""`sluicegate replay`: decide the ledger again, compare, execute nothing. `--mode diff` is in `backtest.py`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import datetime
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.attach import attach
+from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.replay import Advance, Replayed, Window, check
@@ -25,6 +27,7 @@ class Mode(StrEnum):
     """What to do with what is read again."""
 
     CHECK = "check"
+    DIFF = "diff"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +36,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def replay(
         mode: Annotated[
-            Mode, typer.Option("--mode", help="check: decide again and compare every byte")
+            Mode, typer.Option("--mode", help="check: compare every byte; diff: with another release")
         ] = Mode.CHECK,
         topic: Annotated[
             str,
@@ -48,15 +51,33 @@ def register(app: typer.Typer) -> None:
         to: Annotated[
             list[str] | None, typer.Option("--to", help="PARTITION:OFFSET or ISO 8601, inclusive")
         ] = None,
+        release: Annotated[
+            Path | None, typer.Option("--release", help="diff: the candidate, a release folder")
+        ] = None,
+        max_changes: Annotated[
+            str, typer.Option("--max-changes", help="diff: exit code 0 up to so many, or so many percent")
+        ] = "0",
+        expect_changes: Annotated[
+            bool, typer.Option("--expect-changes", help="diff: exit code 0 whatever changes")
+        ] = False,
+        junit_file: Annotated[Path | None, typer.Option("--junit", help="diff: write JUnit XML here")] = None,
         output: OutputOption = Format.TABLE,
     ) -> None:
         """Decide every input again from the ledger alone, e.g. `sluicegate replay --topic intents --from-offset 2:100`.
 
         Nothing is executed or published: replay has no executor and no producer. State is folded from the genesis,
-        and the window says which inputs are compared. Exit code 1: something came out different.
+        and the window says which inputs are compared. Exit code 1: something came out different. What another release
+        would have decided: `sluicegate replay --mode diff --release ./candidate --from-time 2026-05-01`.
         """
-        settings = attach(Settings.from_env())
         window = window_of(topic, from_offset or [], from_time, to or [])
+        if (mode is Mode.DIFF) is not (release is not None):
+            raise Terminal("`--mode diff` and `--release FOLDER` go together, give both or neither")
+        if release is not None:
+            backtest.run(
+                release, window, output, junit_file, max_changes="100%" if expect_changes else max_changes
+            )
+            return
+        settings = attach(Settings.from_env())
         result = _replay(settings, window)
         if output in (Format.JSON, Format.JSONL):
             print(json.dumps(result.as_json(), indent=2 if output is Format.JSON else None))

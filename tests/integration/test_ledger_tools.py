@@ -25,7 +25,7 @@ from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify import Report, verify
 from typer.testing import CliRunner
 
-from tests.driver import AGENT, Driver, Record, read, release_files
+from tests.driver import AGENT, Driver, Record, read, release, release_files
 
 T = TypeVar("T")
 CATCH_UP_S = 60.0
@@ -101,6 +101,12 @@ def test_a_sound_ledger_and_its_commands(
     assert checked.total("same") == checked.total("inputs") - 1
     some = run(lambda: replay.check(settings, Window("intents", {0: 3}, {0: 5}), driver.keys.open))
     assert some.total("same") == 3
+    # Without the tests' own tools, everything that was permitted there would be refused.
+    without = run(lambda: replay.diff(settings, Window(), driver.keys.open, release(extended=False)))
+    assert without.total("compared") == checked.total("same")
+    assert without.total("changed") > 0 and {g.now.reason for g in without.groups()} >= {"unknown_tool"}
+    alike = run(lambda: replay.diff(settings, Window(), driver.keys.open, release(edition="9")))
+    assert (alike.total("compared"), alike.total("changed")) == (checked.total("same"), 0)
     _check_commands(settings, monkeypatch)
 
 

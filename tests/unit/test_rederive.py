@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors import rederive, snapshot
+from sluicegate.processors import diff, rederive, snapshot
 from sluicegate.processors.inputs import Input
 from sluicegate.processors.library import Library
 from sluicegate.processors.pipeline import machinery_failed
@@ -198,7 +198,7 @@ def test_replay_holds_nothing_that_could_execute() -> None:
         "seal_content",
         "AIOKafkaProducer",
     }
-    for module in (replay, scan, rederive):
+    for module in (replay, scan, rederive, diff):
         tree = ast.parse(inspect.getsource(module))
         names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
         names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
