@@ -12,7 +12,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -73,11 +73,11 @@ def broker(home: Path) -> Iterator[Settings]:
         yield replace(settings, kafka=running.bootstrap)
 
 
-def environment(settings: Settings, env: str) -> Settings:
+def environment(settings: Settings, env: str, signing: str = "") -> Settings:
     """Topics, genesis, the example release and its agents under another prefix."""
     mine = replace(settings, env=env, home=settings.home / env)
     mine.home.mkdir(parents=True, exist_ok=True)
-    asyncio.run(stack.prepare(mine))
+    asyncio.run(stack.prepare(mine, signing))
     asyncio.run(demo.deploy(mine, RELEASE.parent))
     return mine
 
@@ -98,13 +98,18 @@ def tool_calls(limit: int) -> list[tuple[str, dict[str, object], str]]:
     return [found[i % len(found)] for i in range(limit)]
 
 
-async def publish(settings: Settings, topic: str, records: list[Intent | Message]) -> None:
-    """Publish as fast as the broker takes it."""
+async def publish(
+    settings: Settings,
+    topic: str,
+    records: list[Intent | Message],
+    encode: Callable[[Intent | Message], bytes] = codec.encode,
+) -> None:
+    """Publish as fast as the broker takes it. `encode`: what signs, in a signed environment."""
     producer = await kafka.connect(kafka.producer(settings, linger_ms=5))
     last = None
     for record in records:
         last = await producer.send(
-            full_name(settings.env, topic), codec.encode(record), key=record.agent_id.encode()
+            full_name(settings.env, topic), encode(record), key=record.agent_id.encode()
         )
     await producer.flush()
     if last is not None:

@@ -1,6 +1,6 @@
 """The full ledger against a Faust agent that only passes events through: same broker, same machine, turn by turn.
 
-Ledger: one worker process, unsigned; each intent is routed, conformed, authorized by Cedar, validated and planned,
+Ledger: one worker process, unsigned, and once more with every intent signed by its agent; each intent is routed, conformed, authorized by Cedar, validated and planned,
 with its four outcomes sealed, chained and committed in a transaction. Faust: one process, one event in, one out.
 The intents are preloaded; the clock runs from the first to the last one processed.
 """
@@ -17,10 +17,11 @@ from pathlib import Path
 
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic
+from sluicegate.schemas import codec
 from sluicegate.streams import kafka
 from sluicegate.streams.settings import Settings
 
-from bench import common
+from bench import common, signed
 from bench.common import Result, Worker
 
 COUNT = int(os.environ.get("BENCH_COUNT", "30000"))
@@ -28,15 +29,16 @@ RUNS = int(os.environ.get("BENCH_RUNS", "3"))
 SESSIONS_PER_AGENT = 20
 
 
-def run_ledger(base: Settings, name: str) -> float:
+def run_ledger(base: Settings, name: str, signing: str = "dev") -> float:
     """Intents a second."""
-    settings = common.environment(base, name)
+    settings = common.environment(base, name, signing)
+    encode = signed.register(settings).sign if signing == "signed" else codec.encode
     sessions = common.sessions_by_role(SESSIONS_PER_AGENT, name)
     opened = common.opens([s for group in sessions.values() for s in group])
-    asyncio.run(common.publish(settings, "messages", opened))
+    asyncio.run(common.publish(settings, "messages", opened, encode))
     with Worker(settings) as worker:
         worker.wait("sluicegate_ledger_inputs_total", len(opened))
-    asyncio.run(common.publish(settings, "intents", common.intents(COUNT, sessions, name)))
+    asyncio.run(common.publish(settings, "intents", common.intents(COUNT, sessions, name), encode))
     with Worker(settings) as worker:
         worker.wait("sluicegate_ledger_inputs_total", 1)
         started, first = time.perf_counter(), worker.metric("sluicegate_ledger_inputs_total")
@@ -51,8 +53,6 @@ async def _faust_topics(settings: Settings, name: str) -> None:
 
 
 async def _load_source(settings: Settings, name: str) -> None:
-    from sluicegate.schemas import codec
-
     producer = await kafka.connect(kafka.producer(settings, linger_ms=5))
     sessions = common.sessions_by_role(SESSIONS_PER_AGENT, name)
     for record in common.intents(COUNT, sessions, name):
@@ -110,21 +110,28 @@ def main() -> None:
     """Run and write the results."""
     ledger: list[float] = []
     faust: list[float] = []
+    with_signatures: list[float] = []
     with tempfile.TemporaryDirectory() as folder, common.broker(Path(folder)) as settings:
         for run in range(RUNS):
             ledger.append(run_ledger(settings, f"l{run}"))
             faust.append(run_faust(settings, f"f{run}"))
-            print(f"run {run}: ledger {ledger[-1]:,.0f}/s, faust {faust[-1]:,.0f}/s", flush=True)
+            with_signatures.append(run_ledger(settings, f"s{run}", "signed"))
+            rates = (
+                f"ledger {ledger[-1]:,.0f}/s, faust {faust[-1]:,.0f}/s, signed {with_signatures[-1]:,.0f}/s"
+            )
+            print(f"run {run}: {rates}", flush=True)
     conditions = (
         f"{COUNT:,} recorded calls preloaded, 4 partitions, one process each, unsigned, medians of {RUNS} "
         f"interleaved runs, {common.machine()}"
     )
-    a, b = common.median(ledger), common.median(faust)
+    a, b, c = common.median(ledger), common.median(faust), common.median(with_signatures)
+    verified = conditions.replace("unsigned", "Ed25519 checked, dispatches signed (HS256)")
     common.write(
         "ledger",
         [
             Result("ledger.intents_per_s", a, "intents/s", conditions),
             Result("ledger.vs_faust", a, "intents/s", conditions, "faust pass-through events/s", a / b),
+            Result("ledger.signed_intents_per_s", c, "intents/s", verified, "unsigned intents/s", c / a),
         ],
     )
 

@@ -46,8 +46,12 @@ class Problem:
     dead: bool = True
 
 
-def take(control: Control, topic: str, value: bytes, now: int) -> Taken | Problem:
-    """Read and authenticate one input. Never raises."""
+def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken | Problem:
+    """Read and authenticate one input. Never raises.
+
+    `now` None: as of when the record says it was issued. For a record that was taken once already: a key that ended
+    since was valid for it; a revoked one is valid for nothing.
+    """
     if len(value) > MAX_INTENT_BYTES:
         return Problem("too_large", f"the record has {len(value)} bytes, the limit is {MAX_INTENT_BYTES}")
     try:
@@ -67,6 +71,8 @@ def take(control: Control, topic: str, value: bytes, now: int) -> Taken | Proble
         if signed:
             return Problem("unsigned", "this environment takes signed records only", dead=False)
         return Taken(record, payload, False)
+    if now is None:
+        now = record.started_at if isinstance(record, Receipt) else record.issued_at
     problem = _check(control, topic, envelope, record, roles, now)
     if problem is None:
         return Taken(record, payload, True, value if signed else b"")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.control import Control
 from sluicegate.processors.holds import MAX_HOLD_US
-from sluicegate.processors.intake import Problem, Taken, check_envelope, take
+from sluicegate.processors.intake import Problem, check_envelope, take
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.schemas import codec
@@ -57,17 +57,16 @@ def agents_word(control: Control, dispatch: Dispatch, now: int) -> Problem | Non
         return Problem(reason, f"agent `{dispatch.agent_id[:80]}` may not act now")
     if dispatch.transformed:  # the original stays with the pipeline: its word, and its signature, must do
         return None
-    try:
-        envelope = codec.decode_as(Envelope, dispatch.proof)
-        intent = codec.decode_as(Intent, envelope.payload)
-    except Unreadable as error:
-        return Problem("bad_signature", f"the dispatch carries no signed intent: {error}")
+    if not dispatch.proof:
+        return Problem("unsigned", "the dispatch carries no signed intent")
+    taken = take(control, "intents", dispatch.proof, None)
+    if isinstance(taken, Problem):
+        return taken
+    intent = taken.record
+    if not isinstance(intent, Intent):
+        return Problem("bad_signature", "the dispatch carries no signed intent")
     if abs(now - intent.issued_at) > MAX_PROOF_AGE_US:
         return Problem("too_old", "the signed intent in the dispatch is older than any that may still run")
-    # As of when it was issued: a key that ended since was valid for it, a revoked one is valid for nothing.
-    taken = take(control, "intents", dispatch.proof, intent.issued_at)
-    if not isinstance(taken, Taken):
-        return taken
     asked = (intent.intent_id, intent.agent_id, intent.session_id, intent.tool, "tool_call")
     told = (dispatch.intent_id, dispatch.agent_id, dispatch.session_id, dispatch.tool, intent.kind)
     parsed = parse(intent.arguments)

@@ -30,7 +30,7 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
     value = value or work.source.contents[place]
     if value is None:
         return "no_executor"
-    taken = take(work.control, entry.topic, value, entry.issued_at)
+    taken = take(work.control, entry.topic, value, None)
     if isinstance(taken, Problem):
         return taken.reason  # its key was revoked since: nothing it signed begins any more
     if not isinstance(taken.record, Intent):

@@ -14,7 +14,7 @@ from sluicegate.processors.control import Control
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import control_log, key_files, operations, shadow, stack
+from sluicegate.streams import control_log, demo, key_files, operations, shadow, stack
 from sluicegate.streams.cli import app
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
@@ -24,6 +24,7 @@ from tests.integration.test_ledger_tools import publish
 
 Command = Callable[..., str]
 CATCH_UP_S = 60.0
+BANKER = "banking-agent-command-r"
 
 
 @pytest.fixture
@@ -178,3 +179,50 @@ def test_shadow_agents_are_counted_once_from_both_sources(
     rest.control_records, rest.inputs, rest.dead_letters = [], {}, []
     asyncio.run(publish(settings, rest))
     assert seen(settings, driver) == ([("ghost-1", 3), ("ghost-2", 1)], "clickhouse, kafka")
+
+
+# -- a signed environment by commands alone ------------------------------------------------------------------------
+
+
+def test_a_signed_environment_by_commands_alone(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Topics, keys, release, roles, and a call that is signed, checked, executed and checked again."""
+    base = Settings(env=f"t-{uuid.uuid4().hex[:8]}", home=tmp_path, kafka=kafka, partitions=2)
+    folder = demo.examples()
+    tools = demo.ToolServer(folder)
+    running = stack.Stack(base, extra_env=tools.env())
+    for name, value in {**stack.environment_of(base), "SLUICEGATE_PARTITIONS": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, list(arguments))
+        if isinstance(done.exception, Exception):
+            raise done.exception
+        assert done.exit_code == code, done.output
+        return done.stdout
+
+    try:
+        tools.wait_ready()
+        run("topics", "create", "--signing", "signed")
+        with pytest.raises(Terminal, match="for ever"):
+            run("topics", "create", "--signing", "dev")
+        run("agents", "register", "--file", str(folder / "release" / "agents.yaml"))
+        run("keys", "new", BANKER, "--role", "agent", "--kid", "b-1")
+        run("deploy", str(folder / "release"))
+        for role in ("ledger", "executor"):
+            running.start_role(role)
+        running.wait_ready()
+        demo.wait_for_head(running, control_of(base).head)
+        key = str(tmp_path / "keys" / "b-1.jwk")
+        answer = run("call", "banking.get_balance", "--agent", BANKER, "--key", key)
+        assert json.loads(answer) is not None
+        assert "unavailable" in run(
+            "call", "banking.get_balance", "--agent", BANKER, "--timeout-s", "2", code=1
+        ), "an unsigned record gets no reply, because nobody is known to have asked"
+        run("keys", "revoke", "b-1")
+        demo.wait_for_head(running, control_of(base).head)
+        assert "unavailable" in run("call", "banking.get_balance", "--agent", BANKER, "--key", key, "--timeout-s", "2", code=1)  # fmt: skip
+    finally:
+        running.stop()
+        tools.stop()

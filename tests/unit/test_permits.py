@@ -74,7 +74,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "an agent's key": (lambda d, x: d.sign(x, "dispatches", f"agent:{AGENT}"), "wrong_signer"),
     "for another topic": (lambda d, x: signing.sign(codec.encode(x), PIPELINE, "HS256", secret_of(PIPELINE), "test/receipts", d.now), "bad_signature"),
     # From here on the pipeline's secret is known to the forger.
-    "no agent's word": (lambda d, x: d.sign(replace(x, proof=b""), "dispatches"), "bad_signature"),
+    "no agent's word": (lambda d, x: d.sign(replace(x, proof=b""), "dispatches"), "unsigned"),
     "other arguments": (lambda d, x: d.sign(replace(x, arguments=b'{"value":"theirs"}'), "dispatches"), "bad_signature"),
     "another tool": (lambda d, x: d.sign(replace(x, tool="desk.set"), "dispatches"), "bad_signature"),
     "another session": (lambda d, x: d.sign(replace(x, session_id="s-2"), "dispatches"), "bad_signature"),
@@ -82,7 +82,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "another intent's word": (lambda d, x: d.sign(replace(x, proof=other_intent(d, x)), "dispatches"), "bad_signature"),
     "another agent": (lambda d, x: d.sign(replace(x, agent_id=OTHER_AGENT), "dispatches"), "bad_signature"),
     "an unknown agent": (lambda d, x: d.sign(replace(x, agent_id="ghost"), "dispatches"), "unknown_agent"),
-    "the word unsigned": (lambda d, x: d.sign(replace(x, proof=codec.encode(d.intent("desk.pay", {"value": "mine"}, intent_id=x.intent_id))), "dispatches"), "bad_signature"),
+    "the word unsigned": (lambda d, x: d.sign(replace(x, proof=codec.encode(d.intent("desk.pay", {"value": "mine"}, intent_id=x.intent_id))), "dispatches"), "unsigned"),
     "signed by a channel": (lambda d, x: d.sign(replace(x, proof=d.sign(d.intent("desk.pay", {"value": "mine"}, intent_id=x.intent_id), "intents", "channel:front")), "dispatches"), "wrong_signer"),
 }  # fmt: skip
 
