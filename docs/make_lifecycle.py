@@ -12,7 +12,7 @@ MEANINGS = {
     "permitted": "Cedar permitted it, or a person approved it and Cedar permits it still",
     "validated": "bound to its action digest",
     "held": "waits for a person; expires after 24 h",
-    "waiting": "waits for a grant of another partition (not emitted yet)",
+    "waiting": "waits for guardrail plug-ins; their answer, failure or silence decides",
     "dispatched": "offered to executors, or permitted to run in process; a lease of 5 s",
     "claimed": "one executor has it: from here the call may have happened",
     "in_doubt": "claimed, no receipt, may not be repeated: a person or a late receipt says what happened",

@@ -10,6 +10,11 @@
         verdict: refuse                # refuse | hold | redact on a call, withhold | redact on a result
         mode: enforce                  # or observe: recorded, not applied
         say: do not send card numbers by mail
+      - id: ask-the-sanctions-list
+        on: call
+        plugin: sanctions              # an entry point of the group `sluicegate.guardrails`, run by an executor
+        timeout_ms: 500
+        on_failure: refuse             # or pass: when it hangs, crashes or is not there
 
 Everything is compiled once a release. What cannot work (an expression that does not parse, a name nobody knows, a pattern
 that is no regular expression) is refused here, with the rule's id. Never evaluates a rule. Next: `guardrails.py`.
@@ -34,6 +39,10 @@ MAX_RULES = 200
 """Guardrails in one release. One costs 1 to 20 us a call it is about, and a call is rarely about more than ten."""
 MAX_EXPRESSION_CHARS = 2_000
 MAX_SAY_CHARS = 300
+
+DEFAULT_PLUGIN_MS, MAX_PLUGIN_MS = 2_000, 30_000
+MAX_PLUGINS = 8
+"""Plug-ins asked about one call, one after the other."""
 
 CALL_VERDICTS, RESULT_VERDICTS = ("refuse", "hold", "redact"), ("withhold", "redact")
 
@@ -65,6 +74,9 @@ class Guardrail(BaseModel):
     verdict: Literal["", "refuse", "hold", "redact", "withhold"] = ""
     mode: Literal["enforce", "observe"] = "enforce"
     say: str = Field("", max_length=MAX_SAY_CHARS)
+    plugin: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
+    timeout_ms: int = Field(DEFAULT_PLUGIN_MS, gt=0, le=MAX_PLUGIN_MS)
+    on_failure: Literal["refuse", "pass"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,7 @@ class Rule:
         kinds: detectors, all of which are asked; empty when there are none.
         fields: steps of the paths that the detectors look at.
         recipes: what `redact` takes out.
+        plugin: the plug-in to ask, or empty; `fails_open`: whether its failure lets the call pass.
     """
 
     rule_id: str
@@ -86,6 +99,9 @@ class Rule:
     kinds: tuple[str, ...]
     fields: tuple[tuple[str, ...], ...]
     recipes: tuple[str, ...]
+    plugin: str = ""
+    timeout_ms: int = 0
+    fails_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,9 @@ def compile_guardrails(
         on_call = guardrail.on == "call"
         for tool, rule in _compile(guardrail, inputs if on_call else outputs):
             (calls if on_call else results).setdefault(tool, []).append(rule)
+    for tool, rules in calls.items():
+        if sum(bool(rule.plugin) for rule in rules) > MAX_PLUGINS:
+            raise Terminal(f"tool `{tool}` has more than {MAX_PLUGINS} guardrails with plug-ins")
     return Guardrails({t: tuple(r) for t, r in calls.items()}, {t: tuple(r) for t, r in results.items()})
 
 
@@ -127,7 +146,9 @@ def _compile(guardrail: Guardrail, schemas: dict[str, dict[str, Json]]) -> Itera
     verdict = guardrail.verdict or allowed[0]
     if verdict not in allowed:
         raise Terminal(f"{where} says `{verdict}` on a {guardrail.on}, choose one of {', '.join(allowed)}")
-    if not guardrail.when and not guardrail.detect:
+    if guardrail.plugin and (guardrail.on != "call" or verdict != "refuse" or guardrail.detect):
+        raise Terminal(f"{where} asks a plug-in, which can only refuse a call: it takes `when`, no `detect`")
+    if not guardrail.when and not guardrail.detect and not guardrail.plugin:
         raise Terminal(f"{where} looks for nothing, give it `when` or `detect`")
     for kind in guardrail.detect:
         if kind not in DETECTORS:
@@ -155,16 +176,10 @@ def _compile(guardrail: Guardrail, schemas: dict[str, dict[str, Json]]) -> Itera
         yield (
             tool,
             Rule(
-                guardrail.id,
-                verdict,
-                guardrail.mode == "observe",
-                guardrail.say,
-                program,
-                kinds,
-                steps,
-                recipes,
+                guardrail.id, verdict, guardrail.mode == "observe", guardrail.say, program, kinds, steps, recipes,
+                guardrail.plugin, guardrail.timeout_ms, guardrail.on_failure == "pass",
             ),
-        )
+        )  # fmt: skip
     if len(missing) >= len(tools) * max(1, len(guardrail.fields)):
         raise missing[0]
 

@@ -41,7 +41,8 @@ class RuleError(Exception):
 
 
 def guard_call(work: Work) -> Refusal | None:
-    """Ask the tool's rules of a permitted call. Sets `work.hold`, `work.observed` and `work.redacted`."""
+    """Ask the tool's rules of a permitted call. Sets `work.hold`, `work.observed`, `work.redacted` and,
+    where plug-ins have to be asked, `work.asks`."""
     tool, conformed, release = work.tool, work.conformed, work.release
     assert tool and conformed and release
     rules = release.guardrails.calls.get(tool.name, ())
@@ -52,6 +53,7 @@ def guard_call(work: Work) -> Refusal | None:
         return Refusal(
             "guardrail_error", f"arguments have {size} bytes, guardrails look at most at {MAX_GUARDED_BYTES}"
         )
+    work.asks = []
     asked = _Asked("args", conformed.args, _names(work))
     for rule in rules:
         refusal = _apply(work, rule, asked)
@@ -70,7 +72,9 @@ def _apply(work: Work, rule: Rule, asked: _Asked) -> Refusal | None:
         hit = True
     if not hit:
         return None
-    if rule.observe:
+    if rule.plugin:
+        work.asks.append(rule)
+    elif rule.observe:
         work.observed.append(rule.rule_id)
     elif rule.verdict == "refuse":
         return Refusal("guardrail", _told(rule), (rule.rule_id,))

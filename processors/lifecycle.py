@@ -39,7 +39,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "permitted": ("validated", "held", "refused"),
     "validated": ("dispatched", "waiting", "refused"),
     "held": ("permitted", "refused", "expired", "voided"),
-    "waiting": ("dispatched", "refused", "expired", "voided"),
+    "waiting": ("validated", "dispatched", "refused", "expired", "voided"),
     # `dispatched` again: the offer's lease ran out unclaimed, and it is offered anew.
     # The ends without a claim: a read-only call, which may repeat, needs none.
     "dispatched": ("claimed", "dispatched", "expired", "voided", *_ENDS),

@@ -19,7 +19,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
 from sluicegate.processors.outcomes import PASSED, Decision
-from sluicegate.processors.plan import plan
+from sluicegate.processors.plugins import offer
 from sluicegate.processors.receipts import decide_receipt
 from sluicegate.processors.recipes import redact
 from sluicegate.processors.registry import inactive
@@ -216,7 +216,7 @@ def run_stages(work: Work) -> None:
         elif passed:
             more = (len(work.observed), len(work.redacted)) != said
             emit(work, name, passed, stage_facts(work) if more else PASSED)
-    plan(work)
+    offer(work)
 
 
 def _intent_facts(work: Work, remembered: bool) -> IntentFacts:

@@ -13,6 +13,7 @@ import hashlib
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.history import measure
+from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts
@@ -34,7 +35,7 @@ def idempotency_key(tenant: str, agent_id: str, intent_id: str, digest: bytes) -
 
 def plan(work: Work, attempt: int = 1) -> None:
     """Emit the dispatch. The last stage never refuses."""
-    tool, intent, conformed, o = work.tool, work.intent, work.conformed, work.origin
+    tool, intent, conformed = work.tool, work.intent, work.conformed
     assert tool and intent and conformed
     in_process = tool.executor_kind == "in_process"
     not_after = work.now + LEASE_US
@@ -51,12 +52,27 @@ def plan(work: Work, attempt: int = 1) -> None:
         emit(work, "execute", "claimed", ClaimFacts(attempt, "agent", work.now, lease))
         reply(work, outcome, status="permitted", attempt=attempt, arguments=conformed.canonical)
         return
+    dispatch(work, outcome, tool.tool_class, tool.executor, attempt, tool.timeout_ms, not_after)
+
+
+def dispatch(
+    work: Work,
+    outcome: Outcome,
+    tool_class: str,
+    executor: bytes,
+    attempt: int,
+    timeout_ms: int,
+    not_after: int,
+) -> None:
+    """Offer the call as it stands to an executor. Times in microseconds but for `timeout_ms`."""
+    tool, intent, conformed, o = work.tool, work.intent, work.conformed, work.origin
+    assert tool and intent and conformed
     proof, transformed = _proof(work)
     work.decision.dispatches.append(
         Dispatch(
-            outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool.tool_class,
-            tool.executor, conformed.canonical, work.action_digest,
-            idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, tool.timeout_ms,
+            outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
+            conformed.canonical, work.action_digest,
+            idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, timeout_ms,
             not_after, intent.traceparent, work.control.head, proof, transformed,
         )
     )  # fmt: skip

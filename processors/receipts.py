@@ -12,6 +12,7 @@ import hashlib
 import orjson
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
+from sluicegate.processors.plugins import decide_verdict
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
 from sluicegate.processors.ticks import REPEATABLE
@@ -39,6 +40,9 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
         )
         return
     o.subject, o.session_id = entry.subject, entry.session_id
+    if entry.state == "waiting":
+        decide_verdict(work, entry, receipt)
+        return
     if receipt.kind == "claimed":
         lease = work.now + entry.timeout_ms * 1000  # by the ledger's clock: the executor's may say anything
         facts = ClaimFacts(receipt.attempt, receipt.executor, receipt.started_at, lease)
@@ -59,6 +63,8 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
         return entry.state == "dispatched" and offered
     if receipt.kind not in ("finished", "failed"):
         return False
+    if entry.state == "waiting":
+        return receipt.dispatch_id == entry.dispatch_id
     if (
         entry.state == "in_doubt"
         and receipt.kind == "failed"

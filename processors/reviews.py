@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from sluicegate.processors.authorize import authorize
-from sluicegate.processors.plan import plan
+from sluicegate.processors.plugins import offer
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent, key_of
 from sluicegate.processors.trace import stage_facts
@@ -68,7 +68,7 @@ def decide_review(work: Work, review: Review) -> None:
         caused_by=entry.last_event,
     )
     emit(work, "validate", "validated", StageFacts(""))
-    plan(work)
+    offer(work)
 
 
 def deadline_of_held(entry: OpenIntent) -> int:

@@ -28,7 +28,7 @@ _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
-         "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted")  # fmt: skip
+         "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked")  # fmt: skip
 _ENDED = ("digest", "state", "reason", "topic", "offset", "event_id", "redacted")
 _HEAD = ("log_id", "partition", "partitions", "env", "signing", "seq", "prev_hash", "now", "control_head",
          "open_count", "swept_hour")  # fmt: skip

@@ -86,6 +86,8 @@ class OpenIntent:
     claimed_at: int = 0
     redacted: str = ""
     """Recipes that were applied to the call, separated by spaces."""
+    asked: str = ""
+    """Guardrails whose plug-ins were asked about the call, separated by spaces."""
 
 
 @dataclass(slots=True)
@@ -287,10 +289,12 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         if status == "held":
             entry.due_at = facts.not_after
         else:
-            if facts.attempt == 1:
+            if facts.attempt == 1 and status == "dispatched":
                 use(state.sessions.get(session_key(entry.agent_id, entry.session_id)), entry.tool, facts)
             entry.dispatch_id = outcome.event_id
             entry.due_at = facts.not_after + LEASE_MARGIN_US
+        if status == "waiting":
+            entry.asked = " ".join(outcome.policies)
         heapq.heappush(state.timers, (entry.due_at, key))
     elif type(facts) is ClaimFacts:
         entry.claimed_at = facts.started_at

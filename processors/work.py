@@ -12,6 +12,7 @@ from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Conformed
 from sluicegate.processors.control import Control
 from sluicegate.processors.grounding import Grounded
+from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.holds import Hold
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
@@ -70,6 +71,8 @@ class Work:
     """What makes calls the same, for `derail.py`."""
     redacted: list[str] = field(default_factory=list)
     """Recipes of `redact.py` that changed the call."""
+    asks: list[Rule] = field(default_factory=list)
+    """Guardrails whose plug-ins have to be asked before the call may run."""
 
 
 def begin(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Work:

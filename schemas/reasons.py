@@ -191,6 +191,11 @@ _ALL = (
         "This could not be checked, so it is not allowed.",
         "a guardrail failed on this call or result, so it is refused; fix the rule the detail names",
     ),
+    Reason(
+        "guardrail_failed",
+        "This could not be checked, so it is not allowed.",
+        "a guardrail's plug-in did not answer; install it where executors run, or raise its timeout_ms",
+    ),
     # plan and execute
     Reason(
         "call_changed",

@@ -23,6 +23,8 @@ from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
     from sluicegate.executors.dispatcher import Executor
+    from sluicegate.executors.adapter import Adapter
+    from sluicegate.executors.guardrail import GuardrailAdapter
     from sluicegate.executors.http import HttpAdapter
     from sluicegate.executors.python import PythonAdapter
     from sluicegate.executors.reports import Signer
@@ -102,21 +104,23 @@ class ExecutorRole:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._executor: Executor | None = None
-        self._adapters: tuple[HttpAdapter, PythonAdapter] | None = None
+        self._adapters: tuple[HttpAdapter, PythonAdapter, GuardrailAdapter] | None = None
         self._control: ControlReader | None = None
 
     async def start(self) -> None:
         """Join the group."""
         from sluicegate.executors.dispatcher import Executor
+        from sluicegate.executors.guardrail import GuardrailAdapter
         from sluicegate.executors.http import HttpAdapter
         from sluicegate.executors.python import PythonAdapter
 
         signer, verifier = await self._trust()
-        http, python = self._adapters = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
+        http, python = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
+        guardrail = GuardrailAdapter.from_env(os.environ)
+        self._adapters = (http, python, guardrail)
+        adapters: dict[str, Adapter] = {"http": http, "python": python, "guardrail": guardrail}
         name = f"{socket.gethostname()}-{os.getpid()}"
-        self._executor = Executor(
-            self._settings, {"http": http, "python": python}, name=name, signer=signer, verifier=verifier
-        )
+        self._executor = Executor(self._settings, adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()
 
     async def _trust(self) -> tuple[Signer | None, SignedVerifier | None]:
