@@ -22,8 +22,8 @@ from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from sluicegate.executors.dispatcher import Executor
     from sluicegate.executors.adapter import Adapter
+    from sluicegate.executors.dispatcher import Executor
     from sluicegate.executors.guardrail import GuardrailAdapter
     from sluicegate.executors.http import HttpAdapter
     from sluicegate.executors.python import PythonAdapter
