@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluicegate.processors.labels import INTEGRITY, INTERNAL, UNKNOWN, USER
 from sluicegate.processors.words import MAX_COMPACT_CHARS, Paths, Words, compact, dates_in, normal, number
@@ -52,6 +52,27 @@ class Heard:
     rank_at: Callable[[str], int]
 
 
+@dataclass(slots=True)
+class Choir:
+    """All that one session heard, in order: its people apart from its tools.
+
+    Attributes:
+        first, release: what it was gathered for; another first source or release makes another choir.
+        count: sources gathered.
+    """
+
+    first: bytes = b""
+    release: str = ""
+    count: int = 0
+    people: list[Heard] = field(default_factory=list)
+    tools: list[Heard] = field(default_factory=list)
+
+    def add(self, heard: Heard) -> None:
+        """One more event."""
+        self.count += 1
+        (self.people if heard.origin == "user" else self.tools).append(heard)
+
+
 @dataclass(frozen=True, slots=True)
 class Grounded:
     """Where one protected argument's value comes from: user, result, constant, default, absent or nowhere."""
@@ -70,11 +91,11 @@ class Grounded:
 
 def ground(
     args: dict[str, Json], protected: dict[str, str], constants: dict[str, frozenset[str]],
-    defaults: dict[str, frozenset[str]], heard: list[Heard],
+    defaults: dict[str, frozenset[str]], choir: Choir,
 ) -> list[Grounded]:  # fmt: skip
     """One answer for each protected argument, in the contract's order. `constants` and `defaults` are normalised."""
     return [
-        _ground(name, kind, value_at(args, name), constants.get(name), defaults.get(name), heard)
+        _ground(name, kind, value_at(args, name), constants.get(name), defaults.get(name), choir)
         for name, kind in protected.items()
     ]
 
@@ -96,7 +117,7 @@ def value_at(args: dict[str, Json], path: str) -> Json:
 
 def _ground(
     name: str, kind: str, value: Json, constants: frozenset[str] | None, defaults: frozenset[str] | None,
-    heard: list[Heard],
+    choir: Choir,
 ) -> Grounded:  # fmt: skip
     parts = list(_parts(kind, value))
     if not parts:
@@ -105,7 +126,7 @@ def _ground(
         return Grounded(name, "nowhere", UNKNOWN)
     result: Grounded | None = None
     for part in parts:
-        found = _one(name, kind, part, constants, defaults, heard)
+        found = _one(name, kind, part, constants, defaults, choir)
         if result is None or found.rank > result.rank:
             result = found
     assert result is not None
@@ -133,7 +154,7 @@ def _parts(kind: str, value: Json) -> Iterator[Json]:
 
 def _one(
     name: str, kind: str, value: Json, constants: frozenset[str] | None, defaults: frozenset[str] | None,
-    heard: list[Heard],
+    choir: Choir,
 ) -> Grounded:  # fmt: skip
     key = plain(value)
     if constants is not None and key in constants:
@@ -142,13 +163,14 @@ def _one(
         return Grounded(name, "default", INTERNAL)
     best: Grounded | None = None
     look = _LOOK.get(kind, _exact)
-    for event in reversed(heard):
-        for path in look(value, key, event.words):
-            rank = event.rank_at(path)
-            if best is None or rank < best.rank:
-                best = Grounded(name, event.origin, rank, event.event_id, path)
-        if best is not None and best.rank == USER:
-            break
+    for events in (choir.people, choir.tools):
+        for event in reversed(events):
+            for path in look(value, key, event.words):
+                rank = event.rank_at(path)
+                if best is None or rank < best.rank:
+                    best = Grounded(name, event.origin, rank, event.event_id, path)
+            if best is not None and best.rank == USER:
+                return best
     return best or Grounded(name, "nowhere", UNKNOWN)
 
 

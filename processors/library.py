@@ -8,6 +8,7 @@ Next: `grounding.py` (who searches), `words.py` (how text is prepared).
 
 from __future__ import annotations
 
+from sluicegate.processors.grounding import Choir
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.words import NOTHING, Words, words_of
 
@@ -19,15 +20,21 @@ MAX_LIBRARY_BYTES = 64 * 1024 * 1024
 what was not used for longest leaves first."""
 
 
-class Library:
-    """Place -> words, bounded."""
+MAX_CHOIR_EVENTS = 10_000
+"""Events gathered by session; about as many as fit the library. Then all are let go and gathered again when asked."""
 
-    __slots__ = ("_bytes", "_words", "limit_bytes")
+
+class Library:
+    """Place -> words, bounded; and by session what was gathered from them (`trace.py`)."""
+
+    __slots__ = ("_bytes", "_choir_events", "_choirs", "_words", "limit_bytes")
 
     def __init__(self, limit_bytes: int = MAX_LIBRARY_BYTES) -> None:
         self.limit_bytes = limit_bytes
         self._words: dict[Place, Words | bytes] = {}
         self._bytes = 0
+        self._choirs: dict[tuple[str, str], Choir] = {}
+        self._choir_events = 0
 
     def get(self, place: Place) -> Words | None:
         """The words at a place, or None when it must be read."""
@@ -38,6 +45,21 @@ class Library:
         self._words[place] = words  # the last one used stands last
         return words
 
+    def choir(self, agent_id: str, session_id: str, first: bytes, release: str) -> Choir:
+        """What a session heard so far, to be added to. `first`: its first source's event; both must still fit."""
+        key = (agent_id, session_id)
+        found = self._choirs.get(key)
+        if found is None or found.first != first or found.release != release:
+            found = self._choirs[key] = Choir(first, release)
+        return found
+
+    def gathered(self) -> None:
+        """One event was added to a choir."""
+        self._choir_events += 1
+        if self._choir_events > MAX_CHOIR_EVENTS:
+            self._choirs.clear()
+            self._choir_events = 0
+
     def raw(self, place: Place) -> bytes | None:
         """The bytes at a place, as long as nobody asked for its words."""
         found = self._words.get(place)
@@ -47,7 +69,7 @@ class Library:
         """Keep an input's words. None: the bytes are gone, so they say nothing, and are not remembered as such."""
         if value is None:
             return NOTHING
-        self.drop(place)
+        self._drop(place)
         words = self._words[place] = words_of(value)
         self._bytes += words.size_bytes
         self._shrink()
@@ -57,20 +79,24 @@ class Library:
         """Keep the bytes of an input that was just decided: they are at hand now, and prepared when first asked."""
         if isinstance(source, Input) and source.topic in KEPT_TOPICS:
             place = (source.topic, source.offset)
-            self.drop(place)
+            self._drop(place)
             self._words[place] = source.value
             self._bytes += len(source.value)
             self._shrink()
 
     def drop(self, place: Place) -> None:
-        """Forget a place, for erasure."""
+        """Forget a place and all that was gathered from it, for erasure."""
+        self._choirs.clear()
+        self._drop(place)
+
+    def _drop(self, place: Place) -> None:
         found = self._words.pop(place, None)
         if found is not None:
             self._bytes -= len(found) if isinstance(found, bytes) else found.size_bytes
 
     def _shrink(self) -> None:
         while self._bytes > self.limit_bytes and len(self._words) > 1:
-            self.drop(next(iter(self._words)))
+            self._drop(next(iter(self._words)))
 
     def __len__(self) -> int:
         return len(self._words)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sluicegate.processors.grounding import Grounded, Heard, ground
+from sluicegate.processors.grounding import Choir, Grounded, Heard, ground
 from sluicegate.processors.labels import UNKNOWN, USER
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import PASSED
@@ -29,8 +29,16 @@ def trace(work: Work) -> None:
     library = work.source.library
     if library is None:
         library = work.source.library = Library()
-    heard: list[Heard] = []
-    for source in session.sources:
+    choir = _gather(work, library, session.sources, release)
+    if not work.decision.needs:
+        work.grounded = ground(conformed.args, tool.protected, tool.constants, tool.defaults, choir)
+
+
+def _gather(work: Work, library: Library, sources: list[Source], release: CompiledRelease) -> Choir:
+    """What the session heard; only what came since the last call is looked up."""
+    o = work.origin
+    choir = library.choir(o.agent_id, o.session_id, sources[0].event_id if sources else b"", release.digest)
+    for source in sources[choir.count :]:
         place = (source.topic, source.offset)
         words = library.get(place)
         if words is None:
@@ -38,9 +46,10 @@ def trace(work: Work) -> None:
                 work.decision.needs.append(place)
                 continue
             words = library.put(place, work.source.contents[place])
-        heard.append(Heard(source.origin, source.event_id, words, _ranks(release, source)))
-    if not work.decision.needs:
-        work.grounded = ground(conformed.args, tool.protected, tool.constants, tool.defaults, heard)
+        if not work.decision.needs:  # in their order, or not at all
+            choir.add(Heard(source.origin, source.event_id, words, _ranks(release, source)))
+            library.gathered()
+    return choir
 
 
 def _ranks(release: CompiledRelease, source: Source) -> Callable[[str], int]:

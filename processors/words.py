@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 
@@ -32,6 +33,7 @@ _BLANKS = re.compile(r"\s+")
 _NUMBER = re.compile(
     r"(?<![\w.,])[-+]?(?:\d{1,3}(?:[,'\u2019 ]\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d+(?:[.,]\d+)?)(?!\w|[.,]\d)"
 )
+_DIGIT = re.compile(r"\d")
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
            "november", "december")  # fmt: skip
 _MONTH = "(" + "|".join(f"{m}|{m[:3]}" for m in _MONTHS) + r")\.?"
@@ -46,21 +48,54 @@ _DATES = (
 
 @dataclass(slots=True)
 class Words:
-    """What one input says.
+    """What one input says. Numbers, dates and compact forms are found when first asked for: most calls never do.
 
     Attributes:
         whole: a normalised leaf -> the paths it stands at.
-        texts: (path, normalised text) of leaves that have blanks or are a person's message.
-        compact: leaves and tokens of up to `MAX_COMPACT_CHARS` without blanks and hyphens -> paths.
-        numbers, dates: by value -> paths.
+        texts: (path, normalised text) of leaves that have more than letters and digits, or are a person's message.
     """
 
     size_bytes: int
     whole: dict[str, Paths] = field(default_factory=dict)
     texts: list[tuple[str, str]] = field(default_factory=list)
-    compact: dict[str, Paths] = field(default_factory=dict)
-    numbers: dict[str, Paths] = field(default_factory=dict)
-    dates: dict[str, Paths] = field(default_factory=dict)
+    _numbers: dict[str, Paths] | None = None
+    _dates: dict[str, Paths] | None = None
+    _compact: dict[str, Paths] | None = None
+
+    @property
+    def numbers(self) -> dict[str, Paths]:
+        """By value -> paths."""
+        if self._numbers is None:
+            self._numbers = self._index(numbers_in)
+        return self._numbers
+
+    @property
+    def dates(self) -> dict[str, Paths]:
+        """`YYYY-MM-DD` -> paths."""
+        if self._dates is None:
+            self._dates = self._index(dates_in)
+        return self._dates
+
+    @property
+    def compact(self) -> dict[str, Paths]:
+        """Leaves of up to `MAX_COMPACT_CHARS` without blanks and hyphens -> paths."""
+        if self._compact is None:
+            self._compact = {}
+            for text, paths in self.whole.items():
+                short = compact(text)
+                if len(short) <= MAX_COMPACT_CHARS:
+                    for path in paths:
+                        _keep(self._compact, short, path)
+        return self._compact
+
+    def _index(self, values_in: Callable[[str], set[str]]) -> dict[str, Paths]:
+        found: dict[str, Paths] = {}
+        for text, paths in self.whole.items():
+            if _DIGIT.search(text):
+                for value in sorted(values_in(text)):
+                    for path in paths:
+                        _keep(found, value, path)
+        return found
 
 
 NOTHING = Words(0)
@@ -120,7 +155,7 @@ def dates_in(text: str) -> set[str]:
 
 
 def words_of(value: bytes) -> Words:
-    """The words of one input record: a channel's message, or the result in a receipt. Others say nothing."""
+    """The words of one input: a channel's message, or the result in a receipt. Others say nothing."""
     words = Words(len(value))
     try:
         record = codec.decode(value)
@@ -142,21 +177,12 @@ def _add(words: Words, path: str, leaf: Json, message: bool) -> None:
     if isinstance(leaf, str):
         text = normal(leaf)
         _keep(words.whole, text, path)
-        short = compact(text)
-        if len(short) <= MAX_COMPACT_CHARS:
-            _keep(words.compact, short, path)
         if message or not text.isalnum():
             words.texts.append((path, text))
-        if any(map(str.isdigit, text)):
-            for value in sorted(numbers_in(text)):
-                _keep(words.numbers, value, path)
-            for date in sorted(dates_in(text)):
-                _keep(words.dates, date, path)
         return
-    value_of = number(leaf)
-    if value_of is not None:
-        _keep(words.numbers, value_of, path)
-        _keep(words.whole, value_of, path)
+    text_of = number(leaf)
+    if text_of is not None:
+        _keep(words.whole, text_of, path)
 
 
 def _keep(index: dict[str, Paths], key: str, path: str) -> None:

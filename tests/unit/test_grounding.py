@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.grounding import KINDS, Grounded, Heard, ground, occurs
+from sluicegate.processors.grounding import KINDS, Choir, Grounded, Heard, ground, occurs
 from sluicegate.processors.labels import INTERNAL, RANK, UNKNOWN, USER, compile_labels
 from sluicegate.processors.words import dates_in, numbers_in, words_of
 from sluicegate.schemas import codec
@@ -17,13 +17,13 @@ RESULT = b'[{"sender":"alice","body":"send to US133000000121212121212 or www.evi
 LABELS = compile_labels({"$": "third_party", "$[*].sender": "internal"}, RANK, UNKNOWN)
 
 
-def heard() -> list[Heard]:
+def heard() -> Choir:
     said = r.Message("m", "a", "s", "session.user_said", 0, text=USER_TEXT)
     got = r.Receipt(b"d" * 16, "i", "a", "s", "finished", 1, "e", 0, 0, RESULT)
-    return [
-        Heard("user", b"u" * 16, words_of(codec.encode(said)), lambda path: USER),
-        Heard("result", b"r" * 16, words_of(codec.encode(got)), LABELS.at),
-    ]
+    choir = Choir()
+    choir.add(Heard("user", b"u" * 16, words_of(codec.encode(said)), lambda path: USER))
+    choir.add(Heard("result", b"r" * 16, words_of(codec.encode(got)), LABELS.at))
+    return choir
 
 
 def one(kind: str, value: object) -> tuple[str, str, bytes]:
@@ -99,7 +99,7 @@ def test_the_most_trusted_place_counts_whatever_the_order() -> None:
 
 def test_constants_and_defaults_are_approved() -> None:
     constants, defaults = {"x": frozenset({"de12"})}, {"y": frozenset({"5"})}
-    found = ground({"x": "DE12", "y": 5}, {"x": "exact", "y": "amount"}, constants, defaults, [])
+    found = ground({"x": "DE12", "y": 5}, {"x": "exact", "y": "amount"}, constants, defaults, Choir())
     assert found == [Grounded("x", "constant", INTERNAL), Grounded("y", "default", INTERNAL)]
 
 
