@@ -6,7 +6,7 @@
                    or an allotment rule tells them from other numbers   email   addresses
     lookalike      a word that mixes Latin with Greek or Cyrillic letters, styled letters, invisible characters
 
-Checksums are python-stdnum's (docs/decisions/0012). Every pattern starts at the edge of a word and repeats possessively or
+Checksums are python-stdnum's (docs/decisions/0013). Every pattern starts at the edge of a word and repeats possessively or
 a bounded number of times, so the time is linear in the text. A detector is a net, not a proof: what is split over
 two fields, encoded or spelt out passes. Never sends anything anywhere. Next: `guardrails.py`, `recipes.py`.
 """
@@ -83,6 +83,7 @@ _NATIONAL: tuple[tuple[re.Pattern[str], Callable[[str], bool]], ...] = (
     (re.compile(r"(?<!\w)[XYZxyz]-?[0-9]{7}-?[A-Za-z](?!\w)"), nie.is_valid),
     (re.compile(r"(?<!\w)[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}(?!\w)"), cpf.is_valid),
 )
+_TWO_DIGITS = re.compile(r"[0-9]{2}")
 _WORD = re.compile(r"[^\W\d_]++")
 _INVISIBLE = re.compile(
     "[\u00ad\u180e\u200b\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\U000e0000-\U000e007f]++"
@@ -128,7 +129,7 @@ def _secrets(text: str) -> Iterator[Span]:
             yield from (m.span() for m in pattern.finditer(text))
     if "://" in text:
         yield from (m.span(1) for m in _URL_PASSWORD.finditer(text))
-    for found in _ASSIGNED.finditer(text):
+    for found in _ASSIGNED.finditer(text) if ":" in text or "=" in text else ():
         value = found[1]
         # "password: required" is a sentence, "password: hunter22" is not.
         if any(c.isdigit() for c in value) and any(c.isalpha() for c in value):
@@ -197,6 +198,8 @@ def _end_of(text: str, at: int, wanted: int, counts: Callable[[str], bool]) -> i
 
 
 def _national(text: str) -> Iterator[Span]:
+    if not _TWO_DIGITS.search(text):
+        return
     for pattern, is_valid in _NATIONAL:
         yield from (m.span() for m in pattern.finditer(text) if is_valid(m[0]))
 

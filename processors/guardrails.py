@@ -54,7 +54,7 @@ def guard_call(work: Work) -> Refusal | None:
             "guardrail_error", f"arguments have {size} bytes, guardrails look at most at {MAX_GUARDED_BYTES}"
         )
     work.asks = []
-    asked = _Asked("args", conformed.args, _names(work))
+    asked = _Asked("args", conformed.args, work)
     for rule in rules:
         refusal = _apply(work, rule, asked)
         if refusal is not None:
@@ -123,7 +123,7 @@ def guard_result(
     if not recipes and not rules:
         return found
     value: Json = orjson.loads(result)
-    asked = _Asked("result", value, _names(work))
+    asked = _Asked("result", value, work)
     value = _taken_out(value, recipes, found)
     for rule in rules:
         asked.change(value)
@@ -164,8 +164,8 @@ def _withheld(found: Guarded, rule: Rule, reason: str, detail: str) -> Guarded:
 class _Asked:
     """What rules are asked about: arguments or a result, and what stands around them."""
 
-    def __init__(self, name: str, value: Json, around: dict[str, Json]) -> None:
-        self._name, self._value, self._around = name, value, around
+    def __init__(self, name: str, value: Json, work: Work) -> None:
+        self._name, self._value, self._work = name, value, work
         self._context: cel.Context | None = None
 
     def change(self, value: Json) -> None:
@@ -189,7 +189,9 @@ class _Asked:
 
     def _true(self, program: cel.Program) -> bool:
         if self._context is None:
-            self._context = cel.Context({self._name: self._value, **self._around}, {"detects": _detects})
+            self._context = cel.Context(
+                {self._name: self._value, **_names(self._work)}, {"detects": _detects}
+            )
         try:
             answer = program.execute(self._context)
         except (KeyboardInterrupt, SystemExit):
