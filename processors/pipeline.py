@@ -23,6 +23,8 @@ from sluicegate.processors.plugins import offer
 from sluicegate.processors.receipts import decide_receipt
 from sluicegate.processors.recipes import redact
 from sluicegate.processors.registry import inactive
+from sluicegate.processors.resume import VERDICT as RESUME
+from sluicegate.processors.resume import decide_resume
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
 from sluicegate.processors.sessions import decide_message, decide_session
@@ -125,6 +127,8 @@ def _decide_input(work: Work, source: Input) -> None:
         decide_message(work, record)
     elif isinstance(record, Receipt):
         decide_receipt(work, record)
+    elif record.verdict == RESUME:
+        decide_resume(work, record)
     else:
         decide_review(work, record)
 

@@ -196,12 +196,13 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
         facts = outcome.facts
         assert isinstance(facts, GenesisFacts)
         state.partitions, state.env, state.signing = facts.partitions, facts.env, facts.signing
-    elif outcome.stage == "session":
-        _apply_session(state, outcome)
     elif status == "resumed":
         halted = state.sessions.get(session_key(o.agent_id, o.session_id))
         if halted is not None:
             derail.resume(halted)
+            halted.last_at = o.decided_at
+    elif outcome.stage == "session":
+        _apply_session(state, outcome)
     elif o.intent_id:
         _apply_intent(state, outcome)
     return state

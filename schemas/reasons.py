@@ -107,6 +107,7 @@ _ALL = (
         "This session is halted until a person resumes it.",
         "look at what it did, then resume it: sluicegate sessions resume SESSION --as PERSON",
     ),
+    Reason("not_halted", "There is nothing to resume.", "the session is not halted, or not open"),
     Reason("unknown_kind", "This kind of request is not known.", "see the kinds in schemas/avro/intent.avsc"),
     Reason(
         "unknown_tool",

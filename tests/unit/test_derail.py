@@ -11,9 +11,11 @@ from sluicegate.processors.derail import DIGEST_BYTES, MAX_WITHIN, Derail, call_
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.snapshot import decode, digest, encode
+from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 
 from tests.driver import AGENT, SESSION, Driver, release_files
+from tests.unit.test_verify import verify
 
 
 def driver(**limits: int) -> Driver:
@@ -115,3 +117,47 @@ def test_the_same_call_is_the_same_whatever_its_order_and_spaces(arguments: dict
 def test_limits_that_cannot_be_meant_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(Terminal, match="derail"):
         driver(**limits)
+
+
+def resume(d: Driver, who: str = "ana", session: str = SESSION, **more: object) -> Decision:
+    record = r.Review(d.new_id("r"), AGENT, session, "resume", b"", who, d.now, "looked at it")
+    return d.feed("reviews", record, **more)  # type: ignore[arg-type]
+
+
+def halted() -> Driver:
+    d = driver(same_call=2)
+    d.control_event("people.registered", people=[{"person_id": "ana", "name": "Ana", "roles": []}])
+    d.call("desk.read")
+    assert last(d.call("desk.read")) == ("refused", "loop")
+    return d
+
+
+def test_a_person_resumes_and_every_count_begins_anew() -> None:
+    d = halted()
+    resumed = resume(d)
+    assert last(resumed) == ("resumed", "")
+    facts = resumed.outcomes[0].facts
+    assert isinstance(facts, r.SessionFacts)
+    assert (facts.kind, facts.on_behalf_of) == ("session.resume", "ana")
+    assert (resumed.replies[0].status, resumed.replies[0].session_id) == ("resumed", SESSION)
+    assert last(d.call("desk.read")) == ("dispatched", "")
+    assert last(d.call("desk.read")) == ("refused", "loop")
+    assert last(resume(d)) == ("resumed", "")
+    assert digest(decode(encode(d.state))) == digest(d.state)
+    assert verify(d).names == set()
+
+
+def test_only_a_person_resumes() -> None:
+    d = halted()
+    for who, reason in ((AGENT, "agent_cannot_review"), ("nobody", "unknown_person"), ("", "unknown_person")):
+        assert last(resume(d, who)) == ("noted", reason)
+        assert last(d.call("desk.set")) == ("refused", "halted")
+    assert last(resume(d, stale=True)) == ("noted", "control_stale")
+    assert last(resume(d)) == ("resumed", "")
+
+
+@pytest.mark.parametrize("session", ["other", "", "\0", "x" * 300])
+def test_what_is_not_halted_is_not_resumed(session: str) -> None:
+    assert last(resume(halted(), session=session)) == ("noted", "not_halted")
+    d = driver(same_call=2)
+    assert last(resume(d)) == ("noted", "not_halted")
