@@ -42,6 +42,7 @@ from sluicegate.sinks.rows import LOG_ID, ContentOpener, Reject, row
 from sluicegate.sinks.source import KafkaSource, Source
 from sluicegate.sinks.writer import Sink
 from sluicegate.streams import kafka
+from sluicegate.streams.failpoints import hit
 from sluicegate.streams.settings import Settings
 
 TOPICS = ("outcomes", "control")
@@ -138,11 +139,14 @@ class Projection:
 
         async def attempt() -> None:
             nonlocal certain
+            hit("sink.1.frozen")
             await self._source.commit(frozen.first_offset, frozen.metadata())  # Step 2.
+            hit("sink.2.fenced")
             async with self._inserts:
                 first_time, certain = certain, False  # from here on it may have happened
                 await asyncio.to_thread(self._sink.write, frozen, first_time)  # Steps 3 and 4.
             await self._source.commit(frozen.last_offset + 1, "")  # Step 5.
+            hit("sink.5.committed")
 
         await self._retrying(attempt)
         self._in_flight -= len(frozen)

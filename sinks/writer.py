@@ -17,6 +17,7 @@ from sluicegate.sinks.avro import Values
 from sluicegate.sinks.contents import readable
 from sluicegate.sinks.ranges import RANGE_BYTES, RANGE_ROWS, Range
 from sluicegate.sinks.rows import AT, HEAD_BYTES, SEALED, ContentOpener
+from sluicegate.streams.failpoints import hit
 
 REPEATS_MAX = (
     4  # inserts of a range whose rows do not appear, each under another token; then somebody must look
@@ -115,8 +116,10 @@ class Sink:
         self._put(tables.EVENTS, "seq", events, frozen, certain)
         self._put(tables.CONTENTS, "seq", contents, frozen, certain)
         self._put(tables.INGEST_REJECTS, "offset", rejects, frozen, certain)
+        hit("sink.3.inserted")
         # Step 4.
         self._put(tables.INGEST_BATCHES, "first_offset", _columns([manifest]), frozen, certain)
+        hit("sink.4.listed")
 
     def _contents(self, frozen: Range) -> Columns:
         """Of `contents`: what can still be opened."""

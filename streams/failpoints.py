@@ -6,6 +6,7 @@ passes that point; `...:3:stop` sends SIGSTOP instead. Unset, a point costs one 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 
@@ -27,16 +28,22 @@ CLAIM_POINTS = (
 )
 """After each step of an executor's claim; 4 is after the effect and before the receipt."""
 
+SINK_POINTS = (
+    "sink.1.frozen",
+    "sink.2.fenced",
+    "sink.3.inserted",
+    "sink.4.listed",
+    "sink.5.committed",
+)
+"""After each step of the projector; 3 is after the rows and before the manifest."""
+
 _name, _, _rest = os.environ.get("SLUICEGATE_FAILPOINT", "").partition(":")
 _count_text, _, _how = _rest.partition(":")
-_left = int(_count_text or "1")
+_at = int(_count_text or "1")
+_passes = itertools.count(1)
 
 
 def hit(name: str) -> None:
     """Pass a failpoint."""
-    global _left
-    if name != _name:
-        return
-    _left -= 1
-    if _left == 0:
+    if name == _name and next(_passes) == _at:
         os.kill(os.getpid(), signal.SIGSTOP if _how == "stop" else signal.SIGKILL)

@@ -1,12 +1,12 @@
 """Real processes to kill: the stack of `streams/stack.py` in an environment of its own, traffic, and what came of it.
 
-    with world(bootstrap, home, release) as w:
+    with world(bootstrap, clickhouse, home, release, {"ledger": 2}, each=1) as w:
         victim = w.add("ledger", "ledger.4.appended:8")
         ...traffic by `w.play` or `w.ask_all`...
         w.died(victim)
         w.judge()
 
-No ClickHouse: what is judged is Kafka's ledger and the tool server's journal of calls.
+A projector runs beside them: what is judged is Kafka's ledger, ClickHouse against it, and the tool server's journal.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class World:
 
     def wait_members(self, name: str, count: int) -> None:
         """Until the role's group has exactly so many members, and is at rest."""
-        group = f"sluicegate.{self.settings.env}.{name}"
+        env = self.settings.env
+        group = f"{env}.projector" if name == "projector" else f"sluicegate.{env}.{name}"
 
         async def look() -> None:
             admin: AIOKafkaAdminClient = await kafka.connect(kafka.admin(self.settings))
@@ -233,9 +234,19 @@ class World:
         return self._effects()
 
     def verified(self) -> Report:
-        """`ledger verify` finds nothing."""
-        report = asyncio.run(verify(self.settings, clickhouse=False))
-        assert report.ok, report.as_json()
+        """`ledger verify` finds nothing, and ClickHouse has every row of the ledger once the sink has caught up."""
+        reports: list[Report] = []
+
+        def same() -> bool:
+            reports[:] = [asyncio.run(verify(self.settings))]
+            assert reports[0].ok, reports[0].as_json()
+            return not reports[0].pending
+
+        until(same, "ClickHouse has all of the ledger")
+        [report] = reports
+        assert report.verdict == "intact", report.verdict  # and not "not compared"
+        verdicts = {part.clickhouse["verdict"] for part in (report.control, *report.partitions)}
+        assert verdicts == {"same"}, report.as_json()
         return report
 
     def _effects(self) -> Counter[str]:
@@ -291,10 +302,17 @@ def agents_by_partition(each: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def world(bootstrap: str, home: Path, release: Path, workers: dict[str, int], each: int) -> Iterator[World]:
-    """An environment with `workers` of each role, all sharing partitions, and `each` agents a partition."""
+def world(
+    bootstrap: str, clickhouse: str, home: Path, release: Path, workers: dict[str, int], each: int
+) -> Iterator[World]:
+    """An environment with `workers` of each role and a projector, and `each` agents a partition."""
+    workers = {**workers, "projector": 1}
     settings = Settings(
-        env=f"crash-{uuid.uuid4().hex[:8]}", home=home, kafka=bootstrap, partitions=PARTITIONS
+        env=f"crash-{uuid.uuid4().hex[:8]}",
+        home=home,
+        kafka=bootstrap,
+        clickhouse=clickhouse,
+        partitions=PARTITIONS,
     )
     tools = demo.ToolServer(demo.examples())
     running = Stack(settings, extra_env=tools.env())

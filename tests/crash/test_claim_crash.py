@@ -20,11 +20,11 @@ PAYS = ["irreversible"] * 3
 
 
 @pytest.fixture(scope="module")
-def running(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(kafka: str, clickhouse: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A ledger and two executors; each case adds the executor that will not survive it."""
     home = tmp_path_factory.mktemp("claim-crash")
     release = small_release(home / "release", TIMEOUT_MS)
-    with world(kafka, home, release, {"ledger": 1, "executor": 2}, each=AGENTS_EACH) as made:
+    with world(kafka, clickhouse, home, release, {"ledger": 1, "executor": 2}, each=AGENTS_EACH) as made:
         yield made
 
 

@@ -18,11 +18,11 @@ SESSIONS = 24
 
 
 @pytest.fixture(scope="module")
-def running(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(kafka: str, clickhouse: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Two ledger workers and an executor; each case adds the worker that will not survive it."""
     release = demo.examples() / "release"
     home = tmp_path_factory.mktemp("ledger-crash")
-    with world(kafka, home, release, {"ledger": 2, "executor": 1}, each=1) as made:
+    with world(kafka, clickhouse, home, release, {"ledger": 2, "executor": 1}, each=1) as made:
         yield made
 
 
@@ -56,6 +56,21 @@ def test_stopped_in_a_transaction(running: World) -> None:
     victim.process.terminate()
     victim.process.wait(30)
     running.wait_members("ledger", 2)
+
+
+def test_projector_killed(running: World) -> None:
+    """Its rows are in ClickHouse and its manifest is not: the other one finds them, and writes none a second time."""
+    victim = running.add("projector", "sink.3.inserted:2")
+
+    async def play() -> None:
+        while victim.process.poll() is None:
+            await running.play(some_scripts(6))
+
+    asyncio.run(play())
+    running.died(victim)
+    asyncio.run(running.play(some_scripts(6)))
+    running.judge()
+    running.wait_members("projector", 1)
 
 
 def some_scripts(count: int = SESSIONS) -> list[demo.Script]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import random
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.sinks.rows import Record
 from sluicegate.streams import kafka as clients
 from sluicegate.streams import topics
+from sluicegate.streams.failpoints import SINK_POINTS
 from sluicegate.streams.settings import Settings
 
 from tests.fake_clickhouse import Killed
@@ -311,7 +314,7 @@ asyncio.run(projector.run(asyncio.Event()))
 """
 
 
-def process(settings: Settings) -> subprocess.Popen[bytes]:
+def process(settings: Settings, failpoint: str = "") -> subprocess.Popen[bytes]:
     """A projector of its own."""
     assert settings.kafka is not None
     command = [
@@ -323,7 +326,8 @@ def process(settings: Settings) -> subprocess.Popen[bytes]:
         settings.kafka,
         str(PARTITIONS),
     ]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    env = {**os.environ, "SLUICEGATE_FAILPOINT": failpoint}
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL, env=env)
 
 
 def test_an_owner_that_was_asleep_wakes_up(settings: Settings, server: EmbeddedClickHouse) -> None:
@@ -358,22 +362,9 @@ def test_projectors_killed_at_any_moment(settings: Settings, server: EmbeddedCli
     """SIGKILL of a whole projector process, six times, at moments drawn from a seed, while another one runs."""
     seed = random.SystemRandom().randrange(2**32)
     moments = random.Random(seed)
-    assert settings.kafka is not None
-    command = [
-        sys.executable,
-        "-c",
-        _PROCESS,
-        settings.env,
-        str(settings.home),
-        settings.kafka,
-        str(PARTITIONS),
-    ]
-
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
 
     async def scene() -> None:
-        parts, running = ledgers(), [start(), start()]
+        parts, running = ledgers(), [process(settings), process(settings)]
         try:
             for _ in range(6):
                 await publish(settings, [r for part in parts for r in part.many(300)])
@@ -392,6 +383,31 @@ def test_projectors_killed_at_any_moment(settings: Settings, server: EmbeddedCli
     print(f"seed {seed}")
     asyncio.run(scene())
     check(server, settings, 3 * 6 * 300)
+
+
+def test_projectors_killed_after_each_step(settings: Settings, server: EmbeddedClickHouse) -> None:
+    """SIGKILL at each of the five steps, an environment each: the next owner leaves nothing out and writes nothing twice."""
+    scenes = {point: replace(settings, env=f"{settings.env}-{point[5]}") for point in SINK_POINTS}
+
+    async def scene(point: str, mine: Settings) -> None:
+        await topics.create(mine)
+        parts = ledgers()
+        await publish(mine, [r for part in parts for r in part.many(300)])
+        victim = process(mine, f"{point}:2")
+        try:
+            assert await asyncio.to_thread(victim.wait, LIMIT_S) == -signal.SIGKILL, point
+        finally:
+            victim.kill()
+        await publish(mine, [r for part in parts for r in part.many(50)])
+        async with projecting(mine, lambda: server.connect("sink")) as projector:
+            await until(caught_up(projector))
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(scene(point, mine) for point, mine in scenes.items()))
+
+    asyncio.run(all_of_them())
+    for mine in scenes.values():
+        check(server, mine, 3 * (300 + 52))
 
 
 def test_kafka_away_at_the_start_is_an_error_one_may_retry(server: EmbeddedClickHouse) -> None:
