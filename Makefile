@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types format bench crash clean lock
+.PHONY: help setup run test check lint types format bench bench-agentdojo bench-recorded bench-airline crash clean lock
 
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -44,8 +46,25 @@ crash: setup ## SIGKILL at every step, then ledger verify
 bench: setup ## measure; results in bench/results/
 	@$(BIN)/python -m bench
 
+$(BENCH_STAMP): bench/requirements.lock pyproject.toml
+	@test -d $(BENCH_VENV) || $(PYTHON) -m venv $(BENCH_VENV)
+	@echo "installing AgentDojo and the locked packages into $(BENCH_VENV) (two minutes the first time)"
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+bench-agentdojo: $(BENCH_STAMP) ## AgentDojo's scripted worst case through the real stack
+	@$(BENCH_VENV)/bin/python -m bench.agentdojo $(ARGS)
+
+bench-recorded: $(BENCH_STAMP) ## recorded AgentDojo runs; TRAFFIC=folder
+	@$(BENCH_VENV)/bin/python -m bench.recorded --traffic $(TRAFFIC) $(ARGS)
+
+bench-airline: setup ## recorded airline runs under its written rules; TRAFFIC=folder
+	@$(BIN)/python -m bench.airline --traffic $(TRAFFIC) $(ARGS)
+
 lock: ## pin the dependencies again (needs uv)
 	uv pip compile pyproject.toml --extra embedded --extra dev --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements.lock
+	uv pip compile pyproject.toml --extra embedded --extra bench -c requirements.lock --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o bench/requirements.lock
 
 clean: ## remove the virtual environment and all local state
-	rm -rf $(VENV) .sluicegate
+	rm -rf $(VENV) $(BENCH_VENV) .sluicegate

@@ -2,6 +2,9 @@
 
     {"kind": "python", "entry": "package.module:function"}        arguments become keyword arguments
 
+A function with a parameter `sluicegate_call` gets there what it may need to know of the call besides: a dict of
+`tool`, `agent_id`, `session_id`, `intent_id`, `idempotency_key` and `attempt`. An agent cannot set it.
+
 A process runs one call at a time. When a call is late or cancelled its whole process group is killed and a new process takes
 its place: a thread could not be stopped. Tools see the environment without Sluicegate's own variables.
 Never imports a tool here, never passes more than the first line of an exception. Next: `python_worker.py`.
@@ -29,6 +32,8 @@ DEFAULT_PROCESSES = 4
 END_LIMIT_S = 2.0
 """For a killed process to be gone."""
 WORKER = "sluicegate.executors.python_worker"
+ABOUT = ("tool", "agent_id", "session_id", "intent_id", "idempotency_key", "attempt")
+"""What a function may know of the call."""
 
 _ENTRY = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z]\w*)")
 _PREFIX = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -108,8 +113,15 @@ class PythonAdapter:
                 sent=False,
             )
         arguments = orjson.loads(dispatch.arguments)
+        about = {name: getattr(dispatch, name) for name in ABOUT}
         return orjson.dumps(
-            {"module": module, "function": match["function"], "arguments": arguments, "inside": inside}
+            {
+                "module": module,
+                "function": match["function"],
+                "arguments": arguments,
+                "inside": inside,
+                "about": about,
+            }
         )
 
     async def _start(self) -> asyncio.subprocess.Process:

@@ -16,6 +16,7 @@ import queue
 import struct
 import sys
 import threading
+from collections.abc import Callable, Collection
 from typing import IO, Any
 
 MAX_RESULT_BYTES = 64 * 1024
@@ -23,6 +24,8 @@ MAX_RESULT_BYTES = 64 * 1024
 MAX_FRAME_BYTES = 1024 * 1024
 ERROR_CHARS = 300
 LENGTH = struct.Struct(">I")
+ABOUT = "sluicegate_call"
+"""The parameter of a function that wants to know about the call."""
 
 
 def main() -> None:
@@ -44,7 +47,7 @@ def _listen(source: IO[bytes], calls: queue.SimpleQueue[bytes]) -> None:
 
 
 def run(call: dict[str, Any]) -> dict[str, str]:
-    """One call: {"module", "function", "arguments", "inside"} -> {"result"} or {"error_class", "error"}."""
+    """One call: {"module", "function", "arguments", "inside", "about"} -> {"result"} or {"error_class", "error"}."""
     try:
         module = importlib.import_module(call["module"])
         function = getattr(module, call["function"])
@@ -52,7 +55,16 @@ def run(call: dict[str, Any]) -> dict[str, str]:
         # An allowed module may import `system`; that does not make it a tool.
         if not callable(function) or not any(home == p or home.startswith(p + ".") for p in call["inside"]):
             return _failed("crashed", f"`{call['module']}:{call['function']}` is no function of that module")
-        value = function(**call["arguments"])
+        arguments = call["arguments"]
+        # INVARIANT: what a function hears of the call is never the agent's word
+        # (tests/unit/test_python_adapter.py::test_a_function_can_ask_about_its_call).
+        if ABOUT in arguments:
+            return _failed(
+                "crashed", f"the argument `{ABOUT}` is not the agent's to set, take it out of the contract"
+            )
+        if ABOUT in _parameters(function):
+            arguments = {**arguments, ABOUT: call["about"]}
+        value = function(**arguments)
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
     except BaseException as error:  # a tool may even call sys.exit
@@ -66,6 +78,13 @@ def run(call: dict[str, Any]) -> dict[str, str]:
     if size > MAX_RESULT_BYTES:
         return _failed("result_too_large", f"the result has {size} bytes, the limit is {MAX_RESULT_BYTES}")
     return {"result": result}
+
+
+def _parameters(function: Callable[..., Any]) -> Collection[str]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # some functions in C do not tell
+        return ()
 
 
 def _failed(error_class: str, error: str) -> dict[str, str]:

@@ -73,6 +73,10 @@ def environment() -> list[str]:
     return sorted(os.environ)
 
 
+def about(value: int, sluicegate_call: dict[str, object]) -> list[object]:
+    return [value, sluicegate_call]
+
+
 def _private() -> None:
     pass
 

@@ -104,6 +104,23 @@ def test_largest_result_passes() -> None:
     assert python_worker.MAX_RESULT_BYTES == MAX_RESULT_BYTES
 
 
+def test_a_function_can_ask_about_its_call() -> None:
+    async def scenario(_: PythonAdapter, call: Call) -> None:
+        got = value(await call("about", value=7))
+        assert got == [
+            7,
+            {
+                "tool": "a.tool", "agent_id": "agent-1", "session_id": "session-1", "intent_id": "intent-1",
+                "idempotency_key": "key-agent-1-1", "attempt": 1,
+            },
+        ]  # fmt: skip
+        for function in ("about", "add"):
+            answer = await call(function, value=7, sluicegate_call={"session_id": "another"})
+            assert isinstance(answer, Failed) and "not the agent's to set" in answer.error
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("function", ["busy", "child"])
 def test_timeout_really_ends_the_work(function: str, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
