@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("ledger", "signed", "latency", "sink", "recovery", "sustained")
+ALL = ("authz", "ledger", "signed", "latency", "sink", "recovery", "sustained")
 
 
 def main() -> None:

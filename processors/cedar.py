@@ -13,6 +13,7 @@ from typing import cast
 
 import cedarpy
 import orjson
+from cedarpy import _internal
 from sluicegate.processors.holds import HOLD
 from sluicegate.processors.mentions import Mentions, mentions_of
 from sluicegate.processors.policy_text import NOWHERE, Source
@@ -179,12 +180,16 @@ def request_of(agent: Agent, tool: str, context: Json) -> dict[str, Json]:
 def evaluate(handle: Handle, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
     """One authorization. Total: what Cedar cannot answer is a refusal with `error` set."""
     try:
-        answer = cedarpy.is_authorized_batch([request], handle.parsed, entities)[0]
+        # What `cedarpy.is_authorized_batch` does, without its copies and its objects: a third of its time
+        # (tests/properties/test_policies.py::test_the_short_way_answers_as_cedarpys_own).
+        raw = _internal.is_authorized_batch([request], handle.parsed, entities._inner, None, False)
+        answer = orjson.loads(raw[0])
+        diagnostics = answer["diagnostics"]
+        errors, reasons, decision = diagnostics["errors"], diagnostics["reason"], answer["decision"]
     except Exception as error:
         return Verdict(False, [], f"cedar could not decide: {str(error)[:200]}")
-    diagnostics = answer.diagnostics
     # INVARIANT: an erring policy never permits (tests/unit/test_authorize.py::test_erring_forbid_never_permits).
-    if diagnostics.errors:
-        return Verdict(False, [], "; ".join(str(e) for e in diagnostics.errors)[:300])
-    policies = [handle.ids.get(r, r) for r in diagnostics.reasons]
-    return Verdict(answer.decision == cedarpy.Decision.Allow, sorted(policies), "")
+    if errors:
+        return Verdict(False, [], "; ".join(str(e) for e in errors)[:300])
+    policies = [handle.ids.get(r, r) for r in reasons]
+    return Verdict(decision == "Allow", sorted(policies), "")

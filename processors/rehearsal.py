@@ -109,6 +109,10 @@ class Rehearsal:
         claim.kind, claim.finished_at, claim.result = "finished", self.now, result
         return self._take(topic, claim)
 
+    def bytes_at(self, place: Place) -> bytes | None:
+        """An input's bytes."""
+        return self._contents.get(place)
+
     def _id(self) -> str:
         self._ids += 1
         return f"r-{self._ids}"

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import cedarpy
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,6 +146,21 @@ def test_the_questions_above_are_permitted_forbidden_and_neither() -> None:
         for v in [ask(book(), agent, tool, typed(tool, filler), 3)]
     }
     assert verdicts == {(True, True), (False, True), (False, False)}
+
+
+@given(*QUESTION, st.sampled_from(["{}", '{"args":{"amount":5000.5}}', "[", '{"args":{"n":99999999999999999999}}', ""]))
+def test_the_short_way_answers_as_cedarpys_own(
+    agent: Agent, tool: str, filler: int, calls: int, context: str
+) -> None:
+    context = context or orjson.dumps({"args": typed(tool, filler), "session": {"calls": calls}}).decode()
+    cut = slice_for(book(), agent.roles, tool).enforced
+    entities = entities_for(book(), agent, tool, "irreversible")
+    request = {**request_of(agent, tool, {}), "context": context}
+    mine, theirs = evaluate(cut, entities, request), cedarpy.is_authorized(request, cut.parsed, entities)
+    assert mine.allowed == (theirs.allowed and not theirs.diagnostics.errors)
+    assert bool(mine.error) == (bool(theirs.diagnostics.errors) or theirs.decision == cedarpy.Decision.NoDecision)
+    if not mine.error:
+        assert mine.policies == sorted(cut.ids[reason] for reason in theirs.diagnostics.reasons)
 
 
 PERMIT = '@id("yes")\npermit (principal, action, resource);'
