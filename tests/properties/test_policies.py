@@ -148,7 +148,10 @@ def test_the_questions_above_are_permitted_forbidden_and_neither() -> None:
     assert verdicts == {(True, True), (False, True), (False, False)}
 
 
-@given(*QUESTION, st.sampled_from(["{}", '{"args":{"amount":5000.5}}', "[", '{"args":{"n":99999999999999999999}}', ""]))
+@given(
+    *QUESTION,
+    st.sampled_from(["{}", '{"args":{"amount":5000.5}}', "[", '{"args":{"n":99999999999999999999}}', ""]),
+)
 def test_the_short_way_answers_as_cedarpys_own(
     agent: Agent, tool: str, filler: int, calls: int, context: str
 ) -> None:
@@ -158,7 +161,9 @@ def test_the_short_way_answers_as_cedarpys_own(
     request = {**request_of(agent, tool, {}), "context": context}
     mine, theirs = evaluate(cut, entities, request), cedarpy.is_authorized(request, cut.parsed, entities)
     assert mine.allowed == (theirs.allowed and not theirs.diagnostics.errors)
-    assert bool(mine.error) == (bool(theirs.diagnostics.errors) or theirs.decision == cedarpy.Decision.NoDecision)
+    assert bool(mine.error) == (
+        bool(theirs.diagnostics.errors) or theirs.decision == cedarpy.Decision.NoDecision
+    )
     if not mine.error:
         assert mine.policies == sorted(cut.ids[reason] for reason in theirs.diagnostics.reasons)
 
