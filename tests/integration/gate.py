@@ -22,7 +22,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
-from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.executors.adapter import Adapter, Answer, Finished
 from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.verifier import SignedVerifier
 from sluicegate.schemas import codec
@@ -209,11 +209,13 @@ class Gate:
             self.letters.append(codec.decode_as(DeadLetter, value))
 
 
-async def prepare(settings: Settings, keys: Keys, signing: str = "dev") -> None:
-    """Topics, genesis, the example's agents and the test release."""
+async def prepare(
+    settings: Settings, keys: Keys, signing: str = "dev", files: dict[str, str] | None = None
+) -> None:
+    """Topics, genesis, the example's agents and the test release, or another one of these files."""
     await topics.create(settings)
     await control_log.ensure_genesis(settings, keys, settings.partitions, signing)
-    digest = await releases.publish(settings, release_files())
+    digest = await releases.publish(settings, files or release_files())
     about = {"digest": digest, "name": release().name, "version": release().version}
     events: list[tuple[str, dict[str, object]]] = [
         ("agents.registered", {"agents": agents()}),
@@ -230,12 +232,15 @@ async def gate(
     signing: str = "dev",
     control: list[tuple[str, dict[str, object]]] | None = None,
     clock: Callable[[], int] = wall_clock,
+    files: dict[str, str] | None = None,
+    adapters: dict[str, Adapter] | None = None,
 ) -> AsyncIterator[Gate]:
-    """A gate in the running loop, with a session open for nobody yet. `control`: further events before it starts."""
+    """A gate in the running loop, with a session open for nobody yet. `control`: further events before it starts;
+    `files`: another release; `adapters`: further ones, closed with the gate."""
     async with contextlib.AsyncExitStack() as stack:
         keys = Keys(settings.home)
         stack.callback(keys.close)
-        await prepare(settings, keys, signing)
+        await prepare(settings, keys, signing, files)
         if control:
             await control_log.append(settings, keys, control, who="a test", why="a test")
         made = Gate(settings, LedgerService(settings, keys, clock=clock), keys)
@@ -255,12 +260,14 @@ async def gate(
         source = made.service.control
         signed = source.control.signing == "signed"
         executor = Executor(
-            settings, {"http": made.adapter}, name="gate",
+            settings, {"http": made.adapter, **(adapters or {})}, name="gate",
             signer=RoleSigner(settings.home, "executor", "receipts", lambda: source.control, clock),
             verifier=SignedVerifier(source, clock) if signed else None,
         )  # fmt: skip
         await executor.start()
         stack.push_async_callback(executor.stop)
+        for adapter in (adapters or {}).values():
+            stack.push_async_callback(adapter.close)
         yield made
 
 

@@ -30,3 +30,7 @@ def raises(**_: object) -> str:
 
 def tells(**call: object) -> str:
     return f"{sorted(call)} {os.environ.get('SLUICEGATE_KAFKA', 'nothing')}"
+
+
+def refuses_all(**_: object) -> str:
+    return "never"

@@ -1,0 +1,83 @@
+"""Guardrail plug-ins through a real broker and a real executor: one that refuses, hangs, crashes, is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from sluicegate.executors.guardrail import GuardrailAdapter
+from sluicegate.schemas.records import Reply
+
+from tests.driver import release_files
+from tests.integration.gate import Gate, Loop, intent, new_settings, running
+
+HERE = "tests.unit.guardrail_plugins"
+PLUGINS = {"careful": f"{HERE}:refuses_all", "hangs": f"{HERE}:hangs", "crashes": f"{HERE}:crashes"}
+
+
+def rule(value: str, plugin: str, on_failure: str = "refuse", timeout_ms: int = 10_000) -> dict[str, object]:
+    return {
+        "id": f"rule-{value}", "on": "call", "tools": ["desk.*"], "plugin": plugin, "timeout_ms": timeout_ms,
+        "on_failure": on_failure, "when": f"has(args.value) && args.value == '{value}'",
+    }  # fmt: skip
+
+
+RULES = [
+    rule("refuse", "careful"),
+    rule("hang", "hangs", timeout_ms=2_000),
+    rule("crash", "crashes"),
+    rule("crash-pass", "crashes", on_failure="pass"),
+    rule("missing", "nobody-installed-it"),
+]
+
+
+@pytest.fixture(scope="module")
+def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
+    settings = new_settings(kafka, tmp_path_factory.mktemp("home"))
+    files = dict(release_files())
+    files["release.yaml"] += yaml.safe_dump({"guardrails": RULES})
+    plugins = GuardrailAdapter(PLUGINS, environ=os.environ)
+    with running(settings, files=files, adapters={"guardrail": plugins}) as (loop, made):
+        loop.run(made.open_session())
+        yield loop, made
+
+
+WAITED = ["routed", "permitted", "validated", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "reason", "life"),
+    [
+        (
+            "nothing",
+            "released",
+            "",
+            ["routed", "permitted", "validated", "dispatched", "claimed", "released"],
+        ),
+        ("refuse", "refused", "guardrail", [*WAITED, "refused"]),
+        ("hang", "refused", "guardrail_failed", [*WAITED, "refused"]),
+        ("crash", "refused", "guardrail_failed", [*WAITED, "refused"]),
+        ("crash-pass", "released", "", [*WAITED, "validated", "dispatched", "claimed", "released"]),
+        ("missing", "refused", "guardrail_failed", [*WAITED, "refused"]),
+    ],
+)
+def test_plug_ins(shared: tuple[Loop, Gate], value: str, status: str, reason: str, life: list[str]) -> None:
+    loop, gate = shared
+    asked = intent("desk.pay", {"value": value})
+
+    async def scenario() -> Reply:
+        return await gate.ask(asked)
+
+    calls = gate.adapter.called.total()
+    reply = loop.run(scenario())
+    assert (reply.status, reply.reason) == (status, reason)
+    assert gate.life(asked.intent_id) == life
+    # INVARIANT: a refused call never reached the tool.
+    assert gate.adapter.called.total() == calls + (status == "released")
+
+
+def test_the_ledger_is_intact(shared: tuple[Loop, Gate]) -> None:
+    loop, gate = shared
+    loop.run(gate.intact())
