@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors import memory
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.history import measure
@@ -46,6 +47,9 @@ def plan(work: Work, attempt: int = 1) -> None:
         [f"{tool.name}.{name}" for name in tool.measures], [measure(value_at(conformed.args, m)) for m in tool.measures],
     )  # fmt: skip
     outcome = emit(work, "plan", "dispatched", facts)
+    if tool.executor_kind == memory.KIND:
+        memory.perform(work, work.now + tool.timeout_ms * 1000)
+        return
     if in_process:
         # The permit is the claim: the reply that carries it is visible only once both are committed.
         lease = work.now + tool.timeout_ms * 1000

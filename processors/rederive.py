@@ -171,6 +171,7 @@ class Rederive:
         state = self.state
         held = [(e.topic, e.offset) for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
         held += [(s.topic, s.offset) for session in state.sessions.values() for s in session.sources]
+        held += [(cell.topic, cell.offset) for cell in state.memory.values()]
         self._kept = {place: self._kept[place] for place in held if place in self._kept}
 
     # -- one input ----------------------------------------------------------------------------------------------

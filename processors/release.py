@@ -49,6 +49,8 @@ GroundingKind = Literal["exact", "account", "amount", "date", "links", "text"]
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 600_000
 """One call; longer work needs `completion: callback | poll`, which is not built yet."""
+MEMORY_OPS = ("write", "read", "forget")
+"""What a contract of executor kind `memory` may do, see `memory.py`."""
 CONTROL_CEDAR = "control.cedar"
 MAX_RELEASE_BYTES = 16 * 1024 * 1024
 """All files of a release: 32 chunks of 512 kB."""
@@ -60,7 +62,7 @@ class Executor(BaseModel):
     """How a tool is reached. Further keys belong to the executor kind."""
 
     model_config = ConfigDict(extra="allow")
-    kind: Literal["http", "python", "in_process"]
+    kind: Literal["http", "python", "in_process", "memory"]
 
 
 class Redactions(BaseModel):
@@ -282,6 +284,13 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     try:
         contract = Contract.model_validate(orjson.loads(text))
         schema, governance = _closed(contract), contract.governance
+        key = ["x-sluicegate", "redact"]
+        key = ["x-sluicegate", "executor"]
+        if (
+            governance.executor.kind == "memory"
+            and governance.executor.model_dump().get("op") not in MEMORY_OPS
+        ):
+            raise Terminal(f"the op of a memory contract is one of {', '.join(MEMORY_OPS)}")
         key = ["x-sluicegate", "redact"]
         if governance.executor.kind == "in_process" and governance.redact.result:
             raise Terminal("it redacts a result that the agent makes itself, run the tool elsewhere")

@@ -17,6 +17,9 @@ grounds nothing any more."""
 MAX_HISTORY_TOOLS = 500
 """Tools told apart in one session's history; the recorded sessions use at most 20."""
 
+MAX_SESSION_CELLS = 200
+"""Values one session remembers for itself; 16 bytes each here, and a cell in the state."""
+
 MAX_SUM = 2**63 - 1
 """Sums stop here: Cedar's decimal has 64 bits."""
 
@@ -47,6 +50,7 @@ class Session:
         sources: the last `MAX_SOURCES` events that may ground a value, oldest first.
         counts, last_used: tool -> its dispatches so far, and the number of the last one among all.
         sums: `tool.argument` -> sum in 1/10,000.
+        cells: keys of what it remembers for itself.
         recent, halted, idle, calls_before: see `derail.py`.
     """
 
@@ -67,6 +71,7 @@ class Session:
     halted: str = ""
     idle: int = 0
     calls_before: int = 0
+    cells: list[bytes] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     last_used: dict[str, int] = field(default_factory=dict)

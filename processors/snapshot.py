@@ -13,11 +13,12 @@ import io
 from collections.abc import Iterator
 
 import fastavro
+from sluicegate.processors.cells import Cell
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, Session, Source
 from sluicegate.schemas.codec import encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 3
+FORMAT = 4
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -25,6 +26,7 @@ _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "open
             "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
             "calls_before")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
+_CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality")
 _COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
@@ -57,6 +59,10 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     for at in range(0, len(names), PIECE_ENTRIES):
         yield b"".join(_session(state.sessions[n]) for n in names[at : at + PIECE_ENTRIES])
     yield _counter(state.marks)
+    cells = sorted(state.memory)
+    yield encode_long(len(cells))
+    for at in range(0, len(cells), PIECE_ENTRIES):
+        yield b"".join(key + _fields(state.memory[key], _CELL) for key in cells[at : at + PIECE_ENTRIES])
     hour_of = {key: hour for hour, keys in state.expiry.items() for key in keys}
     keys = sorted(state.intents)
     yield encode_long(len(keys))
@@ -67,7 +73,10 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
 def _session(session: Session) -> bytes:
     sources = [_fields(source, _SOURCE) for source in session.sources]
     counters = [_counter(getattr(session, name)) for name in _COUNTERS]
-    return b"".join([_fields(session, _SESSION), encode_long(len(sources)), *sources, *counters])
+    cells = b"".join(session.cells)
+    return b"".join(
+        [_fields(session, _SESSION), encode_bytes(cells), encode_long(len(sources)), *sources, *counters]
+    )
 
 
 def _counter(counts: dict[str, int]) -> bytes:
@@ -139,12 +148,17 @@ def decode(data: bytes) -> PartitionState:
         state.positions[topic] = read.long()
     for _ in range(read.long()):
         session = Session(**dict(zip(_SESSION, read.fields(Session, _SESSION), strict=True)))  # type: ignore[arg-type]
+        cells = read.blob()
+        session.cells = [cells[at : at + 16] for at in range(0, len(cells), 16)]
         for _ in range(read.long()):
             session.sources.append(Source(*read.fields(Source, _SOURCE)))  # type: ignore[arg-type]
         for name in _COUNTERS:
             setattr(session, name, read.counter())
         state.sessions[f"{session.agent_id}\0{session.session_id}"] = session
     state.marks = read.counter()
+    for _ in range(read.long()):
+        cell = read.raw(16)
+        state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]
     for _ in range(read.long()):
         key, hour = read.raw(16), read.long()
         state.expiry.setdefault(hour, []).append(key)

@@ -13,7 +13,8 @@ import hashlib
 import heapq
 from dataclasses import dataclass, field
 
-from sluicegate.processors import derail, labels, lifecycle
+from sluicegate.processors import cells, derail, labels, lifecycle
+from sluicegate.processors.cells import Cell
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
 from sluicegate.processors.session import Session as Session
 from sluicegate.processors.session import Source as Source
@@ -22,6 +23,7 @@ from sluicegate.schemas.records import (
     ClaimFacts,
     GenesisFacts,
     IntentFacts,
+    MemoryFacts,
     PlanFacts,
     ResultFacts,
     SessionFacts,
@@ -120,6 +122,7 @@ class PartitionState:
     positions: dict[str, int] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
+    memory: dict[bytes, Cell] = field(default_factory=dict)
     marks: dict[str, int] = field(default_factory=dict)
     """agent_id -> integrity labels of all its sessions so far, as bits: a new session does not wash them off."""
     open_count: int = 0
@@ -232,7 +235,9 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
             # (tests/unit/test_labels.py::test_new_session_does_not_wash_taint).
             opened.integrity = state.marks.get(o.agent_id, 0)
     elif outcome.status == "closed":
-        state.sessions.pop(name, None)
+        ended = state.sessions.pop(name, None)
+        if ended is not None:
+            cells.forget_session(state.memory, ended)
     elif outcome.status == "heard":
         session = state.sessions.get(name)
         if session is not None:  # else it was idle for so long that the sweep just closed it
@@ -275,6 +280,9 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         return
     if status == "released":
         _release(state, entry, outcome)
+        if type(facts) is MemoryFacts:
+            session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
+            cells.fold(state.memory, session, entry.agent_id, facts, entry.topic, entry.offset)
     if status in lifecycle.TERMINAL:
         redacted = " ".join(facts.redacted) if type(facts) is ResultFacts else ""
         state.intents[key] = Ended(
@@ -317,6 +325,8 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     derail.note_result(session)
     session.integrity |= bits
     session.confidentiality = max(session.confidentiality, confidentiality)
+    if type(outcome.facts) is MemoryFacts:
+        return  # what an agent wrote down is its own words: they ground nothing
     o = outcome.origin
     learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
 
@@ -340,4 +350,4 @@ def _sweep(state: PartitionState) -> None:
                 state.expiry.setdefault(hour + 1, []).append(key)
     limit = state.now - SESSION_IDLE_US
     for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
-        del state.sessions[name]
+        cells.forget_session(state.memory, state.sessions.pop(name))

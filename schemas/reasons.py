@@ -167,6 +167,21 @@ _ALL = (
     ),
     Reason("forbidden", "This is forbidden.", "a forbid policy matched"),
     Reason(
+        "version_conflict",
+        "The remembered value has changed since you read it. Read it again.",
+        "`if_version` is not the value's version; 0 means that there is none yet",
+    ),
+    Reason(
+        "value_too_large",
+        "This is too long to remember.",
+        "a remembered value has at most 16 kB as json",
+    ),
+    Reason(
+        "memory_full",
+        "Nothing more can be remembered here.",
+        "the bound on values of this session or partition is reached, forget some",
+    ),
+    Reason(
         "ungrounded",
         "A value in this call appears nowhere in the conversation. Ask the user for it.",
         "a protected argument's value stands in no earlier event; see grounded_arguments of the outcome",

@@ -253,6 +253,20 @@ class ResultFacts:
 
 
 @dataclass(slots=True)
+class MemoryFacts:
+    """A memory operation, done by the ledger itself."""
+
+    op: str
+    scope: str
+    cell: bytes
+    version: int
+    value_digest: bytes
+    result_bytes: int
+    integrity: int
+    confidentiality: int
+
+
+@dataclass(slots=True)
 class SessionFacts:
     """A session opened, heard or closed."""
 

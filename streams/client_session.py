@@ -108,6 +108,20 @@ class Session:
         """
         return await self._call(tool, arguments, timeout_s, intent_id, traceparent)
 
+    async def remember(self, key: str, value: Json, *, scope: str = "session") -> int | Held:
+        """Keep a value: in this session, or with `scope="agent"` for all sessions of this agent.
+
+        Returns the value's version. The release needs a contract `memory.write` (docs/memory.md); it is authorised
+        like any call, and raises as `call_tool` does.
+        """
+        done = await self.call_tool("memory.write", {"scope": scope, "key": key, "value": value})
+        return done if isinstance(done, Held) else int(cast("dict[str, int]", done)["version"])
+
+    async def recall(self, key: str, *, scope: str = "session") -> Json | Held:
+        """A remembered value, or None when there is none or its bytes are gone."""
+        done = await self.call_tool("memory.read", {"scope": scope, "key": key})
+        return done if isinstance(done, Held) else cast("dict[str, Json]", done).get("value")
+
     async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Report the user's own words. Raises `Refused`, and `Terminal` without `channel`."""
         if not self.channel:
