@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import ParamSpec
+from typing import ParamSpec, cast
 
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.records import Intent, Message, Reply
