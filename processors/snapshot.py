@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import fastavro
 from sluicegate.processors.cells import Cell
-from sluicegate.processors.state import Ended, OpenIntent, PartitionState, Session, Source
+from sluicegate.processors.ended import Ended
+from sluicegate.processors.state import OpenIntent, PartitionState, Session, Source
 from sluicegate.schemas.codec import encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
@@ -31,7 +32,15 @@ _COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
          "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked")  # fmt: skip
-_ENDED = ("digest", "state", "reason", "topic", "offset", "event_id", "redacted")
+_ENDED = {
+    "digest": "bytes",
+    "state": "str",
+    "reason": "str",
+    "topic": "str",
+    "offset": "int",
+    "event_id": "bytes",
+    "redacted": "str",
+}
 _HEAD = ("log_id", "partition", "partitions", "env", "signing", "seq", "prev_hash", "now", "control_head",
          "open_count", "swept_hour")  # fmt: skip
 
@@ -45,7 +54,7 @@ def _write(value: object) -> bytes:
     return encode_long(value)
 
 
-def _fields(record: object, names: tuple[str, ...]) -> bytes:
+def _fields(record: object, names: Iterable[str]) -> bytes:
     return b"".join([_write(getattr(record, n)) for n in names])
 
 
@@ -127,12 +136,12 @@ class _Reader:
 
     def fields(self, record: type, names: tuple[str, ...]) -> list[object]:
         kinds = record.__annotations__
-        return [self._one(kinds[n]) for n in names]
+        return [self.one(kinds[n]) for n in names]
 
     def counter(self) -> dict[str, int]:
         return {self.text(): self.long() for _ in range(self.long())}
 
-    def _one(self, kind: str) -> object:
+    def one(self, kind: str) -> object:
         return {"str": self.text, "bytes": self.blob, "int": self.long}[kind]()
 
 
@@ -163,7 +172,7 @@ def decode(data: bytes) -> PartitionState:
         key, hour = read.raw(16), read.long()
         state.expiry.setdefault(hour, []).append(key)
         if read.raw(1) == b"\x00":
-            state.intents[key] = Ended(*read.fields(Ended, _ENDED))  # type: ignore[arg-type]
+            state.intents[key] = Ended(*(read.one(kind) for kind in _ENDED.values()))  # type: ignore[arg-type]
             continue
         entry = OpenIntent(*read.fields(OpenIntent, _OPEN))  # type: ignore[arg-type]
         state.intents[key] = entry

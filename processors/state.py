@@ -4,7 +4,7 @@ Live deciding, recovery, rebuild, replay and `ledger verify` all call the same `
 header and facts, never content, so an erased ledger folds to the same state. It never reads a clock: what
 expires, expires by the `decided_at` of the outcome being folded. State is changed in place; when a transaction
 fails the ledger drops the state and folds it again (see `streams/ledger.py`).
-Next: `session.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py` (who reads it).
+Next: `session.py`, `ended.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py` (who reads it).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from sluicegate.processors import cells, derail, labels, lifecycle
 from sluicegate.processors.cells import Cell
+from sluicegate.processors.ended import Ended as Ended
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
 from sluicegate.processors.session import Session as Session
 from sluicegate.processors.session import Source as Source
@@ -37,9 +38,10 @@ ACCEPT_WINDOW_US = 24 * HOUR_US
 """An intent is accepted while |append time - issued_at| is at most this (DESIGN §4)."""
 
 MAX_REMEMBERED_IDS = 2_000_000
-"""Ids in one partition's duplicates window. About 240 bytes each: at most 480 MB, then new intents are refused
-`overloaded`. An id is forgotten 24 h after its `issued_at`, so this is 23 intents/s around the clock on one
-partition; more agents need more partitions, and bursts are free."""
+"""Ids in one partition's duplicates window. About 210 bytes each (64 the key, 96 the `Ended`, 50 their places in the
+dict and the expiry list): at most 420 MB, then new intents are refused `overloaded`. An id is forgotten 24 h after its
+`issued_at`, so this is 23 intents/s around the clock on one partition; more agents need more partitions, and bursts
+are free."""
 
 SESSION_IDLE_US = 24 * HOUR_US
 """A session nobody used for this long is closed by the fold."""
@@ -90,20 +92,6 @@ class OpenIntent:
     """Recipes that were applied to the call, separated by spaces."""
     asked: str = ""
     """Guardrails whose plug-ins were asked about the call, separated by spaces."""
-
-
-@dataclass(slots=True)
-class Ended:
-    """What is remembered of an ended intent until its id leaves the window."""
-
-    digest: bytes
-    state: str
-    reason: str
-    topic: str
-    offset: int
-    event_id: bytes
-    redacted: str = ""
-    """Recipes that were applied to the result, separated by spaces."""
 
 
 @dataclass(slots=True)
