@@ -38,10 +38,21 @@ COMMENT 'One row an intent: its state now. life: decided = ended without an exec
 
 CREATE OR REPLACE VIEW `{database}`.`refusals` AS
 SELECT
-    decided_at, tenant, agent_id, session_id, intent_id, stage, reason, policies, detail, labels, release, event, seq
-FROM `{database}`.`events` FINAL
-WHERE src_topic = 'outcomes' AND status = 'refused'
-COMMENT 'What was refused, by which stage and policies, and why. SELECT stage, reason, count() FROM refusals GROUP BY ALL.';
+    r.decided_at AS decided_at, r.tenant AS tenant, r.agent_id AS agent_id, r.session_id AS session_id,
+    r.intent_id AS intent_id, if(r.tool != '', r.tool, asked.tool) AS tool, r.stage AS stage, r.reason AS reason,
+    r.policies AS policies, r.detail AS detail, r.labels AS labels, r.release AS release, r.event AS event, r.seq AS seq
+FROM (
+    SELECT *, event FROM `{database}`.`events` FINAL WHERE src_topic = 'outcomes' AND status = 'refused'
+) AS r
+LEFT JOIN (
+    SELECT log_id, src_partition, tenant, agent_id, intent_id, argMin(e.tool, e.seq) AS tool
+    FROM `{database}`.`events` AS e
+    WHERE src_topic = 'outcomes' AND e.tool != ''
+    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+) AS asked
+    ON r.log_id = asked.log_id AND r.src_partition = asked.src_partition AND r.tenant = asked.tenant
+    AND r.agent_id = asked.agent_id AND r.intent_id = asked.intent_id
+COMMENT 'What was refused, by which stage and policies, and why. tool: as asked for. SELECT stage, reason, count() FROM refusals GROUP BY ALL.';
 
 CREATE OR REPLACE VIEW `{database}`.`tool_failures` AS
 SELECT

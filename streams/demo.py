@@ -93,7 +93,7 @@ def scripts(folder: Path, run: str) -> list[Script]:
 
 
 class ToolServer:
-    """The recorded tools behind HTTP, in a process of its own."""
+    """The recorded tools behind HTTP, in a process of its own, which ends with this one, even by SIGKILL."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
@@ -101,8 +101,8 @@ class ToolServer:
             self.port = int(probe.getsockname()[1])
         script = folder / "traffic" / "tool_server.py"
         self._process = subprocess.Popen(
-            [sys.executable, str(script), "--port", str(self.port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True,
+            [sys.executable, str(script), "--port", str(self.port), "--die-with-parent"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
     @property
@@ -129,6 +129,8 @@ class ToolServer:
         """End it."""
         self._process.terminate()
         self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
 
 async def deploy(settings: Settings, folder: Path) -> int:

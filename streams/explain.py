@@ -87,6 +87,8 @@ class Story:
 
 async def explain(settings: Settings, intent_id: str, opener: Opener, *, agent: str = "") -> Story:
     """Find and tell. Raises `Terminal` when there is no such intent, or several agents used the id."""
+    if not intent_id:  # records that belong to no intent have it
+        raise Terminal("an intent's id is not empty, name one that `sluicegate intents` lists")
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         finder = Finder(settings, consumer)

@@ -301,9 +301,11 @@ class ClickHouseContract:
             ("execute", "failed"),
         ]
         refused = self.rows(
-            sink, database, "SELECT intent_id, stage, reason, policies, detail FROM {d}.refusals"
+            sink, database, "SELECT intent_id, tool, stage, reason, policies, detail FROM {d}.refusals"
         )
-        assert refused == [("intent-2", "authorize", "no_permit", ["deny-all"], "nearest policy `payments`")]
+        assert refused == [
+            ("intent-2", "tool-2", "authorize", "no_permit", ["deny-all"], "nearest policy `payments`")
+        ]
         failed = self.rows(
             sink, database, "SELECT intent_id, tool, error_class, call_ms FROM {d}.tool_failures"
         )

@@ -15,9 +15,12 @@ Read next: `README.md` beside this file for the slice; `python -m examples.traff
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gzip
 import json
+import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,13 +102,33 @@ def build_app(steps: Iterable[Step]) -> web.Application:
     return app
 
 
+def end_with_parent(app: web.Application) -> None:
+    """End when standard input does: whoever started this holds the other end, and SIGKILL closes it too."""
+
+    async def watch(_app: web.Application) -> None:
+        loop = asyncio.get_running_loop()
+
+        def heard() -> None:
+            if not os.read(0, 4_096):
+                loop.remove_reader(0)
+                signal.raise_signal(signal.SIGTERM)
+
+        loop.add_reader(0, heard)
+
+    app.on_startup.append(watch)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Answer tool calls with what was recorded for them.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8900)
     parser.add_argument("--slice", type=Path, default=SLICE, help="folder with <suite>.jsonl.gz")
+    parser.add_argument("--die-with-parent", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
-    web.run_app(build_app(load_steps(options.slice)), host=options.host, port=options.port)
+    app = build_app(load_steps(options.slice))
+    if options.die_with_parent:
+        end_with_parent(app)
+    web.run_app(app, host=options.host, port=options.port)
 
 
 if __name__ == "__main__":

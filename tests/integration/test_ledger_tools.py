@@ -190,6 +190,8 @@ def test_explain_tells_who_decided_what(settings: Settings, driver: Driver) -> N
     assert run(lambda: explain.explain(settings, paid, driver.keys.open)).arguments == "ERASED"
     with pytest.raises(Terminal, match="knows no intent `nope`"):
         run(lambda: explain.explain(settings, "nope", driver.keys.open))
+    with pytest.raises(Terminal, match="is not empty"):
+        run(lambda: explain.explain(settings, "", driver.keys.open))  # many records have that for an id
 
 
 def test_tail_and_status(settings: Settings, driver: Driver) -> None:
