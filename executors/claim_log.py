@@ -16,9 +16,13 @@ from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Envelope, Receipt
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.failpoints import hit
+from sluicegate.streams.scan import scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import Headers, Transaction, close_quietly
 
@@ -29,6 +33,11 @@ CLAIM_LIMIT_S = 5.0
 CLAIM_TRANSACTION_TIMEOUT_MS = 10_000
 """Above the limit of a claim; below, the receipts of this partition would wait a minute for a claim whose executor
 died and has no successor (the broker looks every 10 s)."""
+
+
+CLAIMS_SINCE_MS = 60_000
+"""How far back claims are looked for when the group's offset is gone: a lease (5 s), and clocks that differ (5 s), with room."""
+READ_WAIT_MS = 20
 
 
 def group_of(env: str) -> str:
@@ -56,6 +65,9 @@ class Claim:
 
 class ClaimLog(Protocol):
     """One partition of `dispatches`, owned."""
+
+    claimed_before: frozenset[bytes]
+    """Dispatches that were claimed already, by id, though `open` could not tell by the offset; else empty."""
 
     async def open(self) -> int:
         """Fence every predecessor; only then find out where to read on. Returns that offset."""
@@ -91,6 +103,7 @@ class KafkaClaimLog:
         self._group = group_of(settings.env)
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None
+        self.claimed_before: frozenset[bytes] = frozenset()
 
     async def open(self) -> int:
         # INVARIANT: the producer starts before the offset is read: until then a predecessor may still commit a claim
@@ -106,10 +119,32 @@ class KafkaClaimLog:
         self._consumer = await kafka.connect(consumer)
         consumer.assign([self._place])
         offset = await consumer.committed(self._place)
-        if offset is None:
+        if offset is None:  # nobody ever claimed here, or somebody deleted the group
+            self.claimed_before = await self._claimed_lately()
             offset = (await consumer.beginning_offsets([self._place]))[self._place]
         consumer.seek(self._place, offset)
         return int(offset)
+
+    async def _claimed_lately(self) -> frozenset[bytes]:
+        """What `receipts` has as claimed in the time in which a dispatch can still be claimed."""
+        # INVARIANT: without the group's offset nothing is claimed a second time
+        # (tests/integration/test_executor.py::test_group_deleted).
+        place = TopicPartition(self._receipts, self._place.partition)
+        found: set[bytes] = set()
+        reader = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=READ_WAIT_MS))
+        try:
+            since = time.time_ns() // 1_000_000 - CLAIMS_SINCE_MS
+            first = (await reader.offsets_for_times({place: since}))[place]
+            [stretch] = await stretches(reader, [place])
+            start = stretch.end if first is None else first.offset
+            async for batch in scan(reader, place, start, stretch.end):
+                for record in batch:
+                    receipt = _receipt(record.value)
+                    if receipt is not None and receipt.kind == "claimed":
+                        found.add(receipt.dispatch_id)
+        finally:
+            await reader.stop()
+        return frozenset(found)
 
     async def fetch(self, limit: int) -> list[Fetched]:
         assert self._consumer is not None
@@ -147,3 +182,14 @@ class KafkaClaimLog:
             await consumer.stop()
         await close_quietly(self._producer)
         self._producer = None
+
+
+def _receipt(value: bytes | None) -> Receipt | None:
+    """The receipt in a record of `receipts`, signed or not; None when there is none."""
+    try:
+        record = codec.decode(value or b"")
+        if isinstance(record, Envelope):
+            record = codec.decode(record.payload)
+    except Unreadable:
+        return None
+    return record if isinstance(record, Receipt) else None

@@ -70,6 +70,7 @@ class Lane:
         self._claims: list[Offer] = []
         self._unknown: tuple[str, list[Offer]] = ("", [])
         self._taken = self._committed = 0
+        self._claimed_before: frozenset[bytes] = frozenset()
         self._wake = asyncio.Event()
         self._closing = False
         self._fetching: asyncio.Task[None] | None = None
@@ -83,6 +84,7 @@ class Lane:
             log = self._open_log(self.index)
             try:
                 self._taken = self._committed = await log.open()
+                self._claimed_before = log.claimed_before
                 self._pause_s = RETRY_MIN_S
                 await self._settle(log)
                 await self._serve(log)
@@ -177,6 +179,9 @@ class Lane:
         # Measured once against the wall clock; from here on a monotonic clock counts.
         left_us = dispatch.not_after - (wall + self.behind_us)
         offer = Offer(dispatch, self.index, arrived + left_us / 1e6)
+        if dispatch.dispatch_id in self._claimed_before:
+            self._calls.counters.duplicates += 1
+            return
         if not await self._calls.admit(offer):
             return
         if dispatch.tool_class == NO_CLAIM:

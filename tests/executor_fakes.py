@@ -100,6 +100,7 @@ class FakeLog:
     fetch_error: Exception | None = None
     opened: int = 0
     closed: int = 0
+    claimed_before: frozenset[bytes] = frozenset()
     _position: int = 0
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 

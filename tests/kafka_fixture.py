@@ -5,11 +5,17 @@ Tests share it, so each names its topics and groups by its own prefix (`SLUICEGA
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 from sluicegate.streams.broker import EmbeddedBroker
+from sluicegate.streams.settings import Settings
+
+LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +28,18 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield broker.start()
     broker.stop()
     broker.wipe()
+
+
+async def delete_group(settings: Settings, group: str) -> None:
+    """Delete a consumer group, once its last member's leaving has arrived."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    deadline = asyncio.get_running_loop().time() + LIMIT_S
+    while True:
+        [future] = admin.delete_consumer_groups([group]).values()
+        try:
+            await asyncio.to_thread(future.result, LIMIT_S)
+            return
+        except KafkaException as error:
+            assert error.args[0].code() == KafkaError.NON_EMPTY_GROUP, error
+            assert asyncio.get_running_loop().time() < deadline, error
+            await asyncio.sleep(0.05)

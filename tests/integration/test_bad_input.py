@@ -19,9 +19,6 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
-from confluent_kafka import KafkaError as ConfluentError
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES
 from sluicegate.schemas import codec
 from sluicegate.schemas.reasons import REASONS
@@ -32,11 +29,11 @@ from sluicegate.streams import ledger
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger_service import LedgerService
-from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, OTHER_AGENT
 from tests.integration import gate as gates
-from tests.integration.gate import LIMIT_S, RESULT, SESSION, Gate, Loop, intent, new_id, now_us, until
+from tests.integration.gate import RESULT, SESSION, Gate, Loop, intent, new_id, now_us, until
+from tests.kafka_fixture import delete_group
 
 MB = 1024 * 1024
 DAY_US = 24 * 3_600 * 1_000_000
@@ -452,21 +449,6 @@ def test_group_deleted(shared: tuple[Loop, Gate]) -> None:
         assert all(lane.metrics.inputs == 2 for lane in gate.service.lanes.values())
 
     loop.run(scenario())
-
-
-async def delete_group(settings: Settings, group: str) -> None:
-    """Delete a consumer group, once its last member's leaving has arrived."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
-    deadline = asyncio.get_running_loop().time() + LIMIT_S
-    while True:
-        [future] = admin.delete_consumer_groups([group]).values()
-        try:
-            await asyncio.to_thread(future.result, LIMIT_S)
-            return
-        except KafkaException as error:
-            assert error.args[0].code() == ConfluentError.NON_EMPTY_GROUP, error
-            assert asyncio.get_running_loop().time() < deadline, error
-            await asyncio.sleep(0.05)
 
 
 def test_broker_killed(

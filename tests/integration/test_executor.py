@@ -26,7 +26,8 @@ from sluicegate.streams import topics
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.settings import Settings
 
-from tests.executor_fakes import FakeAdapter, dispatch, mac_signer, sleeping, until
+from tests.executor_fakes import FakeAdapter, dispatch, mac_signer, now_us, sleeping, until
+from tests.kafka_fixture import delete_group
 
 PARTITIONS = 4
 LIMIT_S = 200.0
@@ -287,6 +288,29 @@ def test_a_fenced_executor_does_not_call_what_it_could_not_claim(kafka: str) -> 
         await until(lambda: len(world.of("finished")) == 2, WAIT_S)
         assert adapter.called == {"key-agent-1-1": 1, "key-agent-1-3": 1}
         assert [r.executor for r in world.of("claimed")] == ["one", "rival", "one"]
+
+    run(kafka, scenario)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_group_deleted(kafka: str, signed: bool) -> None:
+    """The group's offsets are gone while dispatches may still be claimed: what was claimed before is not called again."""
+
+    async def scenario(world: World) -> None:
+        options = {"signer": mac_signer(world.env, "exec", b"k" * 32, now_us)} if signed else {}
+        adapter = FakeAdapter()
+        first = await world.executor(adapter, "first", **options)
+        work = [dispatch(i, agent=f"agent-{i}", lease_s=50) for i in range(12)]
+        await world.put(*work[:8])
+        await until(lambda: first.counters.finished == 8, WAIT_S)
+        await first.stop()
+        await delete_group(world.settings, group_of(world.env))
+        await world.put(*work[8:])
+        second = await world.executor(adapter, "second", **options)
+        await until(lambda: second.counters.finished == 4, WAIT_S)
+        await until(lambda: second.counters.fetched == 12, WAIT_S)
+        assert adapter.called == {d.idempotency_key: 1 for d in work}
+        assert second.counters.duplicates == 8
 
     run(kafka, scenario)
 
