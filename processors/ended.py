@@ -103,7 +103,7 @@ class Ended(bytes):
         return self._word(3)
 
     def _word(self, which: int) -> str:
-        numbers = _CODES.unpack_from(self, _CODES_AT)
+        numbers: tuple[int, ...] = _CODES.unpack_from(self, _CODES_AT)
         if numbers[which] != _SPELLED[which]:
             return _WORDS[which][numbers[which]]
         at = _TAIL_AT
