@@ -8,6 +8,8 @@ Next: `cedar.py`, `trace.py` (who grounds), `validate.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cedarpy
 from sluicegate.processors.cedar import (
     OBSERVE,
@@ -20,6 +22,7 @@ from sluicegate.processors.cedar import (
     slice_for,
 )
 from sluicegate.processors.conform import Misfit, conform
+from sluicegate.processors.delegation import delegators, names
 from sluicegate.processors.explain_policy import nearest_permit
 from sluicegate.processors.grounding import worst_of
 from sluicegate.processors.history import session_context
@@ -27,6 +30,7 @@ from sluicegate.processors.holds import hold_of
 from sluicegate.processors.labels import INTEGRITY
 from sluicegate.processors.modes import mode_for
 from sluicegate.processors.redact import redact_call, redact_contract
+from sluicegate.processors.registry import Agent
 from sluicegate.processors.trace import trace, ungrounded
 from sluicegate.processors.work import Refusal, Work
 
@@ -49,8 +53,7 @@ def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
     """
     agent, tool, conformed = work.agent, work.tool, work.conformed
     assert agent and tool and conformed and work.release
-    modes = tuple((name, mode) for (scope, name), mode in work.control.modes.items() if scope == "policy")
-    cut = slice_for(work.release.book, agent.roles, tool.name, modes)
+    cut = slice_for(work.release.book, agent.roles, tool.name, policy_modes(work))
     if work.release.grounding != "off" or cut.mentions.grounding:
         trace(work)
         if work.decision.needs:
@@ -59,18 +62,24 @@ def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
             if mode_for(work.control, agent.agent_id, tool.name) != OBSERVE:
                 return Refusal("ungrounded", f"`{name}` has a value that no earlier event holds")
             work.observed.append("ungrounded")
-    entities = entities_for(work.release.book, agent, tool.name, tool.tool_class)
-    request = request_of(agent, tool.name, context_of(work, cut))
-    verdict, holding = _evaluate(cut, entities, request)
-    _observe(work, cut, entities, request, verdict)
+    answer = ask(work, agent, tool.name, tool.tool_class)
+    verdict, holding = answer.verdict, answer.holding
+    _observe(work, answer)
     if verdict.error:
         return Refusal("policy_error", verdict.error)
     if mode_for(work.control, agent.agent_id, tool.name) == OBSERVE and (holding or not verdict.allowed):
         work.observed += sorted({*verdict.policies, *holding}) or ["no_permit"]
         return None  # recorded, not applied
     if verdict.allowed:
-        work.policies = sorted({*verdict.policies, *holding})
-        work.determined = [p for p in cut.policies if p.policy_id in work.policies]
+        answers = [answer]
+        if work.session and work.session.chain:
+            refusal = _ask_delegators(work, answers)
+            if refusal is not None:
+                return refusal
+            holding = {policy_id for one in answers for policy_id in one.holding}
+        work.policies = sorted({p for one in answers for p in one.verdict.policies} | holding)
+        policies = {p.policy_id: p for one in answers for p in one.cut.policies}
+        work.determined = [policies[p] for p in work.policies]
         if holding and not approved:
             work.hold = hold_of([p for p in work.determined if p.policy_id in holding])
         return redact_call(work)
@@ -78,7 +87,52 @@ def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
         return Refusal(
             "forbidden", "forbidden by `" + "`, `".join(verdict.policies) + "`", tuple(verdict.policies)
         )
-    return Refusal("no_permit", nearest_permit(cut, entities, request, conformed.args))
+    return Refusal("no_permit", nearest_permit(cut, answer.entities, answer.request, conformed.args))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Cedar said of one principal. `holding`: the policies that need people's agreement, taken as given."""
+
+    verdict: Verdict
+    holding: set[str]
+    cut: Slice
+    entities: cedarpy.Entities
+    request: dict[str, Json]
+
+
+def policy_modes(work: Work) -> tuple[tuple[str, str], ...]:
+    """(policy, mode) where control says one."""
+    return tuple((name, mode) for (scope, name), mode in work.control.modes.items() if scope == "policy")
+
+
+def ask(work: Work, principal: Agent, action: str, tool_class: str) -> Answer:
+    """Ask Cedar whether a principal may, with the call and session of `work`."""
+    assert work.release is not None
+    book = work.release.book
+    cut = slice_for(book, principal.roles, action, policy_modes(work))
+    entities = entities_for(book, principal, action, tool_class)
+    request = request_of(principal, action, context_of(work, cut))
+    verdict, holding = _evaluate(cut, entities, request)
+    return Answer(verdict, holding, cut, entities, request)
+
+
+def _ask_delegators(work: Work, answers: list[Answer]) -> Refusal | None:
+    """A session that was handed on: everybody in the chain must be permitted the same call."""
+    assert work.session and work.tool
+    chain, reason = delegators(work.control, work.session)
+    if reason:
+        return Refusal(reason, "an agent that handed this session on is suspended or retired")
+    # INVARIANT: a hand-off only narrows (tests/unit/test_handoff.py::test_a_handoff_only_narrows).
+    for principal in chain:
+        answer = ask(work, principal, work.tool.name, work.tool.tool_class)
+        if answer.verdict.error:
+            return Refusal("policy_error", answer.verdict.error)
+        if not answer.verdict.allowed:
+            said = f"`{principal.agent_id}`, who handed this session on, may not do it itself"
+            return Refusal("delegation_exceeded", said, tuple(answer.verdict.policies))
+        answers.append(answer)
+    return None
 
 
 def context_of(work: Work, cut: Slice) -> dict[str, Json]:
@@ -92,6 +146,9 @@ def context_of(work: Work, cut: Slice) -> dict[str, Json]:
     }
     if session.on_behalf_of:
         context["on_behalf_of"] = session.on_behalf_of
+    if session.chain:
+        chain = names(session.chain)
+        context["delegation"] = {"depth": len(chain), "parent": chain[-1]}
     if cut.mentions.grounding:
         context["grounding"] = {
             "worst": INTEGRITY[worst_of(work.grounded)],
@@ -120,13 +177,11 @@ def _evaluate(cut: Slice, entities: cedarpy.Entities, request: dict[str, Json]) 
     return relaxed, determining | (asks if asks <= cut.holding else set())
 
 
-def _observe(
-    work: Work, cut: Slice, entities: cedarpy.Entities, request: dict[str, Json], verdict: Verdict
-) -> None:
+def _observe(work: Work, answer: Answer) -> None:
     """Record the observing policies that would have decided otherwise."""
-    if cut.everything is None:
+    if answer.cut.everything is None:
         return
-    other = evaluate(cut.everything, entities, request)
-    if other.allowed != verdict.allowed or other.error:
-        enforced = {p.policy_id for p in cut.policies}
+    other = evaluate(answer.cut.everything, answer.entities, answer.request)
+    if other.allowed != answer.verdict.allowed or other.error:
+        enforced = {p.policy_id for p in answer.cut.policies}
         work.observed += [p for p in other.policies if p not in enforced] or ["policy_error"]

@@ -114,6 +114,13 @@ def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str) -> bool:
     return True
 
 
+def names_action(policy: Policy, action: str) -> bool:
+    """Whether the policy's scope names the action, rather than leaving it open."""
+    scope = cast("dict[str, Json]", policy.est["action"])
+    named = [scope.get("entity"), *cast("list[Json]", scope.get("entities") or [])]
+    return action in [cast("dict[str, str]", e)["id"] for e in named if e]
+
+
 def slice_for(book: PolicyBook, roles: tuple[str, ...], tool: str, modes: Modes = ()) -> Slice:
     """The cached slice for a tool and a set of roles. `modes`: (policy id, mode) where control overrides `@mode`."""
     key = (roles, tool, modes)

@@ -24,6 +24,9 @@ DECIMAL: Type = {"type": "Extension", "name": "decimal"}
 STRINGS: Type = {"type": "Set", "element": STRING}
 UNTYPED_NAME = "Untyped"
 
+HANDOFF = "handoff"
+"""The action of a hand-off, which no contract may have as its name; its resource is `Tool::"handoff"`."""
+
 SCALARS: dict[str, Type] = {
     "long": LONG,
     "decimal": DECIMAL,

@@ -50,7 +50,17 @@ TABLE: dict[str, tuple[str, ...]] = {
 """State -> the statuses that may follow. Terminal states have no row: nothing ends an intent twice."""
 
 # Statuses of ledger records that are no step of an intent's life.
-OTHER = ("genesis", "opened", "heard", "closed", "unreadable", "session_refused", "recorded", "resumed")
+OTHER = (
+    "genesis",
+    "opened",
+    "delegated",
+    "heard",
+    "closed",
+    "unreadable",
+    "session_refused",
+    "recorded",
+    "resumed",
+)
 
 
 def follow(state: str, status: str) -> str | None:

@@ -2,7 +2,7 @@
 
 In a signed environment a dispatch is wrapped in an envelope by a key of role `pipeline`, and carries the agent's signed
 intent. Both are checked here against control as the executor reads it, so who can write the topic `dispatches`, and
-even who holds the pipeline's secret, cannot make up a call (docs/decisions/0007-executors-verify-again.md).
+even who holds the pipeline's secret, cannot make up a call (docs/decisions/0011-executors-verify-again.md).
 Pure: the executor hands in control and the time. Next: `intake.py` (the same checks at the ledger),
 `executors/verifier.py` (who calls these).
 """

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import orjson
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.control import Control
+from sluicegate.processors.handoff import decide_handoff, decide_transfer
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
 from sluicegate.processors.outcomes import PASSED, Decision
@@ -44,6 +45,7 @@ from sluicegate.schemas.records import (
     PlanFacts,
     Receipt,
     StageFacts,
+    Transfer,
 )
 from sluicegate.schemas.topics import partition_of
 
@@ -127,6 +129,8 @@ def _decide_input(work: Work, source: Input) -> None:
         decide_message(work, record)
     elif isinstance(record, Receipt):
         decide_receipt(work, record)
+    elif isinstance(record, Transfer):
+        decide_transfer(work, record)
     elif record.verdict == RESUME:
         decide_resume(work, record)
     else:
@@ -182,6 +186,8 @@ def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
         _repeat(work, seen)
     elif intent.kind == "tool_call":
         run_stages(work)
+    elif intent.kind == "handoff":
+        decide_handoff(work, intent)
     else:
         decide_session(work, intent.kind, intent.session_id, intent.issued_at, origin="agent")
 

@@ -7,6 +7,7 @@ State holds no content, only where the intent's bytes stand; so a decision that 
 from __future__ import annotations
 
 from sluicegate.processors.authorize import conform_arguments
+from sluicegate.processors.delegation import narrowed
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
@@ -45,6 +46,8 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
     if reason := inactive(work.agent):
         return reason
     work.session = work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
+    if work.session is not None and work.agent is not None:
+        work.agent = narrowed(work.agent, work.session)
     if conform_arguments(work) is not None:
         return "schema_violation"
     # What was taken out of it stays out: by what was recorded then, not by what rules say by now.

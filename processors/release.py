@@ -16,8 +16,8 @@ import orjson
 import rfc8785
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from sluicegate.processors.cedar import Policy, PolicyBook
-from sluicegate.processors.cedar_schema import ToolTypes
+from sluicegate.processors.cedar import Policy, PolicyBook, names_action
+from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
 from sluicegate.processors.conform import Typer, compile_typer
 from sluicegate.processors.contract_check import check_contract, line_of
 from sluicegate.processors.derail import NO_LIMITS, Derail
@@ -29,6 +29,7 @@ from sluicegate.processors.guardrail_rules import (
     Guardrails,
     compile_guardrails,
 )
+from sluicegate.processors.handoff_terms import TYPES as HANDOFF_TYPES
 from sluicegate.processors.labels import (
     CONFIDENTIALITY_RANK,
     RANK,
@@ -197,7 +198,10 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     tools: dict[str, CompiledTool] = {}
     for path in sorted(p for p in files if p.startswith("contracts/") and p.endswith(".json")):
         tool = _tool(path, files[path], findings)
-        if tool is not None and tool.name in tools:
+        if tool is not None and tool.name == HANDOFF:
+            said = f"`{HANDOFF}` is the name of hand-offs, choose another"
+            findings.append(_wrong(path, files[path], ["name"], said))
+        elif tool is not None and tool.name in tools:
             findings.append(_wrong(path, files[path], ["name"], f"contract `{tool.name}` stands twice"))
         elif tool is not None:
             tools[tool.name] = tool
@@ -212,7 +216,10 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     if manifest is None:
         return None, findings
     if not proven:
-        findings += check_policies(policies, [types_of(t) for t in tools.values()], manifest.roles)
+        # Hand-offs exist for policies only where one names them: else a policy for all tools would have to fit them.
+        delegates = any(names_action(p, HANDOFF) for p in policies)
+        known = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
+        findings += check_policies(policies, known, manifest.roles)
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,

@@ -6,6 +6,7 @@ Next: `conform.py`, then `authorize.py`.
 
 from __future__ import annotations
 
+from sluicegate.processors.delegation import narrowed, remaining
 from sluicegate.processors.derail import call_digest, limit_reached
 from sluicegate.processors.state import (
     ACCEPT_WINDOW_US,
@@ -44,6 +45,8 @@ def route(work: Work) -> Refusal | None:
     if work.session is None:
         return Refusal("unknown_session", f"session `{intent.session_id[:80]}` is not open")
     work.origin.subject = work.session.subject
+    if work.agent is not None:
+        work.agent = narrowed(work.agent, work.session)
     if work.source.control_stale:
         return Refusal("control_stale")
     if state.open_count >= MAX_OPEN_INTENTS or len(state.intents) >= MAX_REMEMBERED_IDS:
@@ -53,6 +56,8 @@ def route(work: Work) -> Refusal | None:
         return Refusal("no_release")
     if work.session.halted:
         return Refusal("halted", f"the session was halted for `{work.session.halted}`")
+    if remaining(work.session) == 0:
+        return Refusal("budget_exhausted", f"the session was handed on for {work.session.calls_cap} calls")
     limits = work.release.derail
     work.call_digest = call_digest(limits, intent.tool, intent.arguments)
     reason, detail = limit_reached(limits, work.session, work.call_digest)

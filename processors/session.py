@@ -52,6 +52,8 @@ class Session:
         sums: `tool.argument` -> sum in 1/10,000.
         cells: keys of what it remembers for itself.
         recent, halted, idle, calls_before: see `derail.py`.
+        verified: 1 when a token of an issuer that control knows said `on_behalf_of`.
+        chain, roles_cap, calls_cap, calls_given: what it may not exceed when it was handed on, see `delegation.py`.
     """
 
     agent_id: str
@@ -71,6 +73,11 @@ class Session:
     halted: str = ""
     idle: int = 0
     calls_before: int = 0
+    verified: int = 0
+    chain: str = ""
+    roles_cap: str = ""
+    calls_cap: int = -1
+    calls_given: int = 0
     cells: list[bytes] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -96,3 +103,17 @@ def learn(session: Session, source: Source) -> None:
     session.sources.append(source)
     if len(session.sources) > MAX_SOURCES:
         del session.sources[0]
+
+
+_SECRECY = 8
+"""Bits of a mark below this are integrity, the others are confidentiality."""
+
+
+def mark_of(integrity: int, confidentiality: int) -> int:
+    """Labels as one set of bits, which join with `|`: what an agent ever saw."""
+    return integrity | (1 << (_SECRECY + confidentiality - 1) if confidentiality else 0)
+
+
+def from_mark(mark: int) -> tuple[int, int]:
+    """(integrity bits, the narrowest confidentiality rank) of a mark."""
+    return mark & ((1 << _SECRECY) - 1), (mark >> _SECRECY).bit_length()

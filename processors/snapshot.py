@@ -19,13 +19,13 @@ from sluicegate.processors.state import OpenIntent, PartitionState, Session, Sou
 from sluicegate.schemas.codec import encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 4
+FORMAT = 5
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
 _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "opened_at", "last_at", "calls",
             "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
-            "calls_before")  # fmt: skip
+            "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality")
 _COUNTERS = ("counts", "last_used", "sums")

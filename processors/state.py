@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 from sluicegate.processors import cells, derail, labels, lifecycle
 from sluicegate.processors.cells import Cell
+from sluicegate.processors.delegation import join_names
 from sluicegate.processors.ended import Ended as Ended
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
 from sluicegate.processors.session import Session as Session
 from sluicegate.processors.session import Source as Source
-from sluicegate.processors.session import learn, use
+from sluicegate.processors.session import from_mark, learn, mark_of, use
 from sluicegate.schemas.records import (
     ClaimFacts,
     GenesisFacts,
@@ -112,7 +113,7 @@ class PartitionState:
     intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
     memory: dict[bytes, Cell] = field(default_factory=dict)
     marks: dict[str, int] = field(default_factory=dict)
-    """agent_id -> integrity labels of all its sessions so far, as bits: a new session does not wash them off."""
+    """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
     open_count: int = 0
     # Derived, not part of the state bytes:
     expiry: dict[int, list[bytes]] = field(default_factory=dict)
@@ -135,6 +136,11 @@ def key_of(origin: Origin) -> bytes:
 def message_key(tenant: str, agent_id: str, message_id: str) -> bytes:
     """The identity of a channel's message; never equal to an intent's."""
     return hashlib.sha256(f"message\0{tenant}\0{agent_id}\0{message_id}".encode()).digest()[:16]
+
+
+def transfer_key(transfer_id: bytes) -> bytes:
+    """The identity of a transfer; never equal to an intent's or a message's."""
+    return hashlib.sha256(b"transfer\0" + transfer_id).digest()[:16]
 
 
 def session_key(agent_id: str, session_id: str) -> str:
@@ -202,8 +208,11 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
 def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     o, facts = outcome.origin, outcome.facts
     assert isinstance(facts, SessionFacts)
-    make_key = message_key if facts.origin == "channel" else intent_key
-    key = make_key(o.tenant, o.agent_id, o.intent_id)
+    if facts.origin == "handoff":
+        key = transfer_key(bytes.fromhex(o.intent_id))
+    else:
+        make_key = message_key if facts.origin == "channel" else intent_key
+        key = make_key(o.tenant, o.agent_id, o.intent_id)
     _remember(
         state,
         key,
@@ -214,14 +223,21 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     if outcome.status == "opened":
         opened = state.sessions[name] = Session(
             o.agent_id, o.session_id, o.subject, facts.on_behalf_of, facts.origin, o.decided_at, o.decided_at,
-            opened_by=outcome.event_id,
+            opened_by=outcome.event_id, verified=int(facts.verified),
         )  # fmt: skip
         if facts.origin == "channel":
             opened.sources.append(Source(outcome.event_id, "user", o.topic, o.offset, ""))
+        elif facts.origin == "handoff":
+            _hand_over(state, opened, outcome, facts)
         else:
             # INVARIANT: a session that an agent opened starts with all the agent ever saw
             # (tests/unit/test_labels.py::test_new_session_does_not_wash_taint).
-            opened.integrity = state.marks.get(o.agent_id, 0)
+            opened.integrity, opened.confidentiality = from_mark(state.marks.get(o.agent_id, 0))
+    elif outcome.status == "delegated":
+        session = state.sessions.get(name)
+        if session is not None:
+            session.calls_given += facts.calls_cap
+            session.last_at = o.decided_at
     elif outcome.status == "closed":
         ended = state.sessions.pop(name, None)
         if ended is not None:
@@ -232,6 +248,18 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
             session.user_messages += 1
             session.last_at = o.decided_at
             learn(session, Source(outcome.event_id, "user", o.topic, o.offset, ""))
+
+
+def _hand_over(state: PartitionState, session: Session, outcome: Outcome, facts: SessionFacts) -> None:
+    """A session that was handed on begins with the labels of the one it comes from, and within its bounds.
+
+    INVARIANT: its agent remembers those labels, too (tests/unit/test_handoff.py::test_labels_travel).
+    """
+    session.chain, session.roles_cap = join_names(facts.chain), join_names(facts.roles)
+    session.calls_cap = facts.calls_cap
+    session.integrity, session.confidentiality = labels.read_header(outcome.labels)
+    mark = mark_of(session.integrity, session.confidentiality)
+    state.marks[session.agent_id] = state.marks.get(session.agent_id, 0) | mark
 
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
@@ -306,7 +334,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
 def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
     """A result reached the session: its labels join, and it may ground later values."""
     bits, confidentiality = labels.read_header(outcome.labels)
-    state.marks[entry.agent_id] = state.marks.get(entry.agent_id, 0) | bits
+    mark = mark_of(bits, confidentiality)
+    state.marks[entry.agent_id] = state.marks.get(entry.agent_id, 0) | mark
     session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
     if session is None:
         return

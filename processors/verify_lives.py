@@ -16,7 +16,7 @@ from sluicegate.processors.state import ACCEPT_WINDOW_US, HOUR_US
 from sluicegate.schemas import codec
 
 _OTHER = {
-    "session": ("opened", "heard", "closed", "resumed", "session_refused", lifecycle.ATTACHED),
+    "session": ("opened", "delegated", "heard", "closed", "resumed", "session_refused", lifecycle.ATTACHED),
     "intake": ("unreadable",),
 }
 """What stages that are no step of an intent's life may say."""

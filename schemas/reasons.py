@@ -141,6 +141,32 @@ _ALL = (
         "Nothing may run at the moment; try again later.",
         "the worker cannot confirm the newest control events; check Kafka",
     ),
+    # hand-offs
+    Reason(
+        "other_tenant",
+        "This agent cannot be handed anything.",
+        "hand-offs stay within a tenant: ask an agent of the same one",
+    ),
+    Reason(
+        "delegation_too_deep",
+        "The work was handed on too often already.",
+        "at most 5 hand-offs from one agent to the next",
+    ),
+    Reason(
+        "delegation_ended",
+        "The agent that handed this on may not act any more.",
+        "an agent in the session's chain is suspended or retired: open a new session",
+    ),
+    Reason(
+        "delegation_exceeded",
+        "You were not given the right to do this.",
+        "a hand-off only narrows: who handed on needs a permit for the call as well",
+    ),
+    Reason(
+        "budget_exhausted",
+        "You have used all the calls you were given.",
+        "the session was handed on for so many calls: hand on more, or use fewer",
+    ),
     # conform
     Reason(
         "arguments_not_json",

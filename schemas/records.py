@@ -58,6 +58,29 @@ class Review:
 
 
 @dataclass(slots=True)
+class Transfer:
+    """From one partition to another, by the pipeline only: a session handed on."""
+
+    transfer_id: bytes
+    kind: str
+    agent_id: str
+    session_id: str
+    from_agent: str
+    intent_id: str
+    tenant: str
+    issued_at: int
+    goal: str
+    on_behalf_of: str
+    verified: bool
+    subject: str
+    chain: list[str]
+    roles: list[str]
+    calls_cap: int
+    labels: list[str]
+    traceparent: str = ""
+
+
+@dataclass(slots=True)
 class Receipt:
     """What happened to a dispatch."""
 
@@ -277,6 +300,12 @@ class SessionFacts:
     authenticated: bool
     control_stale: bool
     issued_at: int
+    verified: bool = False
+    to_agent: str = ""
+    to_session: str = ""
+    chain: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    calls_cap: int = -1
 
 
 @dataclass(slots=True)

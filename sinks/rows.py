@@ -112,6 +112,10 @@ ONLY_IN_BYTES = {
     ("memory_facts", "integrity"),
     ("memory_facts", "confidentiality"),
     ("memory_facts", "version"),
+    *(
+        ("session_facts", name)
+        for name in ("verified", "to_agent", "to_session", "chain", "roles", "calls_cap")
+    ),
     ("plan_facts", "measured"),
     ("plan_facts", "amounts"),
     ("stage_facts", "grounded_events"),

@@ -319,6 +319,15 @@ class Lane:
             transaction.add(
                 f"{env}.replies", partition, reply.agent_id.encode(), codec.encode(reply), stamp, headers
             )
+        for transfer in decision.transfers:
+            partition = partition_of(transfer.agent_id, state.partitions)
+            headers = cloud_event(
+                transfer.transfer_id, source, b"ai.sluicegate.transfer", transfer.traceparent
+            )
+            transaction.add(
+                f"{env}.transfers", partition, transfer.agent_id.encode(),
+                self.service.sign_transfer(codec.encode(transfer)), stamp, headers,
+            )  # fmt: skip
         for letter in decision.dead_letters:
             self.metrics.dead_letters += 1
             key = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()

@@ -48,8 +48,9 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self.clock = clock
         self.group = f"sluicegate.{settings.env}.ledger"
         self.control = ControlReader(settings)
-        self.sign_dispatch = RoleSigner(
-            settings.home, "pipeline", "dispatches", lambda: self.control.control, clock
+        self.sign_dispatch, self.sign_transfer = (
+            RoleSigner(settings.home, "pipeline", topic, lambda: self.control.control, clock)
+            for topic in ("dispatches", "transfers")
         )
         self.lanes: dict[int, Lane] = {}
         self.log = logging.getLogger("sluicegate.ledger")

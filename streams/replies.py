@@ -24,7 +24,9 @@ from sluicegate.streams.client_json import Json
 MAX_PENDING = 4_096
 """Calls of one client that wait at once, about 2 kB each; more are refused `overloaded`."""
 
-ENDS = frozenset(("released", "withheld", "failed", "refused", "expired", "opened", "heard", "closed"))
+ENDS = frozenset(
+    ("released", "withheld", "failed", "refused", "expired", "opened", "delegated", "heard", "closed")
+)
 """Statuses after which nothing else comes."""
 RESTS = frozenset(("held", "in_doubt"))
 """Statuses in which an intent may rest for long; an end can follow."""

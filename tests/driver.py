@@ -181,6 +181,7 @@ class Driver:
         self.dispatches: list[r.Dispatch] = []
         self.replies: list[r.Reply] = []
         self.dead_letters: list[r.DeadLetter] = []
+        self.transfers: list[r.Transfer] = []
         self.library = Library()
         self._markers = 0
         self._ids = 0
@@ -241,6 +242,7 @@ class Driver:
         self.dispatches += decision.dispatches
         self.replies += decision.replies
         self.dead_letters += decision.dead_letters
+        self.transfers += decision.transfers
         return decision
 
     def _decide(self, source: Input | Tick, control: Control) -> Decision:
@@ -328,6 +330,18 @@ class Driver:
         if dispatch.tool_class != "read_only":
             self.claim(dispatch)
         return self.receipt(dispatch, "finished", result=result)
+
+    def hand_off(
+        self, to: str, session: str, *, agent: str = AGENT, by: str = SESSION, goal: str = "go on", **terms: object
+    ) -> Decision:  # fmt: skip
+        """An agent hands work on; what goes to `transfers` is not delivered."""
+        raw = orjson.dumps({"agent": to, "session": session, **terms})
+        intent = self.intent("", raw, agent=agent, session=by, kind="handoff")
+        return self.feed("intents", replace(intent, goal=goal))
+
+    def deliver(self, transfer: r.Transfer | None = None) -> Decision:
+        """The last transfer, or this one, arrives. Only for a ledger of one partition."""
+        return self.feed("transfers", transfer or self.transfers[-1])
 
     def review(self, held: Decision, verdict: str = "approve", *, digest: bytes | None = None) -> Decision:
         """A person's word on a held call."""

@@ -53,7 +53,8 @@ class SignedDriver(Driver):
     def sign(self, record: object, topic: str, kid: str = "") -> bytes:
         """The envelope whoever may write this topic would send."""
         kid = kid or {"messages": CHANNEL, "receipts": EXECUTOR, "reviews": PERSON}.get(
-            topic, PIPELINE if topic == "dispatches" else f"agent:{getattr(record, 'agent_id', '')}"
+            topic,
+            PIPELINE if topic in ("dispatches", "transfers") else f"agent:{getattr(record, 'agent_id', '')}",
         )
         alg = self.control.keys[kid].alg if kid in self.control.keys else "Ed25519"
         return signing.sign(codec.encode(record), kid, alg, secret_of(kid), f"test/{topic}", self.now)

@@ -88,7 +88,7 @@ def test_topics_accept_schemas_that_exist_from_roles_that_may_write() -> None:
             assert schema in codec.SCHEMAS, (topic.name, schema)
             assert signers and set(signers) <= set(topic.writers), (topic.name, schema)
     accepting = {t.name for t in topics.TOPICS if t.accepts}
-    assert accepting == set(topics.INPUTS) - {"transfers"}  # nobody sends transfers yet
+    assert accepting == set(topics.INPUTS)
     assert "pipeline" in set(topics.BY_NAME["outcomes"].writers) & set(topics.BY_NAME["intents"].readers)
 
 
