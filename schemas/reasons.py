@@ -90,22 +90,22 @@ _ALL = (
     Reason(
         "loop",
         "You made this same call many times; stop and ask a person.",
-        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --as PERSON",
+        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --agent AGENT --as PERSON",
     ),
     Reason(
         "no_progress",
         "Many calls brought no result; stop and ask a person.",
-        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --as PERSON",
+        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --agent AGENT --as PERSON",
     ),
     Reason(
         "step_cap",
         "This session has made as many calls as it may; stop and ask a person.",
-        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --as PERSON",
+        "the session is halted; a person resumes it: sluicegate sessions resume SESSION --agent AGENT --as PERSON",
     ),
     Reason(
         "halted",
         "This session is halted until a person resumes it.",
-        "look at what it did, then resume it: sluicegate sessions resume SESSION --as PERSON",
+        "look at what it did, then resume it: sluicegate sessions resume SESSION --agent AGENT --as PERSON",
     ),
     Reason("not_halted", "There is nothing to resume.", "the session is not halted, or not open"),
     Reason("unknown_kind", "This kind of request is not known.", "see the kinds in schemas/avro/intent.avsc"),

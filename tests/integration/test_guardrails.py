@@ -9,8 +9,10 @@ import pytest
 import yaml
 from sluicegate.executors.guardrail import GuardrailAdapter
 from sluicegate.schemas.records import Reply
+from sluicegate.streams.cli import app
+from typer.testing import CliRunner
 
-from tests.driver import release_files
+from tests.driver import AGENT, release_files
 from tests.integration.gate import Gate, Loop, intent, new_settings, running
 
 HERE = "tests.unit.guardrail_plugins"
@@ -37,9 +39,10 @@ RULES = [
 def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
     settings = new_settings(kafka, tmp_path_factory.mktemp("home"))
     files = dict(release_files())
-    files["release.yaml"] += yaml.safe_dump({"guardrails": RULES})
+    files["release.yaml"] += yaml.safe_dump({"guardrails": RULES, "derail": {"same_call": 3}})
     plugins = GuardrailAdapter(PLUGINS, environ=os.environ)
-    with running(settings, files=files, adapters={"guardrail": plugins}) as (loop, made):
+    people = [("people.registered", {"people": [{"person_id": "ana", "name": "Ana", "roles": []}]})]
+    with running(settings, files=files, adapters={"guardrail": plugins}, control=people) as (loop, made):
         loop.run(made.open_session())
         yield loop, made
 
@@ -76,6 +79,38 @@ def test_plug_ins(shared: tuple[Loop, Gate], value: str, status: str, reason: st
     assert gate.life(asked.intent_id) == life
     # INVARIANT: a refused call never reached the tool.
     assert gate.adapter.called.total() == calls + (status == "released")
+
+
+def test_a_halted_session_is_resumed_from_the_command_line(
+    shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, gate = shared
+    loop.run(gate.open_session(session="circles"))
+    for name, value in (
+        ("KAFKA", gate.settings.kafka),
+        ("ENV", gate.settings.env),
+        ("HOME", str(gate.settings.home)),
+    ):
+        monkeypatch.setenv(f"SLUICEGATE_{name}", str(value))
+
+    def call() -> tuple[str, str]:
+        reply = loop.run(gate.ask(intent("desk.read", {"value": "again"}, session="circles")))
+        return reply.status, reply.reason
+
+    def resume(person: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["sessions", "resume", "circles", "--agent", AGENT, "--as", person])
+        return done.exit_code, done.output
+
+    assert [call() for _ in range(4)] == [
+        ("released", ""), ("released", ""), ("refused", "loop"), ("refused", "halted"),
+    ]  # fmt: skip
+    code, said = resume("nobody")
+    assert (code, said.startswith("not resumed: unknown_person.")) == (1, True)
+    assert call() == ("refused", "halted")
+    code, said = resume("ana")
+    assert (code, said.startswith("resumed session `circles`")) == (0, True)
+    assert call() == ("released", "")
+    assert resume("ana")[0] == 1
 
 
 def test_the_ledger_is_intact(shared: tuple[Loop, Gate]) -> None:
