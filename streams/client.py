@@ -161,6 +161,13 @@ class AgentClient:
             timeout_s=timeout_s,
         )
 
+    def join(self, session_id: str) -> Session:
+        """A session that another agent handed to this one (`Session.hand_on`), used and closed by `async with`."""
+        return Session(
+            self._connected(), session_id=session_id, goal="", on_behalf_of="", subject="", channel=False,
+            timeout_s=CALL_TIMEOUT_S, joined=True,
+        )  # fmt: skip
+
     def governed(
         self, tool: str, *, timeout_s: float = CALL_TIMEOUT_S
     ) -> Callable[[Callable[P, object]], Callable[P, Awaitable[Json | Held]]]:

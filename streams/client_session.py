@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import ParamSpec, cast
 
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.records import Intent, Message, Reply
+from sluicegate.streams import client_json
 from sluicegate.streams.asking import Asker, refused, valid_id
 from sluicegate.streams.client_errors import Unanswered
 from sluicegate.streams.client_json import Json
@@ -51,6 +52,7 @@ class Session:
         subject: str,
         channel: bool,
         timeout_s: float,
+        joined: bool = False,
     ) -> None:
         self.session_id = valid_id(session_id)
         self.goal = goal
@@ -59,14 +61,16 @@ class Session:
         self._for = (on_behalf_of, subject)
         self._timeout_s = timeout_s
         self._is_open = False
+        self._joined = joined
 
     async def __aenter__(self) -> Session:
-        """Open it. Raises `Refused`."""
-        try:
-            answer(await self._say("session.open", self._timeout_s))
-        except Unanswered:  # it may still open: then it is closed
-            await self._asker.hand_over(*self._step("session.close"), CLOSE_LIMIT_S)
-            raise
+        """Open it, unless it was handed to this agent and is open. Raises `Refused`."""
+        if not self._joined:
+            try:
+                answer(await self._say("session.open", self._timeout_s))
+            except Unanswered:  # it may still open: then it is closed
+                await self._asker.hand_over(*self._step("session.close"), CLOSE_LIMIT_S)
+                raise
         self._is_open = True
         _open.set((*_open.get(), self))
         return self
@@ -121,6 +125,40 @@ class Session:
         """A remembered value, or None when there is none or its bytes are gone."""
         done = await self.call_tool("memory.read", {"scope": scope, "key": key})
         return done if isinstance(done, Held) else cast("dict[str, Json]", done).get("value")
+
+    async def hand_on(
+        self,
+        agent_id: str,
+        *,
+        goal: str = "",
+        roles: Sequence[str] | None = None,
+        max_calls: int | None = None,
+        session_id: str | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> str:
+        """Open a session for another agent, with at most what this one may do; returns its id, for `AgentClient.join`.
+
+        Args:
+            agent_id: of the same tenant.
+            goal: what for; the other agent is told.
+            roles: of those this agent has here; default: all of them.
+            max_calls: taken from this session's own, where it has a bound; default: 100, or what is left.
+            session_id: default: a random one.
+            timeout_s: for everything. `Refused` when it is refused, or not answered in time.
+        """
+        if not self._is_open:
+            raise refused("unknown_session", "", f"session `{self.session_id}` is not open: hand on inside `async with`")  # fmt: skip
+        intent_id, session = uuid.uuid4().hex, session_id or uuid.uuid4().hex
+        terms: dict[str, Json] = {"agent": agent_id, "session": session}
+        if roles is not None:
+            terms["roles"] = list(roles)
+        if max_calls is not None:
+            terms["max_calls"] = max_calls
+        intent = Intent(
+            intent_id, self._asker.agent_id, self.session_id, "handoff", "", client_json.dumps(terms), now_us(), goal=goal
+        )  # fmt: skip
+        answer(await self._asker.ask("intents", intent, intent_id, timeout_s))
+        return session
 
     async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Report the user's own words. Raises `Refused`, and `Terminal` without `channel`."""
