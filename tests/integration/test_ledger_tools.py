@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from sluicegate.processors.observed import Observation
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import dead_letters, explain, kafka, releases, replay, status, tail, topics
+from sluicegate.streams import dead_letters, explain, kafka, observe, releases, replay, status, tail, topics
 from sluicegate.streams.cli import app
 from sluicegate.streams.replay import Window
 from sluicegate.streams.settings import Settings
@@ -107,6 +108,11 @@ def test_a_sound_ledger_and_its_commands(
     assert without.total("changed") > 0 and {g.now.reason for g in without.groups()} >= {"unknown_tool"}
     alike = run(lambda: replay.diff(settings, Window(), driver.keys.open, release(edition="9")))
     assert (alike.total("compared"), alike.total("changed")) == (checked.total("same"), 0)
+    seen: list[Observation] = []
+    told = run(lambda: observe.read(settings, Window(), driver.keys.open, seen.append))
+    assert (told.intents, told.erased) == (len(seen), 0) and {"desk.read", "desk.pay"} <= {
+        o.tool for o in seen
+    }
     _check_commands(settings, monkeypatch)
 
 
