@@ -176,3 +176,18 @@ def test_a_second_offer_is_the_same_call() -> None:
     d.deploy(release(arguments=["to"]))
     (end,) = d.tick(10_000_000).outcomes
     assert (end.status, end.reason) == ("expired", "call_changed")
+
+
+def test_a_redaction_that_breaks_the_schema_refuses() -> None:
+    texts = files(arguments=["size"])
+    contract = json.loads(texts["contracts/mail.json"])
+    contract["inputSchema"]["dependentRequired"] = {"note": ["size"]}
+    d = Driver()
+    d.deploy(compile_release({**texts, "contracts/mail.json": json.dumps(contract)}))
+    d.open_session()
+    call = {"to": "a", "amount": 1, "size": 3}
+    (fits,) = d.call("mail.send", call).dispatches
+    assert orjson.loads(fits.arguments) == {"to": "a", "amount": 1}
+    refused = d.call("mail.send", {**call, "note": "n"})
+    assert [(o.status, o.reason) for o in refused.outcomes][-1] == ("refused", "redaction_breaks_schema")
+    assert refused.dispatches == []
