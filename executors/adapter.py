@@ -19,6 +19,7 @@ ErrorClass = Literal[
     "malformed_result",
     "result_too_large",
     "egress_denied",
+    "quarantined",
     "crashed",
 ]
 

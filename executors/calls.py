@@ -18,6 +18,7 @@ from functools import lru_cache
 import orjson
 from sluicegate.executors.adapter import ERROR_CHARS, Adapter, Answer, Failed, Finished
 from sluicegate.executors.reports import Reports, Signer, packed
+from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.schemas.records import Dispatch, Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
@@ -46,6 +47,7 @@ class Counters:
     claims: int = 0
     claim_transactions: int = 0
     given_back: int = 0
+    quarantined: int = 0
     taints: int = 0
     calls: int = 0
     finished: int = 0
@@ -105,8 +107,10 @@ class Calls:
         clock: Callable[[], int],
         concurrency: int = DEFAULT_CONCURRENCY,
         signer: Signer | None = None,
+        stopped: Callable[[Dispatch], str] = lambda dispatch: "",
     ) -> None:
         self.counters = Counters()
+        self.stopped = stopped
         self.name = name
         self.clock = clock
         self.signer = signer
@@ -250,6 +254,11 @@ class Calls:
             if limit_s <= 0:
                 text = f"claiming took the {dispatch.timeout_ms} ms of the call, raise `timeout_ms`"
                 return Failed("timeout", text, sent=False)
+        # INVARIANT: what is quarantined by now is not called, whatever was claimed before
+        # (tests/unit/test_quarantine.py::test_claimed_and_then_quarantined_is_not_called).
+        if stopped := self.stopped(dispatch):
+            self.counters.quarantined += 1
+            return Failed(QUARANTINED, stopped, sent=False)
         self.counters.calls += 1
         try:
             async with asyncio.timeout(limit_s):

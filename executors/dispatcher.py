@@ -80,7 +80,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         self._reports = Reports(settings)
         self._calls = Calls(
             adapters, self._reports, env=settings.env, name=name, clock=clock, concurrency=concurrency,
-            signer=signer,
+            signer=signer, stopped=verifier.stopped if verifier is not None else lambda dispatch: "",
         )  # fmt: skip
         self._clock = clock
         self._verifier = verifier

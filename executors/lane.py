@@ -185,7 +185,7 @@ class Lane:
         if not await self._calls.admit(offer):
             return
         if dispatch.tool_class == NO_CLAIM:
-            self._calls.start(offer)
+            self._calls.start(offer)  # a quarantined read is reported as such by the call
         else:
             self._claims.append(offer)
             self._wake.set()
@@ -225,6 +225,14 @@ class Lane:
         for offer in offers:
             if offer.late:
                 calls.counters.late += 1
+                calls.drop(offer)
+            elif self._verifier.stale:
+                calls.counters.unverified += 1
+                calls.drop(offer)
+            elif calls.stopped(offer.dispatch):
+                # INVARIANT: what is quarantined is not claimed (tests/unit/test_quarantine.py). Nothing is said either:
+                # a receipt without a claim could overtake another executor's claim. The ledger's tick ends it.
+                calls.counters.quarantined += 1
                 calls.drop(offer)
             else:
                 live.append(offer)

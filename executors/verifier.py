@@ -1,6 +1,6 @@
-"""The executor's own check of what it is told to do, in signed environments.
+"""The executor's own check of what it is told to do.
 
-A dispatch that is not the pipeline's, or a call that the agent did not sign, has no effect: it becomes a dead letter
+What is quarantined begins no claim and no call, in any environment. In signed environments, a dispatch that is not the pipeline's, or a call that the agent did not sign, has no effect: it becomes a dead letter
 with an alarm. A dispatch this executor cannot judge *yet*, because its control is behind or unconfirmed, is dropped: the
 ledger's tick offers it again. Never decides whether a call is permitted. Next: `processors/permits.py`, `lane.py`.
 """
@@ -13,6 +13,7 @@ from typing import Protocol
 from sluicegate.processors.control import Control
 from sluicegate.processors.intake import Problem
 from sluicegate.processors.permits import agents_word, open_dispatch
+from sluicegate.processors.quarantine import quarantined
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, Unreadable
 from sluicegate.schemas.records import Dispatch
@@ -28,13 +29,28 @@ class Verifier(Protocol):
         """The dispatch. Raises `Unreadable` for one that must have no effect, `Retryable` for one not to judge now."""
         ...
 
+    def stopped(self, dispatch: Dispatch) -> str:
+        """Why its call must not begin, as of now; an empty text when nothing stops it."""
+        ...
+
+    @property
+    def stale(self) -> bool:
+        """Whether `stopped` cannot be relied on now."""
+        ...
+
 
 class ReadsOnly:
-    """For unsigned environments, where whoever may write the topic is believed."""
+    """Believes whoever may write the topic, and knows of no quarantine: for tests without a control ledger."""
+
+    stale = False
 
     async def open(self, partition: int, value: bytes) -> Dispatch:
         """Decode it."""
         return codec.decode_as(Dispatch, value)
+
+    def stopped(self, dispatch: Dispatch) -> str:
+        """Nothing is."""
+        return ""
 
 
 class ControlSource(Protocol):
@@ -52,11 +68,40 @@ class ControlSource(Protocol):
         ...
 
 
-class SignedVerifier:
+class Follower:
+    """For unsigned environments: whoever may write the topic is believed, but control's quarantines count."""
+
+    def __init__(self, source: ControlSource) -> None:
+        self._source = source
+
+    @property
+    def stale(self) -> bool:
+        """Whether control's head could not be confirmed for 5 s: then nothing is claimed."""
+        return self._source.stale
+
+    async def open(self, partition: int, value: bytes) -> Dispatch:
+        """Decode it, once control is as new as the decision."""
+        found = codec.decode_as(Dispatch, value)
+        await self._known(found)
+        return found
+
+    async def _known(self, dispatch: Dispatch) -> None:
+        await self._source.wait_for(dispatch.control_head, BEHIND_LIMIT_S)
+        if self._source.stale:
+            raise Retryable("control could not be confirmed, nothing is begun on an old one")
+
+    def stopped(self, dispatch: Dispatch) -> str:
+        """What is quarantined. The release that counts is the one in force now, as for a second offer."""
+        control = self._source.control
+        return quarantined(control, dispatch.agent_id, dispatch.tool, dispatch.session_id, control.deployed)
+
+
+class SignedVerifier(Follower):
     """For signed environments."""
 
     def __init__(self, source: ControlSource, clock: Callable[[], int]) -> None:
-        self._source, self._clock = source, clock
+        super().__init__(source)
+        self._clock = clock
 
     async def open(self, partition: int, value: bytes) -> Dispatch:
         """The pipeline's signature first: only what it signed may make anybody wait."""
@@ -65,9 +110,7 @@ class SignedVerifier:
         if isinstance(found, Problem):
             raise Unreadable(found.reason, found.detail)
         # INVARIANT: what the ledger knew of keys and agents is known here, too (tests/unit/test_verifier.py).
-        await source.wait_for(found.control_head, BEHIND_LIMIT_S)
-        if source.stale:
-            raise Retryable("control could not be confirmed, nothing is begun on an old one")
+        await self._known(found)
         problem = agents_word(source.control, found, self._clock())
         if problem is not None:
             raise Unreadable(problem.reason, problem.detail)

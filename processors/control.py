@@ -1,4 +1,4 @@
-"""The fold of the `control` ledger: who exists, which keys are valid, what is observed, which release is deployed.
+"""The fold of the `control` ledger: who exists, which keys are valid, what is observed or stopped, which release is deployed.
 
 Control is a ledger partition of its own with the same records; its bodies are canonical JSON in `ControlFacts`.
 Never decides about intents; `pipeline.py` reads this. An event nobody was permitted to write, or of a form this
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from sluicegate.processors import control_policy, modes
+from sluicegate.processors import control_policy, modes, quarantine
 from sluicegate.processors.registry import ACTIVE, OPERATOR_ROLE, RETIRED, SUSPENDED, Agent, Key, Person
 from sluicegate.schemas.records import ControlFacts
 
@@ -44,6 +44,8 @@ class Control:
     keys: dict[str, Key] = field(default_factory=dict)
     modes: dict[tuple[str, str], str] = field(default_factory=dict)
     """(agent | tool | environment | policy, its id) -> observe | enforce; read by `modes.mode_for`."""
+    quarantines: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(agent | tool | session | release, its id) -> why; read by `quarantine.quarantined`."""
     published: dict[str, str] = field(default_factory=dict)
     deployed: str = ""
     previous: tuple[str, ...] = ()
@@ -142,6 +144,15 @@ def _mode_set(new: Control, body: Body, who: str) -> None:
         new.modes = modes.with_mode(new.modes, scope, value, mode)
 
 
+def _quarantine_added(new: Control, body: Body, who: str) -> None:
+    scope, value, why = str(body["scope"]), str(body["value"]), str(body.get("why", ""))
+    new.quarantines = quarantine.with_quarantine(new.quarantines, scope, value, why)
+
+
+def _quarantine_lifted(new: Control, body: Body, who: str) -> None:
+    new.quarantines = quarantine.without(new.quarantines, str(body["scope"]), str(body["value"]))
+
+
 def _published(new: Control, body: Body, who: str) -> None:
     new.published = {**new.published, str(body["digest"]): f"{body['name']} {body['version']}"}
 
@@ -165,6 +176,8 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "key.added": _key_added,
     "key.revoked": _key_revoked,
     "mode.set": _mode_set,
+    "quarantine.added": _quarantine_added,
+    "quarantine.lifted": _quarantine_lifted,
     "release.published": _published,
     "release.deployed": _deployed,
 }

@@ -13,6 +13,7 @@ import orjson
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
 from sluicegate.processors.plugins import decide_verdict
+from sluicegate.processors.quarantine import REASON
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
 from sluicegate.processors.ticks import REPEATABLE
@@ -139,4 +140,4 @@ def _labels(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) 
 _UNCERTAIN = ("timeout", "unreachable")
 """The request may have reached the tool and nobody heard the answer."""
 
-_FAILURES = ("timeout", "refused_by_tool", "unreachable", "egress_denied", "crashed", *_WITHHELD)
+_FAILURES = ("timeout", "refused_by_tool", "unreachable", "egress_denied", "crashed", REASON, *_WITHHELD)

@@ -6,6 +6,7 @@ State holds no content, only where the intent's bytes stand; so a decision that 
 
 from __future__ import annotations
 
+from sluicegate.processors import quarantine
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.delegation import narrowed
 from sluicegate.processors.intake import Problem, take
@@ -22,6 +23,10 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
 
     When the bytes are not at hand, `work.decision.needs` is set and the answer is empty.
     """
+    if quarantine.quarantined(
+        work.control, entry.agent_id, entry.tool, entry.session_id, work.control.deployed
+    ):
+        return quarantine.REASON
     place = (entry.topic, entry.offset)
     library = work.source.library
     value = library.raw(place) if library is not None else None

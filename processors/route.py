@@ -6,6 +6,7 @@ Next: `conform.py`, then `authorize.py`.
 
 from __future__ import annotations
 
+from sluicegate.processors import quarantine
 from sluicegate.processors.delegation import narrowed, remaining
 from sluicegate.processors.derail import call_digest, limit_reached
 from sluicegate.processors.state import (
@@ -54,6 +55,12 @@ def route(work: Work) -> Refusal | None:
     work.release = work.control.release
     if work.release is None:
         return Refusal("no_release")
+    # INVARIANT: nothing quarantined gets a permit (tests/unit/test_quarantine.py).
+    stopped = quarantine.quarantined(
+        work.control, intent.agent_id, intent.tool, intent.session_id, work.release.digest
+    )
+    if stopped:
+        return Refusal(quarantine.REASON, stopped)
     if work.session.halted:
         return Refusal("halted", f"the session was halted for `{work.session.halted}`")
     if remaining(work.session) == 0:

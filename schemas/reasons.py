@@ -108,6 +108,11 @@ _ALL = (
         "look at what it did, then resume it: sluicegate sessions resume SESSION --agent AGENT --as PERSON",
     ),
     Reason("not_halted", "There is nothing to resume.", "the session is not halted, or not open"),
+    Reason(
+        "quarantined",
+        "This has been stopped by a person; do not try again.",
+        "see what stops it: sluicegate quarantine list; lift it: sluicegate quarantine lift SCOPE ID",
+    ),
     Reason("unknown_kind", "This kind of request is not known.", "see the kinds in schemas/avro/intent.avsc"),
     Reason(
         "unknown_tool",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sluicegate.executors.http import HttpAdapter
     from sluicegate.executors.python import PythonAdapter
     from sluicegate.executors.reports import Signer
-    from sluicegate.executors.verifier import SignedVerifier
+    from sluicegate.executors.verifier import Follower
     from sluicegate.streams.control_log import ControlReader
 
 ROLES = ("ledger", "executor", "projector", "monitor")
@@ -123,9 +123,9 @@ class ExecutorRole:
         self._executor = Executor(self._settings, adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()
 
-    async def _trust(self) -> tuple[Signer | None, SignedVerifier | None]:
-        """In a signed environment: how receipts are signed and dispatches checked, both by what control says."""
-        from sluicegate.executors.verifier import SignedVerifier
+    async def _trust(self) -> tuple[Signer | None, Follower]:
+        """How receipts are signed (in a signed environment) and dispatches checked, both by what control says."""
+        from sluicegate.executors.verifier import Follower, SignedVerifier
         from sluicegate.streams.control_log import ControlReader
         from sluicegate.streams.ledger_service import wall_clock
         from sluicegate.streams.role_keys import RoleSigner
@@ -140,10 +140,9 @@ class ExecutorRole:
         except SluicegateError:
             await reader.stop()
             raise
-        if reader.control.signing != "signed":  # for ever: the genesis says so
-            await reader.stop()
-            return None, None
         self._control = reader
+        if reader.control.signing != "signed":  # for ever: the genesis says so
+            return None, Follower(reader)
         return signer, SignedVerifier(reader, wall_clock)
 
     async def stop(self) -> None:

@@ -24,7 +24,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 from sluicegate.executors.adapter import Adapter, Answer, Finished
 from sluicegate.executors.dispatcher import Executor
-from sluicegate.executors.verifier import SignedVerifier
+from sluicegate.executors.verifier import Follower, SignedVerifier
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
@@ -262,7 +262,7 @@ async def gate(
         executor = Executor(
             settings, {"http": made.adapter, **(adapters or {})}, name="gate",
             signer=RoleSigner(settings.home, "executor", "receipts", lambda: source.control, clock),
-            verifier=SignedVerifier(source, clock) if signed else None,
+            verifier=SignedVerifier(source, clock) if signed else Follower(source),
         )  # fmt: skip
         await executor.start()
         stack.push_async_callback(executor.stop)

@@ -17,6 +17,7 @@ from sluicegate.executors.claim_log import Fetched
 from sluicegate.executors.dispatcher import CLOCK_LIMIT_US, Executor
 from sluicegate.executors.lane import Lane
 from sluicegate.executors.reports import Reports
+from sluicegate.executors.verifier import ReadsOnly
 from sluicegate.schemas.errors import Retryable, Terminal, Unreadable
 from sluicegate.schemas.records import Dispatch, Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
@@ -716,7 +717,7 @@ def test_copy_of_a_dispatch() -> None:
 def test_what_cannot_be_judged_now_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """No call, no dead letter: the ledger's tick offers it again."""
 
-    class Behind:
+    class Behind(ReadsOnly):
         async def open(self, partition: int, value: bytes) -> Dispatch:
             raise Retryable("control is behind")
 

@@ -1,0 +1,83 @@
+"""`sluicegate quarantine add | lift | list`: the kill switch."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from sluicegate.processors.quarantine import SCOPES
+from sluicegate.streams import quarantines
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.open_intents import iso
+from sluicegate.streams.settings import Settings
+
+quarantine = typer.Typer(help="Stop an agent, a tool, a session or a release at once.", no_args_is_help=True)
+
+Scope = Annotated[str, typer.Argument(help=", ".join(SCOPES))]
+Value = Annotated[str, typer.Argument(help="its id; of a release the digest", metavar="ID")]
+Why = Annotated[str, typer.Option(help="for the record; the agent's developer is told")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would stop only")]
+COLUMNS = ("intent_id", "agent_id", "session_id", "tool", "class", "state", "attempt", "claimed_at")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(quarantine, name="quarantine")
+
+
+@quarantine.command("add")
+def quarantine_add(
+    scope: Scope, value: Value, why: Why = "", dry_run: DryRun = False, output: OutputOption = Format.TABLE
+) -> None:
+    """Stop it, e.g. `sluicegate quarantine add tool send_money --why "paid twice"`.
+
+    Within 5 s there is no new permit and no new claim anywhere. Calls that were begun are listed: they are not cut, and
+    their results still arrive. It asks nobody: what stops is never refused.
+    """
+    settings = attach(Settings.from_env())
+    head, begun = asyncio.run(
+        quarantines.add(settings, Keys(settings.home), scope, value, why, dry_run=dry_run)
+    )
+    if output is Format.TABLE:
+        done = "would be quarantined" if dry_run else f"is quarantined as of control event {head}"
+        console().print(f"{scope} `{value}` {done}; {len(begun)} call(s) in flight", markup=False)
+    if begun or output is not Format.TABLE:
+        _show(begun, output)
+
+
+@quarantine.command("lift")
+def quarantine_lift(scope: Scope, value: Value, why: Why = "", dry_run: DryRun = False) -> None:
+    """Let it go on, e.g. `sluicegate quarantine lift tool send_money --why "fixed in 1.3"`.
+
+    What was refused meanwhile stays refused: the agent has to ask again.
+    """
+    settings = attach(Settings.from_env())
+    head = asyncio.run(quarantines.lift(settings, Keys(settings.home), scope, value, why, dry_run=dry_run))
+    text = "would be lifted" if dry_run else f"lifted as of control event {head}"
+    console().print(f"quarantine of {scope} `{value}`: {text}", markup=False)
+
+
+@quarantine.command("list")
+def quarantine_list(
+    calls: Annotated[bool, typer.Option("--calls", help="the calls in flight that it is about")] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """List what is stopped, e.g. `sluicegate quarantine list`, or with `--calls` what was begun before it was."""
+    settings = attach(Settings.from_env())
+    found = asyncio.run(quarantines.look(settings))
+    if calls:
+        _show([entry for row in found for entry in row.in_flight], output)
+        return
+    rows = [(row.scope, row.value, row.why, len(row.in_flight)) for row in found]
+    show(("scope", "id", "why", "in_flight"), rows, output)
+
+
+def _show(entries: list[quarantines.OpenIntent], output: Format) -> None:
+    rows = [
+        (e.intent_id, e.agent_id, e.session_id, e.tool, e.tool_class, e.state, e.attempt, iso(e.claimed_at))
+        for e in entries
+    ]
+    show(COLUMNS, rows, output)
