@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import orjson
 from sluicegate.processors.cells import MAX_CELLS, cell_key
+from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.session import MAX_SESSION_CELLS
 from sluicegate.processors.work import Work, emit, reply
@@ -50,9 +51,26 @@ def perform(work: Work, lease_us: int) -> None:
         reply(work, emit(work, "execute", "failed", ended, done.reason))
         return
     result = orjson.dumps(done.answer, option=orjson.OPT_SORT_KEYS)
+    rules: list[str] = []
+    if op == "read":
+        guarded = _guard(work, result)
+        if guarded.result is None:
+            why, seen = guarded.reason, guarded.observed
+            ended = ResultFacts(1, "ledger", work.now, work.now, b"", 0, why, seen)
+            outcome = emit(work, "execute", "withheld", ended, why, guarded.rules)
+            reply(work, outcome, detail=guarded.detail)
+            return
+        result, rules = guarded.result, guarded.rules
     done.facts.result_bytes = len(result)
     labels = header_labels(done.facts.integrity, done.facts.confidentiality) if op == "read" else []
-    reply(work, emit(work, "execute", "released", done.facts, labels=labels), result=result)
+    reply(work, emit(work, "execute", "released", done.facts, policies=rules, labels=labels), result=result)
+
+
+def _guard(work: Work, result: bytes) -> Guarded:
+    """What was remembered, as the agent may see it."""
+    assert work.tool is not None and work.release is not None
+    rules = work.release.guardrails.results.get(work.tool.name, ())
+    return guard_result(work, result, work.tool.redact_result, rules, work.tool.result_validator)
 
 
 def _op(work: Work) -> str:
@@ -83,6 +101,8 @@ def _write(work: Work) -> _Done:
     wanted = _args(work).get("if_version")
     if wanted is not None and wanted != version:
         return _Done(None, reason="version_conflict")
+    if work.redacted:  # the cell names the intent's bytes, which hold what was taken out
+        return _Done(None, reason="memory_redacted")
     if len(value) > MAX_VALUE_BYTES:
         return _Done(None, reason="value_too_large")
     full = len(state.memory) >= MAX_CELLS or (

@@ -203,6 +203,11 @@ _ALL = (
         "`if_version` is not the value's version; 0 means that there is none yet",
     ),
     Reason(
+        "memory_redacted",
+        "This cannot be remembered: a part of it may not be kept.",
+        "a redaction changed what was to be written, and memory keeps whole values: refuse it by a guardrail instead",
+    ),
+    Reason(
         "value_too_large",
         "This is too long to remember.",
         "a remembered value has at most 16 kB as json",

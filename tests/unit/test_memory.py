@@ -208,3 +208,36 @@ def test_no_value_is_ever_read_in_another_scope(ops: list[tuple[str, str, str, s
             d.close_session(session)
             d.open_session(session)
             model = {c: v for c, v in model.items() if c[0] != session}
+
+
+IBAN = "GB29 NWBK 6016 1331 9268 19"
+
+
+def guarded(**rule: object) -> Driver:
+    files = {**release_files(), **MAIL, **FILES}
+    rules = [{"id": "g", "tools": ["memory.*"], "detect": ["iban"], **rule}]
+    files["release.yaml"] += (
+        json.dumps({"guardrails": rules})[1:-1].replace('"guardrails"', "guardrails", 1) + "\n"
+    )
+    d = Driver()
+    d.deploy(compile_release(files))
+    d.open_session()
+    return d
+
+
+def test_guardrails_stand_before_memory_and_behind_it() -> None:
+    note = {"key": "k", "value": {"note": f"pay {IBAN}"}}
+    d = guarded(on="call")
+    assert d.call("memory.write", note).outcomes[-1].reason == "guardrail"
+    d = guarded(on="call", verdict="redact")
+    assert d.call("memory.write", note).outcomes[-1].reason == "memory_redacted"
+    assert answer(d.call("memory.read", {"key": "k"}))["found"] is False
+    d = guarded(on="result")
+    assert answer(d.call("memory.write", note)) == {"version": 1}
+    withheld = d.call("memory.read", {"key": "k"})
+    assert [(o.status, o.reason) for o in withheld.outcomes][-1] == ("withheld", "guardrail")
+    assert withheld.replies[-1].result is None
+    d = guarded(on="result", verdict="redact")
+    d.call("memory.write", note)
+    assert answer(d.call("memory.read", {"key": "k"}))["value"] == {"note": "pay [redacted]"}
+    check(d)
