@@ -141,12 +141,13 @@ def context_of(work: Work, cut: Slice) -> dict[str, Json]:
     assert work.conformed and session
     context: dict[str, Json] = {
         "args": work.conformed.cedar if mentioned is None else _only(work.conformed.cedar, mentioned),
-        "environment": work.control.env,
         "session": session_context(session, cut.mentions),
     }
-    if session.on_behalf_of:
+    if cut.mentions.environment:
+        context["environment"] = work.control.env
+    if session.on_behalf_of and cut.mentions.on_behalf_of:
         context["on_behalf_of"] = session.on_behalf_of
-    if session.chain:
+    if session.chain and cut.mentions.delegation:
         chain = names(session.chain)
         context["delegation"] = {"depth": len(chain), "parent": chain[-1]}
     if cut.mentions.grounding:

@@ -25,6 +25,12 @@ Modes = tuple[tuple[str, str], ...]
 OBSERVE = "observe"
 """`@mode("observe")`: decided and recorded, not applied."""
 
+MAX_VERDICTS = 20_000
+"""Answers remembered of one release, about 1 kB each: 20 MB; emptied when full. Cedar is a function of policies,
+entities and request, and reads repeat: with only what policies mention in it, a tool's context is often the same."""
+
+MAX_REMEMBERED_CONTEXT_CHARS = 500
+
 MAX_SLICES = 10_000
 """Cached (roles, tool) slices and (agent, tool) entities of one release, a few kB each; emptied when full."""
 
@@ -50,12 +56,18 @@ class Verdict:
     error: str
 
 
+Memo = dict[tuple[Json, ...], "tuple[Handle, cedarpy.Entities, Verdict]"]
+"""(handle, principal, action, resource, context) -> what was asked with which objects, and the answer."""
+
+
 @dataclass(slots=True)
 class Handle:
     """Parsed policies, and which id stands behind each positional one of Cedar's answers."""
 
     parsed: cedarpy.PolicySet
     ids: dict[str, str]
+    memo: Memo = field(default_factory=dict)
+    """Shared by a release's handles."""
 
 
 @dataclass(slots=True)
@@ -85,6 +97,7 @@ class PolicyBook:
     policies: list[Policy]
     slices: dict[tuple[tuple[str, ...], str, Modes], Slice] = field(default_factory=dict)
     entities: dict[tuple[Agent, str], cedarpy.Entities] = field(default_factory=dict)
+    memo: Memo = field(default_factory=dict)
 
 
 def to_text(est: dict[str, Json]) -> str:
@@ -127,30 +140,31 @@ def slice_for(book: PolicyBook, roles: tuple[str, ...], tool: str, modes: Modes 
     found = book.slices.get(key)
     if found is None:
         chosen = [p for p in book.policies if _may_apply(p, roles, tool)]
-        found = _cut(chosen, dict(modes))
+        found = _cut(chosen, dict(modes), book.memo)
         if len(book.slices) >= MAX_SLICES:
             book.slices.clear()
         book.slices[key] = found
     return found
 
 
-def _cut(chosen: list[Policy], modes: dict[str, str]) -> Slice:
+def _cut(chosen: list[Policy], modes: dict[str, str], memo: Memo) -> Slice:
     enforced = [p for p in chosen if modes.get(p.policy_id, p.annotations.get("mode")) != OBSERVE]
     lifted = [p for p in enforced if not (p.effect == "forbid" and HOLD in p.annotations)]
     return Slice(
         enforced,
-        handle_of(enforced),
-        handle_of(lifted) if len(lifted) < len(enforced) else None,
-        handle_of(chosen) if len(enforced) < len(chosen) else None,
+        handle_of(enforced, memo),
+        handle_of(lifted, memo) if len(lifted) < len(enforced) else None,
+        handle_of(chosen, memo) if len(enforced) < len(chosen) else None,
         frozenset(p.policy_id for p in enforced if HOLD in p.annotations),
         mentions_of([p.est for p in chosen]),
     )
 
 
-def handle_of(policies: list[Policy]) -> Handle:
+def handle_of(policies: list[Policy], memo: Memo | None = None) -> Handle:
     """Policies parsed together, for `evaluate`."""
     parsed = cedarpy.PolicySet.from_str("\n".join(p.text for p in policies))
-    return Handle(parsed, {f"policy{i}": p.policy_id for i, p in enumerate(policies)})
+    ids = {f"policy{i}": p.policy_id for i, p in enumerate(policies)}
+    return Handle(parsed, ids, {} if memo is None else memo)
 
 
 def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> cedarpy.Entities:
@@ -186,6 +200,21 @@ def request_of(agent: Agent, tool: str, context: Json) -> dict[str, Json]:
 
 def evaluate(handle: Handle, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
     """One authorization. Total: what Cedar cannot answer is a refusal with `error` set."""
+    if len(cast(str, request["context"])) > MAX_REMEMBERED_CONTEXT_CHARS:
+        return _evaluate(handle, entities, request)
+    ids = [cast("dict[str, str]", request[part])["id"] for part in ("principal", "action", "resource")]
+    key = (id(handle), *ids, request["context"])
+    known = handle.memo.get(key)
+    if known is not None and known[0] is handle and known[1] is entities:
+        return known[2]
+    if len(handle.memo) >= MAX_VERDICTS:
+        handle.memo.clear()
+    verdict = _evaluate(handle, entities, request)
+    handle.memo[key] = (handle, entities, verdict)
+    return verdict
+
+
+def _evaluate(handle: Handle, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
     try:
         # What `cedarpy.is_authorized_batch` does, without its copies and its objects: a third of its time
         # (tests/properties/test_policies.py::test_the_short_way_answers_as_cedarpys_own).

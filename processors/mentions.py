@@ -25,6 +25,9 @@ class Mentions:
     args: tuple[str, ...] | None = ()
     session: tuple[str, ...] = ()
     grounding: bool = False
+    environment: bool = False
+    on_behalf_of: bool = False
+    delegation: bool = False
     counts: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
@@ -40,6 +43,10 @@ class _Found:
         """The next names after a prefix."""
         size = len(prefix)
         return {path[size] for path in self.paths if len(path) > size and path[:size] == prefix}
+
+    def speaks_of(self, name: str) -> bool:
+        """Whether anything looks at a part of the context, or below it."""
+        return self.whole(name) or bool(self.below(name))
 
     def whole(self, *prefix: str) -> bool:
         """Whether something looks at the prefix as a value, or at what stands above it."""
@@ -57,7 +64,10 @@ def mentions_of(ests: list[dict[str, Json]]) -> Mentions:
     return Mentions(
         None if found.whole("args") else tuple(sorted(found.below("args"))),
         tuple(name for name in SESSION_FIELDS if name in session),
-        found.whole("grounding") or bool(found.below("grounding")),
+        found.speaks_of("grounding"),
+        found.speaks_of("environment"),
+        found.speaks_of("on_behalf_of"),
+        found.speaks_of("delegation"),
         names["counts"],
         names["sums"],
         names["since"],

@@ -206,3 +206,24 @@ def test_a_policy_that_errs_never_permits(effect: str, condition: str, first: bo
 def test_files_are_read_in_any_order(names: list[str]) -> None:
     parsed = parse_policies({name: FILES[name] for name in names})
     assert [p.policy_id for p in parsed.policies] == [p.policy_id for p in book().policies]
+
+
+def test_a_remembered_answer_is_of_the_same_question() -> None:
+    policies = parse_policies(
+        {
+            "policies/x.cedar": '@id("a") permit (principal, action, resource) when { principal.team == "red" };\n'
+            '@id("b") forbid (principal, action == Action::"pay", resource) when { context.args.n == 7 };'
+        }
+    )
+    red, blue = Agent("a", "t", "red", ()), Agent("a", "t", "blue", ())
+    asked = [(red, "pay", 1), (blue, "pay", 1), (red, "pay", 7), (red, "get", 7), (red, "pay", 1)]
+    for _ in range(2):
+        verdicts = []
+        for agent, tool, n in asked:
+            entities = entities_for(policies, agent, tool, "read_only")
+            request = request_of(agent, tool, {"args": {"n": n}})
+            verdicts.append(
+                evaluate(slice_for(policies, agent.roles, tool).enforced, entities, request).allowed
+            )
+        assert verdicts == [True, False, False, True, True]
+    assert len(policies.memo) == 4
