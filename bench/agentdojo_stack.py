@@ -90,7 +90,8 @@ class StackGate:
 
     def __init__(self, fleet: Fleet, suite: str) -> None:
         self._fleet, self._suite = fleet, suite
-        self._tools = compile_release(releases.read_folder(RELEASES / suite)).tools
+        release = compile_release(releases.read_folder(RELEASES / suite))
+        self._tools, self._release = release.tools, release.digest
         self._agents = itertools.cycle(agents_of(suite))
         self._agent_of: dict[str, str] = {}
         self._ids = itertools.count()
@@ -119,7 +120,15 @@ class StackGate:
         digest = action_digest(tool.name, tool.version, canonical)
         agent = self._agent_of[held.session]
         review = Review(
-            self._id(held.session), agent, held.intent_id, "approve", digest, REVIEWER, _now(), "bench"
+            self._id(held.session),
+            agent,
+            held.intent_id,
+            "approve",
+            digest,
+            REVIEWER,
+            _now(),
+            "bench",
+            self._release,
         )
         return _fill(held, await self._fleet.ask("reviews", review, held.intent_id))  # type: ignore[arg-type]
 

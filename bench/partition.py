@@ -141,6 +141,7 @@ class Partition:
             REVIEWER,
             self._now,
             "bench",
+            self.release.digest,
         )
         return self._finish(replace(held), self._feed("reviews", review))
 
@@ -152,7 +153,9 @@ class Partition:
         answer.detail = decision.replies[-1].for_developer if decision.replies else ""
         for outcome in decision.outcomes:
             answer.policies = outcome.policies or answer.policies
-            if isinstance(outcome.facts, r.StageFacts) and getattr(outcome.facts, "grounded_arguments", None):
+            if isinstance(outcome.facts, r.StageFacts | r.HoldFacts) and getattr(
+                outcome.facts, "grounded_arguments", None
+            ):
                 f = outcome.facts
                 places = zip(f.grounded_from, f.grounded_labels, strict=True)
                 answer.grounded = dict(zip(f.grounded_arguments, places, strict=True))

@@ -11,7 +11,7 @@ MEANINGS = {
     "routed": "known agent, open session, contract found; the first record of an intent that was not refused at once",
     "permitted": "Cedar permitted it, or a person approved it and Cedar permits it still",
     "validated": "bound to its action digest",
-    "held": "waits for a person; expires after 24 h",
+    "held": "waits for people: as many as its policies ask for; expires after 24 h, or earlier where they say so",
     "waiting": "waits for guardrail plug-ins; their answer, failure or silence decides",
     "dispatched": "offered to executors, or permitted to run in process; a lease of 5 s",
     "claimed": "one executor has it: from here the call may have happened",

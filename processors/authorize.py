@@ -45,11 +45,11 @@ def conform_arguments(work: Work) -> Refusal | None:
     return redact_contract(work)
 
 
-def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
-    """Ask Cedar. Sets `work.policies`, and `work.hold` where people have to agree first.
+def authorize(work: Work) -> Refusal | None:
+    """Ask Cedar. Sets `work.policies`, and `work.hold` where people have to agree first; plain forbids refuse.
 
-    `approved`: they did, so what holds counts as lifted; plain forbids still refuse. When the words of earlier
-    events are needed and not at hand, `work.decision.needs` is set and the answer means nothing.
+    Whether people agreed already is weighed by `approvals.py`. When the words of earlier events are needed and not at
+    hand, `work.decision.needs` is set and the answer means nothing.
     """
     agent, tool, conformed = work.agent, work.tool, work.conformed
     assert agent and tool and conformed and work.release
@@ -80,7 +80,7 @@ def authorize(work: Work, *, approved: bool = False) -> Refusal | None:
         work.policies = sorted({p for one in answers for p in one.verdict.policies} | holding)
         policies = {p.policy_id: p for one in answers for p in one.cut.policies}
         work.determined = [policies[p] for p in work.policies]
-        if holding and not approved:
+        if holding:
             work.hold = hold_of([p for p in work.determined if p.policy_id in holding])
         return redact_call(work)
     if verdict.policies:

@@ -170,7 +170,8 @@ def _not_opened(work: Work, transfer: Transfer) -> str:
         return reason
     if work.agent.tenant != transfer.tenant:
         return "other_tenant"
-    if session_key(transfer.agent_id, transfer.session_id) in state.sessions:
+    name = session_key(transfer.agent_id, transfer.session_id)
+    if name in state.sessions or name in state.parked:
         return "id_conflict"
     return "overloaded" if len(state.sessions) >= MAX_SESSIONS else ""
 

@@ -22,6 +22,7 @@ INVARIANTS: dict[str, str] = {
     "inputs": "every input is decided once, in order, and its outcomes stand together",
     "lifecycle": "an intent moves by the table in processors/lifecycle.py only",
     "claim": "what may not repeat ends after a claim only, and a claim takes the current offer",
+    "approval": "a held call goes on only after as many different people agreed as were asked for",
     "duplicates": "an irreversible call is never claimed twice",
     "control_head": "control's head never goes back, and the release is the one deployed at it",
     "non_omission": "every intent taken in is ended or open, and every input record was decided",

@@ -2,7 +2,7 @@
 
     routed ▸ permitted ▸ validated ▸ dispatched ▸ claimed ▸ released | withheld | failed
        └────────┴──────────┴─ refused      └ expired   └ in_doubt ▸ resolved | released | withheld | failed
-                 └ held ▸ permitted | refused | expired
+                 └ held ▸ held | permitted | refused | expired
 
 An intent's state is the status of its last outcome. `ledger verify`, the ClickHouse view `intents` and the
 docs are generated from this module; nothing else says what may follow what. It never looks at time or content.
@@ -38,7 +38,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "routed": ("permitted", "held", "refused"),
     "permitted": ("validated", "held", "refused"),
     "validated": ("dispatched", "waiting", "refused"),
-    "held": ("permitted", "refused", "expired", "voided"),
+    # `held` again: one approval of several, an edit, or what is asked now differs from what was shown.
+    "held": ("held", "permitted", "refused", "expired", "voided"),
     "waiting": ("validated", "dispatched", "refused", "expired", "voided"),
     # `dispatched` again: the offer's lease ran out unclaimed, and it is offered anew.
     # The ends without a claim: a read-only call, which may repeat, needs none.

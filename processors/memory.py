@@ -21,7 +21,7 @@ from sluicegate.processors.session import MAX_SESSION_CELLS
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import ClaimFacts, Envelope, Intent, MemoryFacts, ResultFacts
+from sluicegate.schemas.records import ClaimFacts, Envelope, Intent, MemoryFacts, ResultFacts, Review
 
 KIND = "memory"
 MAX_VALUE_BYTES = 16 * 1024
@@ -147,14 +147,15 @@ def _forget(work: Work) -> _Done:
 
 
 def value_in(raw: bytes | None, digest: bytes) -> bytes | None:
-    """The value in a writing intent's bytes, or None when they are gone or hold another one."""
+    """The value in a writing intent's bytes, or in those of the review that edited it; None when they are gone or hold
+    another one."""
     if raw is None:
         return None
     try:
         record = codec.decode(raw)
         if isinstance(record, Envelope):
             record = codec.decode(record.payload)
-        if not isinstance(record, Intent):
+        if not isinstance(record, Intent | Review) or record.arguments is None:
             return None
         value = orjson.dumps(orjson.loads(record.arguments).get("value"), option=orjson.OPT_SORT_KEYS)
     except (Unreadable, orjson.JSONDecodeError):

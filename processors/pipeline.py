@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable
 
 import orjson
+from sluicegate.processors.approvals import hold_call
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.control import Control
 from sluicegate.processors.handoff import decide_handoff, decide_transfer
@@ -42,7 +43,6 @@ from sluicegate.schemas.records import (
     Intent,
     IntentFacts,
     Message,
-    PlanFacts,
     Receipt,
     StageFacts,
     Transfer,
@@ -58,9 +58,6 @@ STAGES: tuple[tuple[str, str, Stage], ...] = (
     ("validate", "validated", validate),
 )
 """(name, status when passed, function). `conform` emits nothing when it passes; `plan` follows the last one."""
-
-HOLD_US = 24 * 3_600 * 1_000_000
-"""A held intent waits this long for a person."""
 
 
 def decide(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Decision:
@@ -217,8 +214,10 @@ def run_stages(work: Work) -> None:
         if name == "route":
             cause = work.session.opened_by if work.session else b""
             emit(work, name, passed, _intent_facts(work, True), caused_by=cause)
-        elif work.hold:
-            _hold(work)
+        elif work.hold is not None:
+            refused = hold_call(work, name)
+            if refused is not None:
+                _refuse(work, *refused)
             return
         elif name == "authorize":
             emit(work, name, passed, stage_facts(work), policies=work.policies)
@@ -246,20 +245,6 @@ def _refuse(work: Work, stage: str, refusal: Refusal, *, remembered: bool = True
     content = refusal.detail.encode() if refusal.detail and not first else None
     outcome = emit(work, stage, "refused", facts, refusal.reason, list(refusal.policies), content)
     reply(work, outcome, detail=refusal.detail)
-
-
-def _hold(work: Work) -> None:
-    """A person has to agree: the digest is fixed now, so that nothing else can be approved."""
-    assert work.tool is not None and work.hold is not None
-    refusal = validate(work)
-    if refusal is not None:  # nobody is asked for what would be refused anyway
-        _refuse(work, "validate", refusal)
-        return
-    facts = PlanFacts(
-        work.action_digest, work.tool.tool_class, work.tool.executor_kind, 0, work.now + HOLD_US, work.tool.timeout_ms
-    )  # fmt: skip
-    outcome = emit(work, "authorize", "held", facts, "approval_required", work.policies)
-    reply(work, outcome, detail=work.hold.why)
 
 
 def _repeat(work: Work, seen: OpenIntent | Ended) -> None:

@@ -40,7 +40,7 @@ def plan(work: Work, attempt: int = 1) -> None:
     assert tool and intent and conformed
     in_process = tool.executor_kind == "in_process"
     not_after = work.now + LEASE_US
-    if intent.deadline_at is not None:
+    if intent.deadline_at is not None:  # of a call that people held, moved by the time they took
         not_after = min(not_after, intent.deadline_at)  # nothing begins after nobody waits any more
     facts = PlanFacts(
         work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms,
@@ -90,11 +90,13 @@ def _proof(work: Work) -> tuple[bytes, bool]:
     assert work.intent is not None and work.conformed is not None
     if not work.proof:
         return b"", False
+    if work.edited:
+        return b"", True
     parsed = parse(work.intent.arguments)
     transformed = isinstance(parsed, Misfit) or parsed[1] != work.conformed.canonical
     return (b"" if transformed else work.proof), transformed
 
 
 def deadline_of(intent: OpenIntent) -> int:
-    """When nobody wants the intent's result any more."""
-    return intent.deadline_at or intent.issued_at + DEFAULT_DEADLINE_US
+    """When nobody wants the intent's result any more; the time that people took does not count."""
+    return (intent.deadline_at or intent.issued_at + DEFAULT_DEADLINE_US) + intent.waited_us

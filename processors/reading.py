@@ -21,6 +21,8 @@ INTENT = codec.schema_of(r.IntentFacts).prefix
 PLAN = codec.schema_of(r.PlanFacts).prefix
 INTENTS = {INTENT, *(s.prefix for name, s in codec.OLD.items() if name.startswith("intent_facts."))}
 PLANS = {PLAN, *(s.prefix for name, s in codec.OLD.items() if name.startswith("plan_facts."))}
+HOLD = codec.schema_of(r.HoldFacts).prefix
+REVIEW = codec.schema_of(r.ReviewFacts).prefix
 CLAIM = codec.schema_of(r.ClaimFacts).prefix
 RESULT = codec.schema_of(r.ResultFacts).prefix
 
@@ -241,6 +243,31 @@ def plan_facts(b: bytes) -> tuple[str, int]:
         tool_class, p = _text(b, _skip_texts(b, _START, 1))
         attempt, _ = _long(b, _skip_texts(b, p, 1))
         return tool_class, attempt
+    except (IndexError, ValueError) as error:
+        raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
+
+
+def hold_facts(b: bytes) -> tuple[str, int]:
+    """`tool_class` and `quorum` of `HoldFacts`."""
+    try:
+        tool_class, p = _text(b, _skip_texts(b, _START, 1))
+        _, p = _long(b, _skip_texts(b, p, 1))
+        _, p = _long(b, p)
+        return tool_class, _long(b, p)[0]
+    except (IndexError, ValueError) as error:
+        raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
+
+
+def review_facts(b: bytes) -> tuple[list[str], int]:
+    """`approvals` and `quorum` of `ReviewFacts`."""
+    try:
+        p = _skip_texts(b, _START, 3)
+        names: list[str] = []
+        count, q = _long(b, p)
+        for _ in range(count):
+            name, q = _text(b, q)
+            names.append(name)
+        return names, _long(b, _skip_array(b, p, 0))[0]
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 

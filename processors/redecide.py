@@ -1,47 +1,60 @@
 """Restore an open intent's call from its own bytes, for a second offer or after an approval.
 
-State holds no content, only where the intent's bytes stand; so a decision that needs them asks once
-(`Decision.needs`) and gets them from the ledger loop or from the replayed ledger. Next: `ticks.py`, `reviews.py`.
+State holds no content, only where bytes stand: the intent's, and those of the review that put other arguments in
+their place. A decision that needs them asks once (`Decision.needs`) and gets them from the ledger loop or from the
+replayed ledger. Next: `ticks.py`, `reviews.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sluicegate.processors import quarantine
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.delegation import narrowed
+from sluicegate.processors.inputs import Place
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
-from sluicegate.processors.state import OpenIntent, session_key
+from sluicegate.processors.state import OpenIntent, session_of
 from sluicegate.processors.validate import bind
 from sluicegate.processors.work import Work
-from sluicegate.schemas.records import Intent
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Envelope, Intent, Review
 
 
-def restore_call(work: Work, entry: OpenIntent) -> str:
+def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> str:
     """Fill `work` as routing would have. A reason when that is impossible, else an empty string.
 
-    When the bytes are not at hand, `work.decision.needs` is set and the answer is empty.
+    `edit`: arguments that stand in place of all earlier ones. When the bytes are not at hand, `work.decision.needs`
+    is set and the answer is empty.
     """
     if quarantine.quarantined(
         work.control, entry.agent_id, entry.tool, entry.session_id, work.control.deployed
     ):
         return quarantine.REASON
-    place = (entry.topic, entry.offset)
-    library = work.source.library
-    value = library.raw(place) if library is not None else None
-    if value is None and place not in work.source.contents:
-        work.decision.needs.append(place)
+    places = [(entry.topic, entry.offset)]
+    if entry.edit_topic:  # asked for in any case: then a decision asks once
+        places.append((entry.edit_topic, entry.edit_offset))
+    values = [_at_hand(work, place) for place in places]
+    if work.decision.needs:
         return ""
-    value = value or work.source.contents[place]
-    if value is None:
+    if values[0] is None:
         return "no_executor"
-    taken = take(work.control, entry.topic, value, None)
+    taken = take(work.control, entry.topic, values[0], None)
     if isinstance(taken, Problem):
         return taken.reason  # its key was revoked since: nothing it signed begins any more
     if not isinstance(taken.record, Intent):
         return "no_executor"
-    work.intent, work.payload, work.proof = taken.record, taken.payload, taken.proof
+    if edit is None and len(places) > 1:
+        edit = _edited(values[1])
+        if edit is None:
+            return "no_executor"
+    work.intent, work.proof = _as_it_stands(work, entry, taken.record, edit), taken.proof
+    work.payload, work.edited = work.payload or taken.payload, edit is not None
+    work.hold, work.policies, work.determined, work.grounded = None, [], [], []  # of an earlier try
+    work.observed, work.redacted, work.asks = [], [], []
     work.release = work.control.release
     tool = work.release.tools.get(entry.tool) if work.release else None
     if tool is None:
@@ -50,7 +63,7 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
     work.agent = work.control.agents.get(entry.agent_id)
     if reason := inactive(work.agent):
         return reason
-    work.session = work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
+    work.session = session_of(work.state, entry)
     if work.session is not None and work.agent is not None:
         work.agent = narrowed(work.agent, work.session)
     if conform_arguments(work) is not None:
@@ -60,3 +73,33 @@ def restore_call(work: Work, entry: OpenIntent) -> str:
         return "redaction_breaks_schema"
     bind(work)
     return ""
+
+
+def _at_hand(work: Work, place: Place) -> bytes | None:
+    """The bytes at a place; None when they are gone, or asked for just now."""
+    library = work.source.library
+    value = library.raw(place) if library is not None else None
+    if value is None and place not in work.source.contents:
+        work.decision.needs.append(place)
+        return None
+    return value if value is not None else work.source.contents[place]
+
+
+def _as_it_stands(work: Work, entry: OpenIntent, intent: Intent, edit: bytes | None) -> Intent:
+    """The intent with the arguments people put in, and its deadline moved by the time they took."""
+    waited_us = work.now - entry.held_at if entry.state == "held" else entry.waited_us
+    if intent.deadline_at is not None and waited_us:
+        intent = replace(intent, deadline_at=intent.deadline_at + waited_us)
+    return intent if edit is None else replace(intent, arguments=edit)
+
+
+def _edited(value: bytes | None) -> bytes | None:
+    """The arguments in a review's bytes. Who signed it was checked when it was folded; the action digest, which the
+    state keeps, says whether these are the bytes that people agreed to."""
+    try:
+        record = codec.decode(value or b"")
+        if isinstance(record, Envelope):
+            record = codec.decode(record.payload)
+    except Unreadable:
+        return None
+    return record.arguments if isinstance(record, Review) else None

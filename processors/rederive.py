@@ -169,8 +169,11 @@ class Rederive:
     def _forget(self) -> None:
         """Keep the inputs that open or remembered intents refer to: as much as the ledger itself may ask for."""
         state = self.state
-        held = [(e.topic, e.offset) for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
-        held += [(s.topic, s.offset) for session in state.sessions.values() for s in session.sources]
+        entries = [e for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
+        held = [(e.topic, e.offset) for e in entries]
+        held += [(e.edit_topic, e.edit_offset) for e in entries if isinstance(e, OpenIntent) and e.edit_topic]
+        for sessions in (state.sessions, state.parked):
+            held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]
         held += [(cell.topic, cell.offset) for cell in state.memory.values()]
         self._kept = {place: self._kept[place] for place in held if place in self._kept}
 

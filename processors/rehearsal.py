@@ -89,6 +89,7 @@ class Rehearsal:
                 digest,
                 reviewer,
                 self.now,
+                release=outcome.origin.release,
             )
             decision = self._take("reviews", review)
             if decision.outcomes[-1].status not in ("held", "noted"):

@@ -54,6 +54,7 @@ class Session:
         recent, halted, idle, calls_before: see `derail.py`.
         verified: 1 when a token of an issuer that control knows said `on_behalf_of`.
         chain, roles_cap, calls_cap, calls_given: what it may not exceed when it was handed on, see `delegation.py`.
+        held: its calls that people hold: closed meanwhile, it is parked until they are settled.
     """
 
     agent_id: str
@@ -78,6 +79,7 @@ class Session:
     roles_cap: str = ""
     calls_cap: int = -1
     calls_given: int = 0
+    held: int = 0
     cells: list[bytes] = field(default_factory=list)
     sources: list[Source] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)

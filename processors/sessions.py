@@ -44,7 +44,7 @@ def decide_session(
         reason = "unknown_kind"
     if not reason and kind == "session.open":
         reason = inactive(work.agent)
-    if not reason and kind == "session.open" and session is not None:
+    if not reason and kind == "session.open" and (session is not None or name in state.parked):
         reason = "id_conflict"
     if not reason and kind == "session.open" and len(state.sessions) >= MAX_SESSIONS:
         reason = "overloaded"

@@ -16,7 +16,7 @@ import fastavro
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.state import OpenIntent, PartitionState, Session, Source
-from sluicegate.schemas.codec import encode_bytes, encode_long, encode_string
+from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
 FORMAT = 5
@@ -25,13 +25,15 @@ PIECE_ENTRIES = 2_000
 
 _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "opened_at", "last_at", "calls",
             "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
-            "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given")  # fmt: skip
+            "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality")
 _COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
-         "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked")  # fmt: skip
+         "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked", "quorum", "reviewers",
+         "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
+         "edit_offset", "keeps")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",
@@ -50,6 +52,8 @@ def _write(value: object) -> bytes:
         return encode_string(value)
     if type(value) is bytes:
         return encode_bytes(value)
+    if type(value) is tuple:
+        return encode_array(list(value), encode_string)
     assert type(value) is int
     return encode_long(value)
 
@@ -63,10 +67,11 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     yield encode_long(FORMAT) + _fields(state, _HEAD)
     positions = sorted(state.positions.items())
     yield encode_long(len(positions)) + b"".join(encode_string(t) + encode_long(o) for t, o in positions)
-    names = sorted(state.sessions)
-    yield encode_long(len(names))
-    for at in range(0, len(names), PIECE_ENTRIES):
-        yield b"".join(_session(state.sessions[n]) for n in names[at : at + PIECE_ENTRIES])
+    for sessions in (state.sessions, state.parked):
+        names = sorted(sessions)
+        yield encode_long(len(names))
+        for at in range(0, len(names), PIECE_ENTRIES):
+            yield b"".join(_session(sessions[n]) for n in names[at : at + PIECE_ENTRIES])
     yield _counter(state.marks)
     cells = sorted(state.memory)
     yield encode_long(len(cells))
@@ -113,6 +118,9 @@ def digest(state: PartitionState) -> bytes:
     return total.digest()
 
 
+_TEXTS = {"type": "array", "items": "string"}
+
+
 class _Reader:
     """Reads what `_write` wrote, by the Avro library's own primitives."""
 
@@ -128,6 +136,9 @@ class _Reader:
     def blob(self) -> bytes:
         return self.raw(self.long())
 
+    def texts(self) -> tuple[str, ...]:
+        return tuple(fastavro.schemaless_reader(self._io, _TEXTS, None))  # type: ignore[arg-type]
+
     def raw(self, size: int) -> bytes:
         data = self._io.read(size)
         if len(data) != size:
@@ -141,8 +152,19 @@ class _Reader:
     def counter(self) -> dict[str, int]:
         return {self.text(): self.long() for _ in range(self.long())}
 
+    def session(self) -> Session:
+        found = Session(**dict(zip(_SESSION, self.fields(Session, _SESSION), strict=True)))  # type: ignore[arg-type]
+        cells = self.blob()
+        found.cells = [cells[at : at + 16] for at in range(0, len(cells), 16)]
+        for _ in range(self.long()):
+            found.sources.append(Source(*self.fields(Source, _SOURCE)))  # type: ignore[arg-type]
+        for name in _COUNTERS:
+            setattr(found, name, self.counter())
+        return found
+
     def one(self, kind: str) -> object:
-        return {"str": self.text, "bytes": self.blob, "int": self.long}[kind]()
+        kinds = {"str": self.text, "bytes": self.blob, "int": self.long, "tuple[str, ...]": self.texts}
+        return kinds[kind]()
 
 
 def decode(data: bytes) -> PartitionState:
@@ -155,15 +177,10 @@ def decode(data: bytes) -> PartitionState:
     for _ in range(read.long()):
         topic = read.text()
         state.positions[topic] = read.long()
-    for _ in range(read.long()):
-        session = Session(**dict(zip(_SESSION, read.fields(Session, _SESSION), strict=True)))  # type: ignore[arg-type]
-        cells = read.blob()
-        session.cells = [cells[at : at + 16] for at in range(0, len(cells), 16)]
+    for sessions in (state.sessions, state.parked):
         for _ in range(read.long()):
-            session.sources.append(Source(*read.fields(Source, _SOURCE)))  # type: ignore[arg-type]
-        for name in _COUNTERS:
-            setattr(session, name, read.counter())
-        state.sessions[f"{session.agent_id}\0{session.session_id}"] = session
+            session = read.session()
+            sessions[f"{session.agent_id}\0{session.session_id}"] = session
     state.marks = read.counter()
     for _ in range(read.long()):
         cell = read.raw(16)

@@ -4,33 +4,34 @@ Live deciding, recovery, rebuild, replay and `ledger verify` all call the same `
 header and facts, never content, so an erased ledger folds to the same state. It never reads a clock: what
 expires, expires by the `decided_at` of the outcome being folded. State is changed in place; when a transaction
 fails the ledger drops the state and folds it again (see `streams/ledger.py`).
-Next: `session.py`, `ended.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py` (who reads it).
+Next: `entries.py` (what it is made of), `session.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from dataclasses import dataclass, field
 
 from sluicegate.processors import cells, derail, labels, lifecycle
-from sluicegate.processors.cells import Cell
 from sluicegate.processors.delegation import join_names
-from sluicegate.processors.ended import Ended as Ended
-from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome
-from sluicegate.processors.session import Session as Session
-from sluicegate.processors.session import Source as Source
-from sluicegate.processors.session import from_mark, learn, mark_of, use
+from sluicegate.processors.ended import Ended
+from sluicegate.processors.entries import OpenIntent, PartitionState
+from sluicegate.processors.outcomes import Origin, Outcome
+from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, use
 from sluicegate.schemas.records import (
     ClaimFacts,
     GenesisFacts,
+    HoldFacts,
     IntentFacts,
     MemoryFacts,
     PlanFacts,
     ResultFacts,
+    ReviewFacts,
     SessionFacts,
     StageFacts,
 )
+
+__all__ = ["Ended", "OpenIntent", "PartitionState", "Session", "Source"]
 
 US = 1_000_000
 HOUR_US = 3_600 * US
@@ -51,7 +52,8 @@ MAX_SESSIONS = 500_000
 """Open sessions in one partition: about 500 bytes each, 250 MB."""
 
 MAX_OPEN_INTENTS = 100_000
-"""Intents of one partition that wait for somebody; more are refused `overloaded`. About 1.2 kB each: 120 MB."""
+"""Intents of one partition that wait for somebody; more are refused `overloaded`. About 1.3 kB each: 130 MB; a held
+one has the bounds of `holds.py` besides."""
 
 LEASE_MARGIN_US = 2 * US
 """Waited after a lease before it counts as run out: the marker of the claim's transaction needs up to 21 ms to
@@ -60,65 +62,6 @@ be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second un
 
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 """Statuses that move only positions and time."""
-
-
-@dataclass(slots=True)
-class OpenIntent:
-    """An intent that has not ended. `offset` is where its bytes stand in the topic `intents`."""
-
-    intent_id: str
-    agent_id: str
-    session_id: str
-    tenant: str
-    subject: str
-    tool: str
-    version: str
-    executor: str
-    state: str
-    digest: bytes
-    issued_at: int
-    deadline_at: int
-    topic: str
-    offset: int
-    release: str
-    last_event: bytes
-    tool_class: str = ""
-    attempt: int = 0
-    due_at: int = 0
-    dispatch_id: bytes = b""
-    action_digest: bytes = b""
-    timeout_ms: int = 0
-    claimed_at: int = 0
-    redacted: str = ""
-    """Recipes that were applied to the call, separated by spaces."""
-    asked: str = ""
-    """Guardrails whose plug-ins were asked about the call, separated by spaces."""
-
-
-@dataclass(slots=True)
-class PartitionState:
-    """Everything one partition's decisions depend on, besides control."""
-
-    log_id: bytes
-    partition: int
-    partitions: int = 0
-    env: str = ""
-    signing: str = "dev"
-    seq: int = 0
-    prev_hash: bytes = ZERO_HASH
-    now: int = 0
-    control_head: int = -1
-    positions: dict[str, int] = field(default_factory=dict)
-    sessions: dict[str, Session] = field(default_factory=dict)
-    intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
-    memory: dict[bytes, Cell] = field(default_factory=dict)
-    marks: dict[str, int] = field(default_factory=dict)
-    """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
-    open_count: int = 0
-    # Derived, not part of the state bytes:
-    expiry: dict[int, list[bytes]] = field(default_factory=dict)
-    swept_hour: int = 0
-    timers: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 def intent_key(tenant: str, agent_id: str, intent_id: str) -> bytes:
@@ -146,6 +89,12 @@ def transfer_key(transfer_id: bytes) -> bytes:
 def session_key(agent_id: str, session_id: str) -> str:
     """Key of a session in the state."""
     return f"{agent_id}\0{session_id}"
+
+
+def session_of(state: PartitionState, entry: OpenIntent) -> Session | None:
+    """The session an open intent was asked in, closed or not."""
+    name = session_key(entry.agent_id, entry.session_id)
+    return state.parked.get(name) or state.sessions.get(name)
 
 
 def next_due(state: PartitionState) -> int | None:
@@ -242,6 +191,8 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
         ended = state.sessions.pop(name, None)
         if ended is not None:
             cells.forget_session(state.memory, ended)
+            if ended.held:
+                state.parked[name] = ended
     elif outcome.status == "heard":
         session = state.sessions.get(name)
         if session is not None:  # else it was idle for so long that the sweep just closed it
@@ -297,9 +248,13 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     if status == "released":
         _release(state, entry, outcome)
         if type(facts) is MemoryFacts:
-            session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
-            cells.fold(state.memory, session, entry.agent_id, facts, entry.topic, entry.offset)
+            session = state.sessions.get(session_key(entry.agent_id, entry.session_id))  # never a parked one
+            place = (entry.edit_topic, entry.edit_offset) if entry.edit_topic else (entry.topic, entry.offset)
+            cells.fold(state.memory, session, entry.agent_id, facts, *place)
+    if entry.state == "held" or status == "held":
+        _apply_hold(state, entry, outcome)
     if status in lifecycle.TERMINAL:
+        _keep_session(state, entry, status)
         redacted = " ".join(facts.redacted) if type(facts) is ResultFacts else ""
         state.intents[key] = Ended(
             entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id, redacted
@@ -311,22 +266,26 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     if type(facts) is PlanFacts:
         entry.tool_class, entry.attempt, entry.timeout_ms = facts.tool_class, facts.attempt, facts.timeout_ms
         entry.action_digest, entry.executor = facts.action_digest, facts.executor
-        if status == "held":
+        if status == "held":  # as it was written before holds had facts of their own
             entry.due_at = facts.not_after
         else:
             if facts.attempt == 1 and status == "dispatched":
-                use(state.sessions.get(session_key(entry.agent_id, entry.session_id)), entry.tool, facts)
+                use(session_of(state, entry), entry.tool, facts)
             entry.dispatch_id = outcome.event_id
             entry.due_at = facts.not_after + LEASE_MARGIN_US
         if status == "waiting":
             entry.asked = " ".join(outcome.policies)
         heapq.heappush(state.timers, (entry.due_at, key))
+    elif type(facts) is HoldFacts:
+        entry.due_at = facts.expires_at
+        heapq.heappush(state.timers, (entry.due_at, key))
     elif type(facts) is ClaimFacts:
         entry.claimed_at = facts.started_at
         entry.due_at = facts.lease_until + LEASE_MARGIN_US
         heapq.heappush(state.timers, (entry.due_at, key))
-    elif type(facts) is StageFacts and facts.redacted:
+    if isinstance(facts, StageFacts | HoldFacts) and facts.redacted:
         entry.redacted = " ".join(sorted({*entry.redacted.split(), *facts.redacted}))
+    _keep_session(state, entry, status)
     if status == "in_doubt":
         entry.due_at = 0  # nothing happens by itself any more
 
@@ -336,7 +295,7 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     bits, confidentiality = labels.read_header(outcome.labels)
     mark = mark_of(bits, confidentiality)
     state.marks[entry.agent_id] = state.marks.get(entry.agent_id, 0) | mark
-    session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
+    session = session_of(state, entry)
     if session is None:
         return
     derail.note_result(session)
@@ -346,6 +305,45 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
         return  # what an agent wrote down is its own words: they ground nothing
     o = outcome.origin
     learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
+
+
+def _apply_hold(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
+    """A call becomes held, stays so, or goes on."""
+    o, facts = outcome.origin, outcome.facts
+    if isinstance(facts, HoldFacts | PlanFacts):
+        if type(facts) is HoldFacts:
+            entry.quorum, entry.reviewers, entry.hold_release = (
+                facts.quorum,
+                tuple(facts.reviewers),
+                facts.release,
+            )
+        else:
+            entry.quorum, entry.reviewers, entry.hold_release = 1, (), o.release
+        entry.tool_class, entry.executor = facts.tool_class, facts.executor
+        entry.timeout_ms, entry.action_digest = facts.timeout_ms, facts.action_digest
+        entry.approvals, entry.hold_policies = (), tuple(outcome.policies)
+        entry.held_at, entry.asked_at = entry.held_at or o.decided_at, o.decided_at
+    elif type(facts) is ReviewFacts:
+        entry.quorum, entry.reviewers = facts.quorum, tuple(facts.reviewers)
+        entry.approvals = tuple(facts.approvals)
+        if facts.edited:
+            entry.action_digest, entry.edit_topic, entry.edit_offset = facts.action_digest, o.topic, o.offset
+            entry.hold_policies, entry.asked_at = tuple(outcome.policies), o.decided_at
+    if outcome.status != "held":
+        entry.waited_us = o.decided_at - entry.held_at
+
+
+def _keep_session(state: PartitionState, entry: OpenIntent, status: str) -> None:
+    """A call that people hold keeps its session, closed or not, until it is offered or ends."""
+    waits = int(status == "held" or (status == "waiting" and entry.held_at > 0))
+    if entry.keeps == waits or (entry.keeps and status in lifecycle.PASSING):
+        return
+    session = session_of(state, entry)
+    if session is not None:
+        session.held += waits - entry.keeps
+        if not session.held:
+            state.parked.pop(session_key(entry.agent_id, entry.session_id), None)
+    entry.keeps = waits
 
 
 def _remember(state: PartitionState, key: bytes, issued_at: int, entry: OpenIntent | Ended) -> None:

@@ -34,6 +34,8 @@ class Life:
     tool_class: str = ""
     attempt: int = 0
     claims: int = 0
+    quorum: int = 0
+    agreed: int = 0
 
 
 class Lives:
@@ -112,7 +114,14 @@ class Lives:
 
     def _offer_and_claim(self, life: Life, rest: Rest, status: str, facts: bytes) -> None:
         kind = facts[: codec.PREFIX_BYTES]
-        if status in ("dispatched", "held"):
+        if status == "held":
+            self._ask(life, rest, facts, kind)
+        elif status == "permitted" and life.state == "held" and life.agreed < life.quorum:
+            self._bad(
+                "approval",
+                f"intent `{rest.intent_id}` went on after {life.agreed} agreed, {life.quorum} were asked for",
+            )
+        elif status == "dispatched":
             if kind not in reading.PLANS:
                 self._bad("readable", f"`{status}` of intent `{rest.intent_id}` has no plan in its facts")
                 return
@@ -133,6 +142,19 @@ class Lives:
             self._bad(
                 "claim", f"{life.tool_class} intent `{rest.intent_id}` ended `{status}` without a claim"
             )
+
+    def _ask(self, life: Life, rest: Rest, facts: bytes, kind: bytes) -> None:
+        """People are asked, or one of them agreed."""
+        if kind == reading.HOLD:
+            life.tool_class, life.quorum = reading.hold_facts(facts)
+            life.agreed = 0
+        elif kind == reading.REVIEW:
+            names, life.quorum = reading.review_facts(facts)
+            life.agreed = len(set(names))
+        elif kind in reading.PLANS:  # written before holds had facts of their own
+            life.tool_class, life.attempt = reading.plan_facts(facts)
+        else:
+            self._bad("readable", f"`held` of intent `{rest.intent_id}` says nothing of people in its facts")
 
     def _forget(self, hour: int) -> None:
         self._hour = hour

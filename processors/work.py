@@ -56,6 +56,8 @@ class Work:
     authenticated: bool = False
     proof: bytes = b""
     """In signed environments the envelope that carried the intent: what an executor checks again."""
+    edited: bool = False
+    """A person's arguments stand in place of those the agent signed."""
     agent: Agent | None = None
     session: Session | None = None
     release: CompiledRelease | None = None

@@ -248,17 +248,65 @@ _ALL = (
         "This could not be checked, so it is not allowed.",
         "a guardrail's plug-in did not answer; install it where executors run, or raise its timeout_ms",
     ),
+    # approvals
+    Reason("approval_required", "A person has to agree first.", "approve it, or wait"),
+    Reason("approval_rejected", "A person said no.", "see the review"),
+    Reason("approval_expired", "Nobody agreed in time.", "ask again"),
+    Reason("digest_mismatch", "The approval was for something else.", "approve the digest that is shown"),
+    Reason("not_held", "There is nothing to approve.", "the intent is not held"),
+    Reason(
+        "no_reviewer",
+        "This needs people's agreement, and nobody can give it.",
+        "the policies that hold it name @reviewers without a common role; give them one",
+    ),
+    Reason(
+        "release_mismatch",
+        "The approval was for something else.",
+        "it was shown under another release than holds it; look at it again and approve what is shown",
+    ),
+    Reason(
+        "release_changed",
+        "The rules changed since a person was asked.",
+        "another release is deployed now and asks anew; look at it again and approve what is shown",
+    ),
+    Reason(
+        "review_outdated",
+        "The approval was for something else.",
+        "it is older than what is asked now; look at it again and approve what is shown",
+    ),
+    Reason(
+        "review_late",
+        "This came after the end.",
+        "the call went on, ended or expired before this review came",
+    ),
+    Reason("unknown_verdict", "The review could not be read.", "a review says approve or reject"),
+    Reason(
+        "unknown_person",
+        "The reviewer is not registered.",
+        "register the person: sluicegate people register PERSON --role ROLE",
+    ),
+    Reason(
+        "wrong_reviewer",
+        "The reviewer may not agree to this.",
+        "the policy's @reviewers names other roles; ask somebody who has one",
+    ),
+    Reason("agent_cannot_review", "An agent cannot approve.", "a registered person has to review it"),
+    Reason(
+        "already_approved",
+        "This person agreed already.",
+        "another person has to agree; one person counts once",
+    ),
+    Reason(
+        "edit_refused",
+        "The changed arguments are not allowed.",
+        "the detail names the stage's reason; change the arguments to what the policies allow, or approve them as they are",
+    ),
     # plan and execute
     Reason(
         "call_changed",
         "The call could not be made.",
         "the release changed what this call would be while it waited; ask again",
     ),
-    Reason("approval_required", "A person has to agree first.", "approve it, or wait"),
-    Reason("approval_rejected", "A person said no.", "see the review"),
-    Reason("approval_expired", "Nobody agreed in time.", "ask again"),
-    Reason("digest_mismatch", "The approval was for something else.", "approve the digest that is shown"),
-    Reason("not_held", "There is nothing to approve.", "the intent is not held"),
     Reason(
         "no_executor",
         "The tool is not available at the moment.",

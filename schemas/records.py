@@ -9,6 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sluicegate.schemas.facts import ClaimFacts as ClaimFacts
+from sluicegate.schemas.facts import ControlFacts as ControlFacts
+from sluicegate.schemas.facts import GenesisFacts as GenesisFacts
+from sluicegate.schemas.facts import HoldFacts as HoldFacts
+from sluicegate.schemas.facts import IntakeFacts as IntakeFacts
+from sluicegate.schemas.facts import IntentFacts as IntentFacts
+from sluicegate.schemas.facts import MemoryFacts as MemoryFacts
+from sluicegate.schemas.facts import PlanFacts as PlanFacts
+from sluicegate.schemas.facts import ResultFacts as ResultFacts
+from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
+from sluicegate.schemas.facts import SessionFacts as SessionFacts
+from sluicegate.schemas.facts import StageFacts as StageFacts
+
 
 @dataclass(slots=True)
 class Intent:
@@ -55,6 +68,8 @@ class Review:
     reviewer: str
     issued_at: int
     why: str = ""
+    release: str = ""
+    arguments: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -183,138 +198,6 @@ class Header:
     control_head: int
     release: str
     engine: str
-
-
-@dataclass(slots=True)
-class GenesisFacts:
-    """First record of a ledger partition."""
-
-    log_id: bytes
-    partitions: int
-    env: str
-    signing: str
-
-
-@dataclass(slots=True)
-class ControlFacts:
-    """A control event."""
-
-    kind: str
-    who: str
-    why: str
-    body: bytes
-
-
-@dataclass(slots=True)
-class IntentFacts:
-    """First outcome of an intent: what the duplicates window and the life cycle need."""
-
-    digest: bytes
-    kind: str
-    tool: str
-    version: str
-    executor: str
-    issued_at: int
-    deadline_at: int
-    authenticated: bool
-    control_stale: bool
-    remembered: bool
-    call_digest: bytes = b""
-
-
-@dataclass(slots=True)
-class StageFacts:
-    """A stage passed or refused after the first outcome."""
-
-    detail: str
-    grounded_arguments: list[str] = field(default_factory=list)
-    grounded_from: list[str] = field(default_factory=list)
-    grounded_labels: list[str] = field(default_factory=list)
-    grounded_events: list[bytes] = field(default_factory=list)
-    grounded_paths: list[str] = field(default_factory=list)
-    observed: list[str] = field(default_factory=list)
-    redacted: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class PlanFacts:
-    """A dispatch."""
-
-    action_digest: bytes
-    tool_class: str
-    executor: str
-    attempt: int
-    not_after: int
-    timeout_ms: int
-    measured: list[str] = field(default_factory=list)
-    amounts: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class ClaimFacts:
-    """A claim: from here the call may have happened."""
-
-    attempt: int
-    executor: str
-    started_at: int
-    lease_until: int
-
-
-@dataclass(slots=True)
-class ResultFacts:
-    """The end of an execution."""
-
-    attempt: int
-    executed_by: str
-    started_at: int
-    finished_at: int
-    result_digest: bytes
-    result_bytes: int
-    error_class: str
-    observed: list[str] = field(default_factory=list)
-    redacted: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class MemoryFacts:
-    """A memory operation, done by the ledger itself."""
-
-    op: str
-    scope: str
-    cell: bytes
-    version: int
-    value_digest: bytes
-    result_bytes: int
-    integrity: int
-    confidentiality: int
-
-
-@dataclass(slots=True)
-class SessionFacts:
-    """A session opened, heard or closed."""
-
-    kind: str
-    origin: str
-    on_behalf_of: str
-    digest: bytes
-    authenticated: bool
-    control_stale: bool
-    issued_at: int
-    verified: bool = False
-    to_agent: str = ""
-    to_session: str = ""
-    chain: list[str] = field(default_factory=list)
-    roles: list[str] = field(default_factory=list)
-    calls_cap: int = -1
-
-
-@dataclass(slots=True)
-class IntakeFacts:
-    """An input that could not be taken: unreadable, misrouted, of a type or signer the topic does not accept, or that broke the machinery."""
-
-    detail: str
-    length: int
-    digest: bytes
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from sluicegate.sinks.avro import Reader, Values
 HEAD_BYTES = 4_096
 """Of an unreadable record, kept in `ingest_rejects`; its length and sha256 are kept too."""
 TURN_ROWS = 256
-"""x 64 values x about 60 bytes = 1 MB: half of a core's second cache."""
+"""x 71 values x about 60 bytes = 1 MB: half of a core's second cache."""
 
 
 class ContentOpener(Protocol):
@@ -57,7 +57,7 @@ class Reject:
     value: bytes
 
 
-# Facts: eight record types share these columns; a column a type has no value for keeps its default.
+# Facts: ten record types share these columns; a column a type has no value for keeps its default.
 
 FACTS_DEFAULTS: dict[str, object] = {
     "kind": b"",
@@ -91,11 +91,20 @@ FACTS_DEFAULTS: dict[str, object] = {
     "grounded_labels": (),
     "observed": (),
     "redacted": (),
+    "expires_at": None,
+    "quorum": 0,
+    "reviewers": (),
+    "verdict": b"",
+    "reviewer": b"",
+    "approvals": (),
+    "edited": None,
 }
 RENAMED: dict[tuple[str, str], str] = {
     ("intent_facts", "version"): "tool_version",
     ("result_facts", "executed_by"): "executor",
     ("plan_facts", "action_digest"): "digest",
+    ("hold_facts", "action_digest"): "digest",
+    ("review_facts", "action_digest"): "digest",
     ("result_facts", "result_digest"): "digest",
     ("intake_facts", "length"): "input_bytes",
     ("genesis_facts", "env"): "detail",
@@ -120,6 +129,9 @@ ONLY_IN_BYTES = {
     ("plan_facts", "amounts"),
     ("stage_facts", "grounded_events"),
     ("stage_facts", "grounded_paths"),
+    ("hold_facts", "release"),  # the header's, again
+    ("hold_facts", "grounded_events"),
+    ("hold_facts", "grounded_paths"),
 }
 
 

@@ -143,6 +143,13 @@ _FACTS = (
     Column("grounded_labels", f"Array({LC})", "integrity label of that place"),
     Column("observed", f"Array({LC})", "policies, rules or reasons that would have decided otherwise, were they enforced"),
     Column("redacted", f"Array({LC})", "paths of the arguments whose value was taken out"),
+    Column("expires_at", TIME_OR_NONE, "of a held call: without enough approvals by then it expires", _CLOCK),
+    Column("quorum", "UInt32", "of a held call: different people who must agree", _INT),
+    Column("reviewers", f"Array({LC})", "of a held call: roles that may agree, empty for any registered person"),
+    Column("verdict", LC, "of a review that counted: approve or reject"),
+    Column("reviewer", LC, "of a review that counted: id of the person"),
+    Column("approvals", f"Array({LC})", "of a review that counted: who agreed so far"),
+    Column("edited", "Nullable(Bool)", "of a review that counted: the person changed the arguments"),
 )  # fmt: skip
 
 EVENTS = Table(

@@ -194,6 +194,11 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             story.issued_at = _iso(facts.issued_at)
         case r.PlanFacts():
             story.tool_class, step.attempt, step.by = facts.tool_class, facts.attempt, facts.executor
+        case r.HoldFacts():
+            story.tool_class = facts.tool_class
+            step.by = f"{facts.quorum} of {' or '.join(facts.reviewers) or 'any person'} must agree"
+        case r.ReviewFacts():
+            step.by = f"{facts.reviewer}, {len(facts.approvals)} of {facts.quorum} agreed"
         case r.ClaimFacts():
             step.attempt, step.by = facts.attempt, facts.executor
         case r.ResultFacts():
@@ -214,8 +219,10 @@ def _input(story: Story, step: Step, content: bytes | str | None) -> None:
         case r.Intent() as asked if step.status != lifecycle.ATTACHED:
             story.arguments, story.goal = asked.arguments.decode("utf-8", "replace"), asked.goal
         case r.Review() as review:
-            step.by = review.reviewer
+            step.by = step.by or review.reviewer
             step.detail = f"{review.verdict}: {review.why}" if review.why else review.verdict
+            if review.arguments is not None:
+                step.detail += f", with {review.arguments.decode('utf-8', 'replace')}"
         case r.Receipt() as receipt if step.status in lifecycle.EXECUTED_TERMINAL:
             step.detail = receipt.error or step.detail
             story.result = (receipt.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]

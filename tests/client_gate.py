@@ -31,7 +31,7 @@ from sluicegate.streams.client_transport import Acknowledged, Deliver, Headers
 from sluicegate.streams.in_process import now_us
 from sluicegate.streams.settings import Settings
 
-from tests.driver import AGENT, OTHER_AGENT, Driver
+from tests.driver import AGENT, OTHER_AGENT, PERSON, Driver
 
 SHORT_S = 0.05
 """Time-out of what is expected not to be answered."""
@@ -169,7 +169,9 @@ def approve(gate: Gate, intent_id: str, verdict: str = "approve") -> Decision:
     """A person's word on a held intent."""
     entry = gate.driver.state.intents[intent_key(gate.driver.control.agents[AGENT].tenant, AGENT, intent_id)]
     assert isinstance(entry, OpenIntent)
-    review = Review("r-1", AGENT, intent_id, verdict, entry.action_digest, "person-2", gate.driver.now)
+    review = Review(
+        "r-1", AGENT, intent_id, verdict, entry.action_digest, PERSON, gate.driver.now, release=entry.hold_release
+    )  # fmt: skip
     return gate.driver.feed("reviews", review)
 
 

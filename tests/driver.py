@@ -45,6 +45,14 @@ LOG_ID = bytes(range(16))
 AGENT = "banking-agent-gpt-4o-2024-05-13"
 OTHER_AGENT = "retail-agent-gpt-4.1"
 SESSION = "session-1"
+PERSON = "person-2"
+PEOPLE: list[dict[str, object]] = [
+    {"person_id": PERSON, "name": "Ana", "roles": ["desk"]},
+    {"person_id": "person-3", "name": "Ben", "roles": ["desk", "treasury"]},
+    {"person_id": "person-4", "name": "Cem", "roles": ["treasury"]},
+    {"person_id": "person-5", "name": "", "roles": []},
+]
+"""Who may review in tests."""
 RELEASE = Path(__file__).parent.parent / "examples" / "release"
 
 
@@ -68,6 +76,7 @@ DESK_FILES = {
     "contracts/desk.look.json": _contract("desk.look", "queryable"),
     "contracts/desk.pay.json": _contract("desk.pay", "irreversible"),
     "contracts/desk.ask.json": _contract("desk.ask", "irreversible"),
+    "contracts/desk.wire.json": _contract("desk.wire", "irreversible"),
     "contracts/desk.local.json": _contract("desk.local", "irreversible", "in_process"),
     "contracts/desk.never.json": _contract("desk.never", "read_only"),
     "policies/desk.cedar": """
@@ -77,11 +86,22 @@ permit (principal, action in [Action::"desk.read", Action::"desk.set", Action::"
 @id("desk-ask")
 @hold("a person agrees to this")
 permit (principal, action == Action::"desk.ask", resource);
+@id("desk-wire")
+@hold("two people agree to this")
+@quorum("2")
+@reviewers("desk treasury")
+@expires("4h")
+permit (principal, action == Action::"desk.wire", resource);
+@id("desk-wire-free")
+permit (principal, action == Action::"desk.wire", resource) when { context.args has value && context.args.value == "free" };
+@id("desk-wire-never")
+forbid (principal, action == Action::"desk.wire", resource) when { context.args has value && context.args.value == "never" };
 @id("desk-not-this")
 forbid (principal, action == Action::"desk.pay", resource) when { context.args has value && context.args.value == "no" };
 """,
 }
-"""Tools for tests: `desk.never` is permitted to nobody, `desk.pay` is forbidden with the value `no`."""
+"""Tools for tests: `desk.never` is permitted to nobody, `desk.pay` is forbidden with the value `no`, `desk.ask` needs one
+person and `desk.wire` two, but for the values `free` and `never`."""
 
 
 @cache
@@ -189,6 +209,7 @@ class Driver:
         self._deploy_as: CompiledRelease | None = None
         self.control_event("genesis", log_id=LOG_ID.hex(), env="test", partitions=partitions, signing=signing)
         self.control_event("agents.registered", agents=agents())
+        self.control_event("people.registered", people=PEOPLE)
         self.deploy(release(extended=extended))
         self.state = PartitionState(LOG_ID, partition)
         self._genesis(partitions, signing)
@@ -343,15 +364,28 @@ class Driver:
         """The last transfer, or this one, arrives. Only for a ledger of one partition."""
         return self.feed("transfers", transfer or self.transfers[-1])
 
-    def review(self, held: Decision, verdict: str = "approve", *, digest: bytes | None = None) -> Decision:
+    def review(
+        self, held: Decision, verdict: str = "approve", *, digest: bytes | None = None, person: str = PERSON,
+        arguments: bytes | None = None,
+    ) -> Decision:  # fmt: skip
         """A person's word on a held call."""
+        return self.feed(
+            "reviews", self.word(held, verdict, digest=digest, person=person, arguments=arguments)
+        )
+
+    def word(
+        self, held: Decision, verdict: str = "approve", *, digest: bytes | None = None, person: str = PERSON,
+        arguments: bytes | None = None,
+    ) -> r.Review:  # fmt: skip
+        """A review, not sent, of what the decision left held."""
         outcome = held.outcomes[-1]
-        assert isinstance(outcome.facts, r.PlanFacts)
-        record = r.Review(
+        facts = outcome.facts
+        assert isinstance(facts, r.HoldFacts | r.ReviewFacts)
+        return r.Review(
             self.new_id("r"), outcome.origin.agent_id, outcome.origin.intent_id, verdict,
-            outcome.facts.action_digest if digest is None else digest, "person-2", self.now, "because",
+            facts.action_digest if digest is None else digest, person, self.now, "because", outcome.origin.release,
+            arguments,
         )  # fmt: skip
-        return self.feed("reviews", record)
 
     def everyday(self, rounds: int = 1) -> None:
         """A bit of everything: every class, every way an intent ends, duplicates, garbage, ticks."""
@@ -372,6 +406,11 @@ class Driver:
             self.feed("intents", b"garbage")
             self.review(self.call("desk.ask", session=session))
             self.review(self.call("desk.ask", session=session), "reject")
+            wire = self.call("desk.wire", {"value": str(n)}, session=session)
+            self.review(wire)
+            edited = self.review(wire, person="person-3", arguments=b'{"value":"less"}')
+            self.review(wire, person="person-4")
+            self.finish(self.review(edited).dispatches[0])
             local = self.call("desk.local", session=session)
             o = local.outcomes[0].origin
             done = r.Receipt(

@@ -191,7 +191,7 @@ def test_explain_tells_who_decided_what(settings: Settings, driver: Driver) -> N
     assert "forbid" in story.policies["desk-not-this"]
     approved = next(e.header.intent_id for e in events if e.header.status == "held")
     story = run(lambda: explain.explain(settings, approved, driver.keys.open))
-    assert any(s.by == "person-2" and s.detail == "approve: because" for s in story.steps)
+    assert any(s.by == "person-2, 1 of 1 agreed" and s.detail == "approve: because" for s in story.steps)
     driver.keys.destroyed.add("person-1")
     assert run(lambda: explain.explain(settings, paid, driver.keys.open)).arguments == "ERASED"
     with pytest.raises(Terminal, match="knows no intent `nope`"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sluicegate.processors import snapshot
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.state import PartitionState
+from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.processors.verify import ControlChecker, PartitionChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -31,7 +31,18 @@ RUNS = settings(
 AGENTS = (AGENT, OTHER_AGENT, "nobody", "")
 SESSIONS = ("s1", "s2", "", "s\n")
 IDS = ("a", "b", "c", "d", "e", "", "x" * 300)
-TOOLS = ("desk.read", "desk.set", "desk.look", "desk.pay", "desk.ask", "desk.local", "desk.never", "no.such")
+TOOLS = (
+    "desk.read",
+    "desk.set",
+    "desk.look",
+    "desk.pay",
+    "desk.ask",
+    "desk.wire",
+    "desk.local",
+    "desk.never",
+    "no.such",
+)
+PEOPLE = ("person-2", "person-3", "person-4", "person-5")
 LONGS = (0, 1, -1, 2**31, -(2**31), 2**63 - 1, -(2**63), 2**62)
 ARGUMENTS = (b"{}", b'{"value":"1"}', b'{"value":"no"}', b'{"value":7}', b"[]", b"\xff", b"", b'{"value":"1","value":"2"}',
              b"[" * 100, b'{"value":NaN}', b'{"v\\ud800":1}')  # fmt: skip
@@ -66,7 +77,7 @@ good_call = st.tuples(
     st.just("call"),
     st.just(AGENT),
     st.just("s1"),
-    pick(TOOLS[:6]),
+    pick(TOOLS[:7]),
     fresh,
     pick(ARGUMENTS[:2]),
     pick((None, None, 10_000_000)),
@@ -82,13 +93,15 @@ good_receipt = st.tuples(
     pick(("receipts", "receipts", "intents")),
     pick(("", "timeout")),
 )
-good_review = st.tuples(st.just("review"), index, pick(("approve", "approve", "reject")), st.just(True))
+good_review = st.tuples(st.just("review"), index, pick(("approve",) * 5 + ("reject",)), st.just(True), pick(("person-2", "person-3", "person-4")),
+                        pick((None, None, None, *ARGUMENTS[:3])))  # fmt: skip
 rare: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("message"), pick(AGENTS[:2]), pick(SESSIONS[:2]), pick(("session.open", "session.open", "session.user_said", "session.close")), pick(IDS), age),
     st.tuples(st.just("call"), pick(AGENTS), pick(SESSIONS), pick(TOOLS), pick(IDS), pick(ARGUMENTS), pick((None, *LONGS)), st.booleans()),
     st.tuples(st.just("asked"), pick(AGENTS), pick(SESSIONS), pick(("session.open", "session.close", "model_call", "")), pick(IDS), age),
     st.tuples(st.just("receipt"), index, pick(("claimed", "finished", "failed", "")), pick((None, *LONGS)), pick((None, *LONGS)), pick(RESULTS), pick(("receipts", "intents")), pick(("", "crashed", "malformed_result", "other"))),
-    st.tuples(st.just("review"), index, pick(("approve", "reject", "maybe")), st.booleans()),
+    st.tuples(st.just("review"), index, pick(("approve", "reject", "maybe")), st.booleans(), pick((*PEOPLE, AGENT, "nobody", "")), pick((None, *ARGUMENTS))),
+    st.tuples(st.just("person"), pick(PEOPLE), st.booleans()),
     st.tuples(st.just("again"), index),
     st.tuples(st.just("elsewhere"), index, pick(TOPICS)),
     st.tuples(st.just("damaged"), index, st.integers(0, 400), st.integers(0, 255), pick(TOPICS)),
@@ -141,12 +154,8 @@ def play(world: World, step: Step) -> Decision | None:
             return world.feed("intents", r.Intent(ident, agent, session, kind, "", b"", d.now - late))
         case ("receipt", int(i), str(kind), attempt, at, result, str(topic), str(error)):
             return world.feed(topic, _receipt(d, i, kind, attempt, at, result, error))
-        case ("review", int(i), str(verdict), bool(right)):
-            held = [e for e in d.state.intents.values() if getattr(e, "state", "") == "held"]
-            entry = held[i % len(held)] if held else None
-            digest = entry.action_digest if entry and right else bytes(32)  # type: ignore[union-attr]
-            who, ident = (entry.agent_id, entry.intent_id) if entry else (AGENT, "a")  # type: ignore[union-attr]
-            return world.feed("reviews", r.Review(d.new_id("r"), who, ident, verdict, digest, "p", d.now))
+        case ("review", int(i), str(verdict), bool(right), str(person), edit):
+            return world.feed("reviews", _review(d, i, verdict, right, person, edit))
         case ("again", int(i)) if world.sent:
             return world.feed(*world.sent[i % len(world.sent)])
         case ("elsewhere", int(i), str(topic)) if world.sent:
@@ -166,9 +175,28 @@ def play(world: World, step: Step) -> Decision | None:
         case ("agent", str(status)):
             row = next(a for a in agents() if a["agent_id"] == OTHER_AGENT)
             d.control_event("agents.registered", agents=[{**row, "status": status}])
+        case ("person", str(person), bool(gone)):
+            if gone:
+                d.control_event("people.removed", people=[person])
+            else:
+                d.control_event("people.registered", people=[{"person_id": person, "roles": ["treasury"]}])
         case ("skip", str(topic)):
             d.skip(topic)
     return None
+
+
+def _review(d: Driver, i: int, verdict: str, right: bool, person: str, edit: object) -> r.Review:
+    """Of a held call, of any other that is open, or of nothing."""
+    entries = [e for e in d.state.intents.values() if isinstance(e, OpenIntent)]
+    entries = [e for e in entries if e.state == "held"] or entries
+    assert edit is None or isinstance(edit, bytes)
+    if not entries:
+        return r.Review("r", AGENT, "a", verdict, bytes(32), person, d.now, "", "", edit)
+    e = entries[i % len(entries)]
+    digest = e.action_digest if right else bytes(32)
+    return r.Review(
+        d.new_id("r"), e.agent_id, e.intent_id, verdict, digest, person, d.now, "", e.hold_release, edit
+    )
 
 
 def _receipt(

@@ -145,7 +145,7 @@ def test_a_held_call_of_a_revoked_key_is_not_approved() -> None:
     d.open_session()
     held = d.call("desk.ask")
     d.control_event("key.revoked", kid=f"agent:{AGENT}")
-    refused = d.review(held).outcomes[0]
+    refused = d.review(held).outcomes[-1]
     assert (refused.status, refused.reason) == ("refused", "key_not_valid")
 
 

@@ -13,11 +13,9 @@ from tests.driver import AGENT, Driver, release_files
 def test_an_approval_permits_nothing_under_stale_control() -> None:
     driver = Driver()
     driver.open_session()
-    held = driver.call("desk.ask").outcomes[-1]
-    assert isinstance(held.facts, r.PlanFacts)
-    review = r.Review("r", AGENT, held.origin.intent_id, "approve", held.facts.action_digest, "p", driver.now)
-    decided = driver.feed("reviews", review, stale=True)
-    assert "permitted" not in [o.status for o in decided.outcomes]
+    held = driver.call("desk.ask")
+    decided = driver.feed("reviews", driver.word(held), stale=True)
+    assert [(o.status, o.reason) for o in decided.outcomes] == [("noted", "control_stale")]
 
 
 def test_a_second_offer_names_the_release_that_planned_it() -> None:

@@ -166,7 +166,7 @@ def test_what_one_rule_took_out_the_next_does_not_see() -> None:
 def test_a_rule_asks_people_and_their_word_is_enough() -> None:
     d = driver(rule(when="args.amount > 100.0", verdict="hold", say="a large payment"))
     held = d.call("bank.pay", {"to": "a", "amount": 500})
-    assert last(held) == ("authorize", "held", "approval_required")
+    assert last(held) == ("validate", "held", "approval_required")
     assert [o.status for o in held.outcomes] == ["routed", "permitted", "held"]
     assert "a large payment" in held.replies[0].for_developer
     approved = d.review(held)
@@ -337,7 +337,7 @@ def test_a_lookalike_of_an_allowed_recipient_is_not_permitted(to: str) -> None:
 @pytest.mark.parametrize("to", ["Landlоrd", "Landlord\u200b", "Ｌandlord", "Landlor\u0501"])
 def test_a_lookalike_is_told_apart_by_a_rule_too(to: str) -> None:
     d = driver(rule(detect=["lookalike"], fields=["to"], verdict="hold", say="letters that look like others"))
-    assert last(d.call("bank.pay", {"to": to})) == ("authorize", "held", "approval_required")
+    assert last(d.call("bank.pay", {"to": to})) == ("validate", "held", "approval_required")
     assert last(d.call("bank.pay", {"to": "Müller"})) == ("plan", "dispatched", "")
 
 

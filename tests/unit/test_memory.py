@@ -241,3 +241,23 @@ def test_guardrails_stand_before_memory_and_behind_it() -> None:
     d.call("memory.write", note)
     assert answer(d.call("memory.read", {"key": "k"}))["value"] == {"note": "pay [redacted]"}
     check(d)
+
+
+def test_a_value_that_a_person_edited_is_the_one_remembered() -> None:
+    hold = """
+@id("memory-asked") @hold("a person looks at what it remembers")
+permit (principal, action == Action::"memory.write", resource) when { context.args.key == "asked" };
+@id("memory-own") permit (principal, action in [Action::"memory.read", Action::"memory.forget"], resource);
+"""
+    d = Driver()
+    d.deploy(compile_release({**release_files(), **MAIL, **FILES, "policies/memory.cedar": hold}))
+    d.open_session()
+    write = {"key": "asked", "value": "as the agent had it", "scope": "agent"}
+    held = d.call("memory.write", write)
+    assert held.outcomes[-1].status == "held"
+    done = d.review(held, arguments=orjson.dumps({**write, "value": "as the person had it"}))
+    assert done.outcomes[-1].status == "released"
+    d.library = Library()
+    read_back = d.call("memory.read", {"key": "asked", "scope": "agent"})
+    assert orjson.loads(read_back.replies[-1].result or b"")["value"] == "as the person had it"
+    assert check(d).differences == []

@@ -9,7 +9,7 @@ from tests.driver import Driver
 
 def test_people_are_registered_changed_and_removed() -> None:
     d = Driver()
-    assert d.control.people == {}
+    d.control_event("people.removed", people=list(d.control.people))
     rows = [{"person_id": "ana", "name": "Ana", "roles": ["treasury"]}, {"person_id": "ben"}]
     d.control_event("people.registered", people=rows)
     before = d.control

@@ -166,10 +166,7 @@ def test_keys_of_other_roles_do_not_sign_for_a_person() -> None:
     d, _ = made()
     held = d.call("desk.ask")
     d.control_event("key.added", **key_body("person:eve", "eve", "person"))
-    outcome = held.outcomes[-1]
-    assert isinstance(outcome.facts, r.PlanFacts)
-    review = r.Review("r-1", AGENT, outcome.origin.intent_id, "approve", outcome.facts.action_digest, "person-2", d.now)  # fmt: skip
-    refused = d.feed("reviews", d.sign(review, "reviews", "person:eve")).outcomes[0]
+    refused = d.feed("reviews", d.sign(d.word(held), "reviews", "person:eve")).outcomes[0]
     assert (refused.status, refused.reason) == ("unreadable", "wrong_signer")
 
 

@@ -97,9 +97,9 @@ def where(events: list[Event], status: str, nth: int = 0, **fields: object) -> i
 def test_a_sound_ledger_passes_and_every_intent_is_accounted_for(driver: Driver) -> None:
     found = verify(driver)
     assert found.names == set()
-    assert found.counts["in"] == found.counts["accounted"] == 42
+    assert found.counts["in"] == found.counts["accounted"] == 45
     assert found.counts["refused"] == 15
-    assert found.counts["released"] == 21
+    assert found.counts["released"] == 24
     assert found.checker.input_counts["intents"] == len(driver.inputs["intents"])
     assert verify(driver, forge(driver, lambda events: events)).names == set()
 
@@ -126,6 +126,10 @@ def test_reading_agrees_with_the_avro_library(driver: Driver) -> None:
             assert reading.intent_facts(parts.facts) == (facts.issued_at, facts.remembered)
         elif isinstance(facts, r.PlanFacts):
             assert reading.plan_facts(parts.facts) == (facts.tool_class, facts.attempt)
+        elif isinstance(facts, r.HoldFacts):
+            assert reading.hold_facts(parts.facts) == (facts.tool_class, facts.quorum)
+        elif isinstance(facts, r.ReviewFacts):
+            assert reading.review_facts(parts.facts) == (facts.approvals, facts.quorum)
         elif isinstance(facts, r.ClaimFacts | r.ResultFacts):
             assert reading.first_long(parts.facts) == facts.attempt
 
@@ -238,6 +242,24 @@ def test_an_irreversible_call_claimed_twice(driver: Driver) -> None:
         ]
 
     assert "duplicates" in forged(driver, change)
+
+
+def test_a_held_call_that_went_on_without_enough_people() -> None:
+    driver = Driver()
+    driver.open_session()
+    call = driver.call("desk.wire", {"value": "1"})
+    driver.review(call)
+    driver.review(call, person="person-3")
+    assert verify(driver).names == set()
+
+    def change(events: list[Event]) -> list[Event]:
+        at = where(events, "held", 2)
+        facts = events[at].facts
+        assert isinstance(facts, r.ReviewFacts)
+        events[at] = replace(events[at], facts=replace(facts, approvals=["person-2", "person-2"]))
+        return events
+
+    assert forged(driver, change) == {"approval"}
 
 
 def test_a_result_given_twice(driver: Driver) -> None:

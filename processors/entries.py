@@ -1,0 +1,96 @@
+"""What the state of one ledger partition is made of: open intents, and all the rest.
+
+Plain records, filled by the fold alone. Their bounds stand in `state.py`; their canonical bytes are written by
+`snapshot.py`, which names every field. Never holds content: only where bytes stand. Next: `session.py`,
+`ended.py`, `cells.py`, `state.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sluicegate.processors.cells import Cell
+from sluicegate.processors.ended import Ended
+from sluicegate.processors.outcomes import ZERO_HASH
+from sluicegate.processors.session import Session
+
+
+@dataclass(slots=True)
+class OpenIntent:
+    """An intent that has not ended. `offset` is where its bytes stand in the topic `intents`.
+
+    Attributes:
+        quorum, reviewers, hold_policies, hold_release: what is asked of people, once it was held.
+        approvals: who agreed to `action_digest` so far.
+        held_at: when it was held first. asked_at: when what is asked last changed.
+        waited_us: how long people took; it does not count against the deadline.
+        edit_topic, edit_offset: where the arguments stand that a person put in place of the intent's own.
+        keeps: 1 while its session must not go, since people hold it and it is decided again after.
+    """
+
+    intent_id: str
+    agent_id: str
+    session_id: str
+    tenant: str
+    subject: str
+    tool: str
+    version: str
+    executor: str
+    state: str
+    digest: bytes
+    issued_at: int
+    deadline_at: int
+    topic: str
+    offset: int
+    release: str
+    last_event: bytes
+    tool_class: str = ""
+    attempt: int = 0
+    due_at: int = 0
+    dispatch_id: bytes = b""
+    action_digest: bytes = b""
+    timeout_ms: int = 0
+    claimed_at: int = 0
+    redacted: str = ""
+    """Recipes that were applied to the call, separated by spaces."""
+    asked: str = ""
+    """Guardrails whose plug-ins were asked about the call, separated by spaces."""
+    quorum: int = 0
+    reviewers: tuple[str, ...] = ()
+    approvals: tuple[str, ...] = ()
+    hold_policies: tuple[str, ...] = ()
+    hold_release: str = ""
+    held_at: int = 0
+    asked_at: int = 0
+    waited_us: int = 0
+    edit_topic: str = ""
+    edit_offset: int = 0
+    keeps: int = 0
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """Everything one partition's decisions depend on, besides control."""
+
+    log_id: bytes
+    partition: int
+    partitions: int = 0
+    env: str = ""
+    signing: str = "dev"
+    seq: int = 0
+    prev_hash: bytes = ZERO_HASH
+    now: int = 0
+    control_head: int = -1
+    positions: dict[str, int] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    parked: dict[str, Session] = field(default_factory=dict)
+    """Closed sessions of calls that are still to be decided; nothing new is asked in them."""
+    intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
+    memory: dict[bytes, Cell] = field(default_factory=dict)
+    marks: dict[str, int] = field(default_factory=dict)
+    """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
+    open_count: int = 0
+    # Derived, not part of the state bytes:
+    expiry: dict[int, list[bytes]] = field(default_factory=dict)
+    swept_hour: int = 0
+    timers: list[tuple[int, bytes]] = field(default_factory=list)
