@@ -360,3 +360,12 @@ def test_what_is_executed_never_holds_what_was_taken_out(before: str, after: str
     for dispatch in decision.dispatches:
         assert IBAN not in orjson.loads(dispatch.arguments)["body"]
         assert MARK in orjson.loads(dispatch.arguments)["body"]
+
+
+def test_a_second_offer_after_an_approval_is_what_people_agreed_to() -> None:
+    d = driver(rule(detect=["iban"], verdict="redact"), rule(id="h", when="true", verdict="hold"))
+    held = d.call("mail.send", {"to": "a", "body": IBAN})
+    (first,) = d.review(held).dispatches
+    (second,) = d.tick(10_000_000).dispatches
+    assert (second.arguments, second.action_digest) == (first.arguments, first.action_digest)
+    assert orjson.loads(second.arguments)["body"] == MARK
