@@ -10,13 +10,16 @@ Pure: files arrive as texts, findings go out as rows. Next: `policy_logic.py` (w
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
-from sluicegate.processors.cedar import Policy
+import yaml
+from sluicegate.processors.cedar import Policy, names_action
+from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.contract_check import GOVERNANCE, line_of
-from sluicegate.processors.findings import Finding
+from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.policy_logic import Reach, impossible, reach_of
-from sluicegate.processors.release import CompiledRelease, build
+from sluicegate.processors.release import CompiledRelease, Manifest, build
 
 
 def check_release(files: dict[str, str]) -> tuple[CompiledRelease | None, list[Finding]]:
@@ -24,9 +27,18 @@ def check_release(files: dict[str, str]) -> tuple[CompiledRelease | None, list[F
     release, findings = build(files)
     if release is None:
         return None, sorted(set(findings))
-    found = [*findings, *_guessed(files, release)]
+    found = [*findings, *_guessed(files, release), *_unknown_keys(files["release.yaml"])]
     found += _Book(release).findings()
     return release, sorted(set(found))
+
+
+def _unknown_keys(text: str) -> Iterator[Finding]:
+    """Keys of `release.yaml` that nothing reads: own keys are welcome, misspelt ones are not."""
+    known = list(Manifest.model_fields)
+    for key in yaml.safe_load(text):
+        if key not in known and difflib.get_close_matches(str(key), known, 1, 0.8):
+            said = f"nothing reads `{key}`{nearest(str(key), known)}"
+            yield Finding("release.yaml", line_of(text, [str(key)]), "release", "warning", said)
 
 
 def _guessed(files: dict[str, str], release: CompiledRelease) -> Iterator[Finding]:
@@ -46,7 +58,11 @@ class _Book:
     def __init__(self, release: CompiledRelease) -> None:
         self._release = release
         self._policies = release.book.policies
-        self._reach = {p.policy_id: reach_of(p, release.tools) for p in self._policies}
+        # A hand-off is permitted by policies that name it only; a permit of everything does not reach it.
+        self._reach = {
+            p.policy_id: reach_of(p, [*release.tools, HANDOFF] if names_action(p, HANDOFF) else release.tools)
+            for p in self._policies
+        }
         self._dead: dict[str, str] = {}
 
     def findings(self) -> list[Finding]:

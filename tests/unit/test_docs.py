@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 from sluicegate.executors.calls import Counters
+from sluicegate.processors.cases import read_cases
+from sluicegate.processors.findings import RULES
 from sluicegate.processors.lifecycle import OPEN
+from sluicegate.processors.rehearsal import run_case
+from sluicegate.processors.release_check import check_release
+from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.reasons import REASONS
@@ -42,6 +47,35 @@ REFUSED = [
     "id_conflict",
 ]
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
+
+POLICIES = DOCS / "policies.md"
+
+
+def rules(text: str) -> str:
+    """The policies page with its table of rules."""
+    rows = "\n".join(
+        ["| rule | finds |", "| --- | --- |", *[f"| `{n}` | {said} |" for n, said in RULES.items()]]
+    )
+    return re.sub(
+        r"(<!-- rules -->\n).*?(<!-- /rules -->)", lambda m: f"{m[1]}{rows}\n{m[2]}", text, flags=re.DOTALL
+    )
+
+
+def test_the_policies_page_checks_and_its_cases_pass() -> None:
+    assert POLICIES.read_text("utf-8") == rules(POLICIES.read_text("utf-8")), (
+        "run `python -m tests.unit.test_docs`"
+    )
+    files = {"release.yaml": "name: bank\nversion: '1'\nroles: [clerk]\n"}
+    files["contracts/pay.json"] = blocks(POLICIES, "json")[0]
+    files["policies/bank.cedar"] = blocks(POLICIES, "cedar")[0]
+    release, findings = check_release(files)
+    assert release is not None and findings == []
+    rows = {"tests/a.yaml": blocks(POLICIES, "yaml")[0], "tests/b.csv": blocks(POLICIES, "csv")[0]}
+    shapes = {name: shape_of(tool.contract.input_schema) for name, tool in release.tools.items()}
+    cases, unread = read_cases(rows, shapes)
+    assert unread == [] and len(cases) == 6
+    assert [run_case(release, case).difference for case in cases] == [""] * 6
 
 
 def generated() -> dict[str, str]:
@@ -206,3 +240,4 @@ def test_pages_are_titled_and_say_something(page: Path) -> None:
 
 if __name__ == "__main__":
     WIRE.write_text(filled(WIRE.read_text("utf-8")), "utf-8")
+    POLICIES.write_text(rules(POLICIES.read_text("utf-8")), "utf-8")

@@ -166,3 +166,17 @@ def test_the_command_and_the_dry_run_of_deploy_say_the_same(tmp_path: Path) -> N
     policy.write_text(f'@id("x") permit ({ON_PAY});')
     answer = CliRunner().invoke(app, ["deploy", str(tmp_path), "--dry-run"])
     assert answer.exit_code == 0 and "checks: 1 contracts, 1 policies, 0 warning(s), sha256:" in answer.output
+
+
+def test_a_policy_about_hand_offs_is_like_any_other() -> None:
+    text = f'{ALL} @id("x") permit (principal in Role::"clerk", action == Action::"handoff", resource);'
+    assert findings(text) == []  # a permit of everything permits no hand-off by itself
+    alone = '@id("x") permit (principal, action == Action::"handoff", resource) when { context.args.agnt == "b" };'
+    assert [f.rule for f in findings(alone) if f.severity == "error"] == ["unknown-field"]
+
+
+def test_a_key_of_the_manifest_that_is_misspelt() -> None:
+    files = {"release.yaml": "name: r\nversion: '1'\nguardrail: []\nowner: me\n"}
+    found = check_release(files)[1]
+    assert [(f.rule, f.line, f.severity) for f in found] == [("release", 3, "warning")]
+    assert "did you mean `guardrails`?" in found[0].sentence
