@@ -22,7 +22,7 @@ MEANINGS = {
     "released": "the result passed its check and went to the agent",
     "withheld": "it ran; the result did not pass its check and the agent does not see it",
     "failed": "it ran, or could not run, and the error is known",
-    "resolved": "a person settled what was in doubt (not emitted yet)",
+    "resolved": "a person settled what was in doubt",
 }
 """State -> what it means. A test refuses a state without one."""
 

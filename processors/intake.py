@@ -13,13 +13,13 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Intent, Message, Receipt, Review, Transfer
+from sluicegate.schemas.records import Envelope, Intent, Message, Receipt, Resolution, Review, Transfer
 from sluicegate.schemas.topics import BY_NAME, MAX_INTENT_BYTES
 
 DEAD_LETTER_HEAD_BYTES = 4_096
 """How much of an unreadable value is kept."""
 
-InputRecord = Intent | Message | Receipt | Review | Transfer
+InputRecord = Intent | Message | Receipt | Resolution | Review | Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _check(
     if problem is not None:
         return problem
     key = control.keys[envelope.kid]
-    named = record.reviewer if isinstance(record, Review) else record.agent_id
+    named = record.reviewer if isinstance(record, Review | Resolution) else record.agent_id
     if key.role in ("agent", "person") and key.principal != named:
         return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`", dead=False)
     # A receipt may be late: it tells what happened. What asks for something may not.

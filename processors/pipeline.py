@@ -25,6 +25,7 @@ from sluicegate.processors.plugins import offer
 from sluicegate.processors.receipts import decide_receipt
 from sluicegate.processors.recipes import redact
 from sluicegate.processors.registry import inactive
+from sluicegate.processors.resolve import decide_resolution
 from sluicegate.processors.resume import VERDICT as RESUME
 from sluicegate.processors.resume import decide_resume
 from sluicegate.processors.reviews import decide_review
@@ -44,6 +45,7 @@ from sluicegate.schemas.records import (
     IntentFacts,
     Message,
     Receipt,
+    Resolution,
     StageFacts,
     Transfer,
 )
@@ -128,6 +130,8 @@ def _decide_input(work: Work, source: Input) -> None:
         decide_receipt(work, record)
     elif isinstance(record, Transfer):
         decide_transfer(work, record)
+    elif isinstance(record, Resolution):
+        decide_resolution(work, record)
     elif record.verdict == RESUME:
         decide_resume(work, record)
     else:
@@ -259,7 +263,7 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
         emit(work, "route", "noted", facts, "duplicate", caused_by=seen.last_event)
         return  # still open: its own end will answer
     result: bytes | None = None
-    if seen.state == "released":
+    if seen.state in ("released", "resolved"):
         place = (seen.topic, seen.offset)
         if place not in work.source.contents:
             work.decision.needs.append(place)
@@ -271,15 +275,15 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
 
 
 def _result_of(value: bytes | None, redacted: str) -> bytes | None:
-    """The result in a receipt's bytes, signed or not, without what was taken out of it then."""
+    """The result in a receipt's or a resolution's bytes, signed or not, without what was taken out of it then."""
     if value is None:
         return None
     try:
         record = codec.decode(value)
-        if not isinstance(record, Receipt):
+        if not isinstance(record, Receipt | Resolution):
             record = codec.decode(getattr(record, "payload", b""))
     except Unreadable:
         return None
-    if not isinstance(record, Receipt) or record.result is None or not redacted:
-        return record.result if isinstance(record, Receipt) else None
+    if not isinstance(record, Receipt | Resolution) or record.result is None or not redacted:
+        return record.result if isinstance(record, Receipt | Resolution) else None
     return orjson.dumps(redact(orjson.loads(record.result), redacted.split()))

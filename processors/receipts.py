@@ -87,12 +87,12 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     guarded = Guarded(None)
     result = receipt.result or b""
     if receipt.kind == "finished":
-        guarded = _guard(work, entry, tool, receipt.result)
+        guarded = guard_of(work, entry, tool, receipt.result)
         reason = guarded.reason
         status = "withheld" if reason else "released"
         if guarded.result is not None:
             result = guarded.result
-            labels = _labels(entry, tool, result)
+            labels = labels_of(entry, tool, result)
     else:
         reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
         status = "withheld" if reason in _WITHHELD else "failed"
@@ -111,7 +111,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     reply(work, outcome, result=guarded.result, detail=detail)
 
 
-def _guard(work: Work, entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> Guarded:
+def guard_of(work: Work, entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> Guarded:
     """The result as the agent may see it, or why it may not."""
     if tool is None or work.control.release is None:
         # No contract says any more what must be kept from the agent, so nothing is told.
@@ -130,7 +130,7 @@ def session_of(work: Work, entry: OpenIntent) -> Session | None:
     return work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
 
 
-def _labels(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> list[str]:
+def labels_of(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> list[str]:
     """What the result brings into the session. A tool no contract describes, or that the agent ran, is unknown."""
     if tool is None or result is None or entry.executor == "in_process":
         return header_labels(1 << UNKNOWN, CONFIDENTIALITY_RANK["internal"])

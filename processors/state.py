@@ -245,7 +245,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     entry = state.intents.get(key)
     if type(entry) is not OpenIntent:
         return
-    if status == "released":
+    if status == "released" or (status == "resolved" and outcome.labels):
         _release(state, entry, outcome)
         if type(facts) is MemoryFacts:
             session = state.sessions.get(session_key(entry.agent_id, entry.session_id))  # never a parked one
@@ -301,8 +301,8 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     derail.note_result(session)
     session.integrity |= bits
     session.confidentiality = max(session.confidentiality, confidentiality)
-    if type(outcome.facts) is MemoryFacts:
-        return  # what an agent wrote down is its own words: they ground nothing
+    if type(outcome.facts) is MemoryFacts or outcome.status == "resolved":
+        return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
     o = outcome.origin
     learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
 

@@ -330,6 +330,22 @@ _ALL = (
         "It is not known whether the call happened; do not repeat it.",
         "look at the tool's side, then resolve it",
     ),
+    Reason("not_in_doubt", "There is nothing to resolve.", "see `sluicegate in-doubt list`"),
+    Reason(
+        "bad_resolution",
+        "There is nothing to resolve.",
+        "the verdict is happened or did_not_happen, and only what happened has a result",
+    ),
+    Reason(
+        "happened",
+        "A person found out that the call happened; do not repeat it.",
+        "settled by a person; its result is only there if the person gave it",
+    ),
+    Reason(
+        "did_not_happen",
+        "A person found out that the call did not happen; ask again if it is still needed.",
+        "settled by a person; ask again with a fresh intent_id",
+    ),
     Reason("unknown_dispatch", "This receipt belongs to no open call.", "nothing to do: it is recorded only"),
     Reason("late", "This came after the end.", "nothing to do: it is recorded only"),
     # client side

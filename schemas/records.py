@@ -96,6 +96,20 @@ class Transfer:
 
 
 @dataclass(slots=True)
+class Resolution:
+    """A person's word on a call in doubt."""
+
+    resolution_id: str
+    agent_id: str
+    intent_id: str
+    verdict: str
+    reviewer: str
+    issued_at: int
+    why: str = ""
+    result: bytes | None = None
+
+
+@dataclass(slots=True)
 class Receipt:
     """What happened to a dispatch."""
 

@@ -67,7 +67,7 @@ TOPICS: tuple[Topic, ...] = (
         30 * DAY_MS,
         ("person", "gateway"),
         ("pipeline", "auditor"),
-        accepts=(("review", ("person",)),),
+        accepts=(("review", ("person",)), ("resolution", ("person",))),
     ),
     Topic(
         "receipts",

@@ -223,6 +223,9 @@ def _input(story: Story, step: Step, content: bytes | str | None) -> None:
             step.detail = f"{review.verdict}: {review.why}" if review.why else review.verdict
             if review.arguments is not None:
                 step.detail += f", with {review.arguments.decode('utf-8', 'replace')}"
+        case r.Resolution() as said:
+            step.by, step.detail = said.reviewer, f"{said.verdict}: {said.why}" if said.why else said.verdict
+            story.result = (said.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]
         case r.Receipt() as receipt if step.status in lifecycle.EXECUTED_TERMINAL:
             step.detail = receipt.error or step.detail
             story.result = (receipt.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]

@@ -24,7 +24,7 @@ SESSIONS_AT_ONCE = 48
 REPLY_LIMIT_S = 30.0
 """A step without a reply for this long is given up; the intent's own deadline is the same."""
 
-TERMINAL = ("released", "withheld", "failed", "refused", "expired", "in_doubt", "held")
+TERMINAL = ("released", "withheld", "failed", "refused", "expired", "in_doubt", "resolved", "held")
 
 
 @dataclass(slots=True)

@@ -25,7 +25,18 @@ MAX_PENDING = 4_096
 """Calls of one client that wait at once, about 2 kB each; more are refused `overloaded`."""
 
 ENDS = frozenset(
-    ("released", "withheld", "failed", "refused", "expired", "opened", "delegated", "heard", "closed")
+    (
+        "released",
+        "withheld",
+        "failed",
+        "resolved",
+        "refused",
+        "expired",
+        "opened",
+        "delegated",
+        "heard",
+        "closed",
+    )
 )
 """Statuses after which nothing else comes."""
 RESTS = frozenset(("held", "in_doubt"))
@@ -61,10 +72,10 @@ def answer(reply: Reply) -> Json | Held:
     """What a reply means to the caller: the result or `Held`, else the matching error is raised."""
     if reply.status == "held":
         return Held(reply.intent_id, reply.for_developer, reply.for_model, tuple(reply.policies))
-    kind = _ERRORS.get(reply.status)
+    kind = _ERRORS.get(reply.status) or _resolved(reply)
     if kind is not None:
         raise _error(kind, reply)
-    if reply.status != "released":
+    if reply.status not in ("released", "resolved"):
         return None
     try:
         return client_json.loads(reply.result or b"")
@@ -72,6 +83,13 @@ def answer(reply: Reply) -> Json | Held:
         reply.reason = "malformed_result"
         reply.for_developer = "the result was released, but its bytes are no longer kept"
         raise _error(Withheld, reply) from None
+
+
+def _resolved(reply: Reply) -> type[NotReleased] | None:
+    """A person settled a call in doubt; without a result there is an error that says what is known."""
+    if reply.status != "resolved" or reply.result is not None:
+        return None
+    return Withheld if reply.reason == "happened" else Failed
 
 
 def _error(kind: type[NotReleased], reply: Reply) -> NotReleased:

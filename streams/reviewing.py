@@ -2,7 +2,7 @@
 
 The review goes to the agent's partition of `reviews`, signed by the person's key where the environment is signed. What
 is waited for is the ledger's own record of that input: nothing is taken for done that is not committed.
-Never decides anything. Next: `processors/reviews.py`, `processors/resume.py`.
+Never decides anything. Next: `processors/reviews.py`, `processors/resume.py`, `processors/resolve.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from aiokafka import TopicPartition
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.schemas.records import Review
+from sluicegate.schemas.records import Resolution, Review
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import control_log, kafka, key_files, topics
 from sluicegate.streams.find import LedgerEvent, decode
@@ -27,7 +27,7 @@ FETCH_WAIT_MS = 50
 
 
 async def send(
-    settings: Settings, review: Review, *, key: Path | None = None, limit_s: float = LIMIT_S
+    settings: Settings, review: Review | Resolution, *, key: Path | None = None, limit_s: float = LIMIT_S
 ) -> list[LedgerEvent]:
     """Publish one review and return what the ledger recorded about it, in order.
 
@@ -64,7 +64,7 @@ async def send(
         await consumer.stop()
 
 
-async def _packed(settings: Settings, review: Review, key: Path | None) -> bytes:
+async def _packed(settings: Settings, review: Review | Resolution, key: Path | None) -> bytes:
     """The record's bytes, signed where the environment asks for it."""
     payload = codec.encode(review)
     if key is None:

@@ -1,0 +1,99 @@
+"""`sluicegate in-doubt list | resolve`: calls of which nobody knows whether they happened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sluicegate.processors.resolve import DID_NOT_HAPPEN, HAPPENED, VERDICTS
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.reasons import REASONS
+from sluicegate.schemas.records import Resolution
+from sluicegate.streams import reviewing
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.open_intents import iso, open_intents
+from sluicegate.streams.settings import Settings
+
+in_doubt = typer.Typer(help="Calls of which nobody knows whether they happened.", no_args_is_help=True)
+COLUMNS = ("intent_id", "agent_id", "session_id", "tool", "class", "attempt", "claimed_at", "idempotency_key")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(in_doubt, name="in-doubt")
+
+
+@in_doubt.command("list")
+def in_doubt_list(
+    agent: Annotated[str, typer.Option("--agent", help="only this agent's")] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """List calls in doubt, the oldest first, e.g. `sluicegate in-doubt list -o json`.
+
+    Read from the ledger itself. The idempotency key is what the tool was sent: look for it in the tool's own records.
+    """
+    from sluicegate.processors.plan import idempotency_key
+
+    settings = attach(Settings.from_env())
+    entries = asyncio.run(open_intents(settings, ("in_doubt",)))
+    rows = [
+        (
+            e.intent_id, e.agent_id, e.session_id, e.tool, e.tool_class, e.attempt, iso(e.claimed_at),
+            idempotency_key(e.tenant, e.agent_id, e.intent_id, e.action_digest),
+        )
+        for e in entries
+        if agent in ("", e.agent_id)
+    ]  # fmt: skip
+    show(COLUMNS, rows, output)
+
+
+@in_doubt.command("resolve")
+def in_doubt_resolve(
+    intent: Annotated[str, typer.Argument(help="as `in-doubt list` has it")],
+    verdict: Annotated[str, typer.Argument(help="happened or did-not-happen")],
+    agent: Annotated[str, typer.Option("--agent", help="whose call it is")],
+    person: Annotated[str, typer.Option("--as", help="you, as `sluicegate people register` knows you")],
+    result: Annotated[str, typer.Option(help="the tool's result as JSON, if you found it")] = "",
+    why: Annotated[str, typer.Option(help="what you looked at; the agent's developer is told")] = "",
+    key: Annotated[Path | None, typer.Option("--key", help="signed environments: your key file")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent only")] = False,
+) -> None:
+    """Say what became of a call, e.g. `sluicegate in-doubt resolve i-7 happened --agent banking-agent --as ana`.
+
+    Look at the tool's own records before. It is for ever: a receipt that comes later changes nothing any more. The call
+    is not repeated; after `did-not-happen` the agent has to ask again. Exit code 1 and the reason when nothing changed.
+    """
+    word = verdict.replace("-", "_")
+    if word not in VERDICTS:
+        raise Terminal(f"verdict `{verdict[:40]}` is not happened or did-not-happen, choose one")
+    found = _json(result, word)
+    if dry_run:
+        text = f"would resolve `{intent}` of `{agent}` as {HAPPENED if word == HAPPENED else DID_NOT_HAPPEN}"
+        console().print(text, markup=False)
+        return
+    said = Resolution(uuid.uuid4().hex, agent, intent, word, person, time.time_ns() // 1000, why, found)
+    [event, *_] = asyncio.run(reviewing.send(attach(Settings.from_env()), said, key=key))
+    if event.header.status == "resolved":
+        console().print(f"resolved `{intent}`: {word}, recorded as seq {event.header.seq}", markup=False)
+        return
+    reason = event.header.reason
+    remedy = REASONS[reason].remedy if reason in REASONS else ""
+    console().print(f"not resolved: {reason}. {remedy}", markup=False)
+    raise typer.Exit(1)
+
+
+def _json(result: str, verdict: str) -> bytes | None:
+    if not result:
+        return None
+    if verdict != HAPPENED:
+        raise Terminal("what did not happen has no result, leave `--result` out")
+    try:
+        return json.dumps(json.loads(result), ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise Terminal(f"result `{result[:60]}` is not JSON: {error}") from error
