@@ -13,19 +13,31 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from sluicegate.processors import control_policy, modes, quarantine
-from sluicegate.processors.registry import ACTIVE, OPERATOR_ROLE, RETIRED, SUSPENDED, Agent, Key, Person
+from sluicegate.processors.registry import (
+    ACTIVE,
+    OPERATOR_ROLE,
+    RETIRED,
+    SUSPENDED,
+    Agent,
+    Issuer,
+    Key,
+    Person,
+)
 from sluicegate.schemas.records import ControlFacts
 
 if TYPE_CHECKING:
     from sluicegate.processors.release import CompiledRelease
 
-__all__ = ["Agent", "Control", "Key", "Person", "fold"]
+__all__ = ["Agent", "Control", "Issuer", "Key", "Person", "fold"]
 
 MAX_AGENTS = 1_000_000
 """Agents in one control ledger: about 500 bytes each. Keys count as much."""
 
 MAX_PEOPLE = 100_000
 """People in one control ledger: about 400 bytes each, 40 MB; `sluicegate people register` stops there."""
+
+MAX_ISSUERS = 100
+"""Issuers of tokens: a few kB of keys each."""
 
 Body = dict[str, object]
 
@@ -42,6 +54,7 @@ class Control:
     agents: dict[str, Agent] = field(default_factory=dict)
     people: dict[str, Person] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    issuers: dict[str, Issuer] = field(default_factory=dict)
     modes: dict[tuple[str, str], str] = field(default_factory=dict)
     """(agent | tool | environment | policy, its id) -> observe | enforce; read by `modes.mode_for`."""
     quarantines: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -138,6 +151,18 @@ def _key_revoked(new: Control, body: Body, who: str) -> None:
         new.keys = {**new.keys, kid: replace(key, not_after=min(key.not_after, at))}
 
 
+def _issuer_added(new: Control, body: Body, who: str) -> None:
+    """Adding an issuer again replaces its keys: that is how they are rotated."""
+    keys = tuple(str(key) for key in cast("list[object]", body["keys"]))
+    issuer = Issuer(str(body["issuer"]), str(body["audience"]), keys, str(body.get("prefix", "")))
+    if issuer.issuer in new.issuers or len(new.issuers) < MAX_ISSUERS:
+        new.issuers = {**new.issuers, issuer.issuer: issuer}
+
+
+def _issuer_removed(new: Control, body: Body, who: str) -> None:
+    new.issuers = {k: v for k, v in new.issuers.items() if k != str(body["issuer"])}
+
+
 def _mode_set(new: Control, body: Body, who: str) -> None:
     scope, value, mode = str(body["scope"]), str(body["value"]), str(body["mode"])
     if not control_policy.may_set_mode(new, who, scope, value, mode):
@@ -175,6 +200,8 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "people.removed": _people_removed,
     "key.added": _key_added,
     "key.revoked": _key_revoked,
+    "issuer.added": _issuer_added,
+    "issuer.removed": _issuer_removed,
     "mode.set": _mode_set,
     "quarantine.added": _quarantine_added,
     "quarantine.lifted": _quarantine_lifted,

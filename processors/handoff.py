@@ -22,7 +22,7 @@ from sluicegate.processors.conform import Conformed, Misfit, conform
 from sluicegate.processors.handoff_terms import MAX_ROLES, TYPER, VALIDATOR
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.registry import inactive
-from sluicegate.processors.route import valid_id, window
+from sluicegate.processors.route import unverified, valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, session_key, transfer_key
 from sluicegate.processors.work import Refusal, Work, emit, reply
 from sluicegate.schemas.reasons import REASONS
@@ -74,6 +74,8 @@ def _terms(work: Work, intent: Intent) -> Refusal | None:
     work.release = work.control.release
     if work.source.control_stale or work.release is None:
         return Refusal("control_stale" if work.source.control_stale else "no_release")
+    if reason := unverified(work.release, session.on_behalf_of, bool(session.verified)):
+        return Refusal(reason)
     if session.halted:
         return Refusal("halted", f"the session was halted for `{session.halted}`")
     found = conform(VALIDATOR, TYPER, intent.arguments)

@@ -16,6 +16,7 @@ from sluicegate.processors.inputs import Place
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
+from sluicegate.processors.route import unverified
 from sluicegate.processors.state import OpenIntent, session_of
 from sluicegate.processors.validate import bind
 from sluicegate.processors.work import Work
@@ -66,6 +67,8 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
     work.session = session_of(work.state, entry)
     if work.session is not None and work.agent is not None:
         work.agent = narrowed(work.agent, work.session)
+        if reason := unverified(work.release, work.session.on_behalf_of, bool(work.session.verified)):
+            return reason
     if conform_arguments(work) is not None:
         return "schema_violation"
     # What was taken out of it stays out: by what was recorded then, not by what rules say by now.

@@ -36,6 +36,23 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who may say, by tokens, for whom a session is.
+
+    Attributes:
+        issuer: the tokens' `iss`.
+        audience: must be among their `aud`.
+        keys: public JWKs as JSON.
+        prefix: put before their `sub`, so that two issuers never name the same person by accident.
+    """
+
+    issuer: str
+    audience: str
+    keys: tuple[str, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """A key bound to a principal and a role.
 

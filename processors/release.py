@@ -121,6 +121,8 @@ class Manifest(BaseModel):
     grounding: Literal["off", "observe", "enforce"] = "observe"
     guardrails: list[Guardrail] = []
     derail: Derail = NO_LIMITS
+    require_verified_user: bool = False
+    """Sessions may name whom they are for only by a token that was verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class CompiledRelease:
     grounding: str = "observe"
     guardrails: Guardrails = NO_GUARDRAILS
     derail: Derail = NO_LIMITS
+    require_verified_user: bool = False
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -224,6 +227,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
         tuple(manifest.roles), manifest.grounding, _guardrails(manifest, tools, files, findings), manifest.derail,
+        manifest.require_verified_user,
     )  # fmt: skip
     return release, findings
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from sluicegate.processors import quarantine
 from sluicegate.processors.delegation import narrowed, remaining
 from sluicegate.processors.derail import call_digest, limit_reached
+from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.state import (
     ACCEPT_WINDOW_US,
     MAX_OPEN_INTENTS,
@@ -32,6 +33,13 @@ def window(issued_at: int, now: int) -> str:
     if now - issued_at > ACCEPT_WINDOW_US:
         return "too_old"
     return ""
+
+
+def unverified(release: CompiledRelease | None, on_behalf_of: str, verified: bool) -> str:
+    """A reason when the release wants proof of whom somebody acts for and there is none, else an empty string."""
+    # INVARIANT: a bare name opens nothing and calls nothing there (tests/unit/test_tokens.py::test_bare_names).
+    required = release is not None and release.require_verified_user
+    return "unverified_user" if required and on_behalf_of and not verified else ""
 
 
 def route(work: Work) -> Refusal | None:
@@ -61,6 +69,8 @@ def route(work: Work) -> Refusal | None:
     )
     if stopped:
         return Refusal(quarantine.REASON, stopped)
+    if reason := unverified(work.release, work.session.on_behalf_of, bool(work.session.verified)):
+        return Refusal(reason)
     if work.session.halted:
         return Refusal("halted", f"the session was halted for `{work.session.halted}`")
     if remaining(work.session) == 0:

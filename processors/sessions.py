@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 
 from sluicegate.processors.registry import inactive
-from sluicegate.processors.route import valid_id, window
+from sluicegate.processors.route import unverified, valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, message_key, session_key
+from sluicegate.processors.tokens import Refused, Verified, verify_token
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import IntakeFacts, Message, SessionFacts
 
@@ -27,13 +28,24 @@ def decide_session(
     origin: str,
     on_behalf_of: str = "",
     subject: str = "",
+    token: str = "",
 ) -> None:
     """Emit `opened`, `heard`, `closed` or `session_refused`."""
     state, o = work.state, work.origin
     assert work.agent is not None
     name = session_key(o.agent_id, session_id)
     session = state.sessions.get(name)
-    reason = window(issued_at, work.now)
+    reason, detail = window(issued_at, work.now), ""
+    verified = False
+    if not reason and kind == "session.open" and token:
+        found = verify_token(work.control, token, work.now)
+        verified = isinstance(found, Verified)
+        if isinstance(found, Refused):
+            reason, detail = "bad_token", found.detail
+        elif on_behalf_of not in ("", found.on_behalf_of):
+            reason, detail = "bad_token", "on_behalf_of is not the token's subject"
+        else:
+            on_behalf_of = found.on_behalf_of
     named = [text for text in (on_behalf_of, subject) if text]
     if not reason and not (valid_id(session_id) and all(valid_id(text) for text in named)):
         reason = "bad_identifier"
@@ -43,7 +55,7 @@ def decide_session(
         # INVARIANT: only a channel reports what a user said (tests/unit/test_sessions.py).
         reason = "unknown_kind"
     if not reason and kind == "session.open":
-        reason = inactive(work.agent)
+        reason = inactive(work.agent) or unverified(work.control.release, on_behalf_of, verified)
     if not reason and kind == "session.open" and (session is not None or name in state.parked):
         reason = "id_conflict"
     if not reason and kind == "session.open" and len(state.sessions) >= MAX_SESSIONS:
@@ -55,11 +67,11 @@ def decide_session(
     if reason:
         facts: object = IntakeFacts(reason, len(work.payload), digest)
         outcome = emit(work, "session", "session_refused", facts, reason)
-        reply(work, outcome, status="refused")
+        reply(work, outcome, status="refused", detail=detail)
         return
     status = {"session.open": "opened", "session.user_said": "heard", "session.close": "closed"}[kind]
     facts = SessionFacts(
-        kind, origin, on_behalf_of, digest, work.authenticated, work.source.control_stale, issued_at
+        kind, origin, on_behalf_of, digest, work.authenticated, work.source.control_stale, issued_at, verified
     )  # fmt: skip
     cause = session.opened_by if session else b""
     outcome = emit(work, "session", status, facts, caused_by=cause)
@@ -83,5 +95,5 @@ def decide_message(work: Work, message: Message) -> None:
         return
     decide_session(
         work, message.kind, message.session_id, message.issued_at, origin="channel",
-        on_behalf_of=message.on_behalf_of, subject=message.subject,
+        on_behalf_of=message.on_behalf_of, subject=message.subject, token=message.on_behalf_token,
     )  # fmt: skip

@@ -146,6 +146,16 @@ _ALL = (
         "Nothing may run at the moment; try again later.",
         "the worker cannot confirm the newest control events; check Kafka",
     ),
+    Reason(
+        "bad_token",
+        "It could not be checked who you act for.",
+        "on_behalf_token is no valid JWT of an issuer that `sluicegate issuers list` shows; the detail says why",
+    ),
+    Reason(
+        "unverified_user",
+        "It was not proven who you act for.",
+        "the release requires it: open the session with on_behalf_token instead of a bare name",
+    ),
     # hand-offs
     Reason(
         "other_tenant",

@@ -54,6 +54,7 @@ class Message:
     subject: str = ""
     text: str = ""
     traceparent: str = ""
+    on_behalf_token: str = ""
 
 
 @dataclass(slots=True)

@@ -136,6 +136,7 @@ class AgentClient:
         *,
         on_behalf_of: str = "",
         subject: str = "",
+        on_behalf_token: str = "",
         session_id: str | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Session:
@@ -144,12 +145,13 @@ class AgentClient:
         Args:
             goal: what it is for, in the agent's words; policies and people read it.
             on_behalf_of: the person or service the agent acts for; only with `channel`, else `Terminal`.
+            on_behalf_token: a JWT of a registered issuer, whose subject is `on_behalf_of`; only with `channel`.
             subject: whose key encrypts what is said; default `on_behalf_of`, else the agent; only with `channel`.
             session_id: default: a random one.
             timeout_s: for opening. `Refused` when it is refused, or not answered in time.
         """
         channel = self._channel is not False
-        if not channel and (on_behalf_of or subject):
+        if not channel and (on_behalf_of or subject or on_behalf_token):
             raise Terminal("only a channel can say for whom a session is: pass channel=True to AgentClient")
         return Session(
             self._connected(),
@@ -157,6 +159,7 @@ class AgentClient:
             goal=goal,
             on_behalf_of=on_behalf_of,
             subject=subject,
+            token=on_behalf_token,
             channel=channel,
             timeout_s=timeout_s,
         )

@@ -52,13 +52,14 @@ class Session:
         subject: str,
         channel: bool,
         timeout_s: float,
+        token: str = "",
         joined: bool = False,
     ) -> None:
         self.session_id = valid_id(session_id)
         self.goal = goal
         self.channel = channel
         self._asker = asker
-        self._for = (on_behalf_of, subject)
+        self._for = (on_behalf_of, subject, token)
         self._timeout_s = timeout_s
         self._is_open = False
         self._joined = joined
@@ -202,8 +203,19 @@ class Session:
                 Intent(step_id, agent_id, self.session_id, kind, "", b"{}", now, goal=goal),
                 step_id,
             )
-        on_behalf_of, subject = self._for if opening else ("", "")
-        message = Message(step_id, agent_id, self.session_id, kind, now, goal, on_behalf_of, subject, text)
+        on_behalf_of, subject, token = self._for if opening else ("", "", "")
+        message = Message(
+            step_id,
+            agent_id,
+            self.session_id,
+            kind,
+            now,
+            goal,
+            on_behalf_of,
+            subject,
+            text,
+            on_behalf_token=token,
+        )
         return "messages", message, step_id
 
 

@@ -6,15 +6,17 @@ one that nobody has. Never decides what an event means: control's fold does. Nex
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sluicegate.processors.control import MAX_AGENTS, Control
+from sluicegate.processors.control import MAX_AGENTS, MAX_ISSUERS, Control
 from sluicegate.processors.control_policy import may_set_mode
 from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
 from sluicegate.processors.route import valid_id
+from sluicegate.processors.tokens import public_keys
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, key_files
 from sluicegate.streams.keys import Keys
@@ -28,6 +30,9 @@ ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline")
 """What a key may be for."""
 MAC_ROLES = ("executor", "pipeline")
 """Roles inside, which share a secret file and sign with HS256."""
+
+MAX_ISSUER_KEYS = 20
+"""Of one issuer: a rotation has two or three at a time; each one that fits a token costs a verification."""
 
 LEAD_US = 10_000_000
 """A second key of a role inside is used only after this: by then every process has read of it (control is polled each
@@ -207,6 +212,53 @@ async def provision(settings: Settings, keys: Keys, control: Control) -> Control
     for role in sorted(missing):
         await new_key(settings, keys, role, role, "the first key of this role")
     return (await control_log.read(settings)).control
+
+
+# -- issuers of tokens -----------------------------------------------------------------------------------------------
+
+
+def read_jwks(path: Path) -> list[str]:
+    """The public keys in a JWKS file. Raises `Terminal`."""
+    try:
+        found = public_keys(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:
+        raise Terminal(f"`{path}` is no JWKS with public keys: {str(error)[:200]}") from error
+    if len(found) > MAX_ISSUER_KEYS:
+        raise Terminal(
+            f"`{path}` has {len(found)} keys, at most {MAX_ISSUER_KEYS} are kept, leave old ones out"
+        )
+    return found
+
+
+async def add_issuer(
+    settings: Settings, keys: Keys, issuer: str, audience: str, jwks: list[str], prefix: str, why: str, *,
+    dry_run: bool = False,
+) -> int:  # fmt: skip
+    """Register an issuer or replace its keys. Raises `Terminal`."""
+    control = (await control_log.read(settings)).control
+    if not issuer or not audience or len(issuer) > 256:
+        raise Terminal(f"issuer `{issuer[:80]}` and audience `{audience[:80]}` must not be empty, name both")
+    others = [i for i in control.issuers.values() if i.issuer != issuer]
+    if same := [i.issuer for i in others if i.prefix == prefix]:
+        raise Terminal(f"`{same[0]}` names people with the prefix `{prefix}` already, give another --prefix")
+    if len(others) >= MAX_ISSUERS:
+        raise Terminal(f"control holds {MAX_ISSUERS} issuers already, remove one first")
+    if dry_run:
+        return control.head
+    body: dict[str, object] = {"issuer": issuer, "audience": audience, "keys": jwks, "prefix": prefix}
+    return await _append(settings, keys, [("issuer.added", body)], why, control.head)
+
+
+async def remove_issuer(
+    settings: Settings, keys: Keys, issuer: str, why: str, *, dry_run: bool = False
+) -> int:
+    """Believe an issuer no more. Raises `Terminal` for one that is not registered."""
+    control = (await control_log.read(settings)).control
+    if issuer not in control.issuers:
+        raise Terminal(f"issuer `{issuer[:80]}` is not registered, see `sluicegate issuers list`")
+    if dry_run:
+        return control.head
+    return await _append(settings, keys, [("issuer.removed", {"issuer": issuer})], why, control.head)
 
 
 # -- modes ---------------------------------------------------------------------------------------------------------

@@ -123,6 +123,36 @@ def test_modes_need_a_permission(
             command("mode", "set", *wrong)
 
 
+def test_issuers_come_and_go(settings: Settings, command: Command, tmp_path: Path) -> None:
+    key = key_files.create(tmp_path / "i.jwk", "i")
+    whole = json.loads((tmp_path / "i.jwk").read_text())
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [whole]}))
+    add = [
+        "issuers",
+        "add",
+        "https://a.example.com",
+        "--audience",
+        "gate",
+        "--jwks",
+        str(tmp_path / "jwks.json"),
+    ]
+    command(*add)
+    assert json.loads(command("issuers", "list", "-o", "json")) == [
+        {"issuer": "https://a.example.com", "audience": "gate", "prefix": "", "keys": "EdDSA"}
+    ]
+    kept = control_of(settings).issuers["https://a.example.com"].keys[0]
+    assert whole["d"] not in kept
+    assert key.secret.hex() not in kept
+    add[2] = "https://b.example.com"
+    with pytest.raises(Terminal, match="prefix"):
+        command(*add)
+    command(*add, "--prefix", "b:")
+    command("issuers", "remove", "https://a.example.com")
+    assert set(control_of(settings).issuers) == {"https://b.example.com"}
+    with pytest.raises(Terminal, match="not registered"):
+        command("issuers", "remove", "https://a.example.com")
+
+
 # -- shadow agents -------------------------------------------------------------------------------------------------
 
 

@@ -124,7 +124,7 @@ REASON_AT = {
     "_end": 3,
 }
 """Call -> which positional argument is a reason code."""
-REASON_FUNCTIONS = {"window", "check_result", "restore_call", "inactive"}
+REASON_FUNCTIONS = {"window", "check_result", "restore_call", "inactive", "unverified"}
 """Functions that answer with a reason code or an empty string."""
 REASON_TUPLES = {"_FAILURES", "_WITHHELD"}
 

@@ -1,0 +1,73 @@
+"""`sluicegate issuers add | list | remove`: whose tokens say for whom a session is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sluicegate.processors.tokens import algorithm_of
+from sluicegate.streams import control_log, identities
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.settings import Settings
+
+issuers = typer.Typer(help="Whose tokens say for whom a session is.", no_args_is_help=True)
+
+IssuerName = Annotated[str, typer.Argument(help="the tokens' `iss`, such as https://login.example.com")]
+Why = Annotated[str, typer.Option(help="for the record")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would change only")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(issuers, name="issuers")
+
+
+@issuers.command("add")
+def issuers_add(
+    issuer: IssuerName,
+    audience: Annotated[str, typer.Option(help="must be among the tokens' `aud`")],
+    jwks: Annotated[Path, typer.Option("--jwks", help="a file with the issuer's public keys, a JWKS")],
+    prefix: Annotated[str, typer.Option(help="put before `sub`, so that two issuers name nobody alike")] = "",
+    why: Why = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Register an issuer, or replace its keys, e.g. `sluicegate issuers add https://login.example.com --audience gate --jwks jwks.json`.
+
+    Nothing is fetched: rotate by adding it again with the new file. EdDSA, ES256 and RS256.
+    """
+    found = identities.read_jwks(jwks)
+    settings = attach(Settings.from_env())
+    head = asyncio.run(
+        identities.add_issuer(
+            settings, Keys(settings.home), issuer, audience, found, prefix, why, dry_run=dry_run
+        )
+    )
+    count = len(found)
+    text = f"would register `{issuer}` with {count} key(s)" if dry_run else f"registered `{issuer}` with {count} key(s) as control event {head}"  # fmt: skip
+    console().print(text, markup=False)
+
+
+@issuers.command("list")
+def issuers_list(output: OutputOption = Format.TABLE) -> None:
+    """List issuers and their keys, e.g. `sluicegate issuers list -o json`."""
+    settings = attach(Settings.from_env())
+    control = asyncio.run(control_log.read(settings)).control
+    rows = [
+        (i.issuer, i.audience, i.prefix, " ".join(algorithm_of(json.loads(k)) for k in i.keys))
+        for i in control.issuers.values()
+    ]
+    show(("issuer", "audience", "prefix", "keys"), sorted(rows), output)
+
+
+@issuers.command("remove")
+def issuers_remove(issuer: IssuerName, why: Why = "", dry_run: DryRun = False) -> None:
+    """Believe an issuer no more; open sessions stay, e.g. `sluicegate issuers remove https://login.example.com`."""
+    settings = attach(Settings.from_env())
+    head = asyncio.run(identities.remove_issuer(settings, Keys(settings.home), issuer, why, dry_run=dry_run))
+    text = f"would remove `{issuer}`" if dry_run else f"removed `{issuer}` as control event {head}"
+    console().print(text, markup=False)
