@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sluicegate.processors.quarantine import quarantined
 from sluicegate.processors.registry import Agent, inactive
 from sluicegate.processors.session import Session
 
@@ -67,7 +68,7 @@ def delegators(control: Control, session: Session) -> tuple[list[Agent], str]:
     found: list[Agent] = []
     for agent_id in names(session.chain):
         agent = control.agents.get(agent_id)
-        if agent is None or inactive(agent):
+        if agent is None or inactive(agent) or quarantined(control, agent_id, "", "", ""):
             return [], "delegation_ended"
         found.append(narrowed(agent, session))
     return found, ""

@@ -14,7 +14,7 @@ import hashlib
 from typing import cast
 
 import orjson
-from sluicegate.processors import delegation
+from sluicegate.processors import delegation, quarantine
 from sluicegate.processors.authorize import ask
 from sluicegate.processors.cedar import names_action
 from sluicegate.processors.cedar_schema import HANDOFF
@@ -74,6 +74,11 @@ def _terms(work: Work, intent: Intent) -> Refusal | None:
     work.release = work.control.release
     if work.source.control_stale or work.release is None:
         return Refusal("control_stale" if work.source.control_stale else "no_release")
+    stopped = quarantine.quarantined(
+        work.control, intent.agent_id, HANDOFF, intent.session_id, work.release.digest
+    )
+    if stopped:
+        return Refusal(quarantine.REASON, stopped)
     if reason := unverified(work.release, session.on_behalf_of, bool(session.verified)):
         return Refusal(reason)
     if session.halted:
@@ -87,7 +92,7 @@ def _terms(work: Work, intent: Intent) -> Refusal | None:
     if not (valid_id(to_agent) and valid_id(to_session)):
         return Refusal("bad_identifier", "ids are 1 to 256 printable characters")
     other = work.control.agents.get(to_agent)
-    if reason := inactive(other):
+    if reason := inactive(other) or _stopped(work, to_agent, to_session):
         return Refusal(reason, f"`{to_agent}` cannot be handed anything")
     if other is None or other.tenant != work.agent.tenant:
         return Refusal("other_tenant", f"`{to_agent}` is of another tenant")
@@ -168,7 +173,8 @@ def _not_opened(work: Work, transfer: Transfer) -> str:
     """A reason not to open the session, or an empty string."""
     state = work.state
     assert work.agent is not None
-    if reason := window(transfer.issued_at, work.now) or inactive(work.agent):
+    reason = window(transfer.issued_at, work.now) or inactive(work.agent)
+    if reason := reason or _stopped(work, transfer.agent_id, transfer.session_id):
         return reason
     if work.agent.tenant != transfer.tenant:
         return "other_tenant"
@@ -176,6 +182,12 @@ def _not_opened(work: Work, transfer: Transfer) -> str:
     if name in state.sessions or name in state.parked:
         return "id_conflict"
     return "overloaded" if len(state.sessions) >= MAX_SESSIONS else ""
+
+
+def _stopped(work: Work, agent_id: str, session_id: str) -> str:
+    """The reason when the agent or session that would receive it is quarantined."""
+    stopped = quarantine.quarantined(work.control, agent_id, "", session_id, "")
+    return quarantine.REASON if stopped else ""
 
 
 def _tell(work: Work, transfer: Transfer, event_id: bytes, status: str, reason: str) -> None:

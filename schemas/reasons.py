@@ -170,7 +170,7 @@ _ALL = (
     Reason(
         "delegation_ended",
         "The agent that handed this on may not act any more.",
-        "an agent in the session's chain is suspended or retired: open a new session",
+        "an agent in the session's chain is suspended, retired or quarantined: open a new session",
     ),
     Reason(
         "delegation_exceeded",

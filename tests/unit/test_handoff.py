@@ -154,6 +154,25 @@ def test_a_hold_for_anybody_in_the_chain_holds() -> None:
     assert call(d, "desk.ask", session="own").dispatches
 
 
+def test_quarantine_reaches_what_was_handed_on() -> None:
+    d = driver()
+    handed(d)
+    for scope, value, expected in (
+        ("agent", "lead", "delegation_ended"), ("session", "w", "quarantined"), ("agent", "worker", "quarantined"),
+    ):  # fmt: skip
+        d.control_event("quarantine.added", scope=scope, value=value, why="a test")
+        assert reason(call(d, "desk.read")) == expected
+        d.control_event("quarantine.lifted", scope=scope, value=value)
+    assert call(d, "desk.read").dispatches
+    for scope, value in (("agent", "lead"), ("session", "s"), ("tool", "handoff"), ("agent", "worker"), ("session", "x")):  # fmt: skip
+        d.control_event("quarantine.added", scope=scope, value=value, why="a test")
+        assert reason(hand_on(d, session="x")) == "quarantined"
+        d.control_event("quarantine.lifted", scope=scope, value=value)
+    hand_on(d, session="x")
+    d.control_event("quarantine.added", scope="agent", value="worker", why="a test")
+    assert reason(d.deliver()) == "quarantined"
+
+
 # -- who may hand on -----------------------------------------------------------------------------------------------
 
 
