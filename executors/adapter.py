@@ -1,7 +1,8 @@
 """What an executor asks of a kind of tool: one call, one answer.
 
-An adapter calls once and never again by itself: whether a call may be repeated is the ledger's decision. It never
-raises for what a tool does, and no answer of it ever holds a secret.
+An adapter calls once and never again by itself: whether a call may be repeated is the ledger's decision. The one exception
+is a contract with `retries` of a class that may repeat (`retries.py`). It never raises for what a tool does, and no answer
+of it ever holds a secret.
 Next: `http.py`, `python.py` (adapters), `dispatcher.py` (who calls them, and when).
 """
 
@@ -21,6 +22,7 @@ ErrorClass = Literal[
     "egress_denied",
     "quarantined",
     "crashed",
+    "model_changed",
 ]
 
 ERROR_CHARS = 300

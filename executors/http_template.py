@@ -16,6 +16,7 @@ from typing import cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import orjson
+from sluicegate.executors.retries import retries_of
 from yarl import URL
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -49,6 +50,7 @@ class Template:
         target: path and query, split at its arguments: text, argument, text, ...
         headers: name and value, split at its secret references: text, reference, text, ...
         pointer: RFC 6901, where in the answer the result is; None = the usual place.
+        retries: how often the same request may be made again inside one attempt (`retries.py`).
     """
 
     method: str
@@ -58,6 +60,7 @@ class Template:
     target: tuple[str, ...]
     headers: tuple[tuple[str, tuple[str, ...]], ...]
     pointer: tuple[str, ...] | None
+    retries: int = 0
 
     def url(self, arguments: Mapping[str, object]) -> URL:
         """The address of one call. Raises `BadTemplate`."""
@@ -116,6 +119,7 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
         target,
         _headers(raw.get("headers"), names),
         _pointer(raw.get("result")),
+        retries_of(raw),
     )
 
 

@@ -13,10 +13,14 @@ from typing import cast
 import yaml
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.shapes import Shape
+from sluicegate.schemas.kinds import MODEL, REPEATABLE
 
 Json = object
 
 GOVERNANCE = "x-sluicegate"
+MAX_RETRIES = 5
+"""Requests more inside one attempt; the ledger's own attempts come on top."""
+_REFERENCE = re.compile(r"env:[A-Za-z_]|file:/")
 _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -52,6 +56,34 @@ def check_contract(path: str, text: str, governance: Mapping[str, Json], argumen
             said = f"`{key}` names `{argument}`, but inputSchema has no `{part}`{nearest(part, names)}"
             found.append(Finding(path, line_of(text, [GOVERNANCE, key]), "unknown-field", "error", said))
     return found
+
+
+def check_executor(path: str, text: str, executor: Mapping[str, Json], tool_class: str) -> list[Finding]:
+    """What an executor object says that it cannot mean."""
+    return [
+        Finding(path, line_of(text, [GOVERNANCE, "executor", key]), "executor", "error", said)
+        for key, said in _executor_faults(executor, tool_class)
+    ]
+
+
+def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[tuple[str, str]]:
+    """(key, sentence)."""
+    retries = executor.get("retries", 0)
+    if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MAX_RETRIES:
+        yield "retries", f"`retries` is a number from 0 to {MAX_RETRIES}"
+    elif retries and tool_class not in REPEATABLE:
+        yield "retries", f"`retries` never repeats a call of class `{tool_class}`, leave it out"
+    if executor.get("kind") == MODEL:
+        for key in ("url", "model"):
+            if not isinstance(executor.get(key), str) or not executor[key]:
+                yield key, f"a model needs `{key}`"
+        secret = executor.get("api_key", "")
+        if not isinstance(secret, str) or (secret and not _REFERENCE.match(secret)):
+            # The value is not quoted: it may be the key itself, on its way into a release.
+            yield (
+                "api_key",
+                "`api_key` is no reference to a secret, write `env:NAME` or `file:/absolute/path`",
+            )
 
 
 def _named(governance: Mapping[str, Json]) -> Iterator[tuple[str, str]]:

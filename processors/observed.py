@@ -18,6 +18,7 @@ from sluicegate.processors.registry import Agent
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
+from sluicegate.schemas.kinds import CALL_KINDS
 
 Json = object
 Opener = Callable[[str, bytes, bytes], bytes | None]
@@ -78,7 +79,7 @@ class Collector:
                 del self._spoken[next(iter(self._spoken))]
         elif header.status == "closed":
             self._spoken.pop((header.agent_id, header.session_id), None)
-        elif isinstance(facts, r.IntentFacts) and facts.kind == "tool_call" and facts.remembered:
+        elif isinstance(facts, r.IntentFacts) and facts.kind in CALL_KINDS and facts.remembered:
             self._begin(key, header, facts, sealed)
         elif key in self._going and header.status != lifecycle.ATTACHED:
             self._go_on(key, header, facts)

@@ -17,6 +17,7 @@ from sluicegate.processors.registry import inactive
 from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.schemas.records import Dispatch, Envelope, Intent
 from sluicegate.schemas.topics import partition_of
 
@@ -67,10 +68,15 @@ def agents_word(control: Control, dispatch: Dispatch, now: int) -> Problem | Non
         return Problem("bad_signature", "the dispatch carries no signed intent")
     if abs(now - intent.issued_at) > MAX_PROOF_AGE_US:
         return Problem("too_old", "the signed intent in the dispatch is older than any that may still run")
-    asked = (intent.intent_id, intent.agent_id, intent.session_id, intent.tool, "tool_call")
-    told = (dispatch.intent_id, dispatch.agent_id, dispatch.session_id, dispatch.tool, intent.kind)
+    asked = (intent.intent_id, intent.agent_id, intent.session_id, intent.tool)
+    told = (dispatch.intent_id, dispatch.agent_id, dispatch.session_id, dispatch.tool)
     parsed = parse(intent.arguments)
-    if asked != told or isinstance(parsed, Misfit) or parsed[1] != dispatch.arguments:
+    if (
+        intent.kind not in CALL_KINDS
+        or asked != told
+        or isinstance(parsed, Misfit)
+        or parsed[1] != dispatch.arguments
+    ):
         return Problem("bad_signature", "the dispatch is another call than the agent signed")
     return None
 

@@ -38,6 +38,7 @@ from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Refusal, Work, begin, emit, reply
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.schemas.records import (
     DeadLetter,
     IntakeFacts,
@@ -185,7 +186,7 @@ def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
     seen = work.state.intents.get(key_of(o))
     if seen is not None:
         _repeat(work, seen)
-    elif intent.kind == "tool_call":
+    elif intent.kind in CALL_KINDS:
         run_stages(work)
     elif intent.kind == "handoff":
         decide_handoff(work, intent)

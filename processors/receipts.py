@@ -21,7 +21,7 @@ from sluicegate.processors.validate import check_result
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
 
-_WITHHELD = ("malformed_result", "result_too_large")
+_WITHHELD = ("malformed_result", "result_too_large", "model_changed")
 
 
 def decide_receipt(work: Work, receipt: Receipt) -> None:

@@ -26,6 +26,7 @@ from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.state import PartitionState, apply
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
+from sluicegate.schemas.kinds import call_kind
 
 T0 = 1_795_000_000_000_000
 """Microseconds; any time will do, as long as it is always the same."""
@@ -73,7 +74,9 @@ class Rehearsal:
 
     def call(self, tool: str, arguments: bytes) -> Decision:
         """The agent asks for a call."""
-        intent = r.Intent(self._id(), self.agent.agent_id, SESSION, "tool_call", tool, arguments, self.now)
+        found = self.control.release.tools.get(tool) if self.control.release else None
+        kind = call_kind(found.executor_kind if found else "")
+        intent = r.Intent(self._id(), self.agent.agent_id, SESSION, kind, tool, arguments, self.now)
         return self._take("intents", intent)
 
     def agree(self, held: Decision) -> Decision:

@@ -15,11 +15,11 @@ import jsonschema_rs
 import orjson
 import rfc8785
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.cedar import Policy, PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
 from sluicegate.processors.conform import Typer, compile_typer
-from sluicegate.processors.contract_check import check_contract, line_of
+from sluicegate.processors.contract_check import check_contract, check_executor, line_of
 from sluicegate.processors.derail import NO_LIMITS, Derail
 from sluicegate.processors.findings import Finding, errors
 from sluicegate.processors.grounding import plain
@@ -63,7 +63,7 @@ class Executor(BaseModel):
     """How a tool is reached. Further keys belong to the executor kind."""
 
     model_config = ConfigDict(extra="allow")
-    kind: Literal["http", "python", "in_process", "memory"]
+    kind: Literal["http", "python", "in_process", "memory", "model"]
 
 
 class Redactions(BaseModel):
@@ -91,6 +91,14 @@ class Governance(BaseModel):
     redact: Redactions = Redactions()
     guessed: list[str] = []
     """Keys that `release init` guessed and nobody has looked at; `release check` says so."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_class(cls, value: object) -> object:
+        """A model has no effect but its answer: `read_only` unless its contract says otherwise."""
+        if isinstance(value, dict) and isinstance(value.get("executor"), dict):
+            return {"class": "read_only", **value} if value["executor"].get("kind") == "model" else value
+        return value
 
     @field_validator("protected", mode="before")
     @classmethod
@@ -332,6 +340,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         return None
     shape = shape_of(schema)
     findings += check_contract(path, text, governance.model_dump(by_alias=True), shape)
+    findings += check_executor(path, text, governance.executor.model_dump(), governance.tool_class)
     return CompiledTool(
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
         orjson.dumps(governance.executor.model_dump(), option=orjson.OPT_SORT_KEYS), governance.timeout_ms,

@@ -17,6 +17,7 @@ from sluicegate.processors.state import (
     session_key,
 )
 from sluicegate.processors.work import Refusal, Work
+from sluicegate.schemas.kinds import call_kind
 
 MAX_ID_CHARS = 256
 
@@ -43,7 +44,7 @@ def unverified(release: CompiledRelease | None, on_behalf_of: str, verified: boo
 
 
 def route(work: Work) -> Refusal | None:
-    """Find session, release and contract of a tool call."""
+    """Find session, release and contract of a tool call or a model call."""
     intent, state = work.intent, work.state
     assert intent is not None
     if intent.deadline_at is not None and intent.deadline_at <= work.now:
@@ -83,4 +84,8 @@ def route(work: Work) -> Refusal | None:
     work.tool = work.release.tools.get(intent.tool)
     if work.tool is None:
         return Refusal("unknown_tool", f"no contract is named `{intent.tool[:80]}`")
+    wanted = call_kind(work.tool.executor_kind)
+    if intent.kind != wanted:
+        # INVARIANT: a model is reached by a model call only, a tool never by one (tests/unit/test_model_call.py).
+        return Refusal("wrong_kind", f"`{intent.tool[:80]}` is asked by a `{wanted}`, not a `{intent.kind}`")
     return None

@@ -17,10 +17,8 @@ from sluicegate.processors.plugins import decide_silence
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply
+from sluicegate.schemas.kinds import REPEATABLE as REPEATABLE
 from sluicegate.schemas.records import StageFacts
-
-REPEATABLE = ("read_only", "idempotent")
-"""Classes whose call may be made again after a claim without a receipt."""
 
 
 def decide_tick(work: Work, entry: OpenIntent) -> None:

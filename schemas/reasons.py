@@ -119,6 +119,11 @@ _ALL = (
         "There is no such tool; use one of the tools you were given.",
         "add a contract to the release",
     ),
+    Reason(
+        "wrong_kind",
+        "A model is asked by a model call, a tool by a tool call.",
+        "the SDK's `session.call_model` asks contracts with the executor kind `model`, `call_tool` all others",
+    ),
     Reason("no_release", "Nothing may run yet.", "deploy a release: sluicegate deploy FOLDER"),
     Reason(
         "duplicate",
@@ -334,6 +339,11 @@ _ALL = (
         "the result is not JSON or does not fit outputSchema",
     ),
     Reason("result_too_large", "The tool's answer is too large.", "inline results are at most 64 kB"),
+    Reason(
+        "model_changed",
+        "Another model answered than the one that was agreed on, so its answer is not shown.",
+        "look at what the server serves, test the new model, then change the contract's `model` or `pinned`",
+    ),
     Reason("crashed", "The tool crashed.", "see the executor's log"),
     Reason(
         "call_in_doubt",

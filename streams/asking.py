@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.kinds import TOOL_CALL
 from sluicegate.schemas.records import Intent, Message, Receipt, Reply
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
 from sluicegate.streams import client_json
@@ -78,8 +79,9 @@ class Asker:
         intent_id: str | None,
         traceparent: str,
         function: LocalFunction | None,
+        kind: str = TOOL_CALL,
     ) -> Json | Held:
-        """See `Session.call_tool`. `function` runs the call if it is permitted in process."""
+        """See `Session.call_tool` and `call_model`. `function` runs the call if it is permitted in process."""
         intent_id = valid_id(uuid.uuid4().hex if intent_id is None else intent_id)
         try:
             data = client_json.dumps(dict(arguments))
@@ -89,7 +91,7 @@ class Asker:
             ) from error
         now = now_us()
         intent = Intent(
-            intent_id, self.agent_id, session_id, "tool_call", tool, data, now, now + int(timeout_s * 1e6),
+            intent_id, self.agent_id, session_id, kind, tool, data, now, now + int(timeout_s * 1e6),
             traceparent=traceparent,
         )  # fmt: skip
         errand = Errand(tool, session_id, function or self._functions.get(tool))

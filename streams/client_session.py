@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import ParamSpec, cast
 
 from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.kinds import MODEL_CALL, TOOL_CALL
 from sluicegate.schemas.records import Intent, Message, Reply
 from sluicegate.streams import client_json
 from sluicegate.streams.asking import Asker, refused, valid_id
@@ -161,6 +162,34 @@ class Session:
         answer(await self._asker.ask("intents", intent, intent_id, timeout_s))
         return session
 
+    async def call_model(
+        self,
+        alias: str,
+        messages: Sequence[Mapping[str, Json]],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        intent_id: str | None = None,
+        traceparent: str = "",
+        **options: Json,
+    ) -> Json | Held:
+        """Ask a model, and wait for its answer.
+
+        Args:
+            alias: the contract's name, such as `model.triage`; which model that is, the release says.
+            messages: as in OpenAI's chat completions.
+            timeout_s, intent_id, traceparent: as for `call_tool`.
+            options: further arguments that the contract takes: `max_tokens`, `tools`, `response_format`, ...
+
+        Returns:
+            {text, tool_calls, finish_reason, served_model, usage{input_tokens, output_tokens}}, or `Held`.
+
+        Raises:
+            As `call_tool`; `Withheld` with the reason `model_changed` when another model answered than the pinned one.
+        """
+        said: list[Json] = [dict(message) for message in messages]
+        arguments: dict[str, Json] = {"messages": said, **options}
+        return await self._call(alias, arguments, timeout_s, intent_id, traceparent, kind=MODEL_CALL)
+
     async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Report the user's own words. Raises `Refused`, and `Terminal` without `channel`."""
         if not self.channel:
@@ -181,12 +210,13 @@ class Session:
         intent_id: str | None = None,
         traceparent: str = "",
         function: LocalFunction | None = None,
+        kind: str = TOOL_CALL,
     ) -> Json | Held:
         if not self._is_open:
             detail = f"session `{self.session_id}` is not open: call inside `async with agent.session(...)`"
             raise refused("unknown_session", intent_id or "", detail)
         return await self._asker.call_tool(
-            self.session_id, tool, arguments, timeout_s, intent_id, traceparent, function
+            self.session_id, tool, arguments, timeout_s, intent_id, traceparent, function, kind
         )
 
     async def _say(self, kind: str, timeout_s: float, text: str = "") -> Reply:

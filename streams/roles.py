@@ -24,9 +24,6 @@ from sluicegate.streams.settings import Settings
 if TYPE_CHECKING:
     from sluicegate.executors.adapter import Adapter
     from sluicegate.executors.dispatcher import Executor
-    from sluicegate.executors.guardrail import GuardrailAdapter
-    from sluicegate.executors.http import HttpAdapter
-    from sluicegate.executors.python import PythonAdapter
     from sluicegate.executors.reports import Signer
     from sluicegate.executors.verifier import Follower
     from sluicegate.streams.control_log import ControlReader
@@ -104,7 +101,7 @@ class ExecutorRole:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._executor: Executor | None = None
-        self._adapters: tuple[HttpAdapter, PythonAdapter, GuardrailAdapter] | None = None
+        self._adapters: dict[str, Adapter] = {}
         self._control: ControlReader | None = None
 
     async def start(self) -> None:
@@ -112,15 +109,16 @@ class ExecutorRole:
         from sluicegate.executors.dispatcher import Executor
         from sluicegate.executors.guardrail import GuardrailAdapter
         from sluicegate.executors.http import HttpAdapter
+        from sluicegate.executors.model import ModelAdapter
         from sluicegate.executors.python import PythonAdapter
 
         signer, verifier = await self._trust()
         http, python = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
         guardrail = GuardrailAdapter.from_env(os.environ)
-        self._adapters = (http, python, guardrail)
-        adapters: dict[str, Adapter] = {"http": http, "python": python, "guardrail": guardrail}
+        model = ModelAdapter.from_env(os.environ)
+        self._adapters = {"http": http, "python": python, "guardrail": guardrail, "model": model}
         name = f"{socket.gethostname()}-{os.getpid()}"
-        self._executor = Executor(self._settings, adapters, name=name, signer=signer, verifier=verifier)
+        self._executor = Executor(self._settings, self._adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()
 
     async def _trust(self) -> tuple[Signer | None, Follower]:
@@ -149,7 +147,7 @@ class ExecutorRole:
         """Finish calls within a bound."""
         if self._executor is not None:
             await self._executor.stop()
-        for adapter in self._adapters or ():
+        for adapter in self._adapters.values():
             await adapter.close()
         if self._control is not None:
             await self._control.stop()

@@ -26,8 +26,13 @@ def register(app: typer.Typer) -> None:
         key: Annotated[
             Path | None, typer.Option("--key", help="signed environments: the agent's key file")
         ] = None,
+        model: Annotated[
+            bool, typer.Option("--model", help="ask a model: the arguments hold `messages`")
+        ] = False,
     ) -> None:
         """Call one tool, e.g. `sluicegate call banking.get_balance --agent banking-agent-command-r`.
+
+        A model: `sluicegate call model.triage '{"messages":[{"role":"user","content":"hi"}]}' --model --agent AGENT`.
 
         Exit code 1 and the reason when it is refused, held or failed.
         """
@@ -37,11 +42,19 @@ def register(app: typer.Typer) -> None:
             raise Terminal(f"arguments `{arguments[:60]}` are not JSON: {error}") from error
         if not isinstance(parsed, dict) or not agent:
             raise Terminal("give a JSON object of arguments and --agent with a registered agent id")
-        asyncio.run(_call(tool, parsed, agent, goal, timeout_s, key))
+        if model and not isinstance(parsed.get("messages"), list):
+            raise Terminal("give the model's `messages` as a JSON array")
+        asyncio.run(_call(tool, parsed, agent, goal, timeout_s, key, model))
 
 
 async def _call(
-    tool: str, arguments: dict[str, object], agent_id: str, goal: str, timeout_s: float, key: Path | None
+    tool: str,
+    arguments: dict[str, object],
+    agent_id: str,
+    goal: str,
+    timeout_s: float,
+    key: Path | None,
+    model: bool,
 ) -> None:
     from sluicegate.streams.client import AgentClient
     from sluicegate.streams.client_errors import Failed, InDoubt, Refused
@@ -53,7 +66,10 @@ async def _call(
             AgentClient(agent_id=agent_id, settings=Settings.from_env(), key=key) as agent,
             agent.session(goal=goal) as s,
         ):
-            result = await s.call_tool(tool, arguments, timeout_s=timeout_s)  # type: ignore[arg-type]
+            if model:
+                result = await s.call_model(tool, timeout_s=timeout_s, **arguments)  # type: ignore[arg-type]
+            else:
+                result = await s.call_tool(tool, arguments, timeout_s=timeout_s)  # type: ignore[arg-type]
     except Refused as refused:
         out.print(f"refused at {refused.stage}: {refused.reason}. {refused.for_developer}", markup=False)
         raise typer.Exit(1) from refused

@@ -1,0 +1,1 @@
+"""Real servers that fail on purpose. Next: `faults.py`."""

@@ -1,0 +1,168 @@
+"""Faults by address, and the journal of what really happened.
+
+    http://host/<fault>/...       fault = a comma-separated text such as `status=503,retry_after=1,times=2`
+
+A fault meets the first `times` requests of an idempotency key (all of them by default); after that the server behaves. So
+one server serves every fault, a test says in the contract's url what will happen, and the same keys meet the same faults.
+The journal counts requests and effects by key; an effect is what the tool did, whatever it answered.
+Never chooses by chance. Next: `tool_server.py`, `model_server.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+KINDS = (
+    "ok", "status", "slow", "wrong_json", "cut", "huge", "never", "twice",
+    "acts_then_drops", "acts_late", "error_after_acting",
+)  # fmt: skip
+HUGE_BYTES = 2 * 1024**3
+CHUNK = b"x" * 65_536
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to a request.
+
+    Attributes:
+        wait_s: before the first byte (`slow`), or before acting (`acts_late`).
+        retry_after: the header's text, with `status`.
+        times: how many requests of a key it meets.
+    """
+
+    kind: str = "ok"
+    status: int = 500
+    retry_after: str = ""
+    wait_s: float = 1.0
+    times: int = 1_000_000
+    code: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> Fault:
+        """Read a path segment. Raises `ValueError`."""
+        values: dict[str, str] = {}
+        kind = "ok"
+        for part in text.split(","):
+            name, _, value = part.partition("=")
+            if name in KINDS:
+                kind = name
+            values[name] = value
+        if unknown := set(values) - set(KINDS) - {"retry_after", "times", "wait_s", "code"}:
+            raise ValueError(f"no fault is named {sorted(unknown)}")
+        return cls(
+            kind,
+            int(values.get("status") or 500),
+            values.get("retry_after", ""),
+            float(values.get("wait_s") or 1.0),
+            int(values.get("times") or 1_000_000),
+            values.get("code", ""),
+        )
+
+
+@dataclass
+class Journal:
+    """What reached the server, by idempotency key. `path`: also a line of JSON for each effect, for other processes."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    effects: Counter[str] = field(default_factory=Counter)
+    bodies: list[object] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    sent_bytes: int = 0
+    path: Path | None = None
+
+    def act(self, key: str) -> None:
+        """The effect itself."""
+        self.effects[key] += 1
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "count": self.effects[key]}) + "\n")
+
+
+Answer = Callable[[web.Request, object], Awaitable[object]]
+"""What the server says when nothing goes wrong: request and parsed body -> JSON."""
+
+
+class FaultyServer:
+    """An aiohttp application that answers by `answer`, through the fault that the address names."""
+
+    def __init__(self, answer: Answer, *, journal: Journal | None = None) -> None:
+        self.journal = journal or Journal()
+        self._answer = answer
+        self.app = web.Application(client_max_size=2**20)
+        self.app.router.add_get("/journal", self._told)
+        self.app.router.add_route("*", "/{fault}/{tail:.*}", self._serve)
+
+    async def _told(self, _: web.Request) -> web.Response:
+        return web.json_response({"requests": self.journal.requests, "effects": self.journal.effects})
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        key = request.headers.get("Idempotency-Key", "")
+        journal = self.journal
+        journal.requests[key] += 1
+        journal.bodies.append(json.loads(raw) if raw else None)
+        journal.headers.append(dict(request.headers))
+        try:
+            fault = Fault.read(request.match_info["fault"])
+        except ValueError as error:
+            return web.Response(status=404, text=str(error))
+        if journal.requests[key] > fault.times:
+            fault = Fault()
+        return await self._meet(fault, request, key)
+
+    async def _meet(self, fault: Fault, request: web.Request, key: str) -> web.StreamResponse:
+        journal, kind = self.journal, fault.kind
+        if kind == "status":
+            headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
+            error = {"error": {"message": "as ordered", "code": fault.code}}
+            return web.json_response(error, status=fault.status, headers=headers)
+        if kind == "never":
+            await asyncio.Event().wait()
+        if kind in ("slow", "acts_late"):
+            # Shielded: a client that goes away does not stop a tool that has begun.
+            await asyncio.shield(asyncio.create_task(self._later(fault, key)))
+        else:
+            journal.act(key)
+        assert request.transport is not None
+        if kind == "acts_then_drops":
+            request.transport.close()
+            return web.Response()
+        if kind == "error_after_acting":
+            return web.Response(status=500, text="it was done, and then something broke")
+        if kind == "wrong_json":
+            return web.Response(text='{"id": 1, "choices": [', content_type="application/json")
+        if kind == "huge":
+            return await self._huge(request)
+        body = json.dumps(await self._answer(request, journal.bodies[-1])).encode()
+        if kind == "cut":
+            response = web.StreamResponse(headers={"Content-Length": str(2 * len(body) + 10)})
+            await response.prepare(request)
+            await response.write(body)
+            request.transport.close()
+            return response
+        if kind == "twice":
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            request.transport.write((head.encode() + body) * 2)
+            await asyncio.sleep(0.05)
+            request.transport.close()
+            return web.Response()
+        return web.Response(body=body, content_type="application/json")
+
+    async def _later(self, fault: Fault, key: str) -> None:
+        await asyncio.sleep(fault.wait_s)
+        self.journal.act(key)
+
+    async def _huge(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(HUGE_BYTES)})
+        await response.prepare(request)
+        for _ in range(HUGE_BYTES // len(CHUNK)):
+            await response.write(CHUNK)
+            self.journal.sent_bytes += len(CHUNK)
+        return response
