@@ -73,6 +73,14 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[
         yield "retries", f"`retries` is a number from 0 to {MAX_RETRIES}"
     elif retries and tool_class not in REPEATABLE:
         yield "retries", f"`retries` never repeats a call of class `{tool_class}`, leave it out"
+    if executor.get("kind") == "sql":
+        for key in ("database", "statement"):
+            if not isinstance(executor.get(key), str) or not executor[key]:
+                yield key, f"a database tool needs `{key}`"
+        if executor.get("write", False) not in (True, False) or (
+            executor.get("write") and tool_class == "read_only"
+        ):
+            yield "write", "`write` is true or false, and false for the class `read_only`"
     if executor.get("kind") == MODEL:
         for key in ("url", "model"):
             if not isinstance(executor.get(key), str) or not executor[key]:

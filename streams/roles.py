@@ -111,12 +111,20 @@ class ExecutorRole:
         from sluicegate.executors.http import HttpAdapter
         from sluicegate.executors.model import ModelAdapter
         from sluicegate.executors.python import PythonAdapter
+        from sluicegate.executors.sql import SqlAdapter
 
         signer, verifier = await self._trust()
         http, python = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
         guardrail = GuardrailAdapter.from_env(os.environ)
         model = ModelAdapter.from_env(os.environ)
-        self._adapters = {"http": http, "python": python, "guardrail": guardrail, "model": model}
+        sql = SqlAdapter.from_env(os.environ)
+        self._adapters = {
+            "http": http,
+            "python": python,
+            "guardrail": guardrail,
+            "model": model,
+            "sql": sql,
+        }
         name = f"{socket.gethostname()}-{os.getpid()}"
         self._executor = Executor(self._settings, self._adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()

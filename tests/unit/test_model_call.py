@@ -162,6 +162,9 @@ def test_the_sdk_says_why_not() -> None:
         ({"model": ""}, "needs `model`"),
         ({"url": 7}, "needs `url`"),
         ({"retries": 6}, "from 0 to 5"),
+        ({"kind": "sql", "database": "d"}, "needs `statement`"),
+        ({"kind": "sql", "statement": "s"}, "needs `database`"),
+        ({"kind": "sql", "database": "d", "statement": "s", "write": "yes"}, "`write` is true or false"),
         ({"retries": "2"}, "from 0 to 5"),
     ],
 )
