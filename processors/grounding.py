@@ -31,8 +31,10 @@ MAX_PARTS = 200
 """Values of one argument that are looked for (list items, links, tokens); beyond, the argument is from nowhere."""
 
 _LINK = re.compile(
-    r"(?:https?://|www\.)[^\s<>\"')\]]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w@.])[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}(?:/[^\s<>\"')\]]*)?(?!\w)"
+    r"(?:https?://|www\.)[^\s<>\"')\]*`\\]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?<![\w@.])[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}(?:/[^\s<>\"')\]]*)?(?!\w)"
 )
+_ESCAPED = re.compile(r"\\[nrt]")
+"""Models write line breaks as two characters: `\\nwww.example.com` names no host `nwww`."""
 _TOKEN = re.compile(r"[^\s,;:!?()\[\]{}\"<>]+")
 _JOINERS = ".@-/:_"
 """Between two letters these hold one token together: `bob` does not occur in `bob@example.com`."""
@@ -144,7 +146,7 @@ def _parts(kind: str, value: Json) -> Iterator[Json]:
         for item in value.values():
             yield from _parts(kind, item)
     elif kind == "links" and isinstance(value, str):
-        yield from (m[0].rstrip(".,;:!?") for m in _LINK.finditer(normal(value)))
+        yield from (m[0].rstrip(".,;:!?_/") for m in _LINK.finditer(normal(_ESCAPED.sub(" ", value))))
     elif kind == "text" and isinstance(value, str):
         tokens = (t.strip(".'`*_-/") for t in _TOKEN.findall(normal(value)))
         yield from (t for t in tokens if len(t) >= MIN_TEXT_TOKEN_CHARS)
@@ -188,6 +190,16 @@ def _exact(value: Json, key: str, words: Words) -> Paths:
     return tuple(found) if found or not bare else _exact(bare, bare, words)
 
 
+def _link(value: Json, key: str, words: Words) -> Paths:
+    """As exact; a host is the same with and without `www.`."""
+    found = _exact(value, key, words)
+    if found:
+        return found
+    bare = key.split("://", 1)[-1]
+    other = bare.removeprefix("www.") if bare.startswith("www.") else "www." + bare
+    return _exact(other, other, words)
+
+
 def _account(value: Json, key: str, words: Words) -> Paths:
     short = compact(key)
     found = list(words.compact.get(short, ()))
@@ -212,6 +224,7 @@ _LOOK: dict[str, Callable[[Json, str, Words], Paths]] = {
     "account": _account,
     "amount": _amount,
     "date": _date,
+    "links": _link,
 }
 
 

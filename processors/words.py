@@ -29,6 +29,8 @@ MAX_NUMBERS = 2_000
 """Numbers and dates kept of one input; a bank statement of 64 kB has about 1,500."""
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_RUN_ON = re.compile(r"(?<=[a-z0-9])[.!?](?=[A-Z][a-z]+\s)")
+"""People forget the blank after a sentence: `look at www.example.com.They sent it` names no host `com.They`."""
 _BLANKS = re.compile(r"\s+")
 _NUMBER = re.compile(
     r"(?<![\w.,])[-+]?(?:\d{1,3}(?:[,'\u2019 ]\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d+(?:[.,]\d+)?)(?!\w|[.,]\d)"
@@ -179,6 +181,8 @@ def _add(words: Words, path: str, leaf: Json, message: bool) -> None:
         _keep(words.whole, text, path)
         if message or not text.isalnum():
             words.texts.append((path, text))
+        if message and _RUN_ON.search(leaf):
+            words.texts.append((path, normal(_RUN_ON.sub(". ", leaf))))
         return
     text_of = number(leaf)
     if text_of is not None:

@@ -51,6 +51,9 @@ FOUND = [
     ("date", "05.05.2022", "user", "user"),
     ("links", "hello, look at www.info.com/a please", "user", "user"),
     ("links", "hello, look at www.evil.com please", "result", "third_party"),
+    ("links", "1. **www.info.com/a**: good", "user", "user"),
+    ("links", "found:\\n\\nwww.info.com/a: good", "user", "user"),  # a line break written as two characters
+    ("links", "see https://info.com/a/", "user", "user"),
     ("text", "channel general bla", "user", "user"),
 ]
 NOWHERE = [
@@ -91,6 +94,23 @@ def test_no_value_says_nothing(kind: str, value: object) -> None:
 def test_each_match_cites_its_event() -> None:
     assert one("exact", "Bob")[2] == b"u"
     assert one("exact", "alice")[2] == b"r"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("post it to www.example.com.They sent it", True),
+        ("post it to www.example.com.br please", False),
+        ("mail john.Smith@example.com now", False),
+    ],
+)
+def test_a_user_forgets_the_blank_after_a_sentence(text: str, found: bool) -> None:
+    said = r.Message("m", "a", "s", "session.user_said", 0, text=text)
+    choir = Choir()
+    choir.add(Heard("user", b"u" * 16, words_of(codec.encode(said)), lambda path: USER))
+    value = "smith@example.com" if "@" in text else "www.example.com"
+    (got,) = ground({"x": value}, {"x": "exact"}, {}, {}, choir)
+    assert got.origin == ("user" if found else "nowhere")
 
 
 def test_the_most_trusted_place_counts_whatever_the_order() -> None:
