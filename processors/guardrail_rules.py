@@ -32,6 +32,7 @@ import cel
 from pydantic import BaseModel, ConfigDict, Field
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS
+from sluicegate.processors.recall_rules import Recalled
 from sluicegate.processors.recipes import NoSuchPath, compile_recipes, look_up, steps_of
 from sluicegate.schemas.errors import Terminal
 
@@ -47,7 +48,7 @@ MAX_PLUGINS = 8
 CALL_VERDICTS, RESULT_VERDICTS = ("refuse", "hold", "redact"), ("withhold", "redact")
 
 _SHARED = frozenset(("tool", "agent", "session", "environment"))
-VARIABLES = {"call": _SHARED | {"args"}, "result": _SHARED | {"result"}}
+VARIABLES = {"call": _SHARED | {"args", "seen"}, "result": _SHARED | {"result"}}
 FUNCTIONS = frozenset(
     ("size", "contains", "startsWith", "endsWith", "matches", "int", "double", "string", "timestamp", "duration", "detects")
 )  # fmt: skip
@@ -59,6 +60,7 @@ _PATTERNS = re.compile(rf"\bmatches\s*\(\s*(?:({_STRING})\s*\))?")
 _KINDS = re.compile(rf"\bdetects\s*\(\s*(?:({_STRING})\s*,)?")
 _MACRO = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _ARGUMENT = re.compile(r"\bargs\.([A-Za-z_]\w*)")
+_SEEN = re.compile(r"\bseen\b(?:\.([A-Za-z_]\w*))?")
 
 
 class Guardrail(BaseModel):
@@ -89,6 +91,7 @@ class Rule:
         fields: steps of the paths that the detectors look at.
         recipes: what `redact` takes out.
         plugin: the plug-in to ask, or empty; `fails_open`: whether its failure lets the call pass.
+        seen: the names of earlier results that the program looks at.
     """
 
     rule_id: str
@@ -102,6 +105,7 @@ class Rule:
     plugin: str = ""
     timeout_ms: int = 0
     fails_open: bool = False
+    seen: tuple[Recalled, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,9 @@ NO_GUARDRAILS = Guardrails({}, {})
 
 
 def compile_guardrails(
-    guardrails: Sequence[Guardrail], inputs: dict[str, dict[str, Json]], outputs: dict[str, dict[str, Json]]
-) -> Guardrails:
+    guardrails: Sequence[Guardrail], inputs: dict[str, dict[str, Json]], outputs: dict[str, dict[str, Json]],
+    recalls: dict[str, Recalled] | None = None,
+) -> Guardrails:  # fmt: skip
     """Compile. `inputs` and `outputs`: tool -> JSON Schema. Raises `Terminal` with the rule's id."""
     if len(guardrails) > MAX_RULES:
         raise Terminal(f"`release.yaml` has {len(guardrails)} guardrails, at most {MAX_RULES} are taken")
@@ -129,7 +134,7 @@ def compile_guardrails(
             raise Terminal(f"guardrail `{guardrail.id}` stands twice, rename one")
         seen.add(guardrail.id)
         on_call = guardrail.on == "call"
-        for tool, rule in _compile(guardrail, inputs if on_call else outputs):
+        for tool, rule in _compile(guardrail, inputs if on_call else outputs, recalls or {}):
             (calls if on_call else results).setdefault(tool, []).append(rule)
     for tool, rules in calls.items():
         if sum(bool(rule.plugin) for rule in rules) > MAX_PLUGINS:
@@ -137,7 +142,9 @@ def compile_guardrails(
     return Guardrails({t: tuple(r) for t, r in calls.items()}, {t: tuple(r) for t, r in results.items()})
 
 
-def _compile(guardrail: Guardrail, schemas: dict[str, dict[str, Json]]) -> Iterator[tuple[str, Rule]]:
+def _compile(
+    guardrail: Guardrail, schemas: dict[str, dict[str, Json]], recalls: dict[str, Recalled]
+) -> Iterator[tuple[str, Rule]]:
     where = f"guardrail `{guardrail.id}`"
     tools = [t for t in sorted(schemas) if any(fnmatchcase(t, pattern) for pattern in guardrail.tools)]
     if not tools:
@@ -156,6 +163,7 @@ def _compile(guardrail: Guardrail, schemas: dict[str, dict[str, Json]]) -> Itera
     if verdict == "redact" and not guardrail.detect and not guardrail.fields:
         raise Terminal(f"{where} redacts nothing, give it `fields` or `detect`")
     program = _program(guardrail, where, [schemas[t] for t in tools]) if guardrail.when else None
+    recalled = _recalled(guardrail.when, where, recalls)
     kinds = tuple(k for k in DETECTORS if k in guardrail.detect)
     missing: list[NoSuchPath] = []
     for tool in tools:
@@ -177,7 +185,7 @@ def _compile(guardrail: Guardrail, schemas: dict[str, dict[str, Json]]) -> Itera
             tool,
             Rule(
                 guardrail.id, verdict, guardrail.mode == "observe", guardrail.say, program, kinds, steps, recipes,
-                guardrail.plugin, guardrail.timeout_ms, guardrail.on_failure == "pass",
+                guardrail.plugin, guardrail.timeout_ms, guardrail.on_failure == "pass", recalled,
             ),
         )  # fmt: skip
     if len(missing) >= len(tools) * max(1, len(guardrail.fields)):
@@ -211,6 +219,15 @@ def _program(guardrail: Guardrail, where: str, schemas: list[dict[str, Json]]) -
             raise Terminal(f"{where} detects `{kind or '?'}`, write one of {', '.join(DETECTORS)} as a text")
     _check_arguments(where, bare, schemas)
     return program
+
+
+def _recalled(text: str, where: str, recalls: dict[str, Recalled]) -> tuple[Recalled, ...]:
+    names = {m[1] for m in _SEEN.finditer(_STRINGS.sub("''", text))}
+    for name in names:
+        if name not in recalls:
+            known = ", ".join(sorted(recalls)) or "nothing"
+            raise Terminal(f"{where} uses `seen.{name or '?'}`, and `recall` in `release.yaml` has {known}")
+    return tuple(recalls[name] for name in sorted(names))
 
 
 def _check_pattern(where: str, literal: str | None) -> None:

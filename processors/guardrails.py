@@ -20,6 +20,7 @@ from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.history import session_context
 from sluicegate.processors.holds import Hold, stricter
 from sluicegate.processors.mentions import Mentions
+from sluicegate.processors.recall import recall
 from sluicegate.processors.recipes import parts, redact
 from sluicegate.processors.redact import transform
 from sluicegate.processors.state import Session
@@ -54,7 +55,11 @@ def guard_call(work: Work) -> Refusal | None:
             "guardrail_error", f"arguments have {size} bytes, guardrails look at most at {MAX_GUARDED_BYTES}"
         )
     work.asks = []
-    asked = _Asked("args", conformed.args, work)
+    wanted = {one.name: one for rule in rules for one in rule.seen}
+    seen = recall(work, wanted.values()) if wanted and work.session is not None else {}
+    if work.decision.needs:
+        return None
+    asked = _Asked("args", conformed.args, work, seen)
     for rule in rules:
         refusal = _apply(work, rule, asked)
         if refusal is not None:
@@ -164,8 +169,8 @@ def _withheld(found: Guarded, rule: Rule, reason: str, detail: str) -> Guarded:
 class _Asked:
     """What rules are asked about: arguments or a result, and what stands around them."""
 
-    def __init__(self, name: str, value: Json, work: Work) -> None:
-        self._name, self._value, self._work = name, value, work
+    def __init__(self, name: str, value: Json, work: Work, seen: dict[str, Json] | None = None) -> None:
+        self._name, self._value, self._work, self._seen = name, value, work, seen or {}
         self._context: cel.Context | None = None
 
     def change(self, value: Json) -> None:
@@ -189,9 +194,8 @@ class _Asked:
 
     def _true(self, program: cel.Program) -> bool:
         if self._context is None:
-            self._context = cel.Context(
-                {self._name: self._value, **_names(self._work)}, {"detects": _detects}
-            )
+            around = {"seen": self._seen, **_names(self._work)}
+            self._context = cel.Context({self._name: self._value, **around}, {"detects": _detects})
         try:
             answer = program.execute(self._context)
         except (KeyboardInterrupt, SystemExit):

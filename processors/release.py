@@ -39,6 +39,7 @@ from sluicegate.processors.labels import (
 )
 from sluicegate.processors.policy_check import check_policies
 from sluicegate.processors.policy_files import read_policies
+from sluicegate.processors.recall_rules import Recall, compile_recalls
 from sluicegate.processors.recipes import compile_recipes, policy_recipes
 from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
@@ -128,6 +129,7 @@ class Manifest(BaseModel):
     roles: list[str] = []
     grounding: Literal["off", "observe", "enforce"] = "observe"
     guardrails: list[Guardrail] = []
+    recall: dict[str, Recall] = {}
     derail: Derail = NO_LIMITS
     require_verified_user: bool = False
     """Sessions may name whom they are for only by a token that was verified."""
@@ -254,7 +256,9 @@ def _guardrails(
     inputs = {name: _closed(tool.contract) for name, tool in tools.items()}
     outputs = {name: tool.contract.output_schema or {} for name, tool in tools.items()}
     try:
-        return compile_guardrails(manifest.guardrails, inputs, outputs)
+        return compile_guardrails(
+            manifest.guardrails, inputs, outputs, compile_recalls(manifest.recall, tools)
+        )
     except Terminal as error:
         at = [str(i) for i, g in enumerate(manifest.guardrails) if f"`{g.id}`" in str(error)]
         line = line_of(files["release.yaml"], ["guardrails", *at[:1]])

@@ -274,7 +274,7 @@ def test_what_is_too_large_to_look_at_is_refused() -> None:
     [
         ({"when": "args.to =="}, "does not compile"),
         ({"when": ""}, "looks for nothing"),
-        ({"when": "agrs.to == 'x'"}, "`agrs`, which is not one of agent, args, environment, session, tool"),
+        ({"when": "agrs.to == 'x'"}, "`agrs`, which is not one of agent, args, environment, seen, session, tool"),
         ({"when": "result.x == 1"}, "`result`, which is not one of"),
         ({"when": "args.recipent == 'x'"}, "`recipent` is not one of amount, body, rows, to"),
         ({"when": "args.to.matches('(')"}, "regular expression that is none"),
