@@ -29,7 +29,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import cel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS
 from sluicegate.processors.recall_rules import Recalled
@@ -79,6 +79,14 @@ class Guardrail(BaseModel):
     plugin: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
     timeout_ms: int = Field(DEFAULT_PLUGIN_MS, gt=0, le=MAX_PLUGIN_MS)
     on_failure: Literal["refuse", "pass"] = "refuse"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on(cls, value: object) -> object:
+        """YAML 1.1 reads the bare key `on` as true."""
+        if isinstance(value, dict) and True in value:
+            return {("on" if key is True else key): item for key, item in value.items()}
+        return value
 
 
 @dataclass(frozen=True, slots=True)

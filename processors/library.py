@@ -61,9 +61,9 @@ class Library:
             self._choir_events = 0
 
     def raw(self, place: Place) -> bytes | None:
-        """The bytes at a place, as long as nobody asked for its words."""
+        """The bytes at a place, or None when it must be read."""
         found = self._words.get(place)
-        return found if isinstance(found, bytes) else None
+        return found.raw if isinstance(found, Words) else found
 
     def put(self, place: Place, value: bytes | None) -> Words:
         """Keep an input's words. None: the bytes are gone, so they say nothing, and are not remembered as such."""

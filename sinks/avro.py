@@ -105,7 +105,7 @@ def _lines(avro_type: object, f: str, fixed: dict[str, int]) -> str:
     if avro_type in ("int", "long"):
         return _VARINT + f"{f} = (n >> 1) ^ -(n & 1)\n"
     if avro_type == "boolean":
-        return f"{f} = b[p] == 1\np += 1\n"
+        return f"{f} = b[p] != 0\np += 1\n"
     size = fixed[cast(str, avro_type).rsplit(".", 1)[-1]]
     return f"{f} = b[p:p + {size}]\np += {size}\n"
 

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors.detectors import MARK
+from sluicegate.processors.guardrail_rules import Guardrail
 from sluicegate.processors.guardrails import MAX_GUARDED_BYTES
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import CompiledRelease, compile_release
@@ -369,3 +370,9 @@ def test_a_second_offer_after_an_approval_is_what_people_agreed_to() -> None:
     (second,) = d.tick(10_000_000).dispatches
     assert (second.arguments, second.action_digest) == (first.arguments, first.action_digest)
     assert orjson.loads(second.arguments)["body"] == MARK
+
+
+def test_a_bare_on_is_a_key_whatever_yaml_makes_of_it() -> None:
+    rule = yaml.safe_load("{id: x, on: call, when: 'true'}")
+    assert True in rule
+    assert Guardrail.model_validate(rule).on == "call"

@@ -21,7 +21,7 @@ def test_words_are_prepared_when_first_asked() -> None:
     words = library.get(("messages", 7))
     assert words is not None and words.texts == [("$", "hello bob")]
     assert library.get(("messages", 7)) is words
-    assert library.raw(("messages", 7)) is None
+    assert library.raw(("messages", 7)) == message("hello bob")
 
 
 def test_it_is_bounded_and_the_unused_leave_first() -> None:
