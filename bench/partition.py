@@ -195,7 +195,7 @@ class Partition:
             for place in decision.needs:
                 source.contents[place] = self._inputs.get(place)
             decision = decide(self._state, self.control, source, self._now)
-        self._library.remember(source)
+        self._library.remember(source, decision)
         for outcome in decision.outcomes:
             apply(self._state, outcome)
         return decision

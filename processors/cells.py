@@ -48,10 +48,10 @@ def fold(
     if facts.op == "forget" and facts.cell in memory:
         del memory[facts.cell]
         if local and session is not None:
-            session.cells.remove(facts.cell)
+            session.cells = tuple(key for key in session.cells if key != facts.cell)
     elif facts.op == "write" and not (local and session is None):  # else the sweep just closed its session
         if local and session is not None and facts.cell not in memory:
-            session.cells.append(facts.cell)
+            session.cells += (facts.cell,)
         memory[facts.cell] = Cell(
             agent_id, topic, offset, facts.version, facts.value_digest, facts.integrity, facts.confidentiality
         )

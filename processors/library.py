@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from sluicegate.processors.grounding import Choir
 from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.words import NOTHING, Words, words_of
 
 KEPT_TOPICS = ("messages", "receipts", "intents")
 """Inputs that are asked for again: words that ground values, and calls that are offered a second time."""
 
 MAX_LIBRARY_BYTES = 64 * 1024 * 1024
-"""Of the inputs' own bytes, in one partition: about 10,000 results of 6 kB. Words take some three times as much, and
-what was not used for longest leaves first."""
+"""Of one partition: about 10,000 results of 6 kB. Words take some three times as much, and what was not used for longest
+leaves first."""
+
+ENTRY_BYTES = 300
+"""What an entry takes besides its input's bytes: place 100, its slot in the table 100, headers of objects."""
 
 
 MAX_CHOIR_EVENTS = 10_000
@@ -71,17 +75,20 @@ class Library:
             return NOTHING
         self._drop(place)
         words = self._words[place] = words_of(value)
-        self._bytes += words.size_bytes
+        self._bytes += ENTRY_BYTES + words.size_bytes
         self._shrink()
         return words
 
-    def remember(self, source: Input | Tick) -> None:
+    def remember(self, source: Input | Tick, decision: Decision) -> None:
         """Keep the bytes of an input that was just decided: they are at hand now, and prepared when first asked."""
-        if isinstance(source, Input) and source.topic in KEPT_TOPICS:
+        refused = (
+            bool(decision.outcomes) and decision.outcomes[-1].status == "refused"
+        )  # never asked for again
+        if isinstance(source, Input) and source.topic in KEPT_TOPICS and not refused:
             place = (source.topic, source.offset)
             self._drop(place)
             self._words[place] = source.value
-            self._bytes += len(source.value)
+            self._bytes += ENTRY_BYTES + len(source.value)
             self._shrink()
 
     def drop(self, place: Place) -> None:
@@ -92,7 +99,8 @@ class Library:
     def _drop(self, place: Place) -> None:
         found = self._words.pop(place, None)
         if found is not None:
-            self._bytes -= len(found) if isinstance(found, bytes) else found.size_bytes
+            size = len(found) if isinstance(found, bytes) else found.size_bytes
+            self._bytes -= ENTRY_BYTES + size
 
     def _shrink(self) -> None:
         while self._bytes > self.limit_bytes and len(self._words) > 1:

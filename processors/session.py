@@ -6,6 +6,7 @@ Next: `state.py` (who folds), `history.py` (what policies read of it), `derail.p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sluicegate.schemas.records import PlanFacts
@@ -22,6 +23,9 @@ MAX_SESSION_CELLS = 200
 
 MAX_SUM = 2**63 - 1
 """Sums stop here: Cedar's decimal has 64 bits."""
+
+NO_COUNTS: Mapping[str, int] = {}
+"""What every session begins with: tables are replaced, never changed in place, so that idle sessions share this one."""
 
 
 @dataclass(slots=True)
@@ -80,11 +84,11 @@ class Session:
     calls_cap: int = -1
     calls_given: int = 0
     held: int = 0
-    cells: list[bytes] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    last_used: dict[str, int] = field(default_factory=dict)
-    sums: dict[str, int] = field(default_factory=dict)
+    cells: tuple[bytes, ...] = ()
+    sources: tuple[Source, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
+    last_used: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
+    sums: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
 
 
 def use(session: Session | None, tool: str, facts: PlanFacts) -> None:
@@ -93,18 +97,16 @@ def use(session: Session | None, tool: str, facts: PlanFacts) -> None:
         return
     session.dispatched += 1
     if tool in session.counts or len(session.counts) < MAX_HISTORY_TOOLS:
-        session.counts[tool] = session.counts.get(tool, 0) + 1
-        session.last_used[tool] = session.dispatched
+        session.counts = {**session.counts, tool: session.counts.get(tool, 0) + 1}
+        session.last_used = {**session.last_used, tool: session.dispatched}
         for name, amount in zip(facts.measured, facts.amounts, strict=True):
             total = session.sums.get(name, 0) + amount
-            session.sums[name] = max(-MAX_SUM, min(MAX_SUM, total))
+            session.sums = {**session.sums, name: max(-MAX_SUM, min(MAX_SUM, total))}
 
 
 def learn(session: Session, source: Source) -> None:
     """Remember where words stand; the oldest place is dropped."""
-    session.sources.append(source)
-    if len(session.sources) > MAX_SOURCES:
-        del session.sources[0]
+    session.sources = (*session.sources[1 - MAX_SOURCES :], source)
 
 
 _SECRECY = 8

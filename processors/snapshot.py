@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import fastavro
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
-from sluicegate.processors.state import OpenIntent, PartitionState, Session, Source
+from sluicegate.processors.session import NO_COUNTS, Session, Source, learn
+from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
@@ -93,7 +94,7 @@ def _session(session: Session) -> bytes:
     )
 
 
-def _counter(counts: dict[str, int]) -> bytes:
+def _counter(counts: Mapping[str, int]) -> bytes:
     parts = [encode_string(name) + encode_long(counts[name]) for name in sorted(counts)]
     return encode_long(len(parts)) + b"".join(parts)
 
@@ -155,11 +156,11 @@ class _Reader:
     def session(self) -> Session:
         found = Session(**dict(zip(_SESSION, self.fields(Session, _SESSION), strict=True)))  # type: ignore[arg-type]
         cells = self.blob()
-        found.cells = [cells[at : at + 16] for at in range(0, len(cells), 16)]
+        found.cells = tuple(cells[at : at + 16] for at in range(0, len(cells), 16))
         for _ in range(self.long()):
-            found.sources.append(Source(*self.fields(Source, _SOURCE)))  # type: ignore[arg-type]
+            learn(found, Source(*self.fields(Source, _SOURCE)))  # type: ignore[arg-type]
         for name in _COUNTERS:
-            setattr(found, name, self.counter())
+            setattr(found, name, self.counter() or NO_COUNTS)
         return found
 
     def one(self, kind: str) -> object:

@@ -175,7 +175,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
             opened_by=outcome.event_id, verified=int(facts.verified),
         )  # fmt: skip
         if facts.origin == "channel":
-            opened.sources.append(Source(outcome.event_id, "user", o.topic, o.offset, ""))
+            learn(opened, Source(outcome.event_id, "user", o.topic, o.offset, ""))
         elif facts.origin == "handoff":
             _hand_over(state, opened, outcome, facts)
         else:

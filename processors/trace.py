@@ -34,7 +34,7 @@ def trace(work: Work) -> None:
         work.grounded = ground(conformed.args, tool.protected, tool.constants, tool.defaults, choir)
 
 
-def _gather(work: Work, library: Library, sources: list[Source], release: CompiledRelease) -> Choir:
+def _gather(work: Work, library: Library, sources: tuple[Source, ...], release: CompiledRelease) -> Choir:
     """What the session heard; only what came since the last call is looked up."""
     o = work.origin
     choir = library.choir(o.agent_id, o.session_id, sources[0].event_id if sources else b"", release.digest)

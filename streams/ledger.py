@@ -281,7 +281,7 @@ class Lane:
                 )
             hit("ledger.2.loaded")
             decision = decide(self.state, control, source, now)
-        self._library.remember(source)
+        self._library.remember(source, decision)
         if decision.outcomes and decision.outcomes[0].reason == "machinery_failed":
             self.metrics.machinery_failed += 1
             self.service.log.error("alarm: a decision failed: %s", decision.outcomes[0].facts)

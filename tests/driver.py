@@ -273,7 +273,7 @@ class Driver:
             for topic, offset in decision.needs:
                 source.contents[topic, offset] = self.inputs.get(topic, {}).get(offset)
             decision = decide(self.state, control, source, self.now)
-        self.library.remember(source)
+        self.library.remember(source, decision)
         return self._fold(decision)
 
     def feed(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sluicegate.processors.inputs import Input, Tick
-from sluicegate.processors.library import Library
+from sluicegate.processors.library import ENTRY_BYTES, Library
+from sluicegate.processors.outcomes import Decision
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 
@@ -16,7 +17,7 @@ def message(text: str) -> bytes:
 
 def test_words_are_prepared_when_first_asked() -> None:
     library = Library()
-    library.remember(Input("messages", 0, 7, message("hello bob")))
+    library.remember(Input("messages", 0, 7, message("hello bob")), Decision())
     assert library.raw(("messages", 7)) == message("hello bob")
     words = library.get(("messages", 7))
     assert words is not None and words.texts == [("$", "hello bob")]
@@ -25,7 +26,7 @@ def test_words_are_prepared_when_first_asked() -> None:
 
 
 def test_it_is_bounded_and_the_unused_leave_first() -> None:
-    library = Library(limit_bytes=3 * len(message("a" * 100)))
+    library = Library(limit_bytes=3 * (ENTRY_BYTES + len(message("a" * 100))))
     for n in range(3):
         library.put(("messages", n), message("a" * 100))
     library.get(("messages", 0))
@@ -43,8 +44,8 @@ def test_what_is_gone_or_dropped_is_not_remembered() -> None:
     library.drop(("messages", 2))
     library.drop(("messages", 2))
     assert len(library) == 0
-    library.remember(Tick(0, 0))
-    library.remember(Input("reviews", 0, 1, b"x"))
+    library.remember(Tick(0, 0), Decision())
+    library.remember(Input("reviews", 0, 1, b"x"), Decision())
     assert len(library) == 0
 
 
@@ -55,3 +56,14 @@ def test_a_second_offer_asks_for_nothing_that_is_at_hand() -> None:
     d.inputs["intents"].clear()
     again = d.tick(8_000_000).dispatches[0]
     assert (again.attempt, again.action_digest) == (2, first.action_digest)
+
+
+def test_what_was_refused_is_not_remembered() -> None:
+    """Nothing asks for it again, and there may be many."""
+    d = Driver()
+    d.open_session()
+    before = len(d.library)
+    assert d.call("desk.never").outcomes[-1].status == "refused"
+    assert len(d.library) == before
+    assert d.call("desk.read", {"value": "x"}).outcomes[-1].status == "dispatched"
+    assert len(d.library) == before + 1
