@@ -15,7 +15,6 @@ def pytest_runtest_makereport() -> Generator[None, object, object]:
     CPython 3.11 ends with "AST constructor recursion depth mismatch" when a collection runs Python code (an aiokafka
     future nobody read) in the middle of `ast.parse`, which a failure's report calls: the run would end without its name.
     """
-    gc.collect()
     gc.disable()
     try:
         return (yield)
