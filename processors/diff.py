@@ -110,8 +110,9 @@ class DiffTally:
 
 
 def under(history: Sequence[Control], candidate: CompiledRelease) -> list[Control]:
-    """Control's history as if the candidate had been deployed wherever a release was."""
-    return [replace(c, release=candidate, deployed=candidate.digest) if c.deployed else c for c in history]
+    """Control's history as if the candidate had stood wherever a release was deployed, under that one's name: reviews
+    are bound to the release that people were shown, and would all be void under another name."""
+    return [replace(c, release=candidate) if c.deployed else c for c in history]
 
 
 class Diff(Rederive):
@@ -233,8 +234,8 @@ def _course(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str]]:
     return [(o.stage, o.status, o.reason) for o in outcomes]
 
 
-def _stage_facts(outcomes: Sequence[Outcome]) -> list[r.StageFacts]:
-    return [o.facts for o in outcomes if isinstance(o.facts, r.StageFacts)]
+def _stage_facts(outcomes: Sequence[Outcome]) -> list[r.StageFacts | r.HoldFacts]:
+    return [o.facts for o in outcomes if isinstance(o.facts, r.StageFacts | r.HoldFacts)]
 
 
 def _observed(outcomes: Sequence[Outcome]) -> list[str]:
