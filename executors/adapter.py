@@ -23,6 +23,7 @@ ErrorClass = Literal[
     "quarantined",
     "crashed",
     "model_changed",
+    "descriptor_changed",
 ]
 
 ERROR_CHARS = 300

@@ -105,6 +105,16 @@ class Wire:
         """Close every connection."""
         await self._session.close()
 
+    async def open(
+        self, target: Target, headers: Mapping[str, str], body: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """One request whose body the caller reads, bounds and closes. Raises `Denied`, and what aiohttp raises."""
+        _progress.set(_Progress())
+        self._egress.check_host(target.host, target.port)
+        return await self._session.request(
+            target.method, target.url, headers=headers, data=body, allow_redirects=False
+        )
+
     async def exchange(
         self, target: Target, headers: Mapping[str, str], body: bytes | None, *, limit: int, timeout_s: float
     ) -> Answered | Failed:

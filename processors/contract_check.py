@@ -20,6 +20,7 @@ Json = object
 GOVERNANCE = "x-sluicegate"
 MAX_RETRIES = 5
 """Requests more inside one attempt; the ledger's own attempts come on top."""
+_PIN = re.compile(r"sha256:[0-9a-f]{64}")
 _REFERENCE = re.compile(r"env:[A-Za-z_]|file:/")
 _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 
@@ -73,6 +74,13 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[
         yield "retries", f"`retries` is a number from 0 to {MAX_RETRIES}"
     elif retries and tool_class not in REPEATABLE:
         yield "retries", f"`retries` never repeats a call of class `{tool_class}`, leave it out"
+    if executor.get("kind") == "mcp":
+        if not isinstance(executor.get("tool"), str) or not executor["tool"]:
+            yield "tool", "an MCP tool needs `tool`, its name at the server"
+        if not _PIN.fullmatch(str(executor.get("pinned"))):
+            yield "pinned", "`pinned` is the hash of the server's descriptor, `sha256:` and 64 hex digits"
+        if ("url" in executor) == ("command" in executor):
+            yield "url", "an MCP tool needs either `url` or `command`"
     if executor.get("kind") == "sql":
         for key in ("database", "statement"):
             if not isinstance(executor.get(key), str) or not executor[key]:

@@ -140,4 +140,13 @@ def labels_of(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None
 _UNCERTAIN = ("timeout", "unreachable")
 """The request may have reached the tool and nobody heard the answer."""
 
-_FAILURES = ("timeout", "refused_by_tool", "unreachable", "egress_denied", "crashed", REASON, *_WITHHELD)
+_FAILURES = (
+    "timeout",
+    "refused_by_tool",
+    "unreachable",
+    "egress_denied",
+    "crashed",
+    "descriptor_changed",
+    REASON,
+    *_WITHHELD,
+)

@@ -64,7 +64,7 @@ class Executor(BaseModel):
     """How a tool is reached. Further keys belong to the executor kind."""
 
     model_config = ConfigDict(extra="allow")
-    kind: Literal["http", "python", "in_process", "memory", "model", "sql"]
+    kind: Literal["http", "python", "in_process", "memory", "model", "sql", "mcp"]
 
 
 class Redactions(BaseModel):

@@ -340,6 +340,11 @@ _ALL = (
     ),
     Reason("result_too_large", "The tool's answer is too large.", "inline results are at most 64 kB"),
     Reason(
+        "descriptor_changed",
+        "The tool is not the one that was agreed on, so it was not called.",
+        "an MCP server describes the tool in other words now: read them, then pin the hash the error names",
+    ),
+    Reason(
         "model_changed",
         "Another model answered than the one that was agreed on, so its answer is not shown.",
         "look at what the server serves, test the new model, then change the contract's `model` or `pinned`",

@@ -16,6 +16,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
@@ -125,6 +126,10 @@ class ExecutorRole:
             "model": model,
             "sql": sql,
         }
+        if find_spec("mcp") is not None:  # the extra `mcp`
+            from sluicegate.executors.mcp import McpAdapter
+
+            self._adapters["mcp"] = McpAdapter.from_env(os.environ)
         name = f"{socket.gethostname()}-{os.getpid()}"
         self._executor = Executor(self._settings, self._adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()

@@ -162,6 +162,13 @@ def test_the_sdk_says_why_not() -> None:
         ({"model": ""}, "needs `model`"),
         ({"url": 7}, "needs `url`"),
         ({"retries": 6}, "from 0 to 5"),
+        ({"kind": "mcp", "pinned": "sha256:" + "0" * 64, "tool": ""}, "needs `tool`"),
+        ({"kind": "mcp", "tool": "t", "pinned": "sha256:0"}, "64 hex digits"),
+        ({"kind": "mcp", "tool": "t"}, "64 hex digits"),
+        (
+            {"kind": "mcp", "tool": "t", "pinned": "sha256:" + "0" * 64, "command": "c"},
+            "either `url` or `command`",
+        ),
         ({"kind": "sql", "database": "d"}, "needs `statement`"),
         ({"kind": "sql", "statement": "s"}, "needs `database`"),
         ({"kind": "sql", "database": "d", "statement": "s", "write": "yes"}, "`write` is true or false"),
