@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,15 +29,13 @@ from mcp_types import CallToolResult, RequestParamsMeta, TextContent, Tool
 from sluicegate.executors.adapter import ERROR_CHARS, Answer, Failed, Finished
 from sluicegate.executors.egress import Denied, Egress, Lookup, system_lookup
 from sluicegate.executors.http_template import BadTemplate, compile_template
+from sluicegate.executors.mcp_lazy import SERVERS, servers_from
 from sluicegate.executors.mcp_wire import EgressTransport, client_over
 from sluicegate.executors.secret_refs import NoSecret, fetch, redact
 from sluicegate.executors.wire import Wire, names_from, plain_names
-from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
-SERVERS = "SLUICEGATE_MCP_SERVERS"
-"""`crm=/usr/bin/crm --stdio;notes=...`: the commands that contracts may name."""
 MAX_PAGES = 20
 """Of a server's list of tools; about 1,000 tools."""
 KEY_META = "ai.sluicegate/idempotency-key"
@@ -88,16 +85,7 @@ class McpAdapter:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> McpAdapter:
         """Read `SLUICEGATE_EGRESS`, `SLUICEGATE_TOOL_*` and `SLUICEGATE_MCP_SERVERS`."""
-        commands = {}
-        for part in filter(None, (p.strip() for p in environ.get(SERVERS, "").split(";"))):
-            name, _, text = part.partition("=")
-            try:
-                commands[name.strip()] = shlex.split(text)
-            except ValueError:
-                commands[name.strip()] = []
-            if not name.strip() or not commands[name.strip()]:
-                raise Terminal(f"`{part[:60]}` in {SERVERS} is not name=command with arguments")
-        return cls(Egress.from_env(environ), names_from(environ), commands, environ=environ)
+        return cls(Egress.from_env(environ), names_from(environ), servers_from(environ), environ=environ)
 
     async def close(self) -> None:
         """End what still runs."""

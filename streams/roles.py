@@ -16,7 +16,6 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
@@ -110,6 +109,7 @@ class ExecutorRole:
         from sluicegate.executors.dispatcher import Executor
         from sluicegate.executors.guardrail import GuardrailAdapter
         from sluicegate.executors.http import HttpAdapter
+        from sluicegate.executors.mcp_lazy import LazyMcpAdapter
         from sluicegate.executors.model import ModelAdapter
         from sluicegate.executors.python import PythonAdapter
         from sluicegate.executors.sql import SqlAdapter
@@ -125,11 +125,8 @@ class ExecutorRole:
             "guardrail": guardrail,
             "model": model,
             "sql": sql,
+            "mcp": LazyMcpAdapter(os.environ),
         }
-        if find_spec("mcp") is not None:  # the extra `mcp`
-            from sluicegate.executors.mcp import McpAdapter
-
-            self._adapters["mcp"] = McpAdapter.from_env(os.environ)
         name = f"{socket.gethostname()}-{os.getpid()}"
         self._executor = Executor(self._settings, self._adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()

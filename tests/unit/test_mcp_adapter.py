@@ -19,6 +19,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.mcp import McpAdapter, descriptor_hash
+from sluicegate.executors.mcp_lazy import LazyMcpAdapter
 from sluicegate.schemas.errors import Terminal
 
 from tests.executor_fakes import dispatch
@@ -169,4 +170,30 @@ def test_commands_are_on_a_list_and_secrets_stay_inside(tmp_path: Path) -> None:
     run(scenario, tmp_path / "journal")
     for text in ("desk", "=x", "desk=", "desk='x"):
         with pytest.raises(Terminal):
-            McpAdapter.from_env({"SLUICEGATE_MCP_SERVERS": text})
+            LazyMcpAdapter({"SLUICEGATE_MCP_SERVERS": text})
+
+
+def test_the_sdk_is_loaded_when_it_is_needed(tmp_path: Path) -> None:
+    pinned = pins()["say"]
+    code = """
+import asyncio, sys
+from sluicegate.executors.mcp_lazy import LazyMcpAdapter
+from tests.executor_fakes import dispatch
+async def main():
+    adapter = LazyMcpAdapter({"SLUICEGATE_MCP_SERVERS": sys.argv[1]})
+    assert "mcp" not in sys.modules
+    work = dispatch(1, executor=sys.argv[2].encode(), arguments=b'{"text":"hello"}')
+    print((await adapter.call(work, 30)).result.decode())
+    await adapter.close()
+asyncio.run(main())
+"""
+    executor = orjson.dumps({"kind": "mcp", "command": "desk", "tool": "say", "pinned": pinned}).decode()
+    servers = f"desk={sys.executable} {SERVER} stdio {tmp_path / 'journal'}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, servers, executor],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == '"hello"\n'
