@@ -54,6 +54,8 @@ class Control:
     agents: dict[str, Agent] = field(default_factory=dict)
     people: dict[str, Person] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    operated: bool = False
+    """Whether an operator's key was ever registered: from then on a signed environment takes their events only."""
     issuers: dict[str, Issuer] = field(default_factory=dict)
     modes: dict[tuple[str, str], str] = field(default_factory=dict)
     """(agent | tool | environment | policy, its id) -> observe | enforce; read by `modes.mode_for`."""
@@ -74,8 +76,10 @@ def fold(control: Control, seq: int, facts: ControlFacts) -> Control:
     For the kinds in `ASKS_RELEASE` the release must be attached to `control`, since its `control.cedar` is asked.
     `ledger verify` folds without releases, and so reads no modes.
     """
-    body = cast(Body, json.loads(facts.body))
     new = replace(control, head=seq)
+    if control_policy.not_signed(control, seq, facts):
+        return new
+    body = cast(Body, json.loads(facts.body))
     step = _STEPS.get(facts.kind)
     if step is not None:
         step(new, body, facts.who)
@@ -141,6 +145,7 @@ def _key_added(new: Control, body: Body, who: str) -> None:
             cast(int, body["not_before"]), cast(int, body["not_after"]),
         )  # fmt: skip
         new.keys = {**new.keys, kid: key}
+        new.operated = new.operated or key.role == control_policy.OPERATOR
 
 
 def _key_revoked(new: Control, body: Body, who: str) -> None:

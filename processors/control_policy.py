@@ -15,9 +15,35 @@ import orjson
 from sluicegate.processors.cedar import evaluate, handle_of
 from sluicegate.processors.modes import ENFORCE
 from sluicegate.processors.registry import OPERATOR_ROLE, Person
+from sluicegate.schemas import signing
 
 if TYPE_CHECKING:
     from sluicegate.processors.control import Control
+    from sluicegate.schemas.records import ControlFacts
+
+OPERATOR = "operator"
+"""Role of the keys that sign control events."""
+
+
+def not_signed(control: Control, seq: int, facts: ControlFacts) -> str:
+    """Why an event has no effect: in a signed environment with an operator's key only operators change control.
+
+    Empty when it counts. Before the first such key the environment is being set up, by whoever writes its genesis.
+    """
+    # INVARIANT: once there is an operator, nobody else changes control (tests/unit/test_control_signed.py).
+    if control.signing != "signed" or not control.operated:
+        return ""
+    key = control.keys.get(facts.kid)
+    if key is None or key.role != OPERATOR:
+        return f"it is not signed by an operator's key, but by `{facts.kid[:80]}`"
+    if key.not_after == 0 or key.principal not in control.people:
+        return f"the key `{key.kid}` is revoked, or `{key.principal[:80]}` is no registered person any more"
+    if facts.who != key.principal:
+        return f"it says `{facts.who[:80]}`, and the key is that of `{key.principal[:80]}`"
+    if not signing.verify_control(facts, control.log_id, seq, key.public):
+        return f"its signature does not verify under key `{key.kid}`"
+    return ""
+
 
 _RESOURCES = {"agent": "Agent", "tool": "Tool", "environment": "Environment", "policy": "Policy"}
 """Scope of a mode -> type of the Cedar resource."""

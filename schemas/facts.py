@@ -27,6 +27,8 @@ class ControlFacts:
     who: str
     why: str
     body: bytes
+    kid: str = ""
+    signature: bytes = b""
 
 
 @dataclass(slots=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import rfc8785
@@ -18,17 +20,20 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.processors import control as fold
 from sluicegate.processors.control import Control
+from sluicegate.processors.control_policy import not_signed
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.work import ENGINE, SYSTEM
-from sluicegate.schemas import codec
+from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import kafka, mac_keys, releases
+from sluicegate.streams import kafka, mac_keys, operators, releases
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
+
+log = logging.getLogger("sluicegate.control")
 
 STALE_AFTER_S = 5.0
 CONFIRM_EVERY_S = 1.0
@@ -129,6 +134,8 @@ class ControlReader:
             )
         self.prev_hash = header_hash(outcome.header)
         facts = codec.decode_as(r.ControlFacts, outcome.facts)
+        if reason := not_signed(self.control, header.seq, facts):
+            log.error("alarm: control event %d (`%s`) has no effect: %s", header.seq, facts.kind[:40], reason)
         if facts.kind in fold.ASKS_RELEASE:
             await self._attach_release(self.control, always=True)
         new = fold.fold(self.control, header.seq, facts)
@@ -189,9 +196,13 @@ async def append(
             raise Terminal(f"control moved from {expected_head} to {control.head}, look at it and try again")
         transaction = Transaction(producer)
         prev = reader.prev_hash
+        key = operators.key_for(settings, control)
         for kind, body in events:
             log_id = control.log_id or bytes.fromhex(str(body["log_id"]))
             facts = r.ControlFacts(kind, who, why, rfc8785.dumps(body))  # type: ignore[arg-type]
+            if key is not None:
+                facts.who = control.keys[key.kid].principal
+                facts = signing.sign_control(facts, log_id, control.head + 1, key.kid, key.secret)
             value, prev, now = _chain(control, log_id, prev, facts, keys)
             headers = cloud_event(
                 event_id(log_id, 0, control.head + 1, "control", 0), b"/control", b"ai.sluicegate.control"
@@ -227,9 +238,14 @@ def _chain(
 
 
 async def ensure_genesis(
-    settings: Settings, keys: Keys, partitions: int, signing: str = "dev", operator: str = ""
-) -> Control:
-    """Write the log's first control event unless there is one. Returns control. `operator`: who may change modes."""
+    settings: Settings, keys: Keys, partitions: int, mode: str = "dev", operator: str = "",
+    then: Sequence[tuple[str, dict[str, object]]] = (),
+) -> Control:  # fmt: skip
+    """Write the log's first control event unless there is one. Returns control.
+
+    `mode`: dev or signed. `operator`: who may change modes. `then`: events of the same transaction, such as the
+    operator's key.
+    """
     try:
         reader = await read(settings)
         if reader.control.head >= 0:
@@ -238,11 +254,11 @@ async def ensure_genesis(
             "log_id": secrets.token_hex(16),
             "env": settings.env,
             "partitions": partitions,
-            "signing": signing,
+            "signing": mode,
             "operator": operator,
         }
         await append(
-            settings, keys, [("genesis", body)], who="sluicegate", why="first start", expected_head=-1
+            settings, keys, [("genesis", body), *then], who="sluicegate", why="first start", expected_head=-1
         )
     except SluicegateError:
         again = await read(settings)  # another process may have been first

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluicegate.processors.control import MAX_AGENTS, MAX_ISSUERS, Control
-from sluicegate.processors.control_policy import may_set_mode
+from sluicegate.processors.control_policy import OPERATOR, may_set_mode
 from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
 from sluicegate.processors.route import valid_id
@@ -20,7 +20,7 @@ from sluicegate.processors.tokens import public_keys
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, key_files
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.operations import operator
+from sluicegate.streams.operators import default_path, operator, who
 from sluicegate.streams.settings import Settings
 
 FOREVER_US = 2**53 - 1
@@ -116,7 +116,7 @@ def _added(key: Key) -> dict[str, object]:
     }  # fmt: skip
 
 
-def check_key(control: Control, kid: str, principal: str, role: str) -> None:
+def check_key(control: Control, kid: str, principal: str, role: str, valid_us: int) -> None:
     """Raise `Terminal` when such a key would mean nothing, or would come to mean another."""
     if role not in ROLES:
         raise Terminal(f"role `{role}` is not one of {', '.join(ROLES)}, choose one")
@@ -128,6 +128,8 @@ def check_key(control: Control, kid: str, principal: str, role: str) -> None:
         )
     if len(control.keys) >= MAX_AGENTS:
         raise Terminal(f"control holds {MAX_AGENTS} keys already, use another environment")
+    if role == OPERATOR and valid_us:
+        raise Terminal("an operator's key is valid until it is revoked, leave --valid out")
     if role == "agent" and principal not in control.agents:
         raise Terminal(f"agent `{principal}` is not registered: sluicegate agents register {principal}")
     if role in ("person", "operator") and principal not in control.people:
@@ -141,7 +143,7 @@ async def new_key(
     """Make a key, keep its secret in a file, register it. `valid_us`: for how long; 0 for ever."""
     control = (await control_log.read(settings)).control
     kid = kid or key_files.new_kid(principal)
-    check_key(control, kid, principal, role)
+    check_key(control, kid, principal, role, valid_us)
     mac = role in MAC_ROLES
     if mac and path is not None:
         raise Terminal(
@@ -171,7 +173,7 @@ async def add_key(
     control = (await control_log.read(settings)).control
     if role in MAC_ROLES:
         raise Terminal(f"a {role} signs with a shared secret: sluicegate keys new {principal} --role {role}")
-    check_key(control, kid, principal, role)
+    check_key(control, kid, principal, role, valid_us)
     if dry_run:
         return control.head
     until = _now_us() + valid_us if valid_us else FOREVER_US
@@ -184,8 +186,15 @@ async def revoke_key(
 ) -> int:
     """End a key with this event, or after a while."""
     control = (await control_log.read(settings)).control
-    if kid not in control.keys:
+    key = control.keys.get(kid)
+    if key is None:
         raise Terminal(f"key `{kid[:80]}` is not registered, see `sluicegate keys list`")
+    if key.role == OPERATOR:
+        if after_us:
+            raise Terminal("an operator's key ends with the event that revokes it, leave --after out")
+        others = [k for k in control.keys.values() if k.role == OPERATOR and k.not_after and k.kid != kid]
+        if not any(k.principal in control.people for k in others):
+            raise Terminal(f"`{kid}` is the last operator's key, and nobody could change control any more: make another first")  # fmt: skip
     if dry_run:
         return control.head
     at = _now_us() + after_us if after_us else 0
@@ -199,6 +208,13 @@ def state_of(key: Key, now: int) -> str:
     if now >= key.not_after:
         return "ended"
     return "valid" if now >= key.not_before else "not yet"
+
+
+def first_operator(settings: Settings) -> list[Event]:
+    """The first operator's key, for the transaction that makes a signed environment; its file is made here."""
+    path = default_path(settings.home)
+    key = key_files.load(path) if path.is_file() else key_files.create(path, key_files.new_kid(operator()))
+    return [("key.added", _added(Key(key.kid, operator(), "operator", "Ed25519", key.public, 0, FOREVER_US)))]
 
 
 async def provision(settings: Settings, keys: Keys, control: Control) -> Control:
@@ -277,7 +293,7 @@ async def set_mode(
         raise Terminal(
             f"this environment is `{control.env}`, not `{value}`, set SLUICEGATE_ENV to change another"
         )
-    if reason := may_set_mode(control, operator(), scope, value, mode):
+    if reason := may_set_mode(control, who(settings, control), scope, value, mode):
         raise Terminal(f"not permitted: {reason}")
     if (scope, value) not in control.modes and len(control.modes) >= MAX_MODES:
         raise Terminal(f"control holds {MAX_MODES} settings already, take some back with `default`")

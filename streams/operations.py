@@ -5,7 +5,6 @@ Never decides who may; `control.cedar` comes with the deployment controls. Next:
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -18,20 +17,13 @@ from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, releases
 from sluicegate.streams.keys import Keys
+from sluicegate.streams.operators import operator as operator
 from sluicegate.streams.settings import Settings
 
 AGENTS_PER_EVENT = 1_000
 """About 150 bytes each: well below the limit of one control event."""
 
 Row = dict[str, object]
-
-
-def operator() -> str:
-    """Who is at the keyboard, for the record."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 async def deploy(settings: Settings, keys: Keys, folder: Path, why: str) -> tuple[str, int]:

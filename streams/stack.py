@@ -26,7 +26,7 @@ from sluicegate.streams import control_log, identities, topics
 from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.operations import operator
+from sluicegate.streams.operators import operator
 from sluicegate.streams.settings import Settings
 
 READY_LIMIT_S = 60.0
@@ -180,7 +180,12 @@ async def prepare(settings: Settings, signing: str = "") -> Control:
     partitions = await _visible_partitions(settings)
     keys = Keys(settings.home)
     try:
-        control = await control_log.ensure_genesis(settings, keys, partitions, signing or "dev", operator())
+        control = (await control_log.read(settings)).control
+        if control.head < 0:
+            then = identities.first_operator(settings) if signing == "signed" else []
+            control = await control_log.ensure_genesis(
+                settings, keys, partitions, signing or "dev", operator(), then
+            )
         if signing not in ("", control.signing):
             raise Terminal(
                 f"environment `{settings.env}` is `{control.signing}` for ever, use another SLUICEGATE_ENV"

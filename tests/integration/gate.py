@@ -25,6 +25,7 @@ from aiokafka.structs import RecordMetadata
 from sluicegate.executors.adapter import Adapter, Answer, Finished
 from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.verifier import Follower, SignedVerifier
+from sluicegate.processors.control import Control
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
@@ -257,7 +258,7 @@ async def gate(
         stack.push_async_callback(_end, following)
         await made.service.start()
         stack.push_async_callback(lambda: made.service.stop())  # the one it has by then
-        source = made.service.control
+        source = _Control(made)
         signed = source.control.signing == "signed"
         executor = Executor(
             settings, {"http": made.adapter, **(adapters or {})}, name="gate",
@@ -269,6 +270,24 @@ async def gate(
         for adapter in (adapters or {}).values():
             stack.push_async_callback(adapter.close)
         yield made
+
+
+class _Control:
+    """Control as the gate's service has it, whichever service that is by then."""
+
+    def __init__(self, made: Gate) -> None:
+        self._made = made
+
+    @property
+    def control(self) -> Control:
+        return self._made.service.control.control
+
+    @property
+    def stale(self) -> bool:
+        return self._made.service.control.stale
+
+    async def wait_for(self, head: int, limit_s: float = LIMIT_S) -> None:
+        await self._made.service.control.wait_for(head, limit_s)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -14,8 +14,9 @@ from sluicegate.processors.control import Control
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import control_log, demo, key_files, operations, shadow, stack
+from sluicegate.streams import control_log, demo, key_files, operators, shadow, stack
 from sluicegate.streams.cli import app
+from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 
@@ -113,7 +114,7 @@ def test_modes_need_a_permission(
             "mode.set",
             {"scope": "agent", "value": "a-2", "mode": "observe"},
         )
-        keys = operations.Keys(settings.home)
+        keys = Keys(settings.home)
         asyncio.run(control_log.append(settings, keys, [event], who="somebody-else", why="tries"))
         keys.close()
     control = control_of(settings)
@@ -237,6 +238,7 @@ def test_a_signed_environment_by_commands_alone(
         run("topics", "create", "--signing", "signed")
         with pytest.raises(Terminal, match="for ever"):
             run("topics", "create", "--signing", "dev")
+        assert (tmp_path / "keys" / "operator.jwk").stat().st_mode & 0o777 == 0o600
         run("agents", "register", "--file", str(folder / "release" / "agents.yaml"))
         run("keys", "new", BANKER, "--role", "agent", "--kid", "b-1")
         run("deploy", str(folder / "release"))
@@ -250,9 +252,25 @@ def test_a_signed_environment_by_commands_alone(
         assert "unavailable" in run(
             "call", "banking.get_balance", "--agent", BANKER, "--timeout-s", "2", code=1
         ), "an unsigned record gets no reply, because nobody is known to have asked"
+        # Without the operator's key nothing is written; written past the command, it has no effect.
+        head = control_of(base).head
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("SLUICEGATE_OPERATOR_KEY", str(tmp_path / "none.jwk"))
+            with pytest.raises(Terminal, match="operator"):
+                run("agents", "suspend", BANKER)
+            elsewhere.setattr(control_log.operators, "key_for", lambda *_: None)
+            event: tuple[str, dict[str, object]] = ("agent.suspended", {"agent_id": BANKER})
+            keys = Keys(tmp_path)
+            asyncio.run(control_log.append(base, keys, [event], who=operators.operator(), why="forged"))
+            keys.close()
+        assert control_of(base).head == head + 1
+        assert control_of(base).agents[BANKER].status == "active"
+        with pytest.raises(Terminal, match="last operator"):
+            run("keys", "revoke", next(k.kid for k in control_of(base).keys.values() if k.role == "operator"))
         run("keys", "revoke", "b-1")
         demo.wait_for_head(running, control_of(base).head)
         assert "unavailable" in run("call", "banking.get_balance", "--agent", BANKER, "--key", key, "--timeout-s", "2", code=1)  # fmt: skip
+        assert "intact" in run("ledger", "verify", "--no-clickhouse")
     finally:
         running.stop()
         tools.stop()

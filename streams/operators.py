@@ -1,0 +1,61 @@
+"""The operator at the keyboard: who it is, and in signed environments the key that signs what they do to control.
+
+The key is the file that `SLUICEGATE_OPERATOR_KEY` names, else `<home>/keys/operator.jwk`. Never makes one
+(`identities.py` does) and never sends its private half anywhere. Next: `control_log.py`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sluicegate.processors.control import Control
+from sluicegate.processors.control_policy import OPERATOR
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import key_files
+from sluicegate.streams.key_files import PrivateKey
+from sluicegate.streams.settings import Settings
+
+
+def operator() -> str:
+    """Who is at the keyboard, for the record."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def default_path(home: Path) -> Path:
+    """Where the key of this home's operator is."""
+    return home / "keys" / "operator.jwk"
+
+
+def key_for(
+    settings: Settings, control: Control, environ: Mapping[str, str] = os.environ
+) -> PrivateKey | None:
+    """The key that signs a control event now; None where none is asked for.
+
+    Raises `Terminal` when one is asked for and there is none here, or it is not an operator's.
+    """
+    if control.signing != "signed" or not control.operated:
+        return None
+    named = environ.get("SLUICEGATE_OPERATOR_KEY", "").strip()
+    path = Path(named).expanduser() if named else default_path(settings.home)
+    if not path.is_file():
+        raise Terminal(
+            f"environment `{control.env}` takes control events that an operator signed, and `{path}` is no key: set "
+            "SLUICEGATE_OPERATOR_KEY to the file that `sluicegate keys new NAME --role operator` made"
+        )
+    key = key_files.load(path)
+    known = control.keys.get(key.kid)
+    if known is None or known.role != OPERATOR or known.not_after == 0 or known.public != key.public:
+        raise Terminal(f"key `{key.kid}` in `{path}` is no valid operator's key, see `sluicegate keys list`")
+    return key
+
+
+def who(settings: Settings, control: Control) -> str:
+    """Who an event that is written now will be said to come from."""
+    key = key_for(settings, control)
+    return operator() if key is None else control.keys[key.kid].principal
