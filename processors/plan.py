@@ -34,8 +34,11 @@ def idempotency_key(tenant: str, agent_id: str, intent_id: str, digest: bytes) -
     return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}\0".encode() + digest).hexdigest()[:40]
 
 
-def plan(work: Work, attempt: int = 1) -> None:
-    """Emit the dispatch. The last stage never refuses."""
+def plan(work: Work, attempt: int = 1, *, lookup: bool = False) -> None:
+    """Emit the dispatch. The last stage never refuses.
+
+    `lookup`: it was claimed before, so the executor looks it up by its key first.
+    """
     tool, intent, conformed = work.tool, work.intent, work.conformed
     assert tool and intent and conformed
     in_process = tool.executor_kind == "in_process"
@@ -56,7 +59,7 @@ def plan(work: Work, attempt: int = 1) -> None:
         emit(work, "execute", "claimed", ClaimFacts(attempt, "agent", work.now, lease))
         reply(work, outcome, status="permitted", attempt=attempt, arguments=conformed.canonical)
         return
-    dispatch(work, outcome, tool.tool_class, tool.executor, attempt, tool.timeout_ms, not_after)
+    dispatch(work, outcome, tool.tool_class, tool.executor, attempt, tool.timeout_ms, not_after, lookup)
 
 
 def dispatch(
@@ -67,6 +70,7 @@ def dispatch(
     attempt: int,
     timeout_ms: int,
     not_after: int,
+    lookup: bool = False,
 ) -> None:
     """Offer the call as it stands to an executor. Times in microseconds but for `timeout_ms`."""
     tool, intent, conformed, o = work.tool, work.intent, work.conformed, work.origin
@@ -77,7 +81,7 @@ def dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
             conformed.canonical, work.action_digest,
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, timeout_ms,
-            not_after, intent.traceparent, work.control.head, proof, transformed,
+            not_after, intent.traceparent, work.control.head, proof, transformed, lookup,
         )
     )  # fmt: skip
 

@@ -66,6 +66,11 @@ class Executor(BaseModel):
     model_config = ConfigDict(extra="allow")
     kind: Literal["http", "python", "in_process", "memory", "model", "sql", "mcp"]
 
+    @property
+    def lookup(self) -> object:
+        """How an executor finds out by the key whether a call happened; None when it cannot."""
+        return (self.model_extra or {}).get("lookup")
+
 
 class Redactions(BaseModel):
     """What never reaches a tool, and what of its result never reaches an agent."""
