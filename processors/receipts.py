@@ -111,7 +111,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     outcome = emit(
         work, "execute", status, facts, reason, guarded.rules, caused_by=entry.last_event, labels=labels
     )
-    detail = receipt.error[:500] if status == "failed" else guarded.detail
+    detail = receipt.error[:500] if receipt.kind == "failed" and status != "in_doubt" else guarded.detail
     reply(work, outcome, result=guarded.result, detail=detail)
 
 
