@@ -7,7 +7,7 @@ Next: `pipeline.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.state import ACCEPT_WINDOW_US
@@ -39,11 +39,17 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why it was not taken. `dead`: nobody can read it, so it goes to the dead letters."""
+    """Why it was not taken.
+
+    Attributes:
+        dead: nobody can read it, so it goes to the dead letters.
+        claimed: the agent that a readable record names, without proof.
+    """
 
     reason: str
     detail: str
     dead: bool = True
+    claimed: str = ""
 
 
 def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken | Problem:
@@ -69,7 +75,8 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
     signed = control.signing == "signed"
     if envelope is None:
         if signed:
-            return Problem("unsigned", "this environment takes signed records only", dead=False)
+            said = "this environment takes signed records only"
+            return Problem("unsigned", said, dead=False, claimed=record.agent_id)
         return Taken(record, payload, False)
     if now is None:
         now = record.started_at if isinstance(record, Receipt) else record.issued_at
@@ -78,7 +85,7 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
         return Taken(record, payload, True, value if signed else b"")
     if not signed and problem.reason == "unknown_key":
         return Taken(record, payload, False)
-    return problem
+    return replace(problem, claimed=record.agent_id)
 
 
 def _check(

@@ -164,6 +164,18 @@ def test_rotation_overlaps() -> None:
         assert d.feed("intents", value).outcomes[0].status == "routed"
 
 
+def test_shadows_are_named() -> None:
+    """Whoever is in no registry can be listed; whoever is, is not named by somebody who cannot sign for them."""
+    d = SignedDriver()
+    for agent, named in (("ghost", "ghost"), (AGENT, "")):
+        outcome = d.feed("intents", codec.encode(d.intent(agent=agent))).outcomes[0]
+        assert (outcome.reason, outcome.origin.agent_id) == ("unsigned", named)
+    outcome = d.feed("intents", d.sign(d.intent(agent="ghost"), "intents", "agent:ghost")).outcomes[0]
+    assert (outcome.reason, outcome.origin.agent_id) == ("unknown_key", "ghost")
+    outcome = d.feed("intents", codec.encode(d.intent(agent="a\nb"))).outcomes[0]
+    assert outcome.origin.agent_id == ""
+
+
 # -- modes ---------------------------------------------------------------------------------------------------------
 
 
