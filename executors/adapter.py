@@ -9,7 +9,7 @@ Next: `http.py`, `python.py` (adapters), `dispatcher.py` (who calls them, and wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 from sluicegate.schemas.records import Dispatch
 
@@ -64,13 +64,4 @@ class Adapter(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and processes. Called once, by the executor that was given this adapter."""
-        ...
-
-
-@runtime_checkable
-class LooksUp(Protocol):
-    """An adapter that can find out by the idempotency key what became of a call."""
-
-    async def look_up(self, dispatch: Dispatch, timeout_s: float) -> Answer | None:
-        """What the tool holds under the key: its result; None when it holds nothing; `Failed` when nobody knows."""
         ...

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
-from sluicegate.executors.adapter import ERROR_CHARS, Adapter, Answer, Failed, Finished, LooksUp
+from sluicegate.executors.adapter import ERROR_CHARS, Adapter, Answer, Failed, Finished
 from sluicegate.executors.reports import Reports, Signer, packed
 from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.processors.ticks import REPEATABLE
@@ -50,7 +50,6 @@ class Counters:
     quarantined: int = 0
     taints: int = 0
     calls: int = 0
-    lookups: int = 0
     finished: int = 0
     failed: int = 0
     most_at_once: int = 0
@@ -77,7 +76,7 @@ class Offer:
     @property
     def repeatable(self) -> bool:
         """Whether the ledger calls again by itself when no receipt comes."""
-        return self.dispatch.tool_class in REPEATABLE or self.dispatch.lookup
+        return self.dispatch.tool_class in REPEATABLE
 
     @property
     def late(self) -> bool:
@@ -242,21 +241,7 @@ class Calls:
         hit("claim.5.reported")
 
     async def _call(self, offer: Offer) -> Answer:
-        """Step 4. An offer in mode `lookup` is called only when the tool holds nothing under its key."""
-        if offer.dispatch.lookup:
-            found = await self._once(offer, look_up=True)
-            if isinstance(found, Failed):
-                # INVARIANT: as long as nobody knows what became of the first attempt, it is not said that it failed
-                # (tests/unit/test_lookup.py::test_a_lookup_that_fails_says_nothing_of_the_call).
-                return Failed("unreachable", f"the lookup failed: {found.error}"[:ERROR_CHARS])
-            if found is not None:
-                return found
-        answer = await self._once(offer)
-        assert answer is not None
-        return answer
-
-    async def _once(self, offer: Offer, *, look_up: bool = False) -> Answer | None:
-        """One request to the tool: the call, or its lookup. None: looked up, and not there."""
+        """Step 4."""
         dispatch = offer.dispatch
         adapter = self._adapters.get(kind := kind_of(dispatch.executor))
         if adapter is None:
@@ -274,19 +259,10 @@ class Calls:
         if stopped := self.stopped(dispatch):
             self.counters.quarantined += 1
             return Failed(QUARANTINED, stopped, sent=False)
-        if look_up:
-            self.counters.lookups += 1
-        else:
-            self.counters.calls += 1
+        self.counters.calls += 1
         try:
             async with asyncio.timeout(limit_s):
-                told_s = limit_s - min(OWN_CUT_S, limit_s * OWN_CUT_PART)
-                if not look_up:
-                    answer: Answer | None = await adapter.call(dispatch, told_s)
-                elif isinstance(adapter, LooksUp):
-                    answer = await adapter.look_up(dispatch, told_s)
-                else:
-                    answer = Failed("unreachable", f"adapters of kind `{kind[:40]}` look nothing up")
+                answer = await adapter.call(dispatch, limit_s - min(OWN_CUT_S, limit_s * OWN_CUT_PART))
         except TimeoutError:
             return Failed("timeout", f"the tool did not answer within {dispatch.timeout_ms} ms")
         except Exception as error:  # an adapter's defect must not end the process

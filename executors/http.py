@@ -37,8 +37,6 @@ from sluicegate.executors.wire import (
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
-NOT_FOUND = 404
-"""Of a lookup: the tool holds nothing under the key."""
 ENVELOPE_BYTES = 1_024
 """What an answer may have around its result: `{"result": ...}` and white space."""
 RESULT_LIMIT_BYTES = MAX_RESULT_BYTES + ENVELOPE_BYTES
@@ -78,7 +76,7 @@ class HttpAdapter:
             template: Template = self._template(dispatch.executor)
             arguments = cast("dict[str, object]", orjson.loads(dispatch.arguments))
             target = Target(template.method, template.url(arguments), template.host, template.port)
-            headers, secrets = await self._headers(template)
+            headers, secrets = await self._headers(template, dispatch)
         except (BadTemplate, NoSecret) as error:
             return Failed("crashed", str(error), sent=False)
         except ValueError as error:
@@ -86,7 +84,7 @@ class HttpAdapter:
         body = dispatch.arguments if template.method in WITH_BODY else None
         answered = await with_retries(
             lambda left_s: self._wire.exchange(
-                target, headers | call_headers(dispatch), body, limit=RESULT_LIMIT_BYTES, timeout_s=left_s
+                target, headers, body, limit=RESULT_LIMIT_BYTES, timeout_s=left_s
             ),
             retries=template.retries,
             tool_class=dispatch.tool_class,
@@ -98,34 +96,7 @@ class HttpAdapter:
             return _result(answered, template, secrets)
         return Failed("refused_by_tool", refusal_text(answered, secrets))
 
-    async def look_up(self, dispatch: Dispatch, timeout_s: float) -> Answer | None:
-        """One GET of the contract's `lookup`: 2xx is the result, 404 is nothing, everything else says nothing."""
-        try:
-            lookup = cast("dict[str, object]", orjson.loads(dispatch.executor)).get("lookup")
-            if not isinstance(lookup, dict):
-                raise BadTemplate("the contract has no `lookup`")
-            executor = orjson.dumps({**lookup, "method": "GET"}, option=orjson.OPT_SORT_KEYS)
-            template: Template = self._template(executor)
-            url = template.url({"idempotency_key": dispatch.idempotency_key})
-            headers, secrets = await self._headers(template)
-        except (BadTemplate, NoSecret) as error:
-            return Failed("crashed", str(error))
-        target = Target(template.method, url, template.host, template.port)
-        # Without the call's own headers: with the key as a header it could be taken for the call.
-        answered = await self._wire.exchange(
-            target, headers, None, limit=RESULT_LIMIT_BYTES, timeout_s=timeout_s
-        )
-        if isinstance(answered, Failed):
-            return answered
-        if 200 <= answered.status < 300:
-            return _result(answered, template, secrets)
-        return (
-            None
-            if answered.status == NOT_FOUND
-            else Failed("refused_by_tool", refusal_text(answered, secrets))
-        )
-
-    async def _headers(self, template: Template) -> tuple[dict[str, str], list[str]]:
+    async def _headers(self, template: Template, dispatch: Dispatch) -> tuple[dict[str, str], list[str]]:
         secrets: list[str] = []
         headers: dict[str, str] = {}
         if template.method in WITH_BODY:
@@ -136,7 +107,7 @@ class HttpAdapter:
                 value[i] = await fetch(pieces[i], self._environ)
                 secrets.append(value[i])
             headers[name.title()] = "".join(value)
-        return headers, secrets
+        return headers | call_headers(dispatch), secrets
 
 
 def _result(answered: Answered, template: Template, secrets: list[str]) -> Answer:

@@ -68,6 +68,19 @@ def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
     }
 
 
+def control_schema() -> dict[str, Json]:
+    """The schema of `control.cedar`: people change modes (`control_policy.py`)."""
+    resources = ["Agent", "Tool", "Environment", "Policy"]
+    context = record({"mode": STRING, "environment": STRING})
+    applies = {"principalTypes": ["Person"], "resourceTypes": resources, "context": context}
+    entities: dict[str, Json] = {
+        "Role": {},
+        "Person": {"memberOfTypes": ["Role"]},
+        **{n: {} for n in resources},
+    }
+    return {"": {"entityTypes": entities, "actions": {"mode.set": {"appliesTo": applies}}}}
+
+
 def context_of(tool: ToolTypes) -> Type:
     """The context of one tool's action."""
     place = record({"from": STRING, "label": STRING})

@@ -74,9 +74,6 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[
         yield "retries", f"`retries` is a number from 0 to {MAX_RETRIES}"
     elif retries and tool_class not in REPEATABLE:
         yield "retries", f"`retries` never repeats a call of class `{tool_class}`, leave it out"
-    if executor.get("lookup") is not None:
-        for said in _lookup_faults(executor, tool_class):
-            yield "lookup", said
     if executor.get("kind") == "mcp":
         if not isinstance(executor.get("tool"), str) or not executor["tool"]:
             yield "tool", "an MCP tool needs `tool`, its name at the server"
@@ -103,17 +100,6 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[
                 "api_key",
                 "`api_key` is no reference to a secret, write `env:NAME` or `file:/absolute/path`",
             )
-
-
-def _lookup_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[str]:
-    """How a call is looked up by its key."""
-    lookup = executor["lookup"]
-    if tool_class != "queryable" or executor.get("kind") != "http":
-        yield "`lookup` belongs to an http executor of class `queryable`, change the class or leave it out"
-    elif not isinstance(lookup, dict) or not set(lookup) <= {"url", "headers", "result"}:
-        yield "`lookup` is an object of `url`, `headers` and `result`, leave the rest out"
-    elif _TEMPLATE.findall(str(lookup.get("url", "")).replace("${", "$<")) != ["idempotency_key"]:
-        yield "`lookup.url` names the call by `{idempotency_key}`, once and nothing else, write it there"
 
 
 def _named(governance: Mapping[str, Json]) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ Next: `pipeline.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.state import ACCEPT_WINDOW_US
@@ -39,17 +39,11 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why it was not taken.
-
-    Attributes:
-        dead: nobody can read it, so it goes to the dead letters.
-        claimed: the agent that a readable record names, without proof.
-    """
+    """Why it was not taken. `dead`: nobody can read it, so it goes to the dead letters."""
 
     reason: str
     detail: str
     dead: bool = True
-    claimed: str = ""
 
 
 def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken | Problem:
@@ -75,8 +69,7 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
     signed = control.signing == "signed"
     if envelope is None:
         if signed:
-            said = "this environment takes signed records only"
-            return Problem("unsigned", said, dead=False, claimed=record.agent_id)
+            return Problem("unsigned", "this environment takes signed records only", dead=False)
         return Taken(record, payload, False)
     if now is None:
         now = record.started_at if isinstance(record, Receipt) else record.issued_at
@@ -85,7 +78,7 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
         return Taken(record, payload, True, value if signed else b"")
     if not signed and problem.reason == "unknown_key":
         return Taken(record, payload, False)
-    return replace(problem, claimed=record.agent_id)
+    return problem
 
 
 def _check(

@@ -43,8 +43,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "waiting": ("validated", "dispatched", "refused", "expired", "voided"),
     # `dispatched` again: the offer's lease ran out unclaimed, and it is offered anew.
     # The ends without a claim: a read-only call, which may repeat, needs none.
-    # `in_doubt` only after an earlier claim: then nobody may say that it did not happen.
-    "dispatched": ("claimed", "dispatched", "in_doubt", "expired", "voided", *_ENDS),
+    "dispatched": ("claimed", "dispatched", "expired", "voided", *_ENDS),
     # `dispatched` after a claim: only for classes whose call may be repeated (DESIGN §5.4).
     "claimed": ("dispatched", "in_doubt", *_ENDS),
     "in_doubt": ("resolved", *_ENDS),

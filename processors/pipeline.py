@@ -104,9 +104,6 @@ def machinery_failed(
 def _decide_input(work: Work, source: Input) -> None:
     taken = take(work.control, source.topic, source.value, work.now)
     if isinstance(taken, Problem):
-        # INVARIANT: without proof no header names a registered agent (tests/unit/test_control.py::test_shadows_are_named).
-        if valid_id(taken.claimed) and taken.claimed not in work.control.agents:
-            work.origin.agent_id = taken.claimed
         _unreadable(work, taken, source.value)
         return
     record, o = taken.record, work.origin

@@ -34,11 +34,8 @@ def idempotency_key(tenant: str, agent_id: str, intent_id: str, digest: bytes) -
     return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}\0".encode() + digest).hexdigest()[:40]
 
 
-def plan(work: Work, attempt: int = 1, *, lookup: bool = False) -> None:
-    """Emit the dispatch. The last stage never refuses.
-
-    `lookup`: it was claimed before, so the executor looks it up by its key first.
-    """
+def plan(work: Work, attempt: int = 1) -> None:
+    """Emit the dispatch. The last stage never refuses."""
     tool, intent, conformed = work.tool, work.intent, work.conformed
     assert tool and intent and conformed
     in_process = tool.executor_kind == "in_process"
@@ -59,7 +56,7 @@ def plan(work: Work, attempt: int = 1, *, lookup: bool = False) -> None:
         emit(work, "execute", "claimed", ClaimFacts(attempt, "agent", work.now, lease))
         reply(work, outcome, status="permitted", attempt=attempt, arguments=conformed.canonical)
         return
-    dispatch(work, outcome, tool.tool_class, tool.executor, attempt, tool.timeout_ms, not_after, lookup)
+    dispatch(work, outcome, tool.tool_class, tool.executor, attempt, tool.timeout_ms, not_after)
 
 
 def dispatch(
@@ -70,7 +67,6 @@ def dispatch(
     attempt: int,
     timeout_ms: int,
     not_after: int,
-    lookup: bool = False,
 ) -> None:
     """Offer the call as it stands to an executor. Times in microseconds but for `timeout_ms`."""
     tool, intent, conformed, o = work.tool, work.intent, work.conformed, work.origin
@@ -81,7 +77,7 @@ def dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
             conformed.canonical, work.action_digest,
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, timeout_ms,
-            not_after, intent.traceparent, work.control.head, proof, transformed, lookup,
+            not_after, intent.traceparent, work.control.head, proof, transformed,
         )
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import cast
 
 from sluicegate.processors.cedar import Json, Policy
-from sluicegate.processors.policy_check import path_of, scope_tools
+from sluicegate.processors.vocabulary import path_of, scope_tools
 
 MAX_BRANCHES = 64
 """Branches of one policy's conditions; beyond, they are taken for possible."""

@@ -16,7 +16,7 @@ from sluicegate.processors.plugins import decide_verdict
 from sluicegate.processors.quarantine import REASON
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
-from sluicegate.processors.ticks import REPEATABLE, looks_up
+from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
@@ -30,9 +30,15 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
     o.intent_id, o.session_id = receipt.intent_id, receipt.session_id
     entry = work.state.intents.get(key_of(o))
     if type(entry) is not OpenIntent or not _acceptable(work, entry, receipt):
-        known = type(entry) is Ended or type(entry) is OpenIntent
-        reason = "late" if known else "unknown_dispatch"
-        _note(work, receipt, reason)
+        digest = hashlib.sha256(work.payload).digest()[:16]
+        reason = "late" if type(entry) is Ended or type(entry) is OpenIntent else "unknown_dispatch"
+        emit(
+            work,
+            "execute",
+            "noted",
+            IntakeFacts(f"receipt {receipt.kind}"[:80], len(work.payload), digest),
+            reason,
+        )
         return
     o.subject, o.session_id = entry.subject, entry.session_id
     if entry.state == "waiting":
@@ -44,13 +50,6 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
         emit(work, "execute", "claimed", facts, caused_by=entry.last_event)
         return
     _end(work, entry, receipt)
-
-
-def _note(work: Work, receipt: Receipt, reason: str) -> None:
-    """Recorded, and nothing else."""
-    digest = hashlib.sha256(work.payload).digest()[:16]
-    facts = IntakeFacts(f"receipt {receipt.kind}"[:80], len(work.payload), digest)
-    emit(work, "execute", "noted", facts, reason)
 
 
 def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
@@ -99,9 +98,6 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         status = "withheld" if reason in _WITHHELD else "failed"
         if receipt.sent and reason in _UNCERTAIN and entry.tool_class not in REPEATABLE:
             # INVARIANT: a call that may have happened never ends as failed (tests/unit/test_receipts.py).
-            if looks_up(work, entry):  # it stays claimed: when its lease is over, the tick has it looked up
-                _note(work, receipt, "call_in_doubt")
-                return
             status, reason = "in_doubt", "call_in_doubt"
     facts = ResultFacts(
         receipt.attempt, "agent" if entry.executor == "in_process" else "executor", receipt.started_at,
@@ -111,7 +107,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     outcome = emit(
         work, "execute", status, facts, reason, guarded.rules, caused_by=entry.last_event, labels=labels
     )
-    detail = receipt.error[:500] if receipt.kind == "failed" and status != "in_doubt" else guarded.detail
+    detail = receipt.error[:500] if status == "failed" else guarded.detail
     reply(work, outcome, result=guarded.result, detail=detail)
 
 

@@ -37,7 +37,7 @@ from sluicegate.processors.labels import (
     PathLabels,
     compile_labels,
 )
-from sluicegate.processors.policy_check import check_policies
+from sluicegate.processors.policy_check import check_control, check_policies
 from sluicegate.processors.policy_files import read_policies
 from sluicegate.processors.recall_rules import Recall, compile_recalls
 from sluicegate.processors.recipes import compile_recipes, policy_recipes
@@ -65,11 +65,6 @@ class Executor(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     kind: Literal["http", "python", "in_process", "memory", "model", "sql", "mcp"]
-
-    @property
-    def lookup(self) -> object:
-        """How an executor finds out by the key whether a call happened; None when it cannot."""
-        return (self.model_extra or {}).get("lookup")
 
 
 class Redactions(BaseModel):
@@ -230,6 +225,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     if CONTROL_CEDAR in files:
         rules, unread = read_policies({CONTROL_CEDAR: files[CONTROL_CEDAR]})
         findings += unread
+        findings += check_control(rules)
         control = PolicyBook(rules)
     if manifest is None:
         return None, findings

@@ -1,9 +1,7 @@
 """Ticks: what happens when nobody reports in time.
 
     dispatched, unclaimed   offered again with the next attempt, until the deadline: then `expired`
-    claimed, no receipt     read_only, idempotent: offered again with the same key
-                            queryable with a `lookup`: offered again to be looked up by the key, then finished or run
-                            else `in_doubt`, never by itself
+    claimed, no receipt     read_only, idempotent: offered again with the same key; else `in_doubt`, never by itself
     held, no review         `expired`
     waiting, no verdict     what the guardrail says about a plug-in that fails
 
@@ -21,22 +19,6 @@ from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.kinds import REPEATABLE as REPEATABLE
 from sluicegate.schemas.records import StageFacts
-
-QUERYABLE = "queryable"
-
-
-def looks_up(work: Work, entry: OpenIntent) -> bool:
-    """Whether an executor can find out by the key what became of this call."""
-    release = work.control.release
-    tool = release.tools.get(entry.tool) if release is not None else None
-    if tool is None or tool.version != entry.version or entry.tool_class != QUERYABLE:
-        return False
-    return tool.contract.governance.executor.lookup is not None
-
-
-def may_have_happened(entry: OpenIntent) -> bool:
-    """Whether somebody once claimed it, and a read would not matter."""
-    return entry.claimed_at > 0 and entry.tool_class != "read_only"
 
 
 def decide_tick(work: Work, entry: OpenIntent) -> None:
@@ -56,17 +38,12 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
         decide_silence(work, entry)
         return
     over = work.now >= deadline_of(entry) or entry.attempt >= MAX_ATTEMPTS
-    asked = entry.executor == "in_process" or not (entry.tool_class in REPEATABLE or looks_up(work, entry))
-    if entry.state == "claimed" and asked:
+    if entry.state == "claimed" and (entry.tool_class not in REPEATABLE or entry.executor == "in_process"):
         _end(work, entry, "in_doubt", "call_in_doubt")
     elif over and entry.state == "claimed":
         # A read that nobody answered did no harm; an idempotent call may have happened.
         read = entry.tool_class == "read_only"
         _end(work, entry, "failed" if read else "in_doubt", "timeout" if read else "call_in_doubt")
-    elif over and may_have_happened(entry):
-        # INVARIANT: what was claimed once never expires: that says it did not happen
-        # (tests/unit/test_lookup.py::test_a_second_offer_nobody_takes_is_in_doubt).
-        _end(work, entry, "in_doubt", "call_in_doubt")
     elif over:
         _end(work, entry, "expired", "no_executor")
     else:
@@ -81,10 +58,9 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
         # INVARIANT: what is offered again is what was offered (tests/unit/test_redact.py::test_a_second_offer_is_the_same_call).
         problem = "call_changed"
     if problem:
-        doubt = entry.state == "claimed" or may_have_happened(entry)
-        _end(work, entry, "in_doubt" if doubt else "expired", problem)
+        _end(work, entry, "in_doubt" if entry.state == "claimed" else "expired", problem)
         return
-    plan(work, entry.attempt + 1, lookup=entry.tool_class == QUERYABLE and entry.claimed_at > 0)
+    plan(work, entry.attempt + 1)
     work.decision.outcomes[0].caused_by = [entry.last_event]
 
 

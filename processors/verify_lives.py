@@ -138,8 +138,6 @@ class Lives:
                 self._bad(
                     "duplicates", f"irreversible intent `{rest.intent_id}` was claimed {life.claims} times"
                 )
-        elif status == "in_doubt" and not life.claims:
-            self._bad("claim", f"intent `{rest.intent_id}` was in doubt without a claim")
         elif status in _ENDS_OF_A_CALL and not life.claims and life.tool_class != "read_only":
             self._bad(
                 "claim", f"{life.tool_class} intent `{rest.intent_id}` ended `{status}` without a claim"

@@ -151,7 +151,6 @@ class Dispatch:
     control_head: int = -1
     proof: bytes = b""
     transformed: bool = False
-    lookup: bool = False
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -26,15 +27,16 @@ from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide, machinery_failed
+from sluicegate.processors.snapshot import encode_parts
 from sluicegate.processors.state import PartitionState, apply, due_intent, next_due
 from sluicegate.processors.work import ENGINE, SYSTEM
+from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import GenesisFacts
-from sluicegate.schemas.topics import INPUTS, full_name
+from sluicegate.schemas.topics import INPUTS, full_name, partition_of
 from sluicegate.streams import kafka
 from sluicegate.streams.failpoints import hit
-from sluicegate.streams.outgoing import LaneMetrics, add_beside, add_snapshot
-from sluicegate.streams.recovery import recover
+from sluicegate.streams.recovery import recover, snapshot_chunks
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
 
 if TYPE_CHECKING:
@@ -58,6 +60,21 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 """Pause before recovering after a taint, doubled each time."""
 ALONE_AFTER, GIVE_UP_AFTER = 2, 3
 """The same input tainting this often is decided alone, then recorded as `machinery_failed`."""
+
+
+@dataclass(slots=True)
+class LaneMetrics:
+    """Counters of one partition, read by `/metrics` and tests."""
+
+    inputs: int = 0
+    outcomes: int = 0
+    transactions: int = 0
+    taints: int = 0
+    dead_letters: int = 0
+    machinery_failed: int = 0
+    recovered_events: int = 0
+    recovery_s: float = 0.0
+    progress_at: float = field(default_factory=time.monotonic)
 
 
 class Lane:
@@ -288,8 +305,34 @@ class Lane:
             self.metrics.outcomes += 1
             if self.service.on_outcome is not None:
                 self.service.on_outcome(self.index, outcome)
-        self.metrics.dead_letters += len(decision.dead_letters)
-        add_beside(transaction, decision, state, self.service)
+        stamp = state.now // 1000
+        for work in decision.dispatches:
+            headers = cloud_event(work.dispatch_id, source, b"ai.sluicegate.dispatch", work.traceparent)
+            transaction.add(
+                f"{env}.dispatches", self.index, work.agent_id.encode(),
+                self.service.sign_dispatch(codec.encode(work)), stamp, headers,
+            )  # fmt: skip
+        for reply in decision.replies:
+            # A misrouted intent is answered where its agent reads.
+            partition = partition_of(reply.agent_id, state.partitions)
+            headers = cloud_event(reply.event_id, source, b"ai.sluicegate.reply")
+            transaction.add(
+                f"{env}.replies", partition, reply.agent_id.encode(), codec.encode(reply), stamp, headers
+            )
+        for transfer in decision.transfers:
+            partition = partition_of(transfer.agent_id, state.partitions)
+            headers = cloud_event(
+                transfer.transfer_id, source, b"ai.sluicegate.transfer", transfer.traceparent
+            )
+            transaction.add(
+                f"{env}.transfers", partition, transfer.agent_id.encode(),
+                self.service.sign_transfer(codec.encode(transfer)), stamp, headers,
+            )  # fmt: skip
+        for letter in decision.dead_letters:
+            self.metrics.dead_letters += 1
+            key = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
+            headers = cloud_event(letter.sha256[:16], source, b"ai.sluicegate.dead-letter")
+            transaction.add(f"{env}.dead-letters", 0, key, codec.encode(letter), stamp, headers)
 
     async def _append_and_commit(self, transaction: Transaction) -> None:
         async with asyncio.timeout(COMMIT_LIMIT_S):
@@ -333,8 +376,18 @@ class Lane:
 
     async def snapshot(self) -> None:
         """Store the committed state. It holds up this partition only."""
+        parts = []
+        for part in encode_parts(self.state):
+            parts.append(part)
+            await asyncio.sleep(0)
+        chunks = await asyncio.to_thread(snapshot_chunks, self.state, parts, self._last_offset)
         transaction = Transaction(self._require())
-        await add_snapshot(transaction, self.state, self._last_offset)
+        for chunk in chunks:
+            key = f"{self.index}/{chunk.index}".encode()
+            headers = cloud_event(chunk.state_sha256[:16], b"/snapshots", b"ai.sluicegate.snapshot")
+            transaction.add(
+                f"{self.env}.snapshots", self.index, key, codec.encode(chunk), self.state.now // 1000, headers
+            )
         if transaction.records:
             async with asyncio.timeout(COMMIT_LIMIT_S):
                 await transaction.append()

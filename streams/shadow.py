@@ -17,10 +17,8 @@ from sluicegate.streams.find import decode
 from sluicegate.streams.scan import places, scan, stretches
 from sluicegate.streams.settings import Settings
 
-REASONS = (
-    "unknown_agent", "misrouted", "unsigned", "unknown_key", "key_not_valid", "bad_signature", "wrong_signer",
-)  # fmt: skip
-"""Refusals that name an agent nobody may have registered. Without a valid signature a header names no other."""
+REASONS = ("unknown_agent", "misrouted")
+"""Refusals that name an agent nobody may have registered."""
 
 MAX_SEEN = 100_000
 """Ids kept while counting, about 300 bytes each: 30 MB. Whoever floods the topic with ids is seen by then."""

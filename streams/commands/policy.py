@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.processors.cedar import Policy
 from sluicegate.processors.observed import Observation
 from sluicegate.processors.policy_check import check_policies
 from sluicegate.processors.policy_files import read_policies
+from sluicegate.processors.policy_logic import reach_of
 from sluicegate.processors.release import CompiledRelease, compile_release, types_of
 from sluicegate.processors.shapes import shape_of
 from sluicegate.processors.suggest import Suggester, Tool
@@ -143,11 +145,20 @@ def _contracts(settings: Settings, folder: Path | None) -> CompiledRelease:
 def _check(files: dict[str, str], compiled: CompiledRelease) -> None:
     """Suggestions are policies like any other. Raises `Terminal` when one does not check, which is a bug here."""
     policies, findings = read_policies(files)
-    findings += check_policies(policies, [types_of(t) for t in compiled.tools.values()], compiled.roles)
+    findings += check_policies(policies, [types_of(t) for t in compiled.tools.values()])
+    for role in (
+        sorted({r for p in policies for r in _roles(p)} - set(compiled.roles)) if compiled.roles else ()
+    ):
+        print(f"release.yaml lists no role `{role}`, add it before you check", file=sys.stderr)
     for finding in findings:
         print(f"{finding.severity}: {finding}", file=sys.stderr)
     if any(f.severity == "error" for f in findings):
         raise typer.Exit(EXIT_FOUND)
+
+
+def _roles(policy: Policy) -> list[str]:
+    kind, name = reach_of(policy, ()).principal
+    return [name] if kind == "role" else []
 
 
 def write(folder: Path, files: dict[str, str], force: bool) -> None:

@@ -70,8 +70,6 @@ def test_others_do_not() -> None:
     assert not suspends(control, facts), "not signed"
     assert not suspends(control, facts, "nobody")
     assert not suspends(control, facts, "a-1", AGENT_KEY), "an agent's key is no operator's"
-    reviews = fold(control, added("o-reviews", "olga", "person", EVE), "o")
-    assert not suspends(reviews, facts, "o-reviews", EVE), "olga's key for reviews is none for control"
     assert not suspends(control, facts, "o", EVE), "another secret under this name"
     assert not suspends(control, event("agent.suspended", SUSPEND, who="eve"), "o"), "olga signs as olga only"
 

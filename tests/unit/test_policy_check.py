@@ -208,3 +208,22 @@ def test_a_contract_that_is_none(text: str, words: str) -> None:
 def test_a_manifest_that_is_none(text: str | None) -> None:
     release, findings = build({} if text is None else {"release.yaml": text})
     assert release is None and [f.rule for f in findings] == ["release"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('@id("a") permit (principal in Role::"sec", action == Action::"mode.set", resource) when { context.mode == "observe" };', ""),
+        ('@id("a") permit (principal, action == Action::"mode.set", resource is Agent) unless { context.environment == "prod" };', ""),
+        ('@id("a") permit (principal, action == Action::"mode.sett", resource);', "unrecognized action"),
+        ('@id("a") permit (principal, action, resource) when { context.mod == "observe" };', "context.mode and .environment"),
+        ('@id("a") permit (principal is Agent, action, resource);', "there is Person"),
+        ('@id("a") @hold("x") permit (principal, action, resource);', "@hold means nothing"),
+        ("permit (principal, action, resource);", "has no @id"),
+    ],
+)  # fmt: skip
+def test_control_cedar_is_checked_like_any_policy(text: str, words: str) -> None:
+    files = {"release.yaml": "name: r\nversion: '1'\n", "control.cedar": text}
+    found = build(files)[1]
+    assert bool(found) is bool(words)
+    assert all(words in f.sentence and (f.file, f.line) == ("control.cedar", 1) for f in found)
