@@ -16,6 +16,7 @@ from sluicegate.schemas.records import Dispatch
 ErrorClass = Literal[
     "timeout",
     "refused_by_tool",
+    "tool_broke",
     "unreachable",
     "malformed_result",
     "result_too_large",

@@ -37,6 +37,7 @@ from sluicegate.executors.wire import (
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
+SERVER_ERROR = 500
 ENVELOPE_BYTES = 1_024
 """What an answer may have around its result: `{"result": ...}` and white space."""
 RESULT_LIMIT_BYTES = MAX_RESULT_BYTES + ENVELOPE_BYTES
@@ -94,7 +95,9 @@ class HttpAdapter:
             return answered
         if 200 <= answered.status < 300:
             return _result(answered, template, secrets)
-        return Failed("refused_by_tool", refusal_text(answered, secrets))
+        # 5xx: it may have acted before it broke, and what may not repeat is then in doubt.
+        broke = answered.status >= SERVER_ERROR
+        return Failed("tool_broke" if broke else "refused_by_tool", refusal_text(answered, secrets))
 
     async def _headers(self, template: Template, dispatch: Dispatch) -> tuple[dict[str, str], list[str]]:
         secrets: list[str] = []

@@ -137,12 +137,13 @@ def labels_of(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None
     return header_labels(*join(orjson.loads(result), tool.labels, tool.confidential))
 
 
-_UNCERTAIN = ("timeout", "unreachable")
-"""The request may have reached the tool and nobody heard the answer."""
+_UNCERTAIN = ("timeout", "unreachable", "tool_broke")
+"""The tool may have acted: nobody heard its answer, or it broke on the way to one."""
 
 _FAILURES = (
     "timeout",
     "refused_by_tool",
+    "tool_broke",
     "unreachable",
     "egress_denied",
     "crashed",

@@ -331,6 +331,9 @@ _ALL = (
         "timeout", "The tool did not answer in time.", "raise timeout_ms in the contract, or look at the tool"
     ),
     Reason("refused_by_tool", "The tool refused the call.", "see the tool's own message"),
+    Reason(
+        "tool_broke", "The tool broke while it worked on this.", "it answered 5xx; see the tool's own message"
+    ),
     Reason("unreachable", "The tool cannot be reached.", "check the contract's url and that the tool runs"),
     Reason("egress_denied", "The tool's address is not allowed.", "add it to the egress allow list"),
     Reason(

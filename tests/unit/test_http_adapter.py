@@ -132,7 +132,8 @@ def test_malformed_result(handler: Handler, pointer: str | None) -> None:
 def test_refusal_says_status_and_the_beginning_of_the_body(status: int) -> None:
     answer = ask(answering(status, text="no  such\naccount " + "x" * 10_000))
     assert isinstance(answer, Failed)
-    assert (answer.error_class, answer.sent) == ("refused_by_tool", True)
+    expected = "tool_broke" if status >= 500 else "refused_by_tool"  # after 5xx it may have acted
+    assert (answer.error_class, answer.sent) == (expected, True)
     assert answer.error.startswith(f"{status}: no such account xxx")
     assert len(answer.error) <= 305
 

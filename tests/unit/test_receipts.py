@@ -79,3 +79,14 @@ def test_an_irreversible_call_that_may_have_happened_is_in_doubt_not_failed() ->
     d.receipt(dispatch, "failed", error_class="timeout")
     assert statuses(d.receipt(dispatch, "failed", error_class="timeout")) == [("noted", "late")]
     assert statuses(d.receipt(dispatch, "finished", result=b'{"ok":true}')) == [("released", "")]
+
+
+def test_a_tool_that_broke_may_have_acted() -> None:
+    for tool, ended in (("desk.pay", "in_doubt"), ("desk.set", "failed"), ("desk.read", "failed")):
+        d = Driver()
+        d.open_session()
+        work = d.call(tool).dispatches[0]
+        if tool != "desk.read":
+            d.claim(work)
+        decision = d.receipt(work, "failed", error_class="tool_broke", error="500: oops")
+        assert [o.status for o in decision.outcomes] == [ended]

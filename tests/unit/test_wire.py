@@ -73,8 +73,8 @@ def requests(journal: Journal) -> int:
 @pytest.mark.parametrize(
     ("fault", "error_class", "effects"),
     [
-        ("status=500", "refused_by_tool", 0),
-        ("error_after_acting", "refused_by_tool", 1),
+        ("status=500", "tool_broke", 0),
+        ("error_after_acting", "tool_broke", 1),
         ("acts_then_drops", "unreachable", 1),
         ("acts_late,wait_s=0.4", "timeout", 0),
         ("slow,wait_s=5", "timeout", 0),
