@@ -55,15 +55,20 @@ OTHER = '@id("{name}") forbid (principal in Role::"{role}", action == Action::"{
 OTHER += 'when {{ context.session.calls > 100 || principal.team == "{name}" }};\n'
 
 
-def release_of(policies: int) -> CompiledRelease:
-    """The example release with so many policies; what is added speaks of other roles, as it does in a company."""
+def release_of(policies: int, *, crowded: bool = False) -> CompiledRelease:
+    """The example release with so many policies; what is added speaks of other roles, as it does in a company.
+
+    `crowded`: of the same role, so that every tool of every call has some twenty policies.
+    """
     files = read_folder(RELEASE)
     tools = sorted(json.loads(text)["name"] for path, text in files.items() if path.startswith("contracts/"))
     have = sum(text.count('@id("') for path, text in files.items() if path.endswith(".cedar")) + MORE.count(
         '@id("'
     )
     added = [
-        OTHER.format(name=f"other-{n}", role=f"desk-{n % 40}", tool=tools[n % len(tools)])
+        OTHER.format(
+            name=f"other-{n}", role="banking" if crowded else f"desk-{n % 40}", tool=tools[n % len(tools)]
+        )
         for n in range(policies - have)
     ]
     files["policies/more.cedar"] = MORE
@@ -104,9 +109,9 @@ def decided(work: Work) -> None:
         validate(work)
 
 
-def run_of(policies: int) -> Callable[[], list[float]]:
+def run_of(policies: int, *, crowded: bool = False) -> Callable[[], list[float]]:
     """A function that decides every call once more and gives the microseconds of each."""
-    release = release_of(policies)
+    release = release_of(policies, crowded=crowded)
     calls = [(t, a) for t, a, role in tool_calls(10_000) if role == "banking"]
     fitting = [(t, orjson.dumps(a)) for t, a in calls if release.tools[t].validator.is_valid(a)][:CALLS]
     play, library = session_of(release, calls), Library()
@@ -134,7 +139,7 @@ def run_of(policies: int) -> Callable[[], list[float]]:
 def main() -> None:
     """Measure, or print a profile with `python -m bench.authz --profile`."""
     cedar.MAX_VERDICTS = 0  # the same calls come 30 times: no answer is remembered here
-    small, large = run_of(60), run_of(1_000)
+    small, large, crowded = run_of(60), run_of(1_000), run_of(1_000, crowded=True)
     if "--profile" in sys.argv:
         profile = cProfile.Profile()
         profile.runcall(lambda: [small() for _ in range(ROUNDS)])
@@ -142,9 +147,11 @@ def main() -> None:
         return
     few: list[float] = []
     many: list[float] = []
-    for _ in range(ROUNDS):  # turn by turn, so that both see the same machine
+    crowd: list[float] = []
+    for _ in range(ROUNDS):  # turn by turn, so that all see the same machine
         few += small()
         many += large()
+        crowd += crowded()
     at = f"{CALLS} recorded calls of banking x {ROUNDS}, {EVENTS} events a session, {machine()}"
     middle, other = statistics.median(few), statistics.median(many)
     write(
@@ -153,6 +160,7 @@ def main() -> None:
             Result("authz.us_per_intent", middle, "us", f"median, 60 policies; bar 80; {at}"),
             Result("authz.us_per_intent.p95", quantile(few, 0.95), "us", f"60 policies; {at}"),
             Result("authz.us_per_intent.1000", other, "us", f"median, 1,000 policies; bar 1.3; {at}", "60 policies", other / middle),
+            Result("authz.us_per_intent.1000.crowded", statistics.median(crowd), "us", f"the same, all of one role: 18 policies a tool more; {at}", "60 policies", statistics.median(crowd) / middle),
         ],
     )  # fmt: skip
 

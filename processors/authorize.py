@@ -53,7 +53,7 @@ def authorize(work: Work) -> Refusal | None:
     """
     agent, tool, conformed = work.agent, work.tool, work.conformed
     assert agent and tool and conformed and work.release
-    cut = slice_for(work.release.book, agent.roles, tool.name, policy_modes(work))
+    cut = slice_for(work.release.book, agent.roles, tool.name, policy_modes(work), agent.agent_id)
     if work.release.grounding != "off" or cut.mentions.grounding:
         trace(work)
         if work.decision.needs:
@@ -110,7 +110,7 @@ def ask(work: Work, principal: Agent, action: str, tool_class: str) -> Answer:
     """Ask Cedar whether a principal may, with the call and session of `work`."""
     assert work.release is not None
     book = work.release.book
-    cut = slice_for(book, principal.roles, action, policy_modes(work))
+    cut = slice_for(book, principal.roles, action, policy_modes(work), principal.agent_id)
     entities = entities_for(book, principal, action, tool_class)
     request = request_of(principal, action, context_of(work, cut))
     verdict, holding = _evaluate(cut, entities, request)

@@ -95,9 +95,14 @@ class PolicyBook:
     """All policies of a release, with caches that hold nothing but what follows from them."""
 
     policies: list[Policy]
-    slices: dict[tuple[tuple[str, ...], str, Modes], Slice] = field(default_factory=dict)
+    slices: dict[tuple[tuple[str, ...], str, Modes, str], Slice] = field(default_factory=dict)
     entities: dict[tuple[Agent, str], cedarpy.Entities] = field(default_factory=dict)
     memo: Memo = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+    """Agents that a policy is for by name: each has slices of its own."""
+
+    def __post_init__(self) -> None:
+        self.named = frozenset(filter(None, map(_agent_of, self.policies)))
 
 
 def to_text(est: dict[str, Json]) -> str:
@@ -106,8 +111,17 @@ def to_text(est: dict[str, Json]) -> str:
     return str(cedarpy.policies_from_json_str(json.dumps(document)))
 
 
-def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str) -> bool:
+def _agent_of(policy: Policy) -> str:
+    """The one agent that the policy's scope names, or an empty string."""
+    principal = cast("dict[str, Json]", policy.est["principal"])
+    entity = cast("dict[str, str]", principal.get("entity") or {})
+    return entity["id"] if principal["op"] == "==" and entity.get("type") == "Agent" else ""
+
+
+def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str, agent_id: str) -> bool:
     """Whether the policy's scope can match. Anything not understood counts as a match."""
+    if _agent_of(policy) not in ("", agent_id):
+        return False
     action = cast("dict[str, Json]", policy.est["action"])
     if action["op"] == "==" and cast("dict[str, str]", action["entity"])["id"] != tool:
         return False
@@ -134,12 +148,16 @@ def names_action(policy: Policy, action: str) -> bool:
     return action in [cast("dict[str, str]", e)["id"] for e in named if e]
 
 
-def slice_for(book: PolicyBook, roles: tuple[str, ...], tool: str, modes: Modes = ()) -> Slice:
-    """The cached slice for a tool and a set of roles. `modes`: (policy id, mode) where control overrides `@mode`."""
-    key = (roles, tool, modes)
+def slice_for(
+    book: PolicyBook, roles: tuple[str, ...], tool: str, modes: Modes = (), agent_id: str = ""
+) -> Slice:
+    """The cached slice for a tool, a set of roles, and an agent that policies name. `modes`: (policy id, mode) where
+    control overrides `@mode`."""
+    who = agent_id if agent_id in book.named else ""
+    key = (roles, tool, modes, who)
     found = book.slices.get(key)
     if found is None:
-        chosen = [p for p in book.policies if _may_apply(p, roles, tool)]
+        chosen = [p for p in book.policies if _may_apply(p, roles, tool, who)]
         found = _cut(chosen, dict(modes), book.memo)
         if len(book.slices) >= MAX_SLICES:
             book.slices.clear()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from sluicegate.processors.shapes import Shape, shape_of
+from sluicegate.processors.shapes import MAX_LEVELS, Shape, shape_of
 from sluicegate.schemas.errors import Terminal
 
 Json = object
@@ -145,7 +145,22 @@ def _object(schema: Json) -> dict[str, Json]:
     """A tool's schema; a tool without one takes no arguments."""
     if not isinstance(schema, dict):
         return {"type": "object", "properties": {}}
-    return {"type": "object", **schema}
+    return {"type": "object", **cast("dict[str, Json]", modern(schema))}
+
+
+def modern(schema: Json, level: int = 0) -> Json:
+    """A schema with the bounds of older drafts, and of OpenAPI 3.0, said as JSON Schema 2020-12 says them."""
+    if level > MAX_LEVELS:
+        return {}
+    if isinstance(schema, list):
+        return [modern(s, level + 1) for s in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: modern(value, level + 1) for key, value in schema.items()}
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(found.get(exclusive), bool) and found.pop(exclusive) and bound in found:
+            found[exclusive] = found.pop(bound)
+    return found
 
 
 # -- from what was observed ----------------------------------------------------------------------------------------

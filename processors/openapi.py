@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-from sluicegate.processors.first_contracts import Found
+from sluicegate.processors.first_contracts import Found, modern
+from sluicegate.processors.shapes import MAX_LEVELS
 from sluicegate.schemas.errors import Terminal
 
 Json = object
 Document = Mapping[str, Json]
 
 METHODS = ("get", "post", "put", "patch", "delete")
-MAX_LEVELS = 64
-"""Nesting of schemas; what lies deeper is taken for anything."""
 
 _COMPONENT = "#/components/schemas/"
 
@@ -61,7 +60,7 @@ def _tool(
         schema = dict(_mapping(parameter.get("schema")))
         if parameter.get("description"):
             schema.setdefault("description", parameter["description"])
-        properties[argument] = _plain(schema)
+        properties[argument] = modern(_plain(schema))
         if parameter.get("required") or place == "path":
             required.append(argument)
     _body(document, operation, properties, required, notes)
@@ -104,7 +103,7 @@ def _body(
     for name, part in cast("dict[str, Json]", body["properties"]).items():
         if name in properties:
             notes.append(f"(`{name}` stands in the address and in the body.)")
-        properties.setdefault(name, _plain(part))
+        properties.setdefault(name, modern(_plain(part)))
     must = body.get("required")
     required += [str(n) for n in must if n in properties] if isinstance(must, list) else []
 
@@ -134,8 +133,6 @@ def _plain(schema: Json, level: int = 0) -> Json:
     for key, value in schema.items():
         if key in ("nullable", "example", "discriminator", "xml", "externalDocs"):
             continue
-        if key in ("exclusiveMinimum", "exclusiveMaximum") and isinstance(value, bool):
-            continue  # OpenAPI 3.0's form; the bound beside it stays
         if key == "$ref" and isinstance(value, str):
             found[key] = value.replace(_COMPONENT, "#/$defs/")
         elif key in ("enum", "default", "const", "required"):
@@ -167,7 +164,7 @@ def _definitions(document: Document, schema: Json) -> dict[str, Json]:
             reference = node.get("$ref")
             name = reference.removeprefix("#/$defs/") if isinstance(reference, str) else ""
             if name and name in components and name not in found:
-                found[name] = _plain(components[name])
+                found[name] = modern(_plain(components[name]))
                 todo.append(found[name])
             todo += node.values()
     return {name: found[name] for name in sorted(found)}

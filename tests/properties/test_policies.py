@@ -62,7 +62,9 @@ def ask(policies: PolicyBook, agent: Agent, tool: str, args: dict[str, Any], cal
     context = {"args": args, "environment": "test", "session": {"calls": calls, "user_messages": 1}}
     entities = entities_for(policies, agent, tool, driver.release().tools[tool].tool_class)
     return evaluate(
-        slice_for(policies, agent.roles, tool).enforced, entities, request_of(agent, tool, context)
+        slice_for(policies, agent.roles, tool, (), agent.agent_id).enforced,
+        entities,
+        request_of(agent, tool, context),
     )
 
 
@@ -92,7 +94,7 @@ def test_a_slice_answers_as_all_policies_do(agent: Agent, tool: str, filler: int
     sliced = ask(book(), agent, tool, args, calls)
     whole = PolicyBook(list(book().policies))
     handle = cedarpy.PolicySet.from_str("\n".join(p.text for p in whole.policies))
-    cut = slice_for(whole, agent.roles, tool)
+    cut = slice_for(whole, agent.roles, tool, (), agent.agent_id)
     cut.enforced = Handle(handle, {f"policy{i}": p.policy_id for i, p in enumerate(whole.policies)})
     assert ask(whole, agent, tool, args, calls) == sliced
 
@@ -100,7 +102,7 @@ def test_a_slice_answers_as_all_policies_do(agent: Agent, tool: str, filler: int
 @given(*QUESTION)
 def test_what_no_policy_mentions_changes_no_answer(agent: Agent, tool: str, filler: int, calls: int) -> None:
     args = typed(tool, filler)
-    cut = slice_for(book(), agent.roles, tool)
+    cut = slice_for(book(), agent.roles, tool, (), agent.agent_id)
     names, said = cut.mentions.args, cut.mentions.session
     session: dict[str, object] = {"calls": calls, "user_messages": 1}
     context = {
@@ -156,7 +158,7 @@ def test_the_short_way_answers_as_cedarpys_own(
     agent: Agent, tool: str, filler: int, calls: int, context: str
 ) -> None:
     context = context or orjson.dumps({"args": typed(tool, filler), "session": {"calls": calls}}).decode()
-    cut = slice_for(book(), agent.roles, tool).enforced
+    cut = slice_for(book(), agent.roles, tool, (), agent.agent_id).enforced
     entities = entities_for(book(), agent, tool, "irreversible")
     request = {**request_of(agent, tool, {}), "context": context}
     mine, theirs = evaluate(cut, entities, request), cedarpy.is_authorized(request, cut.parsed, entities)
@@ -191,12 +193,14 @@ def test_a_policy_that_errs_never_permits(effect: str, condition: str, first: bo
     context = {"args": {"amount": "5000"}, "calls": 1}
     entities = entities_for(policies, agent, "pay", "irreversible")
     verdict = evaluate(
-        slice_for(policies, agent.roles, "pay").enforced, entities, request_of(agent, "pay", context)
+        slice_for(policies, agent.roles, "pay", (), agent.agent_id).enforced,
+        entities,
+        request_of(agent, "pay", context),
     )
     assert not verdict.allowed
     assert verdict.error
     # The trap itself: Cedar alone answers Allow here, since it skips the policy that errs.
-    cut = slice_for(policies, agent.roles, "pay")
+    cut = slice_for(policies, agent.roles, "pay", (), agent.agent_id)
     assert cedarpy.is_authorized_batch([request_of(agent, "pay", context)], cut.enforced.parsed, entities)[
         0
     ].decision == (cedarpy.Decision.Allow)
@@ -223,7 +227,9 @@ def test_a_remembered_answer_is_of_the_same_question() -> None:
             entities = entities_for(policies, agent, tool, "read_only")
             request = request_of(agent, tool, {"args": {"n": n}})
             verdicts.append(
-                evaluate(slice_for(policies, agent.roles, tool).enforced, entities, request).allowed
+                evaluate(
+                    slice_for(policies, agent.roles, tool, (), agent.agent_id).enforced, entities, request
+                ).allowed
             )
         assert verdicts == [True, False, False, True, True]
     assert len(policies.memo) == 3  # the agents share an id: which of them it was asked about is kept beside

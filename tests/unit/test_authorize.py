@@ -5,6 +5,7 @@ import json
 from sluicegate.processors import cedar, conform
 from sluicegate.processors.control import Agent
 from sluicegate.processors.explain_policy import nearest_permit
+from sluicegate.processors.policy_files import parse_policies
 from sluicegate.processors.release import compile_release
 
 SCHEMA = {
@@ -30,7 +31,7 @@ def verdict(policies: str, args: bytes, *, agent: Agent = AGENT) -> tuple[cedar.
     tool = release.tools["pay"]
     found = conform.conform(tool.validator, tool.typer, args)
     assert isinstance(found, conform.Conformed), found
-    cut = cedar.slice_for(release.book, agent.roles, "pay")
+    cut = cedar.slice_for(release.book, agent.roles, "pay", (), agent.agent_id)
     entities = cedar.entities_for(release.book, agent, "pay", tool.tool_class)
     request = cedar.request_of(agent, "pay", {"args": found.cedar, "environment": "dev"})
     return cedar.evaluate(cut.enforced, entities, request), nearest_permit(cut, entities, request, found.args)
@@ -87,3 +88,16 @@ def test_a_number_as_text_never_reaches_a_policy() -> None:
 def test_roles_outside_the_slice_get_nothing() -> None:
     answer, near = verdict(SMALL, b'{"amount":1}', agent=Agent("b", "t", "team", ("guest",)))
     assert (answer.allowed, near) == (False, "")
+
+
+def test_a_policy_for_one_agent_is_in_its_slices_only() -> None:
+    policies = "".join(
+        f'@id("p{n}") permit (principal == Agent::"a{n}", action, resource);' for n in range(50)
+    )
+    policies += '@id("no") forbid (principal == Agent::"a1", action, resource);'
+    for agent_id, said in (("a0", (True, ["p0"])), ("a1", (False, ["no"])), ("other", (False, []))):
+        answer, _ = verdict(policies, b"{}", agent=Agent(agent_id, "t", "team", ()))
+        assert (answer.allowed, answer.policies) == said
+    book = parse_policies({"p": policies})
+    assert len(cedar.slice_for(book, (), "pay", (), "a1").policies) == 2
+    assert cedar.slice_for(book, (), "pay", (), "x") is cedar.slice_for(book, (), "pay", (), "y")

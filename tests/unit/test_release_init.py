@@ -22,6 +22,7 @@ from sluicegate.processors.first_contracts import (
     contract_of,
     from_observed,
     guess_protected,
+    modern,
     release_files,
 )
 from sluicegate.processors.openapi import from_openapi
@@ -40,6 +41,7 @@ TOOLS = [
         "inputSchema": {
             "properties": {"iban": {"type": "string"}, "totalAmount": {"type": "number"}, "note": {"type": "string"}},
             "required": ["iban", "totalAmount"],
+            "minProperties": 0,
         },
     },
 ]  # fmt: skip
@@ -206,6 +208,7 @@ def test_from_an_openapi_document(tmp_path: Path) -> None:
     assert change["inputSchema"]["required"] == ["amount", "order_id"]
     assert change["x-sluicegate"]["protected"] == {"order_id": "exact", "amount": "amount"}
     validator = jsonschema_rs.validator_for(change["inputSchema"])
+    assert not validator.is_valid({"order_id": "1", "amount": 0})  # exclusive, as OpenAPI 3.0 says it
     good = {"order_id": "1", "amount": 2, "note": None, "kind": None, "address": {"inner": {"city": "x"}}}
     assert validator.is_valid(good) and not validator.is_valid({**good, "more": 1})
     assert "no JSON object" in made["put_upload"]["description"]
@@ -318,3 +321,10 @@ def test_two_tools_of_one_name_and_none() -> None:
         release_files("r", [tool, tool])
     with pytest.raises(Terminal, match="no tool"):
         release_files("r", [])
+
+
+def test_bounds_of_older_drafts() -> None:
+    old = {"type": "integer", "minimum": 0, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False}
+    assert modern({"properties": {"minimum": old}}) == {
+        "properties": {"minimum": {"type": "integer", "exclusiveMinimum": 0, "maximum": 9}}
+    }
