@@ -113,6 +113,7 @@ RENAMED: dict[tuple[str, str], str] = {
     ("memory_facts", "value_digest"): "digest",
 }
 ONLY_IN_BYTES = {
+    ("control_facts", "kid"),
     ("genesis_facts", "log_id"),
     ("genesis_facts", "partitions"),
     ("genesis_facts", "signing"),
