@@ -114,6 +114,7 @@ RENAMED: dict[tuple[str, str], str] = {
 }
 ONLY_IN_BYTES = {
     ("control_facts", "kid"),
+    ("control_facts", "signature"),
     ("genesis_facts", "log_id"),
     ("genesis_facts", "partitions"),
     ("genesis_facts", "signing"),
