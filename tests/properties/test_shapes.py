@@ -84,7 +84,9 @@ def fitting(draw: st.DrawFn, schema: Any, root: Any, depth: int = 0) -> Any:
     if kind == "object" and "properties" in schema:
         names = [n for n in schema["properties"] if n in schema.get("required", []) or draw(st.booleans())]
         return {n: fitting(draw, schema["properties"][n], root, depth + 1) for n in names}
-    if kind == "array" and "prefixItems" not in schema and "items" in schema:
+    if "prefixItems" in schema:
+        return [draw(st.integers(0, 3)), fitting(draw, schema["items"], root, depth + 1)]
+    if kind == "array" and "items" in schema:
         return [fitting(draw, schema["items"], root, depth + 1) for _ in range(draw(st.integers(0, 2)))]
     plain = {"integer": st.integers(-3, 3), "number": st.sampled_from([1, 2.5, 3.0]), "string": TEXTS}
     return draw(plain.get(kind, VALUES))  # type: ignore[arg-type]
