@@ -5,7 +5,7 @@
     calls_cap  so many calls, those handed on further included
 
 A hand-off only narrows: each call needs a permit for the agent that asks *and* for every agent of the chain, each with
-roles within the cap (docs/decisions/0012-handoffs-only-narrow.md). Pure.
+roles within the cap (docs/decisions/0008-handoffs-only-narrow.md). Pure.
 Next: `handoff.py` (who makes such sessions), `authorize.py` (who asks for the chain), `route.py` (the budget).
 """
 

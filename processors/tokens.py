@@ -3,7 +3,7 @@
 A channel may put a JWT into `session.open`. Its signature is checked against the issuer's keys in control, its times
 against the decision's own `now`: the same token, control and time always give the same answer, so replay does too.
 The algorithm is the key's, never the token's word alone; there is no `none` and no shared secret.
-Library: PyJWT (docs/decisions/0013-tokens.md). Never fetches keys. Next: `sessions.py` (who asks).
+Library: PyJWT (docs/decisions/0009-tokens.md). Never fetches keys. Next: `sessions.py` (who asks).
 """
 
 from __future__ import annotations
