@@ -127,3 +127,37 @@ ASOF INNER JOIN (SELECT * FROM `{database}`.`ingest_batches` FINAL WHERE n > 0) 
     ON e.log_id = b.log_id AND e.src_topic = b.topic AND e.src_partition = b.partition AND e.seq >= b.first_seq
 GROUP BY b.log_id, b.topic, b.partition, b.first_seq, b.last_seq
 COMMENT 'The manifest against the whole table, which it reads: every range must have found = expected and same_hash = 1. A range without any row does not appear: compare count() with ingest_batches.';
+
+
+CREATE OR REPLACE VIEW `{database}`.`approvals` AS
+SELECT
+    tenant, agent_id, intent_id,
+    anyLast(e.session_id) AS session_id,
+    argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+    multiIf(
+        maxIf(1, e.status = 'permitted' AND e.detail = 'approved') = 1, 'approved',
+        maxIf(1, e.stage = 'review' AND e.status = 'refused') = 1, 'rejected',
+        maxIf(1, e.status = 'refused' AND e.detail = 'after approval') = 1, 'refused',
+        maxIf(1, e.status = 'expired' AND e.reason = 'approval_expired') = 1, 'expired',
+        'pending'
+    ) AS decision,
+    argMaxIf(e.approvals, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS agreed,
+    argMaxIf(e.reviewer, e.seq, e.facts_type = 'review_facts') AS last_reviewer,
+    argMaxIf(e.quorum, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS quorum,
+    argMaxIf(e.reviewers, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS reviewers,
+    argMaxIf(e.policies, e.seq, e.facts_type = 'hold_facts') AS policies,
+    minIf(e.decided_at, e.facts_type = 'hold_facts') AS held_at,
+    maxIf(e.expires_at, e.facts_type = 'hold_facts') AS expires_at,
+    maxOrNullIf(e.decided_at, (e.status = 'permitted' AND e.detail = 'approved') OR (e.stage = 'review' AND e.status = 'refused')
+        OR (e.status = 'refused' AND e.detail = 'after approval') OR (e.status = 'expired' AND e.reason = 'approval_expired')) AS settled_at,
+    dateDiff('millisecond', held_at, settled_at) / 1000 AS waited_s,
+    maxIf(1, e.edited = true) = 1 AS was_edited,
+    uniqExactIf(e.seq, e.facts_type = 'hold_facts') AS times_asked,
+    uniqExactIf(e.seq, e.stage = 'review' AND e.status = 'noted') AS void_reviews,
+    argMaxIf(e.release, e.seq, e.facts_type = 'hold_facts') AS release,
+    lower(hex(log_id)) AS log, src_partition
+FROM `{database}`.`events` AS e
+WHERE src_topic = 'outcomes' AND intent_id != ''
+GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+HAVING times_asked > 0
+COMMENT 'One row a call that people were asked about: decision pending, approved, rejected, expired, or refused when it was decided anew after they agreed; who agreed (`agreed`) and spoke last, and how long it took (waited_s, NULL while pending). void_reviews: words that changed nothing. What became of an approved call: the view `intents`.';

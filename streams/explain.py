@@ -132,7 +132,7 @@ def tell(
     for event in events:
         h = event.header
         place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
-        content = _content(event, opener)
+        content = content_of(event, opener)
         step = Step(
             h.seq, event.offset, _iso(h.decided_at), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
             h.reason, h.policies, input=place, event=h.event_id.hex(), release=h.release,
@@ -155,19 +155,19 @@ def tell(
 def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
     if opened is None or not isinstance(opened.facts, r.SessionFacts):
         return
-    facts, content = opened.facts, _content(opened, opener)
+    facts, content = opened.facts, content_of(opened, opener)
     story.session = {
         "opened_at": _iso(opened.header.decided_at), "on_behalf_of": facts.on_behalf_of, "origin": facts.origin,
         "subject": opened.header.subject,
     }  # fmt: skip
-    record = content if isinstance(content, str) else _record(content)
+    record = content if isinstance(content, str) else record_in(content)
     if isinstance(record, str):
         story.session["goal"] = record
     elif isinstance(record, r.Message | r.Intent):
         story.session["goal"] = record.goal
 
 
-def _content(event: LedgerEvent, opener: Opener) -> bytes | str | None:
+def content_of(event: LedgerEvent, opener: Opener) -> bytes | str | None:
     """The plain bytes, ERASED, or None when there is no content."""
     if event.sealed is None:
         return None
@@ -178,7 +178,7 @@ def _content(event: LedgerEvent, opener: Opener) -> bytes | str | None:
     return ERASED if value is None else value
 
 
-def _record(value: bytes | None) -> object:
+def record_in(value: bytes | None) -> object:
     """The record in an input's bytes, signed or not; None when there is none."""
     try:
         record = codec.decode(value or b"")
@@ -215,7 +215,7 @@ def _input(story: Story, step: Step, content: bytes | str | None) -> None:
         if step.stage == "route" and not story.arguments:
             story.arguments = content
         return
-    match _record(content):
+    match record_in(content):
         case r.Intent() as asked if step.status != lifecycle.ATTACHED:
             story.arguments, story.goal = asked.arguments.decode("utf-8", "replace"), asked.goal
         case r.Review() as review:

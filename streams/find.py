@@ -1,4 +1,5 @@
-"""Find the ledger records of one intent: by ClickHouse's index where it answers, else by reading the partition.
+"""Find the ledger records of an intent or a session: by ClickHouse's index where it answers, else by reading the
+partition.
 
 What is returned always comes from Kafka: ClickHouse only says where to look, and what its sink has not reached is read
 here. Never writes. Next: `explain.py`.
@@ -21,14 +22,21 @@ from sluicegate.streams.scan import places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 _OFFSETS = """
-SELECT DISTINCT src_partition, src_offset FROM `{database}`.events
-WHERE src_topic = 'outcomes' AND intent_id = {{intent:String}} ORDER BY src_partition, src_offset
+SELECT DISTINCT src_partition, src_offset FROM `{{database}}`.events
+WHERE src_topic = 'outcomes' AND {column} = {{{{name:String}}}} ORDER BY src_partition, src_offset
 """
+_BY_INTENT, _BY_SESSION = _OFFSETS.format(column="intent_id"), _OFFSETS.format(column="session_id")
 _UNTIL = "SELECT src_partition, toInt64(max(src_offset)) FROM `{database}`.events WHERE src_topic = 'outcomes' GROUP BY 1"
 _OPENED = """
 SELECT src_offset FROM `{database}`.events
 WHERE src_topic = 'outcomes' AND src_partition = {{partition:UInt32}} AND event_id = unhex({{event:String}}) LIMIT 1
 """
+
+
+MAX_EVENTS = 400
+"""Of a session, read one by one where ClickHouse named them, a few milliseconds each: the middle of a longer one is
+left out."""
+FIRST_EVENTS = 20
 
 
 @dataclass(slots=True)
@@ -47,6 +55,12 @@ def decode(partition: int, offset: int, value: bytes) -> LedgerEvent:
     outcome = codec.decode_as(r.Outcome, value)
     header = codec.decode_as(r.Header, outcome.header)
     return LedgerEvent(partition, offset, header, codec.decode(outcome.facts), outcome.content)
+
+
+def _ends(offsets: list[int]) -> list[int]:
+    if len(offsets) <= MAX_EVENTS:
+        return offsets
+    return [*offsets[:FIRST_EVENTS], *offsets[FIRST_EVENTS - MAX_EVENTS :]]
 
 
 class Finder:
@@ -70,20 +84,30 @@ class Finder:
 
     async def intent(self, intent_id: str, agent: str = "") -> list[LedgerEvent]:
         """Every record that names the intent, in ledger order, partition by partition."""
+        found = await self._naming(_BY_INTENT, intent_id, agent)
+        return [e for e in found if e.header.intent_id == intent_id and agent in ("", e.header.agent_id)]
+
+    async def session(self, session_id: str, agent: str) -> list[LedgerEvent]:
+        """The records of one session, in ledger order: about `MAX_EVENTS` at most where ClickHouse names them."""
+        found = await self._naming(_BY_SESSION, session_id, agent)
+        return [e for e in found if (e.header.session_id, e.header.agent_id) == (session_id, agent)]
+
+    async def _naming(self, query: str, name: str, agent: str) -> list[LedgerEvent]:
         count = await topics.partitions_of(self._settings)
         wanted = [partition_of(agent, count)] if agent else list(range(count))
-        known, until = await self._places(intent_id)
-        needle, found = intent_id.encode(), []
+        known, until = await self._places(query, name)
+        needle, found = name.encode(), []
         for stretch in await stretches(self._consumer, places(self._settings.env, "outcomes", wanted)):
             index = stretch.place.partition
-            for offset in known.get(index, []):
+            offsets = known.get(index, [])
+            for offset in _ends(offsets) if query is _BY_SESSION else offsets:
                 record = await read_one(self._consumer, stretch.place, offset)
                 if record is not None:
                     found.append(decode(index, offset, record.value))
             start = max(stretch.begin, until.get(index, -1) + 1)
             async for batch in scan(self._consumer, stretch.place, start, stretch.end):
                 found += [decode(index, b.offset, b.value) for b in batch if needle in b.value]
-        return [e for e in found if e.header.intent_id == intent_id and agent in ("", e.header.agent_id)]
+        return found
 
     async def event(self, partition: int, event_id: bytes, before: int) -> LedgerEvent | None:
         """The record of an event id, which stands before an offset."""
@@ -101,10 +125,10 @@ class Finder:
                         return event
         return None
 
-    async def _places(self, intent_id: str) -> tuple[dict[int, list[int]], dict[int, int]]:
+    async def _places(self, query: str, name: str) -> tuple[dict[int, list[int]], dict[int, int]]:
         """Offsets by partition that ClickHouse knows, and up to where it knows everything."""
         until = await self._query(_UNTIL, {})
-        rows = await self._query(_OFFSETS, {"intent": intent_id}) if until else None
+        rows = await self._query(query, {"name": name}) if until else None
         if not until or rows is None:
             return {}, {}
         self.source = "clickhouse, kafka"

@@ -18,6 +18,7 @@ from sluicegate.sinks.ranges import Collector, Range
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
 
+from tests.driver import AGENT, LOG_ID, Driver
 from tests.ledger_records import Ledger, PlainOpener, log_id
 
 DAY_US = 24 * 3600 * 1_000_000
@@ -325,6 +326,50 @@ class ClickHouseContract:
             "SELECT hop, n, p50_ms, p99_ms FROM {d}.latency_quantiles WHERE tool = 'tool-1' ORDER BY hop"
         )
         assert ("finish", 1, 20.0, 20.0) in self.rows(sink, database, quantiles)
+
+    def test_the_view_of_approvals_is_what_became_of_held_calls(self, sink: Any, database: str) -> None:
+        d = Driver()
+        d.open_session()
+        held = {name: d.call("desk.wire", {"value": name}) for name in ("yes", "no", "late", "open", "edit")}
+        d.call("desk.pay", {"value": "never held"})
+        for person in ("person-2", "person-3"):
+            d.review(held["yes"], person=person)
+        d.review(held["yes"], person="person-4")  # late
+        d.review(held["no"], "reject", person="person-3")
+        edited = d.review(held["edit"], arguments=b'{"value":"less"}')
+        d.review(held["edit"], person="person-3")  # of what it was
+        d.review(edited, person="person-3")
+        d.now += 4 * 3_600_000_000
+        still = d.call("desk.ask", {"value": "open"})
+        while d.tick(10_000_000).outcomes:
+            pass
+        d.control_event("agent.suspended", agent_id=AGENT)
+        d.review(still)
+        collector = Collector(LOG_ID, "outcomes", 0)
+        for offset, value in d.records:
+            collector.add(Record("outcomes", 0, offset, value), 0.0)
+        frozen = collector.take(float("inf"))
+        assert frozen is not None
+        for _ in range(2):  # the same rows again are no other rows
+            Sink(lambda: sink, database, None).write(frozen, True)
+        names = {held[n].outcomes[0].origin.intent_id: n for n in held}
+        names[still.outcomes[0].origin.intent_id] = "still"
+        query = "SELECT intent_id, decision, agreed, last_reviewer, was_edited, times_asked, void_reviews, round(waited_s) FROM {d}.approvals"
+        found = {names[row[0]]: row[1:] for row in self.rows(sink, database, query)}
+        both = ["person-2", "person-3"]
+        assert {name: row[:6] for name, row in found.items()} == {
+            "yes": ("approved", both, "person-3", 0, 1, 1),
+            "no": ("rejected", [], "person-3", 0, 1, 0),
+            "edit": ("approved", both, "person-3", 1, 1, 1),
+            "late": ("expired", [], "", 0, 1, 0),
+            "open": ("expired", [], "", 0, 1, 0),
+            "still": ("refused", ["person-2"], "person-2", 0, 1, 0),
+        }
+        assert found["yes"][6] == 0 and 4 * 3_600 <= found["late"][6] < 5 * 3_600
+        query = (
+            "SELECT tool, quorum, reviewers, policies FROM {d}.approvals WHERE decision = 'expired' LIMIT 1"
+        )
+        assert self.rows(sink, database, query) == [("desk.wire", 2, ["desk", "treasury"], ["desk-wire"])]
 
     def test_contents_can_be_read(self, sink: Any, database: str) -> None:
         ledger = Ledger()
