@@ -103,8 +103,23 @@ def _tail(o: Origin) -> bytes:
     )  # fmt: skip
 
 
-def _id16(value: bytes) -> bytes:
-    return value
+@lru_cache(maxsize=64)  # one a partition
+def _start(log_id: bytes, partition: int) -> bytes:
+    return _PREFIX + _L(HEADER_VERSION) + log_id + _L(partition)
+
+
+@lru_cache(maxsize=1_024)  # what may be said of an input: some 200 combinations
+def _said(stage: str, status: str, reason: str) -> bytes:
+    return _S(stage) + _S(status) + _S(reason)
+
+
+@lru_cache(maxsize=4_096)  # sets of policies or labels, x about 300 bytes = 1.2 MB
+def _strings(items: tuple[str, ...]) -> bytes:
+    return codec.encode_array(list(items), _S)
+
+
+def _ids(items: list[bytes]) -> bytes:
+    return b"\x02" + items[0] + b"\x00" if len(items) == 1 else codec.encode_array(items, bytes)
 
 
 def seal(
@@ -132,10 +147,10 @@ def seal(
         tail = origin.tail = _tail(origin)
     header = b"".join(
         (
-            _PREFIX, _L(HEADER_VERSION), log_id, _L(partition), _L(seq), outcome.event_id,
-            _C(outcome.stage), _C(outcome.status), _C(outcome.reason),
-            codec.encode_array(outcome.policies, _C), codec.encode_array(outcome.caused_by, _id16),
-            codec.encode_array(outcome.labels, _C), facts_hash, commitment, prev_hash, tail,
+            _start(log_id, partition), _L(seq), outcome.event_id,
+            _said(outcome.stage, outcome.status, outcome.reason),
+            _strings(tuple(outcome.policies)) if outcome.policies else b"\x00", _ids(outcome.caused_by),
+            _strings(tuple(outcome.labels)) if outcome.labels else b"\x00", facts_hash, commitment, prev_hash, tail,
         )
     )  # fmt: skip
     value = b"".join((_OUTCOME_PREFIX, _L(len(header)), header, _L(len(facts)), facts, content))

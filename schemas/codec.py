@@ -104,7 +104,7 @@ def _expression(avro_type: object, value: str, fixed: dict[str, int]) -> str:
         kind = avro_type["type"]
         if kind == "array":
             item = _expression(avro_type["items"], "x", fixed)
-            return f"array({value}, lambda x: {item})"
+            return f"(array({value}, lambda x: {item}) if {value} else b'\\x00')"  # most are empty
         if kind == "fixed":
             fixed[avro_type["name"].rsplit(".", 1)[-1]] = avro_type["size"]
             return f"fixed({value}, {avro_type['size']})"
