@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import sys
 
 from sluicegate.processors import cells, derail, labels, lifecycle
 from sluicegate.processors.delegation import join_names
@@ -170,8 +171,10 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     )
     name = session_key(o.agent_id, o.session_id)
     if outcome.status == "opened":
+        # Interned: thousands of sessions name the same agents and people.
+        agent, subject, person = (sys.intern(text) for text in (o.agent_id, o.subject, facts.on_behalf_of))
         opened = state.sessions[name] = Session(
-            o.agent_id, o.session_id, o.subject, facts.on_behalf_of, facts.origin, o.decided_at, o.decided_at,
+            agent, o.session_id, subject, person, sys.intern(facts.origin), o.decided_at, o.decided_at,
             opened_by=outcome.event_id, verified=int(facts.verified),
         )  # fmt: skip
         if facts.origin == "channel":

@@ -34,7 +34,9 @@ def _root() -> None:
     """Keeps commands a level below the name, however many there are."""
 
 
-for _module in sorted(m.name for m in pkgutil.iter_modules(commands.__path__)):
+# A role runs for weeks: it does without the other commands and what they import, 10 MB.
+_role = sys.argv[1:2] == ["worker"]
+for _module in ["worker"] if _role else sorted(m.name for m in pkgutil.iter_modules(commands.__path__)):
     _loaded = importlib.import_module(f"sluicegate.streams.commands.{_module}")
     if hasattr(_loaded, "register"):
         _loaded.register(app)

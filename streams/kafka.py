@@ -45,6 +45,7 @@ MAX_REQUEST_BYTES = 1024 * 1024
 # How long a dead process keeps its partitions; the shortest that a broker allows by default.
 SESSION_TIMEOUT_MS = 6_000
 HEARTBEAT_MS = 1_000
+FETCH_BYTES = 1024 * 1024  # of one partition, at a time; a larger record comes alone
 FETCH_WAIT_MS = 500  # how long the broker holds a fetch when there is nothing to read
 
 _LOGIN_REFUSED = (AuthenticationFailedError, SaslAuthenticationFailed, UnsupportedSaslMechanismError)
@@ -139,6 +140,7 @@ def consumer(
     session_timeout_ms: int = SESSION_TIMEOUT_MS,
     heartbeat_ms: int = HEARTBEAT_MS,
     fetch_wait_ms: int = FETCH_WAIT_MS,
+    fetch_bytes: int = FETCH_BYTES,
 ) -> AIOKafkaConsumer:
     """A consumer of bytes that sees committed records only and never commits on its own.
 
@@ -158,6 +160,7 @@ def consumer(
         session_timeout_ms=session_timeout_ms,
         heartbeat_interval_ms=heartbeat_ms,
         fetch_max_wait_ms=fetch_wait_ms,
+        max_partition_fetch_bytes=fetch_bytes,
     )
 
 
