@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import sys
+from functools import lru_cache
 
 from sluicegate.processors import cells, derail, labels, lifecycle
 from sluicegate.processors.delegation import join_names
@@ -155,6 +155,12 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
     return state
 
 
+@lru_cache(4_096)
+def _shared(text: str) -> str:
+    """An equal text, one object for all: thousands of sessions name the same agents and people."""
+    return text
+
+
 def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     o, facts = outcome.origin, outcome.facts
     assert isinstance(facts, SessionFacts)
@@ -171,10 +177,9 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     )
     name = session_key(o.agent_id, o.session_id)
     if outcome.status == "opened":
-        # Interned: thousands of sessions name the same agents and people.
-        agent, subject, person = (sys.intern(text) for text in (o.agent_id, o.subject, facts.on_behalf_of))
+        agent, subject, person = (_shared(text) for text in (o.agent_id, o.subject, facts.on_behalf_of))
         opened = state.sessions[name] = Session(
-            agent, o.session_id, subject, person, sys.intern(facts.origin), o.decided_at, o.decided_at,
+            agent, o.session_id, subject, person, _shared(facts.origin), o.decided_at, o.decided_at,
             opened_by=outcome.event_id, verified=int(facts.verified),
         )  # fmt: skip
         if facts.origin == "channel":
