@@ -48,7 +48,7 @@ def _gather(work: Work, library: Library, sources: tuple[Source, ...], release: 
             words = library.put(place, work.source.contents[place])
         if not work.decision.needs:  # in their order, or not at all
             choir.add(Heard(source.origin, source.event_id, words, _ranks(release, source)))
-            library.gathered()
+            library.gathered(words)
     return choir
 
 

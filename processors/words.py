@@ -53,13 +53,11 @@ class Words:
     """What one input says. Numbers, dates and compact forms are found when first asked for: most calls never do.
 
     Attributes:
-        raw: the input itself, for who looks at more than words (`recall.py`).
         whole: a normalised leaf -> the paths it stands at.
         texts: (path, normalised text) of leaves that have more than letters and digits, or are a person's message.
     """
 
     size_bytes: int
-    raw: bytes = b""
     whole: dict[str, Paths] = field(default_factory=dict)
     texts: list[tuple[str, str]] = field(default_factory=list)
     _numbers: dict[str, Paths] | None = None
@@ -160,7 +158,7 @@ def dates_in(text: str) -> set[str]:
 
 def words_of(value: bytes) -> Words:
     """The words of one input: a channel's message, or the result in a receipt. Others say nothing."""
-    words = Words(len(value), value)
+    words = Words(len(value))
     try:
         record = codec.decode(value)
         if isinstance(record, Envelope):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sluicegate.processors.inputs import Input, Tick
-from sluicegate.processors.library import ENTRY_BYTES, Library
+from sluicegate.processors.library import ENTRY_BYTES, MAX_CHOIR_BYTES, Library
 from sluicegate.processors.outcomes import Decision
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -15,13 +15,12 @@ def message(text: str) -> bytes:
     return codec.encode(r.Message("m", "a", "s", "session.user_said", 0, text=text))
 
 
-def test_words_are_prepared_when_first_asked() -> None:
+def test_bytes_are_kept_and_words_made_of_them() -> None:
     library = Library()
     library.remember(Input("messages", 0, 7, message("hello bob")), Decision())
     assert library.raw(("messages", 7)) == message("hello bob")
     words = library.get(("messages", 7))
     assert words is not None and words.texts == [("$", "hello bob")]
-    assert library.get(("messages", 7)) is words
     assert library.raw(("messages", 7)) == message("hello bob")
 
 
@@ -34,6 +33,18 @@ def test_it_is_bounded_and_the_unused_leave_first() -> None:
     assert [library.get(("messages", n)) is not None for n in range(4)] == [True, False, True, True]
     library.put(("messages", 4), message("a" * 100_000))  # one that is larger than the bound is kept alone
     assert len(library) == 1
+
+
+def test_what_sessions_heard_is_bounded_by_bytes() -> None:
+    library = Library()
+    choir = library.choir("a", "s", b"1", "r")
+    words = library.put(("messages", 0), message("a" * 100_000))
+    assert library.choir("a", "s", b"1", "r") is choir
+    assert library.choir("a", "s", b"2", "r") is not choir  # another session of that name
+    choir = library.choir("a", "s", b"2", "r")
+    for _ in range(MAX_CHOIR_BYTES // 100_000 + 1):
+        library.gathered(words)
+    assert library.choir("a", "s", b"2", "r") is not choir
 
 
 def test_what_is_gone_or_dropped_is_not_remembered() -> None:
