@@ -52,7 +52,7 @@ def ask(work: Work, hold: Hold, expires_at: int, stage: str = "authorize") -> No
     facts = HoldFacts(
         work.action_digest, tool.tool_class, tool.executor_kind, expires_at, tool.timeout_ms, hold.quorum,
         list(hold.reviewers), release.digest, g.grounded_arguments, g.grounded_from, g.grounded_labels,
-        g.grounded_events, g.grounded_paths, g.observed, g.redacted,
+        g.grounded_events, g.grounded_paths, g.observed, g.redacted, tool.name,
     )  # fmt: skip
     policies = sorted({*work.policies, *hold.policies})
     content = shown(conformed.canonical, hold.why)

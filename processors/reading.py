@@ -21,7 +21,10 @@ INTENT = codec.schema_of(r.IntentFacts).prefix
 PLAN = codec.schema_of(r.PlanFacts).prefix
 INTENTS = {INTENT, *(s.prefix for name, s in codec.OLD.items() if name.startswith("intent_facts."))}
 PLANS = {PLAN, *(s.prefix for name, s in codec.OLD.items() if name.startswith("plan_facts."))}
-HOLD = codec.schema_of(r.HoldFacts).prefix
+HOLDS = {
+    codec.schema_of(r.HoldFacts).prefix,
+    *(s.prefix for name, s in codec.OLD.items() if name.startswith("hold_facts.")),
+}
 REVIEW = codec.schema_of(r.ReviewFacts).prefix
 CLAIM = codec.schema_of(r.ClaimFacts).prefix
 RESULT = codec.schema_of(r.ResultFacts).prefix

@@ -145,7 +145,7 @@ class Lives:
 
     def _ask(self, life: Life, rest: Rest, facts: bytes, kind: bytes) -> None:
         """People are asked, or one of them agreed."""
-        if kind == reading.HOLD:
+        if kind in reading.HOLDS:
             life.tool_class, life.quorum = reading.hold_facts(facts)
             life.agreed = 0
         elif kind == reading.REVIEW:

@@ -95,6 +95,7 @@ class HoldFacts:
     grounded_paths: list[str] = field(default_factory=list)
     observed: list[str] = field(default_factory=list)
     redacted: list[str] = field(default_factory=list)
+    tool: str = ""
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic("dispatches", True, 7 * DAY_MS, ("pipeline",), ("executor", "auditor")),
     Topic("replies", True, DAY_MS, ("pipeline",), ("agent", "channel", "person", "gateway", "auditor")),
-    Topic("outcomes", True, -1, ("pipeline",), ("pipeline", "projector", "auditor", "operator")),
+    Topic("outcomes", True, -1, ("pipeline",), ("pipeline", "projector", "auditor", "operator", "monitor")),
     Topic(
         "control",
         False,

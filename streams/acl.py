@@ -34,6 +34,7 @@ _OWN: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     # Faust: its group and the topic by which it elects a leader. The ledger's group and inputs: to measure the lag.
     "monitor": (
         (GROUP, "sluicegate.{env}.monitor", LITERAL, READ),
+        (GROUP, "sluicegate.{env}.notify", LITERAL, READ),
         (GROUP, "sluicegate.{env}.ledger", LITERAL, DESCRIBE),
         *((TOPIC, "sluicegate.{env}.monitor-", PREFIXED, right) for right in (CREATE, READ, WRITE)),
         *((TOPIC, f"{{env}}.{name}", LITERAL, DESCRIBE) for name in INPUTS),

@@ -1,7 +1,8 @@
 """The monitor: Faust's own strengths, at low rates.
 
 An agent reacts to dead letters (it counts and logs them: an alarm a person can read), and a timer that runs on the
-leader only measures how far inputs and ClickHouse trail the ledger. It only watches and proposes; it never decides
+leader only measures how far inputs and ClickHouse trail the ledger. A webhook, where one is set, is told of held calls
+(`notify.py`). It only watches and proposes; it never decides
 and never writes the ledger. Nothing escapes an agent's body: Faust would acknowledge the event all the same.
 Next: `app.py`.
 """
@@ -16,12 +17,16 @@ from pathlib import Path
 import faust
 import mode
 from aiokafka import TopicPartition
+from sluicegate.executors.egress import Egress
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import DeadLetter
 from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.notify import Notifier
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.webhook import Webhook, WebhookSettings
 
 MEASURE_EVERY_S = 5.0
 
@@ -83,10 +88,35 @@ class MonitorService(mode.Service):
             await consumer.stop()
 
 
+class NotifyService(mode.Service):
+    """Tells the webhook of held calls, where one is set."""
+
+    def __init__(self, settings: Settings, webhook: WebhookSettings, gauges: dict[str, float]) -> None:
+        super().__init__()
+        self._settings, self._webhook, self._gauges = settings, webhook, gauges
+        self._notifier: Notifier | None = None
+
+    @mode.Service.task
+    async def _notify(self) -> None:
+        """Beside everything else: the ledger never waits for it."""
+        keys = Keys(self._settings.home) if self._webhook.content else None
+        webhook = Webhook(self._webhook, Egress.from_env())
+        self._notifier = Notifier(self._settings, webhook, keys.open if keys else None)
+        await self._notifier.run()
+
+    @mode.Service.timer(1.0)
+    async def _count(self) -> None:
+        if self._notifier is not None:
+            self._gauges.update(self._notifier.metrics())
+
+
 def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -> MonitorService:
     """Give the app its agent and its leader timer."""
     service = MonitorService(settings, announce, port)
     app.service(service)  # type: ignore[arg-type]  # an instance serves as well as a class
+    webhook = WebhookSettings.from_env(os.environ)
+    if webhook is not None:
+        app.service(NotifyService(settings, webhook, service.gauges))  # type: ignore[arg-type]
     topic = app.topic(full_name(settings.env, "dead-letters"), value_serializer="raw", key_serializer="raw")
 
     @app.agent(topic, concurrency=1)
