@@ -99,6 +99,8 @@ class Gate:
     replies: list[tuple[int, Reply]] = field(default_factory=list)
     events: list[tuple[int, Event]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    seen: set[bytes] = field(default_factory=set)
+    """Ids of `events`."""
     wrap: Callable[[bytes, str], bytes] = lambda value, topic: value
     """What happens to a record's bytes before they are sent: nothing, or a signature."""
     _producer: AIOKafkaProducer | None = None
@@ -130,6 +132,9 @@ class Gate:
             return bool(found)
 
         await until(there, f"a reply about `{ident}`")
+        # What it follows from is committed with it, and may be read a moment later.
+        told = found[0][1].event_id
+        await until(lambda: told in self.seen, f"the outcome of `{ident}`")
         return found[0]
 
     async def open_session(self, agent: str = AGENT, session: str = SESSION) -> None:
@@ -203,7 +208,9 @@ class Gate:
 
     def _take(self, place: TopicPartition, offset: int, value: bytes) -> None:
         if place.topic.endswith(".outcomes"):
-            self.events.append((place.partition, read(Record(offset, value))))
+            event = read(Record(offset, value))
+            self.events.append((place.partition, event))
+            self.seen.add(event.header.event_id)
         elif place.topic.endswith(".replies"):
             self.replies.append((place.partition, codec.decode_as(Reply, value)))
         else:
