@@ -165,12 +165,15 @@ def refusal_of(
     return in_session(gate, body)
 
 
-def approve(gate: Gate, intent_id: str, verdict: str = "approve") -> Decision:
+def approve(
+    gate: Gate, intent_id: str, verdict: str = "approve", *, person: str = PERSON, edit: bytes | None = None
+) -> Decision:
     """A person's word on a held intent."""
     entry = gate.driver.state.intents[intent_key(gate.driver.control.agents[AGENT].tenant, AGENT, intent_id)]
     assert isinstance(entry, OpenIntent)
     review = Review(
-        "r-1", AGENT, intent_id, verdict, entry.action_digest, PERSON, gate.driver.now, release=entry.hold_release
+        "r-1", AGENT, intent_id, verdict, entry.action_digest, person, gate.driver.now, release=entry.hold_release,
+        arguments=edit,
     )  # fmt: skip
     return gate.driver.feed("reviews", review)
 

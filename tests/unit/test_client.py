@@ -126,6 +126,38 @@ def test_held_then_approved() -> None:
     assert in_session(gate, body) == {"ok": True}
 
 
+def test_the_end_of_a_held_call_is_told_after_its_session_was_closed() -> None:
+    """Two people, one of whom changes the arguments; the agent that asked is gone, another process of it asks."""
+    gate = Gate()
+    ran: list[bytes] = []
+
+    def execute(d: Driver, work: Dispatch) -> Decision:
+        ran.append(work.arguments)
+        return d.finish(work)
+
+    gate.execute = execute
+
+    async def ask(agent: AgentClient, session: Session) -> Held:
+        held = await session.call_tool("desk.wire", {"value": "1000"}, timeout_s=LONG_S)
+        assert isinstance(held, Held)
+        return held
+
+    held = in_session(gate, ask)
+    assert gate.driver.state.sessions == {}
+
+    async def later() -> tuple[object, object]:
+        gate.after(approve(gate, held.intent_id))
+        gate.after(approve(gate, held.intent_id, person="person-3", edit=b'{"value":"10"}'))
+        async with client(gate) as agent:
+            between = await agent.result(held.intent_id, SHORT_S)
+            gate.after(approve(gate, held.intent_id))
+            return between, await agent.result(held.intent_id, LONG_S)
+
+    between, end = run(later())
+    assert isinstance(between, Held) and "a person changed the arguments" in between.why
+    assert end == {"ok": True} and ran == [b'{"value":"10"}']
+
+
 def test_held_then_rejected() -> None:
     gate = Gate()
 
