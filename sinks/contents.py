@@ -16,14 +16,6 @@ from sluicegate.sinks import avro
 _PREFIX = codec.PREFIX_BYTES
 
 
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _hex(value: bytes) -> str:
-    return value.hex()
-
-
 def _json(value: bytes) -> object:
     """As it is when it is JSON, else in hex."""
     try:
@@ -33,33 +25,33 @@ def _json(value: bytes) -> object:
     return orjson.Fragment(value)
 
 
-def _plain(value: object) -> object:
-    return value
-
-
-def _kind(name: str, avro_type: object) -> Callable[[Any], object]:
+def _source(name: str, avro_type: object) -> str:
+    """The source of what a field becomes."""
+    field = f"f_{name}"
     if isinstance(avro_type, list):  # only ["null", T] is used
-        inner = _kind(name, avro_type[1])
-        return lambda value: None if value is None else inner(value)
+        return f"None if {field} is None else {_source(name, avro_type[1])}"
     if avro_type == "string":
-        return _text
+        return f"{field}.decode('utf-8', 'replace')"
     if avro_type == "bytes":
-        return _json if name in ("arguments", "result") else _hex
+        return f"json({field})" if name in ("arguments", "result") else f"{field}.hex()"
     if isinstance(avro_type, dict) and avro_type["type"] == "array":
-        return lambda values: [_text(value) for value in values]
+        return f"[item.decode('utf-8', 'replace') for item in {field}]"
     if isinstance(avro_type, dict) and avro_type["type"] == "fixed":
-        return _hex
-    return _plain
+        return f"{field}.hex()"
+    return field
 
 
-def _fields(name: str) -> tuple[tuple[str, Callable[[Any], object]], ...]:
-    fields = cast(list[dict[str, object]], codec.SCHEMAS[name].parsed["fields"])
-    return tuple((cast(str, f["name"]), _kind(cast(str, f["name"]), f["type"])) for f in fields)
+def _reader(name: str) -> Callable[[bytes], dict[str, object]]:
+    fields = cast(list[dict[str, Any]], codec.SCHEMAS[name].parsed["fields"])
+    values = ", ".join(f"{f['name']!r}: {_source(f['name'], f['type'])}" for f in fields)
+    return cast(
+        Callable[[bytes], dict[str, object]], avro.compile_reader(name, returns=f"{{{values}}}", json=_json)
+    )
 
 
 # What an input can be; the first outcome of an input carries its bytes.
 _READERS = {
-    codec.SCHEMAS[name].prefix: (name, avro.compile_reader(name), _fields(name))
+    codec.SCHEMAS[name].prefix: (name.encode(), _reader(name))
     for name in ("intent", "message", "review", "receipt")
 }
 _ENVELOPE = codec.SCHEMAS["envelope"].prefix
@@ -67,20 +59,19 @@ _read_envelope = avro.compile_reader("envelope")
 _PAYLOAD, _KID = (codec.field_names(codec.SCHEMAS["envelope"].cls).index(name) for name in ("payload", "kid"))
 
 
-def readable(plain: bytes) -> tuple[str, bytes]:
+def readable(plain: bytes) -> tuple[bytes, bytes]:
     """Which record it is, or nothing for a text, and the content in words."""
     signed: dict[str, object] = {}
     try:
         if plain[:_PREFIX] == _ENVELOPE:
             envelope = _read_envelope(plain)
-            signed = {"signed_by": _text(cast(bytes, envelope[_KID]))}
+            signed = {"signed_by": cast(bytes, envelope[_KID]).decode("utf-8", "replace")}
             plain = cast(bytes, envelope[_PAYLOAD])
         found = _READERS.get(plain[:_PREFIX])
         if found is not None:
-            name, read, fields = found
-            values = {field: kind(value) for (field, kind), value in zip(fields, read(plain), strict=True)}
-            return name, orjson.dumps({**values, **signed})
+            name, read = found
+            return name, orjson.dumps(read(plain) | signed if signed else read(plain))
         plain.decode()
     except (IndexError, ValueError):
-        return "", plain.hex().encode()
-    return "", plain
+        return b"", plain.hex().encode()
+    return b"", plain

@@ -200,7 +200,7 @@ class ClickHouseContract:
         first = ledger.many(8)
         writer.write(one_range(first), True)
         second = one_range(ledger.many(8), next_seq=8)
-        writer._put(tables.EVENTS, "seq", second.columns[:-1], second, True)  # killed before the manifest
+        writer._put_events(second, True)  # killed before the manifest
         at = writer.position(log_id(), "outcomes", 0)
         assert (at.last_seq, at.last_offset, at.rows_until) == (7, first[-1].offset, 15)
         assert writer.position(log_id("b"), "outcomes", 0).last_offset == -1

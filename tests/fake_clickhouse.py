@@ -9,15 +9,20 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from sluicegate.sinks import clickhouse
+from clickhouse_connect.driver.buffer import ResponseBuffer
+from clickhouse_connect.driver.query import QueryContext
+from clickhouse_connect.driver.transform import NativeTransform
+from sluicegate.sinks import clickhouse, native, tables
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
 
 from tests.ledger_records import PlainOpener
 
 LIMIT_S = 20.0
+TYPES = {table.name: dict(zip(table.names, table.types, strict=True)) for table in tables.TABLES}
 
 
 class Killed(BaseException):
@@ -37,15 +42,31 @@ class FakeClickHouse:
         self.fault: Callable[[str], None] = lambda point: None
         self.settings: list[dict[str, Any]] = []
 
-    def insert(self, table: str, data: Sequence[Sequence[object]], **kwargs: Any) -> None:
+    def raw_insert(
+        self,
+        table: str,
+        *,
+        column_names: Sequence[str],
+        insert_block: memoryview,
+        settings: dict[str, str],
+        fmt: str,
+    ) -> None:
+        assert fmt == "Native"
+        table = table.split("`")[3]
+        assert list(column_names) == list(TYPES[table])
         self.fault(f"before {table}")
-        token = kwargs["settings"]["insert_deduplication_token"]
-        self.settings.append(kwargs["settings"])
+        token = settings["insert_deduplication_token"]
+        self.settings.append(settings)
         if token not in self.tokens:
             self.tokens.add(token)
             self.fault(f"half {table}")
-            names = kwargs["column_names"]
-            rows = [dict(zip(names, values, strict=True)) for values in zip(*data, strict=True)]
+            columns, kinds = read_block(bytes(insert_block)), TYPES[table]
+            assert columns.keys() <= kinds.keys()
+            zeros = {name: native.column(kind).zero for name, kind in kinds.items()}  # as ClickHouse fills in
+            rows = [
+                zeros | dict(zip(columns, values, strict=True))
+                for values in zip(*columns.values(), strict=True)
+            ]
             self.tables.setdefault(table, []).extend(rows)
         self.fault(f"after {table}")
 
@@ -71,6 +92,14 @@ class FakeClickHouse:
     def counted(self, table: str = "events") -> Counter[tuple[bytes, int, int]]:
         """How often each row is there."""
         return Counter((r["log_id"], r["src_partition"], r["seq"]) for r in self.tables.get(table, []))
+
+
+def read_block(block: bytes) -> dict[str, Sequence[Any]]:
+    """The columns of a Native block, as clickhouse-connect reads them: strings are bytes, times microseconds."""
+    source = SimpleNamespace(gen=iter([block]), close=lambda: None)
+    context = QueryContext(query_formats={"*String": "bytes", "DateTime64": "int"}, column_oriented=True)
+    found = NativeTransform().parse_response(ResponseBuffer(source), context)
+    return dict(zip(found.column_names, found.result_columns, strict=True))
 
 
 class _Answer:

@@ -373,9 +373,9 @@ def test_clickhouse_killed_around_an_insert(tmp_path: Path, table: str) -> None:
             self._client = server.connect("sink")
             self.query = self._client.query
 
-        def insert(self, into: str, *args: Any, **kwargs: Any) -> None:
-            self._client.insert(into, *args, **kwargs)
-            if into == table:
+        def raw_insert(self, into: str, **more: Any) -> None:
+            self._client.raw_insert(into, **more)
+            if into.endswith(f"`{table}`"):
                 server.kill()
                 raise Killed
 

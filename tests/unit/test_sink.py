@@ -8,15 +8,17 @@ import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Terminal
-from sluicegate.sinks import clickhouse, contents, ranges, rows, tables, writer
+from sluicegate.sinks import clickhouse, contents, facts, native, ranges, rows, tables, writer
+from sluicegate.sinks.block import TYPES, Block
 from sluicegate.sinks.ranges import Collector, Frozen, Range
 from sluicegate.sinks.rows import Record
 
-from tests.fake_clickhouse import Down, FakeClickHouse, FakePartition, Killed, Run
+from tests.fake_clickhouse import Down, FakeClickHouse, FakePartition, Killed, Run, read_block
 from tests.ledger_records import Ledger, log_id
 
 MONTH_US = 31 * 24 * 3600 * 1_000_000
@@ -401,7 +403,7 @@ def test_contents_are_those_that_can_be_opened() -> None:
     found = server.tables["contents"]
     assert found, "nothing was opened"
     assert {r["subject"] for r in found} == {f"person-{n}".encode() for n in range(1, 20)}
-    assert {r["record"] for r in found} == {"intent"}
+    assert {r["record"] for r in found} == {b"intent"}
     assert all(json.loads(r["content"])["arguments"] == {"to": "x"} for r in found)
     assert sum(r["contents"] for r in server.tables["ingest_batches"]) == len(found)
 
@@ -421,7 +423,7 @@ def test_contents_are_those_that_can_be_opened() -> None:
     ],
 )
 def test_content_that_is_no_record_stays_a_text(plain: bytes, record: str, text: bytes) -> None:
-    assert contents.readable(plain) == (record, text)
+    assert contents.readable(plain) == (record.encode(), text)
 
 
 def test_content_that_is_a_record_becomes_json() -> None:
@@ -431,12 +433,12 @@ def test_content_that_is_a_record_becomes_json() -> None:
     name, text = contents.readable(codec.encode(asked))
     wanted = {"intent_id": "i", "agent_id": "a", "session_id": "s", "kind": "tool_call", "tool": "pay"}
     wanted |= {"arguments": {"to": "x", "n": 1}, "issued_at": 7, "deadline_at": None, "goal": "goal"}
-    assert (name, json.loads(text)) == ("intent", {**wanted, "derived_from": ["e1"], "traceparent": ""})
+    assert (name, json.loads(text)) == (b"intent", {**wanted, "derived_from": ["e1"], "traceparent": ""})
     asked.arguments = b"{not json"
     assert json.loads(contents.readable(codec.encode(asked))[1])["arguments"] == b"{not json".hex()
     signed = records.Envelope("key-1", "ed25519", "dev", 1, 2, codec.encode(asked), bytes(64))
     name, text = contents.readable(codec.encode(signed))
-    assert (name, json.loads(text)["signed_by"], json.loads(text)["tool"]) == ("intent", "key-1", "pay")
+    assert (name, json.loads(text)["signed_by"], json.loads(text)["tool"]) == (b"intent", "key-1", "pay")
 
 
 def test_without_an_opener_there_are_no_contents() -> None:
@@ -449,20 +451,38 @@ def test_without_an_opener_there_are_no_contents() -> None:
 # Rows.
 
 
-def test_a_row_has_a_value_for_every_column() -> None:
-    ledger = Ledger()
-    block = rows.Block()
-    for record in [ledger.genesis(), *ledger.many(300), *ledger.execution(1, "timeout")]:
+def block_of(written: list[Record]) -> tuple[Block, dict[str, list[Any]]]:
+    """The columns that are sent."""
+    block = Block("outcomes")
+    for record in written:
         item = rows.row(record)
         assert not isinstance(item, rows.Reject)
         block.append(item)
-    columns = block.columns("outcomes")
-    assert len(columns) == len(tables.EVENTS.names) + 1
-    assert {len(column) for column in columns} == {303 + 0 * len(columns)}
-    assert columns[rows.AT["seq"]] == list(range(303))
-    assert columns[rows.AT["tool"]][1] == b"tool-1"
-    assert columns[rows.AT["error_class"]][-1] == b"timeout"
-    assert columns[rows.AT["facts_type"]][-2:] == [b"claim_facts", b"result_facts"]
+    return block, {name: list(values) for name, values in read_block(block.finish()[0]).items()}
+
+
+def test_a_row_has_a_value_for_every_column() -> None:
+    ledger = Ledger()
+    block, columns = block_of([ledger.genesis(), *ledger.many(300), *ledger.execution(1, "timeout")])
+    assert list(columns) == [name for name in tables.EVENTS.names if name in columns]
+    assert {len(column) for column in columns.values()} == {303}
+    assert columns["seq"] == list(range(303))
+    assert columns["tool"][:2] == [b"", b"tool-1"]
+    assert columns["error_class"] == [b""] * 302 + [b"timeout"]
+    assert columns["facts_type"][-2:] == [b"claim_facts", b"result_facts"]
+    assert len(block.sealed) == 76
+
+
+def test_a_column_is_left_out_only_where_every_row_has_its_default() -> None:
+    """And the default is what ClickHouse fills in: empty, zero, NULL; never false, which is not NULL."""
+    _, columns = block_of([*Ledger().many(12), *Ledger(seq=12).execution(1, "timeout")])
+    left_out = {"who", "why", "body", "caused_by", "approvals", "edited"}
+    assert set(tables.EVENTS.names) - columns.keys() >= left_out
+    assert columns["control_stale"].count(False) == 3, "false is said"
+    assert columns["attempt"].count(1) == 5
+    for name, default in facts.DEFAULTS.items():
+        zero = native.column(TYPES[name]).zero
+        assert (zero, type(zero)) == (default, type(default)), name
 
 
 def test_header_columns_are_the_header_in_its_order() -> None:
@@ -471,22 +491,24 @@ def test_header_columns_are_the_header_in_its_order() -> None:
 
 
 def test_facts_columns_are_the_facts() -> None:
-    assert tables.EVENTS.names[-len(rows.FACTS_DEFAULTS) :] == list(rows.FACTS_DEFAULTS)
+    assert tables.EVENTS.names[-len(facts.DEFAULTS) :] == list(facts.DEFAULTS)
     for name in codec.NAMES:
         if name.endswith("_facts"):
             for field in codec.field_names(codec.SCHEMAS[name].cls):
-                known = rows.RENAMED.get((name, field), field) in rows.FACTS_DEFAULTS
-                assert known or (name, field) in rows.ONLY_IN_BYTES, f"`{name}.{field}` has no column"
+                known = facts.RENAMED.get((name, field), field) in facts.DEFAULTS
+                assert known or (name, field) in facts.ONLY_IN_BYTES, f"`{name}.{field}` has no column"
 
 
 def test_facts_of_an_unknown_schema_still_make_a_row() -> None:
     ledger = Ledger()
     record = ledger.noted(1)
     outcome = codec.decode_as(records.Outcome, record.value or b"")
-    for facts in (b"\xc3\x01newer...rest", b"", codec.encode(records.StageFacts("x"))[:-1]):
-        item = rows.row(Record("outcomes", 0, 0, codec.encode(records.Outcome(outcome.header, facts, None))))
+    for raw in (b"\xc3\x01newer...rest", b"", codec.encode(records.StageFacts("x"))[:-1]):
+        item = rows.row(Record("outcomes", 0, 0, codec.encode(records.Outcome(outcome.header, raw, None))))
         assert not isinstance(item, rows.Reject)
-        assert item[4:7] == (facts, b"", tuple(rows.FACTS_DEFAULTS.values()))
+        assert item[4:7] == (raw, 0, ())
+    record = Record("outcomes", 0, 0, codec.encode(records.Outcome(outcome.header, b"", None)))
+    assert "facts_type" not in block_of([record])[1]
 
 
 @pytest.mark.parametrize(

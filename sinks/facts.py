@@ -1,0 +1,149 @@
+"""Facts -> columns: the record types share the columns of `tables.py`; what a type does not say keeps its default.
+
+Never decides what a column means and never raises for facts that cannot be read: their columns stay empty.
+Next: `rows.py` (who calls this), `block.py` (where the values go).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sluicegate.schemas import codec
+from sluicegate.sinks import avro
+from sluicegate.sinks.avro import Reader, Values
+
+DEFAULTS: dict[str, object] = {
+    "kind": b"",
+    "tool": b"",
+    "tool_version": b"",
+    "executor": b"",
+    "tool_class": b"",
+    "attempt": 0,
+    "timeout_ms": 0,
+    "error_class": b"",
+    "issued_at": None,
+    "deadline_at": None,
+    "started_at": None,
+    "finished_at": None,
+    "not_after": None,
+    "lease_until": None,
+    "result_bytes": 0,
+    "input_bytes": 0,
+    "digest": b"",
+    "detail": b"",
+    "origin": b"",
+    "on_behalf_of": b"",
+    "authenticated": None,
+    "control_stale": None,
+    "remembered": None,
+    "who": b"",
+    "why": b"",
+    "body": b"",
+    "grounded_arguments": (),
+    "grounded_from": (),
+    "grounded_labels": (),
+    "observed": (),
+    "redacted": (),
+    "expires_at": None,
+    "quorum": 0,
+    "reviewers": (),
+    "verdict": b"",
+    "reviewer": b"",
+    "approvals": (),
+    "edited": None,
+}
+"""Column -> what a row has whose facts say nothing of it; the same as ClickHouse fills in."""
+
+RENAMED: dict[tuple[str, str], str] = {
+    ("intent_facts", "version"): "tool_version",
+    ("result_facts", "executed_by"): "executor",
+    ("plan_facts", "action_digest"): "digest",
+    ("hold_facts", "action_digest"): "digest",
+    ("review_facts", "action_digest"): "digest",
+    ("result_facts", "result_digest"): "digest",
+    ("intake_facts", "length"): "input_bytes",
+    ("genesis_facts", "env"): "detail",
+    ("memory_facts", "op"): "kind",
+    ("memory_facts", "scope"): "detail",
+    ("memory_facts", "value_digest"): "digest",
+}
+ONLY_IN_BYTES = {
+    ("control_facts", "kid"),
+    ("control_facts", "signature"),
+    ("genesis_facts", "log_id"),
+    ("genesis_facts", "partitions"),
+    ("genesis_facts", "signing"),
+    ("intent_facts", "call_digest"),
+    ("memory_facts", "cell"),
+    ("memory_facts", "integrity"),
+    ("memory_facts", "confidentiality"),
+    ("memory_facts", "version"),
+    *(
+        ("session_facts", name)
+        for name in ("verified", "to_agent", "to_session", "chain", "roles", "calls_cap")
+    ),
+    ("plan_facts", "measured"),
+    ("plan_facts", "amounts"),
+    ("stage_facts", "grounded_events"),
+    ("stage_facts", "grounded_paths"),
+    ("hold_facts", "release"),  # the header's, again
+    ("hold_facts", "grounded_events"),
+    ("hold_facts", "grounded_paths"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One type of facts: its name, the columns it fills, and how they are read from its bytes."""
+
+    name: bytes
+    columns: tuple[str, ...]
+    read: Reader
+
+
+def _kind(schema: str) -> Kind:
+    name, columns, values = schema.split(".")[0], [], []
+    for field in avro.names_of(schema):
+        column = RENAMED.get((name, field), field)
+        if column in DEFAULTS:  # a time of 0 is no time
+            none = " or None" if column.endswith(("_at", "_after", "_until")) else ""
+            columns.append(column)
+            values.append(f"f_{field}{none}")
+    return Kind(
+        name.encode(),
+        tuple(columns),
+        avro.compile_reader(schema, returns="".join(f"{v}, " for v in values) or "()"),
+    )
+
+
+_SCHEMAS = [
+    (name, schema)
+    for name, schema in (codec.SCHEMAS | codec.OLD).items()
+    if name.split(".")[0].endswith("_facts")
+]
+KINDS = (Kind(b"", (), lambda b: ()), *(_kind(name) for name, _ in _SCHEMAS))
+"""By number; 0 is of facts that cannot be read."""
+_BY_PREFIX = {schema.prefix: number for number, (_, schema) in enumerate(_SCHEMAS, 1)}
+
+REPEATED_BYTES = 32
+"""Facts this short say little, and many records say the same: those of a stage that passed have 18 bytes."""
+REPEATED_MAX = 4_096
+"""Of them remembered: x about 400 bytes = 2 MB."""
+_repeated: dict[bytes, tuple[int, Values]] = {}
+
+
+def read(facts: bytes) -> tuple[int, Values]:
+    """The number of their kind, and the values of its columns. Total."""
+    known = _repeated.get(facts)
+    if known is not None:
+        return known
+    number = _BY_PREFIX.get(facts[: codec.PREFIX_BYTES], 0)
+    try:
+        found = number, KINDS[number].read(facts)
+    except (IndexError, ValueError):
+        return 0, ()  # the row counts and its bytes are kept
+    if len(facts) <= REPEATED_BYTES:
+        if len(_repeated) >= REPEATED_MAX:
+            _repeated.clear()
+        _repeated[facts] = found
+    return found
