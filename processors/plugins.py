@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import orjson
 from sluicegate.processors.guardrail_rules import Rule
-from sluicegate.processors.plan import LEASE_US, deadline_of, dispatch, plan
+from sluicegate.processors.offering import proceed
+from sluicegate.processors.plan import LEASE_US, deadline_of, dispatch
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.trace import stage_facts
@@ -47,7 +48,7 @@ def offer(work: Work) -> None:
     if work.asks:
         _ask(work)
     else:
-        plan(work)
+        proceed(work)
 
 
 def _ask(work: Work) -> None:
@@ -109,7 +110,7 @@ def _settle(work: Work, entry: OpenIntent, verdicts: dict[str, Verdict], failure
         reply(work, outcome, detail=refusal.detail)
         return
     emit(work, "validate", "validated", stage_facts(work, "plug-in"), caused_by=entry.last_event)
-    plan(work)
+    proceed(work)
 
 
 def _judge(work: Work, entry: OpenIntent, verdicts: dict[str, Verdict], failure: str) -> Refusal | None:
