@@ -1,6 +1,6 @@
-"""What is remembered of an ended intent until its id leaves the window, in one object of 96 bytes.
+"""What is remembered of an ended intent until its id leaves the window, packed into 45 bytes.
 
-A worker remembers hundreds of thousands of these. Words that this version knows are numbers in it, by their place in
+A worker remembers hundreds of thousands of these (`intents.py` keeps them). Words that this version knows are numbers in it, by their place in
 its lists; others, of a ledger written by another version, are spelled out at the end. The packed form never leaves the
 process: `snapshot.py` writes the fields. Never knows about open intents. Next: `state.py`.
 """
@@ -29,7 +29,8 @@ _CODES = struct.Struct(">BHBB")
 _SPELLED = (0xFF, 0xFFFF, 0xFF, 0xFF)
 """Instead of a number."""
 _CODES_AT, _DIGEST_AT, _EVENT_AT = 8, 8 + _CODES.size, 8 + _CODES.size + ID_BYTES
-_TAIL_AT = _EVENT_AT + ID_BYTES
+PACKED_BYTES = _TAIL_AT = _EVENT_AT + ID_BYTES
+"""Of one whose words are all numbers."""
 _KINDS_MAX = 4_096
 """Different ends remembered by `_codes`: about 200 bytes each."""
 
@@ -73,6 +74,11 @@ class Ended(bytes):
         if len(packed) != _TAIL_AT:
             raise ValueError(f"digest and event id have {ID_BYTES} bytes each")
         return bytes.__new__(cls, packed + tail)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Ended:
+        """One as it was packed."""
+        return bytes.__new__(cls, packed)
 
     @property
     def digest(self) -> bytes:

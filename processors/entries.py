@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sluicegate.processors.cells import Cell
-from sluicegate.processors.ended import Ended
+from sluicegate.processors.intents import Intents
 from sluicegate.processors.outcomes import ZERO_HASH
 from sluicegate.processors.session import Session
 
@@ -85,12 +85,13 @@ class PartitionState:
     sessions: dict[str, Session] = field(default_factory=dict)
     parked: dict[str, Session] = field(default_factory=dict)
     """Closed sessions of calls that are still to be decided; nothing new is asked in them."""
-    intents: dict[bytes, OpenIntent | Ended] = field(default_factory=dict)
+    intents: Intents = field(default_factory=Intents)
     memory: dict[bytes, Cell] = field(default_factory=dict)
     marks: dict[str, int] = field(default_factory=dict)
     """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
     open_count: int = 0
     # Derived, not part of the state bytes:
-    expiry: dict[int, list[bytes]] = field(default_factory=dict)
+    expiry: dict[int, bytearray] = field(default_factory=dict)
+    """Hour of decided time -> keys of the intents that are forgotten then, one after the other."""
     swept_hour: int = 0
     timers: list[tuple[int, bytes]] = field(default_factory=list)

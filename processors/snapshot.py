@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import fastavro
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
+from sluicegate.processors.intents import keys_in
 from sluicegate.processors.session import NO_COUNTS, Session, Source, learn
 from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
@@ -78,7 +79,7 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     yield encode_long(len(cells))
     for at in range(0, len(cells), PIECE_ENTRIES):
         yield b"".join(key + _fields(state.memory[key], _CELL) for key in cells[at : at + PIECE_ENTRIES])
-    hour_of = {key: hour for hour, keys in state.expiry.items() for key in keys}
+    hour_of = {key: hour for hour, keys in state.expiry.items() for key in keys_in(keys)}
     keys = sorted(state.intents)
     yield encode_long(len(keys))
     for at in range(0, len(keys), PIECE_ENTRIES):
@@ -188,7 +189,7 @@ def decode(data: bytes) -> PartitionState:
         state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]
     for _ in range(read.long()):
         key, hour = read.raw(16), read.long()
-        state.expiry.setdefault(hour, []).append(key)
+        state.expiry.setdefault(hour, bytearray()).extend(key)
         if read.raw(1) == b"\x00":
             state.intents[key] = Ended(*(read.one(kind) for kind in _ENDED.values()))  # type: ignore[arg-type]
             continue

@@ -26,7 +26,7 @@ async def open_intents(settings: Settings, states: Collection[str] = ()) -> list
     try:
         for partition in range(count):
             state = (await recover(consumer, settings.env, partition)).state
-            found += [entry for entry in state.intents.values() if type(entry) is OpenIntent]
+            found += [entry for entry in state.intents.objects() if type(entry) is OpenIntent]
     finally:
         await consumer.stop()
     wanted = [entry for entry in found if not states or entry.state in states]

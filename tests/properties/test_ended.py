@@ -47,7 +47,7 @@ def test_equal_bytes_are_equal_fields(a: Values, b: Values) -> None:
 def test_a_snapshot_keeps_it(values: Values) -> None:
     state = PartitionState(bytes(16), 0)
     state.intents[bytes(16)] = Ended(*values)
-    state.expiry[3] = [bytes(16)]
+    state.expiry[3] = bytearray(16)
     back = decode(encode(state))
     assert back.intents == state.intents
     assert encode(back) == encode(state)
