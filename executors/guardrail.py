@@ -4,10 +4,10 @@
                                                   sanctions = "my_rules.sanctions:check"
 
     def check(tool: str, arguments: dict, agent: str, session: str) -> str:
-        return "" or "why this call is refused"
+        return "" or "why this call is refused" or {"verdict": "hold", "why": "a person should look"}
 
-An empty text passes, another one refuses; anything else, an exception, a crash and a time-out are failures, and the rule
-says what those mean (`processors/plugins.py`). A plug-in is not imported here, and gets no Kafka and none of
+An empty text passes, another one refuses; a mapping says `pass`, `refuse` or `hold` itself. Anything else, an exception, a
+crash and a time-out are failures, and the rule says what those mean (`processors/verdicts.py`). A plug-in is not imported here, and gets no Kafka and none of
 Sluicegate's own settings. Next: `python.py`, whose processes these are.
 """
 
@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 import orjson
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.executors.python import PythonAdapter
-from sluicegate.processors.plugins import PASS, REFUSE, WHY_CHARS
+from sluicegate.processors.verdicts import HOLD, PASS, REFUSE, WHY_CHARS
 from sluicegate.schemas.records import Dispatch
 
 GROUP = "sluicegate.guardrails"
@@ -84,7 +84,19 @@ class GuardrailAdapter:
         answer = await self._python.call(call, limit_s)
         if not isinstance(answer, Finished):
             return FAILED, answer.error
-        said = orjson.loads(answer.result)
-        if not isinstance(said, str):
-            return FAILED, f"the plug-in answered {type(said).__name__}, not a text"
+        return _read(orjson.loads(answer.result))
+
+
+def _read(said: object) -> tuple[str, str]:
+    """(verdict, why) of what a plug-in returned."""
+    if isinstance(said, str):
         return (REFUSE, said) if said else (PASS, "")
+    if not isinstance(said, dict):
+        return FAILED, f"the plug-in answered {type(said).__name__}, not a text or a verdict"
+    verdict, why = said.get("verdict"), said.get("why", "")
+    if verdict in (PASS, REFUSE, HOLD) and isinstance(why, str) and not set(said) - {"verdict", "why"}:
+        return verdict, why
+    return (
+        FAILED,
+        'the plug-in answered a mapping that is not {"verdict": "pass | refuse | hold", "why": text}',
+    )

@@ -85,6 +85,10 @@ def go_on(work: Work, entry: OpenIntent, asked: Hold, digest: bytes, refusal: Re
     else:
         emit(work, "authorize", "permitted", stage_facts(work, "approved"), policies=work.policies)
         emit(work, "validate", "validated", PASSED)
+        if digest == entry.action_digest:
+            # People agreed to these bytes in spite of the plug-ins that held them: those are not asked once more.
+            agreed = set(asked.policies) & set(entry.asked.split())
+            work.asks = [rule for rule in work.asks if rule.rule_id not in agreed]
         offer(work)
 
 

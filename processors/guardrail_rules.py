@@ -14,7 +14,8 @@
         on: call
         plugin: sanctions              # an entry point of the group `sluicegate.guardrails`, run by an executor
         timeout_ms: 500
-        on_failure: refuse             # or pass: when it hangs, crashes or is not there
+        verdict: refuse                # or hold: what its objection means
+        on_failure: refuse             # or hold, pass: when it hangs, crashes or is not there
 
 Everything is compiled once a release. What cannot work (an expression that does not parse, a name nobody knows, a pattern
 that is no regular expression) is refused here, with the rule's id. Never evaluates a rule. Next: `guardrails.py`.
@@ -78,7 +79,7 @@ class Guardrail(BaseModel):
     say: str = Field("", max_length=MAX_SAY_CHARS)
     plugin: str = Field("", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
     timeout_ms: int = Field(DEFAULT_PLUGIN_MS, gt=0, le=MAX_PLUGIN_MS)
-    on_failure: Literal["refuse", "pass"] = "refuse"
+    on_failure: Literal["refuse", "hold", "pass"] = "refuse"
 
     @model_validator(mode="before")
     @classmethod
@@ -98,7 +99,7 @@ class Rule:
         kinds: detectors, all of which are asked; empty when there are none.
         fields: steps of the paths that the detectors look at.
         recipes: what `redact` takes out.
-        plugin: the plug-in to ask, or empty; `fails_open`: whether its failure lets the call pass.
+        plugin: the plug-in to ask, or empty; `on_failure`: what its failure means, `refuse`, `hold` or `pass`.
         seen: the names of earlier results that the program looks at.
     """
 
@@ -112,7 +113,7 @@ class Rule:
     recipes: tuple[str, ...]
     plugin: str = ""
     timeout_ms: int = 0
-    fails_open: bool = False
+    on_failure: str = "refuse"
     seen: tuple[Recalled, ...] = ()
 
 
@@ -161,8 +162,10 @@ def _compile(
     verdict = guardrail.verdict or allowed[0]
     if verdict not in allowed:
         raise Terminal(f"{where} says `{verdict}` on a {guardrail.on}, choose one of {', '.join(allowed)}")
-    if guardrail.plugin and (guardrail.on != "call" or verdict != "refuse" or guardrail.detect):
-        raise Terminal(f"{where} asks a plug-in, which can only refuse a call: it takes `when`, no `detect`")
+    if guardrail.plugin and (guardrail.on != "call" or verdict == "redact" or guardrail.detect):
+        raise Terminal(
+            f"{where} asks a plug-in, which can refuse or hold a call: it takes `when`, no `detect`"
+        )
     if not guardrail.when and not guardrail.detect and not guardrail.plugin:
         raise Terminal(f"{where} looks for nothing, give it `when` or `detect`")
     for kind in guardrail.detect:
@@ -193,7 +196,7 @@ def _compile(
             tool,
             Rule(
                 guardrail.id, verdict, guardrail.mode == "observe", guardrail.say, program, kinds, steps, recipes,
-                guardrail.plugin, guardrail.timeout_ms, guardrail.on_failure == "pass", recalled,
+                guardrail.plugin, guardrail.timeout_ms, guardrail.on_failure, recalled,
             ),
         )  # fmt: skip
     if len(missing) >= len(tools) * max(1, len(guardrail.fields)):

@@ -37,7 +37,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     START: ("routed", "refused"),
     "routed": ("permitted", "held", "refused"),
     "permitted": ("validated", "held", "refused"),
-    "validated": ("dispatched", "waiting", "refused"),
+    # `held` after plug-ins were asked: one of them wants a person.
+    "validated": ("dispatched", "waiting", "held", "refused"),
     # `held` again: one approval of several, an edit, or what is asked now differs from what was shown.
     "held": ("held", "permitted", "refused", "expired", "voided"),
     "waiting": ("validated", "dispatched", "refused", "expired", "voided"),

@@ -12,12 +12,12 @@ import hashlib
 import orjson
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
-from sluicegate.processors.plugins import decide_verdict
 from sluicegate.processors.quarantine import REASON
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
+from sluicegate.processors.verdicts import decide_verdict
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
 

@@ -318,6 +318,9 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
 def _apply_hold(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
     """A call becomes held, stays so, or goes on."""
     o, facts = outcome.origin, outcome.facts
+    if type(facts) is HoldFacts or (type(facts) is ReviewFacts and facts.edited):
+        # What plug-ins said was of another call or release; only their own hold leaves it standing.
+        entry.asked = entry.asked if entry.state == "validated" else ""
     if isinstance(facts, HoldFacts | PlanFacts):
         if type(facts) is HoldFacts:
             entry.quorum, entry.reviewers, entry.hold_release = (

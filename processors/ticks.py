@@ -13,9 +13,9 @@ Next: `plan.py`, DESIGN §5.4's table.
 from __future__ import annotations
 
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
-from sluicegate.processors.plugins import decide_silence
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
+from sluicegate.processors.verdicts import decide_silence
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.kinds import REPEATABLE as REPEATABLE
 from sluicegate.schemas.records import StageFacts

@@ -15,6 +15,14 @@ def says_yes(**_: object) -> bool:
     return True
 
 
+def wants_a_person(arguments: dict[str, Any], **_: object) -> dict[str, str]:
+    return {"verdict": "hold", "why": f"who is `{arguments['to']}`?"}
+
+
+def says_maybe(**_: object) -> dict[str, str]:
+    return {"verdict": "maybe"}
+
+
 def hangs(**_: object) -> str:
     time.sleep(600)
     return ""

@@ -45,12 +45,16 @@ def test_a_plug_in_passes_or_refuses_in_its_own_words() -> None:
     assert ask("careful", to="bad") == [
         {"id": "rule-careful", "verdict": "refuse", "why": "`bad` is on the list"}
     ]
+    assert ask("wants_a_person") == [
+        {"id": "rule-wants_a_person", "verdict": "hold", "why": "who is `good`?"}
+    ]
 
 
 @pytest.mark.parametrize(
     ("plugin", "says"),
     [
         ("says_yes", "answered bool"),
+        ("says_maybe", "answered a mapping that is not"),
         ("crashes", "ended before it answered"),
         ("raises", "ValueError: no list today"),
         ("missing", "no plug-in `missing` is installed here"),

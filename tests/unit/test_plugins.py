@@ -168,3 +168,116 @@ def test_the_ledger_is_sound() -> None:
     d.tick(60_000_000)
     assert verify(d).names == set()
     assert release(ASK) is not None
+
+
+HOLDS = [
+    ("hold", ASK),
+    ("refuse", rule(plugin="sanctions", tools=["bank.*"], verdict="hold", say="see the list")),
+    ("failed", rule(plugin="sanctions", tools=["bank.*"], on_failure="hold", say="see the list")),
+]
+
+
+@pytest.mark.parametrize(("said", "asks"), HOLDS)
+def test_a_plug_in_that_holds_asks_people_once(said: str, asks: dict[str, object]) -> None:
+    d, _, dispatch = asked(asks)
+    held = answer(d, dispatch, g=said)
+    assert [(o.stage, o.status, o.reason) for o in held.outcomes] == [
+        ("validate", "validated", ""), ("validate", "held", "approval_required"),
+    ]  # fmt: skip
+    assert (held.dispatches, d.replies[-1].status) == ([], "held")
+    content = orjson.loads(held.outcomes[-1].content or b"")
+    assert content["arguments"] == CALL
+    assert "it says so" in content["why"]
+    facts = held.outcomes[-1].facts
+    assert isinstance(facts, r.HoldFacts)
+    assert (facts.tool_class, facts.quorum, facts.tool) == ("irreversible", 1, "bank.pay")
+    assert "g" in held.outcomes[-1].policies
+    assert digest(decode(encode(d.state))) == digest(d.state)
+    agreed = d.review(held)
+    assert [o.status for o in agreed.outcomes] == ["held", "permitted", "validated", "dispatched"]
+    (call,) = agreed.dispatches
+    assert (call.tool, call.arguments) == ("bank.pay", dispatch.arguments)
+    assert last(d.finish(call, b'{"note":"x"}')) == ("execute", "released", "")
+    assert verify(d).names == set()
+
+
+def test_a_rejected_or_forgotten_hold_of_a_plug_in_never_runs() -> None:
+    d, _, dispatch = asked()
+    held = answer(d, dispatch, g="hold")
+    assert last(d.review(held, digest=bytes(32))) == ("review", "noted", "digest_mismatch")
+    assert last(d.review(held, "reject")) == ("review", "refused", "approval_rejected")
+    d, _, dispatch = asked()
+    answer(d, dispatch, g="hold")
+    assert last(d.tick(25 * 3_600_000_000))[1] == "expired"
+    assert len(d.dispatches) == 1
+
+
+def test_a_refusal_beats_a_hold_and_every_hold_is_shown() -> None:
+    rules = (rule(plugin="one"), rule(id="h", plugin="two"), rule(id="i", plugin="three"))
+    d, _, dispatch = asked(*rules)
+    assert last(answer(d, dispatch, g="hold", h="refuse", i="pass")) == ("validate", "refused", "guardrail")
+    d, _, dispatch = asked(*rules)
+    held = answer(d, dispatch, g="hold", h="pass", i="hold")
+    why = orjson.loads(held.outcomes[-1].content or b"")["why"]
+    assert ("`g`: it says so" in why, "`h`" in why, "`i`: it says so" in why) == (True, False, True)
+    again = d.review(held)  # those that let it pass are asked once more; those that held it are not
+    assert last(again) == ("validate", "waiting", "")
+    assert [p["id"] for p in orjson.loads(again.dispatches[0].executor)["plugins"]] == ["h"]
+    assert last(answer(d, again.dispatches[0], h="pass")) == ("plan", "dispatched", "")
+
+
+def test_policies_and_a_plug_in_that_hold_one_call_both_count() -> None:
+    two = '@id("ask") @hold("sure?") @quorum("2") permit (principal, action, resource);'
+    d = driver(ASK, policies=two)
+    first = d.call("bank.pay", CALL)
+    d.review(first)
+    waiting = d.review(first, person="person-3")
+    assert last(waiting) == ("validate", "waiting", "")
+    held = answer(d, waiting.dispatches[0], g="hold")
+    assert last(held) == ("validate", "held", "approval_required")
+    assert {"ask", "g"} <= set(held.outcomes[-1].policies)
+    assert last(d.review(held))[1] == "held"
+    assert last(d.review(held, person="person-3")) == ("plan", "dispatched", "")
+
+
+def test_an_edited_call_is_shown_to_the_plug_in_again() -> None:
+    d, _, dispatch = asked()
+    held = answer(d, dispatch, g="hold")
+    edited = d.review(held, arguments=b'{"to":"a","amount":6}')
+    assert last(edited) == ("validate", "waiting", "")
+    assert orjson.loads(edited.dispatches[0].arguments)["amount"] == 6
+    again = answer(d, edited.dispatches[0], g="hold")
+    assert last(again) == ("validate", "held", "approval_required")
+    agreed = d.review(again)
+    assert last(agreed) == ("plan", "dispatched", "")
+    assert orjson.loads(agreed.dispatches[0].arguments)["amount"] == 6
+
+
+def test_a_policy_of_the_same_name_does_not_stand_for_a_plug_in() -> None:
+    d = driver(ASK, policies='@id("g") @hold("sure?") permit (principal, action, resource);')
+    waiting = d.review(d.call("bank.pay", CALL))
+    assert last(waiting) == ("validate", "waiting", "")
+    held = answer(d, waiting.dispatches[0], g="hold")
+    assert last(held) == ("validate", "held", "approval_required")
+
+
+def test_another_release_asks_its_own_plug_ins() -> None:
+    d, _, dispatch = asked()
+    held = answer(d, dispatch, g="hold")
+    d.deploy(compiled(contract("bank.pay", "irreversible"), contract("mail.send", "read_only"), rule(plugin="stricter", tools=["bank.*"])))  # fmt: skip
+    asked_anew = d.review(held)
+    assert [o.reason for o in asked_anew.outcomes] == ["release_changed", "approval_required"]
+    waiting = d.review(asked_anew)
+    assert last(waiting) == ("validate", "waiting", "")
+    assert last(answer(d, waiting.dispatches[0], g="refuse")) == ("validate", "refused", "guardrail")
+
+
+def test_a_hold_is_decided_under_the_policies_of_that_moment() -> None:
+    d, _, dispatch = asked()
+    forbid = PERMIT + '\n@id("no") forbid (principal, action, resource);'
+    d.deploy(
+        compiled(
+            contract("bank.pay", "irreversible"), contract("mail.send", "read_only"), ASK, policies=forbid
+        )
+    )
+    assert last(answer(d, dispatch, g="hold")) == ("validate", "refused", "forbidden")
