@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.cedar import Policy, PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
+from sluicegate.processors.compensate import Compensation
 from sluicegate.processors.conform import Typer, compile_typer
 from sluicegate.processors.contract_check import check_contract, check_executor, line_of
 from sluicegate.processors.derail import NO_LIMITS, Derail
@@ -90,6 +91,7 @@ class Governance(BaseModel):
     measures: list[str] = []
     asset: str = ""
     redact: Redactions = Redactions()
+    compensate: Compensation | None = None
     guessed: list[str] = []
     """Keys that `release init` guessed and nobody has looked at; `release check` says so."""
 
