@@ -1,4 +1,4 @@
-"""`sluicegate sessions resume`: let a halted session go on."""
+"""`sluicegate sessions list | resume`: which sessions are open or halted, and letting a halted one go on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.processors.labels import INTEGRITY, worst
 from sluicegate.processors.resume import VERDICT
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Review
 from sluicegate.streams import reviewing
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import console
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.open_intents import iso, open_sessions
 from sluicegate.streams.settings import Settings
 
-sessions = typer.Typer(help="Sessions that were halted.", no_args_is_help=True)
+sessions = typer.Typer(help="Sessions that are open, and those that were halted.", no_args_is_help=True)
+COLUMNS = (
+    "session_id", "agent_id", "on_behalf_of", "halted", "calls", "without_result", "integrity", "opened_at", "last_at"
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +30,31 @@ def register(app: typer.Typer) -> None:
     app.add_typer(sessions, name="sessions")
 
 
+@sessions.command("list")
+def sessions_list(
+    halted: Annotated[bool, typer.Option("--halted", help="only those that were halted, and why")] = False,
+    agent: Annotated[str, typer.Option("--agent", help="only this agent's")] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """List open sessions, e.g. `sluicegate sessions list --halted -o json`, then `sluicegate sessions resume`.
+
+    Read from the ledger itself. `halted` is the limit that was reached: `loop`, `no_progress` or `step_cap`.
+    """
+    found = asyncio.run(open_sessions(attach(Settings.from_env()), halted=halted))
+    rows = [
+        (
+            s.session_id, s.agent_id, s.on_behalf_of, s.halted, s.calls, s.idle, INTEGRITY[worst(s.integrity)],
+            iso(s.opened_at), iso(s.last_at),
+        )
+        for s in found
+        if agent in ("", s.agent_id)
+    ]  # fmt: skip
+    show(COLUMNS, rows, output)
+
+
 @sessions.command("resume")
 def sessions_resume(
-    session: Annotated[str, typer.Argument(help="as the refusal names it: `sluicegate tail --agent AGENT`")],
+    session: Annotated[str, typer.Argument(help="as `sessions list --halted` has it")],
     agent: Annotated[str, typer.Option("--agent", help="whose session it is")],
     person: Annotated[str, typer.Option("--as", help="you, as `sluicegate people register` knows you")],
     why: Annotated[str, typer.Option(help="for the record")] = "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -97,6 +98,11 @@ def test_a_halted_session_is_resumed_from_the_command_line(
         reply = loop.run(gate.ask(intent("desk.read", {"value": "again"}, session="circles")))
         return reply.status, reply.reason
 
+    def listed(*more: str) -> list[dict[str, object]]:
+        done = CliRunner().invoke(app, ["sessions", "list", *more, "-o", "json"])
+        assert done.exit_code == 0, done.output
+        return list(json.loads(done.output))
+
     def resume(person: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["sessions", "resume", "circles", "--agent", AGENT, "--as", person])
         return done.exit_code, done.output
@@ -104,6 +110,10 @@ def test_a_halted_session_is_resumed_from_the_command_line(
     assert [call() for _ in range(4)] == [
         ("released", ""), ("released", ""), ("refused", "loop"), ("refused", "halted"),
     ]  # fmt: skip
+    (row,) = listed("--halted")
+    assert (row["session_id"], row["agent_id"], row["halted"], row["calls"]) == ("circles", AGENT, "loop", 2)
+    assert {r["session_id"] for r in listed()} > {"circles"}
+    assert listed("--halted", "--agent", "somebody-else") == []
     code, said = resume("nobody")
     assert (code, said.startswith("not resumed: unknown_person.")) == (1, True)
     assert call() == ("refused", "halted")
@@ -111,6 +121,7 @@ def test_a_halted_session_is_resumed_from_the_command_line(
     assert (code, said.startswith("resumed session `circles`")) == (0, True)
     assert call() == ("released", "")
     assert resume("ana")[0] == 1
+    assert listed("--halted") == []
 
 
 def test_the_ledger_is_intact(shared: tuple[Loop, Gate]) -> None:
