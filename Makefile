@@ -40,8 +40,8 @@ format: setup ## let ruff rewrite what it can
 
 check: lint types test ## lint, types, tests: what CI runs
 
-crash: setup ## SIGKILL at every step, then ledger verify
-	@$(BIN)/python -m pytest -q tests/crash
+crash: setup ## the crash matrix: every point x SIGKILL, SIGSTOP x four classes; ARGS="--points claim.2"
+	@$(BIN)/python -m bench.crash $(ARGS)
 
 bench: setup ## measure; results in bench/results/
 	@$(BIN)/python -m bench

@@ -99,7 +99,9 @@ class Fleet:
                     if future is not None and not future.done():
                         future.set_result(reply)
 
-    async def ask(self, topic: str, record: Intent | Message, ident: str) -> Reply | None:
+    async def ask(
+        self, topic: str, record: Intent | Message, ident: str, limit_s: float = REPLY_LIMIT_S
+    ) -> Reply | None:
         """Publish, and wait for the reply."""
         assert self._producer is not None
         key = (record.agent_id, ident)
@@ -109,7 +111,7 @@ class Fleet:
             await self._producer.send(
                 full_name(self._env, topic), codec.encode(record), key=record.agent_id.encode()
             )
-            async with asyncio.timeout(REPLY_LIMIT_S):
+            async with asyncio.timeout(limit_s):
                 return await future
         except TimeoutError:
             return None

@@ -37,6 +37,8 @@ from sluicegate.streams.settings import Settings
 from sluicegate.streams.stack import Role, Stack
 from sluicegate.streams.verify import Report, verify
 
+from tests.servers.tool_server import ToolProcess
+
 PARTITIONS = 3
 LIMIT_S = 40.0
 POLL_S = 0.05
@@ -94,7 +96,7 @@ class World:
     """
 
     running: Stack
-    tools: demo.ToolServer
+    tools: demo.ToolServer | ToolProcess
     agents: list[str]
     sent: set[str] = field(default_factory=set)
     replies: dict[str, Reply] = field(default_factory=dict)
@@ -278,10 +280,10 @@ class World:
             await reader.stop()
 
 
-async def _deploy(settings: Settings, release: Path) -> None:
+async def _deploy(settings: Settings, release: Path, rows: list[operations.Row] | None) -> None:
     keys = Keys(settings.home)
     try:
-        rows = operations.read_agents(demo.examples() / "release" / "agents.yaml")
+        rows = rows or operations.read_agents(demo.examples() / "release" / "agents.yaml")
         await operations.register_agents(settings, keys, rows, "a test")
         await operations.deploy(settings, keys, release, "a test")
     finally:
@@ -303,27 +305,40 @@ def agents_by_partition(each: int) -> list[str]:
 
 @contextlib.contextmanager
 def world(
-    bootstrap: str, clickhouse: str, home: Path, release: Path, workers: dict[str, int], each: int
+    bootstrap: str,
+    clickhouse: str,
+    home: Path,
+    release: Path,
+    workers: dict[str, int],
+    each: int = 0,
+    *,
+    tools: demo.ToolServer | ToolProcess | None = None,
+    agents: list[operations.Row] | None = None,
 ) -> Iterator[World]:
-    """An environment with `workers` of each role and a projector, and `each` agents a partition."""
-    workers = {**workers, "projector": 1}
+    """An environment with `workers` of each role, and a projector where there is a ClickHouse.
+
+    Its agents are `agents`, or else `each` of the example's a partition. It ends the tool server it is given.
+    """
+    if clickhouse:
+        workers = {**workers, "projector": 1}
     settings = Settings(
         env=f"crash-{uuid.uuid4().hex[:8]}",
         home=home,
         kafka=bootstrap,
-        clickhouse=clickhouse,
+        clickhouse=clickhouse or None,
         partitions=PARTITIONS,
     )
-    tools = demo.ToolServer(demo.examples())
+    tools = tools or demo.ToolServer(demo.examples())
     running = Stack(settings, extra_env=tools.env())
     try:
         asyncio.run(stack.prepare(settings))
-        asyncio.run(_deploy(settings, release))
+        asyncio.run(_deploy(settings, release, agents))
         for name, count in workers.items():
             for _ in range(count):
                 running.start_role(name)
         tools.wait_ready()
-        made = World(running, tools, agents_by_partition(each))
+        named = [str(row["agent_id"]) for row in agents or ()]
+        made = World(running, tools, named or agents_by_partition(each))
         made.wait_ready()
         for name, count in workers.items():
             made.wait_members(name, count)

@@ -4,6 +4,7 @@
 
 A fault meets the first `times` requests of an idempotency key (all of them by default); after that the server behaves. So
 one server serves every fault, a test says in the contract's url what will happen, and the same keys meet the same faults.
+With `keyed` the tool honours the key: whatever happens to the answers, it acts once for a key.
 The journal counts requests and effects by key; an effect is what the tool did, whatever it answered.
 Never chooses by chance. Next: `tool_server.py`, `model_server.py`.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableSequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Fault:
         wait_s: before the first byte (`slow`), or before acting (`acts_late`).
         retry_after: the header's text, with `status`.
         times: how many requests of a key it meets.
+        keyed: whether the tool acts once for a key, however often it is asked.
     """
 
     kind: str = "ok"
@@ -43,6 +45,7 @@ class Fault:
     wait_s: float = 1.0
     times: int = 1_000_000
     code: str = ""
+    keyed: bool = False
 
     @classmethod
     def read(cls, text: str) -> Fault:
@@ -54,7 +57,7 @@ class Fault:
             if name in KINDS:
                 kind = name
             values[name] = value
-        if unknown := set(values) - set(KINDS) - {"retry_after", "times", "wait_s", "code"}:
+        if unknown := set(values) - set(KINDS) - {"retry_after", "times", "wait_s", "code", "keyed"}:
             raise ValueError(f"no fault is named {sorted(unknown)}")
         return cls(
             kind,
@@ -63,6 +66,7 @@ class Fault:
             float(values.get("wait_s") or 1.0),
             int(values.get("times") or 1_000_000),
             values.get("code", ""),
+            "keyed" in values,
         )
 
 
@@ -72,13 +76,15 @@ class Journal:
 
     requests: Counter[str] = field(default_factory=Counter)
     effects: Counter[str] = field(default_factory=Counter)
-    bodies: list[object] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
+    bodies: MutableSequence[object] = field(default_factory=list)
+    headers: MutableSequence[dict[str, str]] = field(default_factory=list)
     sent_bytes: int = 0
     path: Path | None = None
 
-    def act(self, key: str) -> None:
-        """The effect itself."""
+    def act(self, key: str, *, once: bool = False) -> None:
+        """The effect itself; `once`: unless there was one for this key."""
+        if once and self.effects[key]:
+            return
         self.effects[key] += 1
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
@@ -114,7 +120,7 @@ class FaultyServer:
         except ValueError as error:
             return web.Response(status=404, text=str(error))
         if journal.requests[key] > fault.times:
-            fault = Fault()
+            fault = Fault(keyed=fault.keyed)
         return await self._meet(fault, request, key)
 
     async def _meet(self, fault: Fault, request: web.Request, key: str) -> web.StreamResponse:
@@ -129,7 +135,7 @@ class FaultyServer:
             # Shielded: a client that goes away does not stop a tool that has begun.
             await asyncio.shield(asyncio.create_task(self._later(fault, key)))
         else:
-            journal.act(key)
+            journal.act(key, once=fault.keyed)
         assert request.transport is not None
         if kind == "acts_then_drops":
             request.transport.close()
@@ -157,7 +163,7 @@ class FaultyServer:
 
     async def _later(self, fault: Fault, key: str) -> None:
         await asyncio.sleep(fault.wait_s)
-        self.journal.act(key)
+        self.journal.act(key, once=fault.keyed)
 
     async def _huge(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(HUGE_BYTES)})

@@ -1,16 +1,32 @@
 """A tool that acts once a request and journals it by key; faults come by address (`faults.py`).
 
-python -m tests.servers.tool_server PORT [JOURNAL_FILE]
+    python -m tests.servers.tool_server PORT [JOURNAL_FILE]
+
+`ToolProcess` is that command as a process that ends with whoever started it.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
+import urllib.request
+from collections import deque
 from pathlib import Path
 
 from aiohttp import web
 
 from tests.servers.faults import FaultyServer, Journal
+
+ROOT = Path(__file__).parents[2]
+DIE_WITH_PARENT = "TOOL_SERVER_DIE_WITH_PARENT"
+READY_LIMIT_S = 30.0
+KEPT = 100
+"""Bodies and headers a process keeps; 300 bytes each. Only a test in the same process looks at them."""
 
 
 def tool_server(journal: Journal | None = None) -> FaultyServer:
@@ -25,6 +41,61 @@ def tool_server(journal: Journal | None = None) -> FaultyServer:
     return server
 
 
-if __name__ == "__main__":
+class ToolProcess:
+    """The server in a process of its own."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self.port)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, DIE_WITH_PARENT: "1"}, start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def env(self) -> dict[str, str]:
+        """What executors must know: the placeholder in contracts, and that this address may be called."""
+        return {"SLUICEGATE_TOOL_TOOLS_URL": self.url, "SLUICEGATE_EGRESS": f"127.0.0.1:{self.port}"}
+
+    def wait_ready(self) -> None:
+        """Until it answers."""
+        deadline = time.monotonic() + READY_LIMIT_S
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/journal", timeout=1).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "the tool server did not start"
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1024):  # ends when the other end of the pipe is closed, by whatever death
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    if os.environ.get(DIE_WITH_PARENT):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    web.run_app(tool_server(Journal(path=place)).app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    journal = Journal(path=place, bodies=deque(maxlen=KEPT), headers=deque(maxlen=KEPT))
+    web.run_app(tool_server(journal).app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+
+
+if __name__ == "__main__":
+    main()

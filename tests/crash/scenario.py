@@ -1,0 +1,201 @@
+"""The traffic of one cell of the crash matrix: calls of four classes side by side, from sessions on every partition.
+
+Seven of ten calls of a class meet a tool that works. The others meet one that acts and drops the connection, acts after
+the deadline, or acts and answers 500: what a crash leaves unknown is mixed with what a tool leaves unknown.
+Never judges. Next: `judge.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sluicegate.schemas.kinds import REPEATABLE
+from sluicegate.schemas.records import Intent, Message, Reply
+from sluicegate.schemas.topics import partition_of
+from sluicegate.streams.fleet import Fleet
+from sluicegate.streams.operations import Row
+from sluicegate.streams.settings import Settings
+
+CLASSES = ("read_only", "idempotent", "queryable", "irreversible")
+TIMEOUT_MS = 1_000
+"""Of a call: a claim's lease runs out this long and 2 s after it."""
+FAULTS = {
+    "works": "ok",
+    "drops": "acts_then_drops,times=1",
+    "late": f"acts_late,wait_s={1.5 * TIMEOUT_MS / 1000},times=1",
+    "breaks": "error_after_acting,times=1",
+}
+"""Kind of tool -> what its address tells the server. A second request of the same key finds it well."""
+TURNS = ("drops", "works", "works", "late", "works", "works", "works", "breaks", "works", "works")
+"""Which kind each call of a class meets, in turn: three of ten a faulty one."""
+SESSIONS = 40
+"""Each asks for one call of every class at a time."""
+ANSWER_LIMIT_S = 150.0
+"""An answer may take a session time-out, a few leases and a busy machine; nothing may stay without one."""
+AGENTS_EACH = 2
+"""Agents of one partition."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call that was asked for. `kind`: of its tool, from `FAULTS`."""
+
+    agent_id: str
+    intent_id: str
+    tool_class: str
+    kind: str
+
+    @property
+    def clean(self) -> bool:
+        """Whether its tool works."""
+        return self.kind == "works"
+
+
+@dataclass
+class Traffic:
+    """What was asked for, and the first answers."""
+
+    calls: list[Call] = field(default_factory=list)
+    replies: dict[str, Reply] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
+
+
+def write_release(folder: Path) -> Path:
+    """A tool for each class and kind, permitted to everybody."""
+    (folder / "contracts").mkdir(parents=True)
+    (folder / "policies").mkdir()
+    (folder / "release.yaml").write_text('name: crash-matrix\nversion: "1"\n')
+    (folder / "policies" / "all.cedar").write_text('@id("all")\npermit (principal, action, resource);\n')
+    for tool_class in CLASSES:
+        for kind, fault in FAULTS.items():
+            name = tool_of(tool_class, kind)
+            (folder / "contracts" / f"{name}.json").write_text(
+                json.dumps(_contract(name, tool_class, fault), indent=1)
+            )
+    return folder
+
+
+def tool_of(tool_class: str, kind: str) -> str:
+    """A tool's name."""
+    return f"crash.{tool_class}_{kind}"
+
+
+def _contract(name: str, tool_class: str, fault: str) -> Row:
+    honours = ",keyed" if tool_class == "idempotent" else ""
+    address = f"${{TOOLS_URL}}/{fault}{honours}/{name}"
+    executor: Row = {"kind": "http", "method": "POST", "url": address}
+    if tool_class in REPEATABLE:
+        executor["retries"] = 2
+    return {
+        "name": name,
+        "description": "Acts, and journals that it did.",
+        "inputSchema": {
+            "type": "object",
+            "properties": {"n": {"type": "integer"}},
+            "required": ["n"],
+            "additionalProperties": False,
+        },
+        "x-sluicegate": {
+            "version": "1",
+            "class": tool_class,
+            "executor": executor,
+            "timeout_ms": TIMEOUT_MS,
+        },
+    }
+
+
+def agent_rows(partitions: int) -> list[Row]:
+    """The same number of agents for every partition."""
+    found: dict[int, list[str]] = {p: [] for p in range(partitions)}
+    number = 0
+    while any(len(names) < AGENTS_EACH for names in found.values()):
+        name = f"agent-{number}"
+        if len(names := found[partition_of(name, partitions)]) < AGENTS_EACH:
+            names.append(name)
+        number += 1
+    return [
+        {"agent_id": name, "tenant": "acme", "team": "desk", "roles": ["all"]}
+        for names in found.values()
+        for name in names
+    ]
+
+
+async def play(
+    settings: Settings,
+    agents: list[str],
+    mark: str,
+    per_class: int,
+    traffic: Traffic,
+    on_answer: Callable[[int], None],
+) -> None:
+    """`per_class` calls of every class, noted in `traffic`; `mark` makes their ids unique."""
+    async with Fleet(settings, settings.partitions) as fleet:
+        await asyncio.gather(
+            *(
+                _session(fleet, agents[n % len(agents)], f"{mark}-{n}", numbers, traffic, on_answer)
+                for n, numbers in enumerate(_shares(per_class))
+                if numbers
+            )
+        )
+
+
+def _shares(per_class: int) -> Iterable[range]:
+    """The numbers of the calls of each session."""
+    return (range(n, per_class, SESSIONS) for n in range(SESSIONS))
+
+
+async def _session(
+    fleet: Fleet,
+    agent: str,
+    session: str,
+    numbers: range,
+    traffic: Traffic,
+    on_answer: Callable[[int], None],
+) -> None:
+    opened = Message(f"{session}:open", agent, session, "session.open", _now())
+    if await fleet.ask("messages", opened, opened.message_id, ANSWER_LIMIT_S) is None:
+        traffic.unanswered.append(opened.message_id)
+        return
+    for number in numbers:
+        # The kinds take turns by session too, so that they are not the same for all calls of a round.
+        kinds = [TURNS[(number + number // SESSIONS + 3 * at) % len(TURNS)] for at in range(len(CLASSES))]
+        calls = [
+            Call(agent, f"{session}:{number}:{tool_class}", tool_class, kind)
+            for tool_class, kind in zip(CLASSES, kinds, strict=True)
+        ]
+        traffic.calls += calls
+        intents = [_intent(session, call, number) for call in calls]
+        replies = await asyncio.gather(
+            *(fleet.ask("intents", i, i.intent_id, ANSWER_LIMIT_S) for i in intents)
+        )
+        for intent, reply in zip(intents, replies, strict=True):
+            on_answer(1)
+            if reply is None:
+                traffic.unanswered.append(intent.intent_id)
+            else:
+                traffic.replies[intent.intent_id] = reply
+        # The same bytes again: what makes a ledger load bytes (step 2), and never a second call.
+        if await fleet.ask("intents", intents[0], intents[0].intent_id, ANSWER_LIMIT_S) is None:
+            traffic.unanswered.append(f"{intents[0].intent_id} (repeated)")
+
+
+def _intent(session: str, call: Call, number: int) -> Intent:
+    arguments = json.dumps({"n": number}).encode()
+    return Intent(
+        call.intent_id,
+        call.agent_id,
+        session,
+        "tool_call",
+        tool_of(call.tool_class, call.kind),
+        arguments,
+        _now(),
+    )
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
