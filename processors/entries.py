@@ -14,6 +14,9 @@ from sluicegate.processors.intents import Intents
 from sluicegate.processors.outcomes import ZERO_HASH
 from sluicegate.processors.session import Session
 
+AWAITS = ("grant", "cache")
+"""Executor kinds of a plan that nobody executes: the call waits for a budget's grant, or for an equal call's result."""
+
 
 @dataclass(slots=True)
 class OpenIntent:
@@ -66,6 +69,8 @@ class OpenIntent:
     edit_topic: str = ""
     edit_offset: int = 0
     keeps: int = 0
+    awaits: str = ""
+    """While it waits, on what: plug-ins when empty, else `AWAITS`."""
 
 
 @dataclass(slots=True)
@@ -90,8 +95,14 @@ class PartitionState:
     marks: dict[str, int] = field(default_factory=dict)
     """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
     open_count: int = 0
+    seen: dict[bytes, int] = field(default_factory=dict)
+    """Exchanges taken -> until when they are remembered."""
+    alarms: dict[str, int] = field(default_factory=dict)
+    """What is due about homes -> when; read by `homes.due_alarm`."""
     # Derived, not part of the state bytes:
     expiry: dict[int, bytearray] = field(default_factory=dict)
     """Hour of decided time -> keys of the intents that are forgotten then, one after the other."""
     swept_hour: int = 0
     timers: list[tuple[int, bytes]] = field(default_factory=list)
+    alarm_timers: list[tuple[int, str]] = field(default_factory=list)
+    seen_timers: list[tuple[int, bytes]] = field(default_factory=list)

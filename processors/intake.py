@@ -13,13 +13,22 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Intent, Message, Receipt, Resolution, Review, Transfer
+from sluicegate.schemas.records import (
+    Envelope,
+    Exchange,
+    Intent,
+    Message,
+    Receipt,
+    Resolution,
+    Review,
+    Transfer,
+)
 from sluicegate.schemas.topics import BY_NAME, MAX_INTENT_BYTES
 
 DEAD_LETTER_HEAD_BYTES = 4_096
 """How much of an unreadable value is kept."""
 
-InputRecord = Intent | Message | Receipt | Resolution | Review | Transfer
+InputRecord = Intent | Message | Receipt | Resolution | Review | Transfer | Exchange
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,30 @@
 """Offering: what is between a call that passed every stage and its dispatch.
 
 Every call takes this road once nobody has to be asked any more: one that passed at once, one that people approved, one
-that plug-ins let pass. Never looks at what a call means; each step is a module of its own. Next: `plan.py`.
+that plug-ins let pass, one that waited for a grant. Never looks at what a call means; each step is a module of its own:
+True goes on, False means that it answered the call itself (a hit, a refusal, or it waits). Next: `plan.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sluicegate.processors.plan import plan
 from sluicegate.processors.work import Work
 
+STEPS: tuple[tuple[str, Callable[[Work], bool]], ...] = ()
+"""In order. The name is what an intent awaits when the step made it wait."""
+
 
 def proceed(work: Work) -> None:
-    """Offer the call to executors."""
+    """Offer the call to executors, or answer it before."""
+    proceed_from(work, "")
+
+
+def proceed_from(work: Work, step: str) -> None:
+    """Go on at a step; an empty name begins with the first."""
+    names = [name for name, _ in STEPS]
+    for _, function in STEPS[names.index(step) if step else 0 :]:
+        if not function(work):
+            return
     plan(work)

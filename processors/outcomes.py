@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from sluicegate.schemas import codec
-from sluicegate.schemas.records import DeadLetter, Dispatch, Header, Reply, StageFacts, Transfer
+from sluicegate.schemas.records import DeadLetter, Dispatch, Exchange, Header, Reply, StageFacts, Transfer
 from sluicegate.schemas.records import Outcome as OutcomeRecord
 
 HEADER_VERSION = 1
@@ -75,6 +75,7 @@ class Decision:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     needs: list[tuple[str, int]] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
 
 
 def event_id(log_id: bytes, partition: int, first_seq: int, stage: str, ordinal: int) -> bytes:

@@ -17,6 +17,7 @@ import orjson
 from sluicegate.processors.approvals import hold_call
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.control import Control
+from sluicegate.processors.exchanges import decide_alarm, decide_exchange, drop_alarm
 from sluicegate.processors.handoff import decide_handoff, decide_transfer
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
@@ -41,6 +42,7 @@ from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.schemas.records import (
     DeadLetter,
+    Exchange,
     IntakeFacts,
     Intent,
     IntentFacts,
@@ -71,6 +73,8 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
             due = due_intent(state, source.due_by)
             if due is not None:
                 decide_tick(work, due[1])
+            else:
+                decide_alarm(work, source.due_by)
         else:
             _decide_input(work, source)
     except Exception as error:  # total: a bug becomes an outcome with an alarm, and the partition goes on
@@ -97,6 +101,8 @@ def machinery_failed(
                 work, "tick", status, StageFacts(detail[:80]), "machinery_failed", caused_by=entry.last_event
             )
             return work.decision
+        if drop_alarm(work, source.due_by):
+            return work.decision
     _unreadable(work, Problem("machinery_failed", detail), value)
     return work.decision
 
@@ -108,6 +114,12 @@ def _decide_input(work: Work, source: Input) -> None:
         return
     record, o = taken.record, work.origin
     work.payload, work.authenticated, work.proof = taken.payload, taken.authenticated, taken.proof
+    if isinstance(record, Exchange):
+        if record.to_partition == source.partition:
+            decide_exchange(work, record)
+        else:
+            _unreadable(work, Problem("misrouted", "the exchange is for another partition"), source.value)
+        return
     o.agent_id = record.agent_id
     if not valid_id(record.agent_id):
         o.agent_id = ""

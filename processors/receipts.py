@@ -65,6 +65,8 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
     if receipt.kind not in ("finished", "failed"):
         return False
     if entry.state == "waiting":
+        if entry.awaits:
+            return False  # nothing was sent yet
         return receipt.dispatch_id == entry.dispatch_id
     if (
         entry.state == "in_doubt"

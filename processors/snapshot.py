@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 
 import fastavro
+from sluicegate.processors.alarms import remember, set_alarm
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.intents import keys_in
@@ -21,7 +22,7 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 5
+FORMAT = 6
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -35,7 +36,7 @@ _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "ve
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
          "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked", "quorum", "reviewers",
          "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
-         "edit_offset", "keeps")  # fmt: skip
+         "edit_offset", "keeps", "awaits")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",
@@ -75,6 +76,8 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
         for at in range(0, len(names), PIECE_ENTRIES):
             yield b"".join(_session(sessions[n]) for n in names[at : at + PIECE_ENTRIES])
     yield _counter(state.marks)
+    yield _counter(state.alarms)
+    yield encode_long(len(state.seen)) + b"".join(k + encode_long(state.seen[k]) for k in sorted(state.seen))
     cells = sorted(state.memory)
     yield encode_long(len(cells))
     for at in range(0, len(cells), PIECE_ENTRIES):
@@ -184,6 +187,10 @@ def decode(data: bytes) -> PartitionState:
             session = read.session()
             sessions[f"{session.agent_id}\0{session.session_id}"] = session
     state.marks = read.counter()
+    for name, due in read.counter().items():
+        set_alarm(state, name, due)
+    for _ in range(read.long()):
+        remember(state, read.raw(16), read.long())
     for _ in range(read.long()):
         cell = read.raw(16)
         state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]

@@ -13,10 +13,10 @@ import hashlib
 import heapq
 from functools import lru_cache
 
-from sluicegate.processors import cells, derail, labels, lifecycle
+from sluicegate.processors import alarms, cells, derail, homes, labels, lifecycle
 from sluicegate.processors.delegation import join_names
 from sluicegate.processors.ended import Ended
-from sluicegate.processors.entries import OpenIntent, PartitionState
+from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
 from sluicegate.processors.intents import keys_in
 from sluicegate.processors.outcomes import Origin, Outcome
 from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, use
@@ -62,7 +62,7 @@ be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second un
 
 
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
-"""Statuses that move only positions and time."""
+"""Statuses that move only positions and time, and what is about a home (`homes.py`)."""
 
 
 def intent_key(tenant: str, agent_id: str, intent_id: str) -> bytes:
@@ -99,7 +99,12 @@ def session_of(state: PartitionState, entry: OpenIntent) -> Session | None:
 
 
 def next_due(state: PartitionState) -> int | None:
-    """When the next deadline is due, in microseconds, or None."""
+    """When the next deadline or alarm is due, in microseconds, or None."""
+    due, alarm = _next_intent(state), alarms.next_alarm(state)
+    return due if alarm is None or (due is not None and due <= alarm) else alarm
+
+
+def _next_intent(state: PartitionState) -> int | None:
     timers = state.timers
     while timers:
         due, key = timers[0]
@@ -112,7 +117,7 @@ def next_due(state: PartitionState) -> int | None:
 
 def due_intent(state: PartitionState, now: int) -> tuple[bytes, OpenIntent] | None:
     """The intent whose deadline has been due longest, or None."""
-    due = next_due(state)
+    due = _next_intent(state)
     if due is None or due > now:
         return None
     key = state.timers[0][1]
@@ -138,6 +143,8 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
         _sweep(state)
     status = outcome.status
     if status in UNFOLDED:
+        if outcome.stage in homes.STAGES:
+            homes.fold(state, outcome)
         return state
     if status == "genesis":
         facts = outcome.facts
@@ -282,6 +289,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             entry.dispatch_id = outcome.event_id
             entry.due_at = facts.not_after + LEASE_MARGIN_US
         if status == "waiting":
+            entry.awaits = facts.executor if facts.executor in AWAITS else ""
             entry.asked = " ".join(outcome.policies)
         heapq.heappush(state.timers, (entry.due_at, key))
     elif type(facts) is HoldFacts:

@@ -4,6 +4,7 @@
     claimed, no receipt     read_only, idempotent: offered again with the same key; else `in_doubt`, never by itself
     held, no review         `expired`
     waiting, no verdict     what the guardrail says about a plug-in that fails
+    waiting, no answer      looked at again: it goes on, waits longer or is refused (`awaiting.py`)
 
 Before a lease counts as run out, the ledger loop has read `receipts` to an end fetched after the lease and its
 margin (`streams/ledger.py`), so a claim that was made in time is never overlooked.
@@ -12,10 +13,10 @@ Next: `plan.py`, DESIGN §5.4's table.
 
 from __future__ import annotations
 
+from sluicegate.processors.awaiting import SILENCE
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
-from sluicegate.processors.verdicts import decide_silence
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.kinds import REPEATABLE as REPEATABLE
 from sluicegate.schemas.records import StageFacts
@@ -35,7 +36,7 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
         _end(work, entry, "expired", "approval_expired")
         return
     if entry.state == "waiting":
-        decide_silence(work, entry)
+        SILENCE[entry.awaits](work, entry)
         return
     over = work.now >= deadline_of(entry) or entry.attempt >= MAX_ATTEMPTS
     if entry.state == "claimed" and (entry.tool_class not in REPEATABLE or entry.executor == "in_process"):

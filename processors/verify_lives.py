@@ -18,6 +18,8 @@ from sluicegate.schemas import codec
 _OTHER = {
     "session": ("opened", "delegated", "heard", "closed", "resumed", "session_refused", lifecycle.ATTACHED),
     "intake": ("unreadable",),
+    "transfer": (lifecycle.ATTACHED,),
+    "budget": (lifecycle.ATTACHED,),
 }
 """What stages that are no step of an intent's life may say."""
 

@@ -32,6 +32,19 @@ class ControlFacts:
 
 
 @dataclass(slots=True)
+class ExchangeFacts:
+    """An exchange was taken, or an alarm of a home's was due."""
+
+    exchange_id: bytes
+    kind: str
+    home: str
+    from_partition: int
+    deadline_at: int
+    names: list[str]
+    amounts: list[int]
+
+
+@dataclass(slots=True)
 class IntentFacts:
     """First outcome of an intent: what the duplicates window and the life cycle need."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sluicegate.schemas.facts import ClaimFacts as ClaimFacts
 from sluicegate.schemas.facts import ControlFacts as ControlFacts
+from sluicegate.schemas.facts import ExchangeFacts as ExchangeFacts
 from sluicegate.schemas.facts import GenesisFacts as GenesisFacts
 from sluicegate.schemas.facts import HoldFacts as HoldFacts
 from sluicegate.schemas.facts import IntakeFacts as IntakeFacts
@@ -94,6 +95,26 @@ class Transfer:
     calls_cap: int
     labels: list[str]
     traceparent: str = ""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """From one partition to another, by the pipeline only: about a resource with a home."""
+
+    exchange_id: bytes
+    kind: str
+    home: str
+    to_partition: int
+    from_partition: int
+    tenant: str
+    agent_id: str
+    session_id: str
+    intent_id: str
+    issued_at: int
+    deadline_at: int
+    names: list[str]
+    amounts: list[int]
+    body: bytes
 
 
 @dataclass(slots=True)

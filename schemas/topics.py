@@ -83,7 +83,7 @@ TOPICS: tuple[Topic, ...] = (
         30 * DAY_MS,
         ("pipeline",),
         ("pipeline", "auditor"),
-        accepts=(("transfer", ("pipeline",)),),
+        accepts=(("transfer", ("pipeline",)), ("exchange", ("pipeline",))),
     ),
     Topic("dispatches", True, 7 * DAY_MS, ("pipeline",), ("executor", "auditor")),
     Topic("replies", True, DAY_MS, ("pipeline",), ("agent", "channel", "person", "gateway", "auditor")),

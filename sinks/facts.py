@@ -63,6 +63,7 @@ RENAMED: dict[tuple[str, str], str] = {
     ("result_facts", "result_digest"): "digest",
     ("intake_facts", "length"): "input_bytes",
     ("genesis_facts", "env"): "detail",
+    ("exchange_facts", "home"): "detail",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
@@ -86,6 +87,7 @@ ONLY_IN_BYTES = {
     ("plan_facts", "amounts"),
     ("stage_facts", "grounded_events"),
     ("stage_facts", "grounded_paths"),
+    *(("exchange_facts", name) for name in ("exchange_id", "from_partition", "names", "amounts")),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),

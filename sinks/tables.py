@@ -92,7 +92,7 @@ _HEADER = (
     Column("src_partition", "UInt32", "ledger partition", _INT),
     Column("seq", "UInt64", "dense from 0 in the partition: count with it, never with offsets", _CLOCK),
     Column("event_id", "FixedString(16)", "identity of the event; column `event` is its hex", "NONE"),
-    Column("stage", LC, "who answered: route, conform, authorize, validate, plan, execute, session, review, tick, intake, control, genesis"),
+    Column("stage", LC, "who answered: route, conform, authorize, validate, plan, execute, session, review, tick, transfer, budget, intake, control, genesis"),
     Column("status", LC, "what the answer was; `noted` only attaches and never changes an intent"),
     Column("reason", LC, "stable reason code of a refusal or failure, or empty; see schemas/reasons.py"),
     Column("policies", f"Array({LC})", "ids of the policies that determined the answer"),
@@ -116,7 +116,7 @@ _HEADER = (
 )  # fmt: skip
 _FACTS = (
     Column("facts_type", LC, "which facts record filled the columns below; empty when this version cannot read it"),
-    Column("kind", LC, "kind of intent, session event or control event"),
+    Column("kind", LC, "kind of intent, session event, control event or exchange between partitions"),
     Column("tool", LC, "the tool as asked for; on the first outcome of an intent"),
     Column("tool_version", LC, "version of the tool's contract"),
     Column("executor", LC, "executor kind when planned, the executor itself once claimed"),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from sluicegate.processors.alarms import due_alarm
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
@@ -33,9 +34,10 @@ from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import GenesisFacts
-from sluicegate.schemas.topics import INPUTS, full_name, partition_of
+from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.failpoints import hit
+from sluicegate.streams.outgoing import add_outgoing
 from sluicegate.streams.recovery import recover, snapshot_chunks
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
 
@@ -250,8 +252,10 @@ class Lane:
         (tests/crash). The end is fetched by another consumer: this one may be in a long poll.
         """
         due = due_intent(self.state, now)
-        if due is None or due[1].state == "held":
-            return due is not None
+        if due is None:
+            return due_alarm(self.state, now) is not None
+        if due[1].state == "held" or due[1].awaits:
+            return True  # no receipt can move it
         place = self.places["receipts"]
         async with self.service.reader() as reader:
             end = int((await reader.end_offsets([place]))[place])
@@ -305,34 +309,8 @@ class Lane:
             self.metrics.outcomes += 1
             if self.service.on_outcome is not None:
                 self.service.on_outcome(self.index, outcome)
-        stamp = state.now // 1000
-        for work in decision.dispatches:
-            headers = cloud_event(work.dispatch_id, source, b"ai.sluicegate.dispatch", work.traceparent)
-            transaction.add(
-                f"{env}.dispatches", self.index, work.agent_id.encode(),
-                self.service.sign_dispatch(codec.encode(work)), stamp, headers,
-            )  # fmt: skip
-        for reply in decision.replies:
-            # A misrouted intent is answered where its agent reads.
-            partition = partition_of(reply.agent_id, state.partitions)
-            headers = cloud_event(reply.event_id, source, b"ai.sluicegate.reply")
-            transaction.add(
-                f"{env}.replies", partition, reply.agent_id.encode(), codec.encode(reply), stamp, headers
-            )
-        for transfer in decision.transfers:
-            partition = partition_of(transfer.agent_id, state.partitions)
-            headers = cloud_event(
-                transfer.transfer_id, source, b"ai.sluicegate.transfer", transfer.traceparent
-            )
-            transaction.add(
-                f"{env}.transfers", partition, transfer.agent_id.encode(),
-                self.service.sign_transfer(codec.encode(transfer)), stamp, headers,
-            )  # fmt: skip
-        for letter in decision.dead_letters:
-            self.metrics.dead_letters += 1
-            key = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
-            headers = cloud_event(letter.sha256[:16], source, b"ai.sluicegate.dead-letter")
-            transaction.add(f"{env}.dead-letters", 0, key, codec.encode(letter), stamp, headers)
+        self.metrics.dead_letters += len(decision.dead_letters)
+        add_outgoing(decision, transaction, self.service, source, state)
 
     async def _append_and_commit(self, transaction: Transaction) -> None:
         async with asyncio.timeout(COMMIT_LIMIT_S):

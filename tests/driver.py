@@ -179,7 +179,7 @@ class Driver:
         records: the partition's ledger. Offsets have a hole after each input, where Kafka has a commit marker.
         control_records, controls: the control ledger, and its fold as of each head.
         inputs: topic -> offset -> bytes, as the input topics would hold them.
-        dispatches, replies, dead_letters: everything that went out.
+        dispatches, replies, dead_letters, transfers, exchanges: everything that went out.
     """
 
     def __init__(
@@ -202,6 +202,7 @@ class Driver:
         self.replies: list[r.Reply] = []
         self.dead_letters: list[r.DeadLetter] = []
         self.transfers: list[r.Transfer] = []
+        self.exchanges: list[r.Exchange] = []
         self.library = Library()
         self._markers = 0
         self._ids = 0
@@ -264,6 +265,7 @@ class Driver:
         self.replies += decision.replies
         self.dead_letters += decision.dead_letters
         self.transfers += decision.transfers
+        self.exchanges += decision.exchanges
         return decision
 
     def _decide(self, source: Input | Tick, control: Control) -> Decision:
