@@ -15,6 +15,7 @@ MEANINGS = {
     "waiting": "waits for guardrail plug-ins; their answer, failure or silence decides",
     "dispatched": "offered to executors, or permitted to run in process; a lease of 5 s",
     "claimed": "one executor has it: from here the call may have happened",
+    "parked": "the tool works on, or the call's end is looked up: polled, called back, or given up at its bound",
     "in_doubt": "claimed, no receipt, may not be repeated: a person or a late receipt says what happened",
     "refused": "a stage or a person said no",
     "expired": "nobody took it, or nobody agreed, in time",

@@ -71,6 +71,14 @@ class OpenIntent:
     keeps: int = 0
     awaits: str = ""
     """While it waits, on what: plug-ins when empty, else `AWAITS`."""
+    waits_for: str = ""
+    """Of `parked`: see `jobs.py`."""
+    polls: int = 0
+    alive_until: int = 0
+    ends_at: int = 0
+    job_topic: str = ""
+    job_offset: int = 0
+    """Where the receipt stands that names the job."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """The life of an intent, as one table.
 
     routed ▸ permitted ▸ validated ▸ dispatched ▸ claimed ▸ released | withheld | failed
-       └────────┴──────────┴─ refused      └ expired   └ in_doubt ▸ resolved | released | withheld | failed
+       └────────┴──────────┴─ refused      └ expired   ├ parked ▸ parked | released | withheld | failed | in_doubt
+                                                       └ in_doubt ▸ resolved | parked | released | withheld | failed
                  └ held ▸ held | permitted | refused | expired
 
 An intent's state is the status of its last outcome. `ledger verify`, the ClickHouse view `intents` and the
@@ -17,7 +18,7 @@ DECIDED_TERMINAL = ("refused", "expired", "voided")
 EXECUTED_TERMINAL = ("released", "withheld", "failed", "resolved")
 """Ended after an execution."""
 
-OPEN = ("held", "waiting", "dispatched", "claimed", "in_doubt")
+OPEN = ("held", "waiting", "dispatched", "claimed", "parked", "in_doubt")
 """Waits for a person, another partition, an executor, a tool, or the truth."""
 
 PASSING = ("routed", "permitted", "validated")
@@ -44,10 +45,13 @@ TABLE: dict[str, tuple[str, ...]] = {
     "waiting": ("validated", "dispatched", "refused", "expired", "voided"),
     # `dispatched` again: the offer's lease ran out unclaimed, and it is offered anew.
     # The ends without a claim: a read-only call, which may repeat, needs none.
-    "dispatched": ("claimed", "dispatched", "expired", "voided", *_ENDS),
+    # `in_doubt`: an earlier offer was claimed, and this one nobody took up in time.
+    "dispatched": ("claimed", "dispatched", "parked", "in_doubt", "expired", "voided", *_ENDS),
     # `dispatched` after a claim: only for classes whose call may be repeated (DESIGN §5.4).
-    "claimed": ("dispatched", "in_doubt", *_ENDS),
-    "in_doubt": ("resolved", *_ENDS),
+    "claimed": ("dispatched", "parked", "in_doubt", *_ENDS),
+    # `dispatched` after a lookup that found no trace of the call.
+    "parked": ("parked", "dispatched", "in_doubt", *_ENDS),
+    "in_doubt": ("resolved", "parked", *_ENDS),
 }
 """State -> the statuses that may follow. Terminal states have no row: nothing ends an intent twice."""
 

@@ -96,7 +96,7 @@ def machinery_failed(
             entry, o = due[1], work.origin
             o.intent_id, o.tenant, o.agent_id = entry.intent_id, entry.tenant, entry.agent_id
             o.session_id, o.subject = entry.session_id, entry.subject
-            status = "in_doubt" if entry.state == "claimed" else "expired"
+            status = "in_doubt" if entry.state in ("claimed", "parked") else "expired"
             emit(
                 work, "tick", status, StageFacts(detail[:80]), "machinery_failed", caused_by=entry.last_event
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 import orjson
+from sluicegate.processors import jobs
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
 from sluicegate.processors.quarantine import REASON
@@ -49,6 +50,9 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
         facts = ClaimFacts(receipt.attempt, receipt.executor, receipt.started_at, lease)
         emit(work, "execute", "claimed", facts, caused_by=entry.last_event)
         return
+    if receipt.kind in _JOBS:
+        jobs.take(work, entry, receipt)
+        return
     _end(work, entry, receipt)
 
 
@@ -62,6 +66,8 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
     if receipt.kind == "claimed":
         offered = receipt.dispatch_id == entry.dispatch_id and receipt.attempt == entry.attempt
         return entry.state == "dispatched" and offered
+    if receipt.kind in _JOBS:
+        return jobs.acceptable(entry, receipt)
     if receipt.kind not in ("finished", "failed"):
         return False
     if entry.state == "waiting":
@@ -69,7 +75,7 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
             return False  # nothing was sent yet
         return receipt.dispatch_id == entry.dispatch_id
     if (
-        entry.state == "in_doubt"
+        entry.state in ("in_doubt", "parked")
         and receipt.kind == "failed"
         and receipt.sent
         and receipt.error_class in _UNCERTAIN
@@ -78,8 +84,9 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
     if entry.state == "dispatched":
         # INVARIANT: only a class that may repeat ends without a claim
         # (tests/unit/test_receipts.py::test_end_without_claim_is_noted).
-        return entry.tool_class == "read_only" and 0 < receipt.attempt <= entry.attempt
-    return entry.state in ("claimed", "in_doubt") and 0 < receipt.attempt <= entry.attempt
+        free = entry.tool_class == "read_only" or jobs.late_callback(work, entry)
+        return free and 0 < receipt.attempt <= entry.attempt
+    return entry.state in ("claimed", "parked", "in_doubt") and 0 < receipt.attempt <= entry.attempt
 
 
 def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
@@ -138,6 +145,8 @@ def labels_of(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None
         return header_labels(1 << UNKNOWN, CONFIDENTIALITY_RANK["internal"])
     return header_labels(*join(orjson.loads(result), tool.labels, tool.confidential))
 
+
+_JOBS = (jobs.PARKED, jobs.PROGRESS, jobs.TRACELESS)
 
 _UNCERTAIN = ("timeout", "unreachable", "tool_broke")
 """The tool may have acted: nobody heard its answer, or it broke on the way to one."""

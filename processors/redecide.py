@@ -38,7 +38,7 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
     places = [(entry.topic, entry.offset)]
     if entry.edit_topic:  # asked for in any case: then a decision asks once
         places.append((entry.edit_topic, entry.edit_offset))
-    values = [_at_hand(work, place) for place in places]
+    values = [at_hand(work, place) for place in places]
     if work.decision.needs:
         return ""
     if values[0] is None:
@@ -78,7 +78,7 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
     return ""
 
 
-def _at_hand(work: Work, place: Place) -> bytes | None:
+def at_hand(work: Work, place: Place) -> bytes | None:
     """The bytes at a place; None when they are gone, or asked for just now."""
     library = work.source.library
     value = library.raw(place) if library is not None else None

@@ -31,6 +31,8 @@ from sluicegate.processors.guardrail_rules import (
     compile_guardrails,
 )
 from sluicegate.processors.handoff_terms import TYPES as HANDOFF_TYPES
+from sluicegate.processors.job_check import check_completion
+from sluicegate.processors.job_terms import DEFAULT_LIMIT_S, MAX_LIMIT_S
 from sluicegate.processors.labels import (
     CONFIDENTIALITY_RANK,
     RANK,
@@ -51,7 +53,7 @@ GroundingKind = Literal["exact", "account", "amount", "date", "links", "text"]
 
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 600_000
-"""One call; longer work needs `completion: callback | poll`, which is not built yet."""
+"""One call; longer work needs `completion: callback | poll`."""
 MEMORY_OPS = ("write", "read", "forget")
 """What a contract of executor kind `memory` may do, see `memory.py`."""
 CONTROL_CEDAR = "control.cedar"
@@ -84,6 +86,13 @@ class Governance(BaseModel):
     tool_class: ToolClass = Field("irreversible", alias="class")
     executor: Executor
     timeout_ms: int = Field(DEFAULT_TIMEOUT_MS, gt=0, le=MAX_TIMEOUT_MS)
+    completion: Literal["answer", "poll", "callback"] = "answer"
+    """What ends a call: the tool's answer, or work that goes on after it (`jobs.py`)."""
+    job_limit_s: int = Field(DEFAULT_LIMIT_S, gt=0, le=MAX_LIMIT_S)
+    heartbeat_s: int = Field(0, ge=0, le=MAX_LIMIT_S)
+    poll_every_s: int = Field(2, gt=0, le=3_600)
+    key_lifetime_s: int = Field(0, ge=0)
+    """How long the tool knows an idempotency key; 0: for longer than any call is repeated."""
     protected: dict[str, GroundingKind] = {}
     constants: dict[str, list[str | float]] = {}
     labels: dict[str, str] = {}
@@ -347,10 +356,16 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         return None
     shape = shape_of(schema)
     findings += check_contract(path, text, governance.model_dump(by_alias=True), shape)
-    findings += check_executor(path, text, governance.executor.model_dump(), governance.tool_class)
+    executor = governance.executor.model_dump()
+    findings += check_executor(path, text, executor, governance.tool_class)
+    findings += check_completion(
+        path, text, executor, governance.completion, governance.timeout_ms, governance.heartbeat_s
+    )
+    if governance.completion != "answer":
+        executor["completion"] = governance.completion
     return CompiledTool(
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
-        orjson.dumps(governance.executor.model_dump(), option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
+        orjson.dumps(executor, option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
         validator, compile_typer(shape), checker, contract, dict(governance.protected),
         {name: frozenset(map(plain, values)) for name, values in governance.constants.items()}, _defaults(schema),
         labels, confidential, governance.measures, arguments, result, path,

@@ -1,7 +1,8 @@
 """Resolve: a person says of a call in doubt whether it happened.
 
 A `Resolution` on the topic `reviews`: `happened`, with the tool's result if it was found, or `did_not_happen`. Only a
-registered person may say it, and it is recorded who did. A result is checked, redacted and labelled as an executor's is,
+registered person may say it, and it is recorded who did. `look_up` lets an executor ask the tool by the call's key,
+where the contract says how (`jobs.py`). A result is checked, redacted and labelled as an executor's is,
 but grounds nothing: a person typed it. The agent is told. Never repeats the call: after `did_not_happen` the agent asks
 again if it still wants it. What changes nothing is `noted` with its reason. Next: `receipts.py` (a late receipt
 resolves, too), `reviews.py`.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors import jobs
 from sluicegate.processors.guardrails import Guarded
 from sluicegate.processors.receipts import guard_of, labels_of
 from sluicegate.processors.route import valid_id
@@ -18,8 +20,8 @@ from sluicegate.processors.state import Ended, OpenIntent, key_of
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import IntakeFacts, Resolution, ResultFacts
 
-HAPPENED, DID_NOT_HAPPEN = "happened", "did_not_happen"
-VERDICTS = (HAPPENED, DID_NOT_HAPPEN)
+HAPPENED, DID_NOT_HAPPEN, LOOK_UP = "happened", "did_not_happen", "look_up"
+VERDICTS = (HAPPENED, DID_NOT_HAPPEN, LOOK_UP)
 
 WHY_CHARS = 500
 
@@ -43,8 +45,13 @@ def decide_resolution(work: Work, said: Resolution) -> None:
         problem = guarded.reason
         if guarded.result is not None:
             result, labels = guarded.result, labels_of(entry, tool, guarded.result)
+    if not problem and said.verdict == LOOK_UP and not jobs.can_look_up(work, entry):
+        problem = "no_lookup"
     if problem:
         _note(work, problem)
+        return
+    if said.verdict == LOOK_UP:
+        jobs.look_up(work, entry, "review")
         return
     facts = ResultFacts(
         entry.attempt, said.reviewer, entry.claimed_at, work.now, hashlib.sha256(result).digest() if result else b"",

@@ -22,7 +22,7 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 6
+FORMAT = 7
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -36,7 +36,7 @@ _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "ve
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
          "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked", "quorum", "reviewers",
          "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
-         "edit_offset", "keeps", "awaits")  # fmt: skip
+         "edit_offset", "keeps", "awaits", "waits_for", "polls", "alive_until", "ends_at", "job_topic", "job_offset")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",

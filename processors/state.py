@@ -13,7 +13,7 @@ import hashlib
 import heapq
 from functools import lru_cache
 
-from sluicegate.processors import alarms, cells, derail, homes, labels, lifecycle
+from sluicegate.processors import alarms, cells, derail, homes, job_terms, labels, lifecycle
 from sluicegate.processors.delegation import join_names
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
@@ -25,6 +25,7 @@ from sluicegate.schemas.records import (
     GenesisFacts,
     HoldFacts,
     IntentFacts,
+    JobFacts,
     MemoryFacts,
     PlanFacts,
     ResultFacts,
@@ -298,6 +299,10 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     elif type(facts) is ClaimFacts:
         entry.claimed_at = facts.started_at
         entry.due_at = facts.lease_until + LEASE_MARGIN_US
+        heapq.heappush(state.timers, (entry.due_at, key))
+    elif type(facts) is JobFacts:
+        job_terms.fold(entry, outcome, facts)
+        entry.due_at = facts.due_at + (LEASE_MARGIN_US if facts.not_after else 0)
         heapq.heappush(state.timers, (entry.due_at, key))
     if isinstance(facts, StageFacts | HoldFacts) and facts.redacted:
         entry.redacted = " ".join(sorted({*entry.redacted.split(), *facts.redacted}))

@@ -1,7 +1,9 @@
 """Ticks: what happens when nobody reports in time.
 
     dispatched, unclaimed   offered again with the next attempt, until the deadline: then `expired`
-    claimed, no receipt     read_only, idempotent: offered again with the same key; else `in_doubt`, never by itself
+    claimed, no receipt     read_only, idempotent: offered again with the same key, while it lives; queryable: looked up
+                            where the contract says how; else `in_doubt`, never by itself
+    parked                  looked at again, or given up at its bound (`jobs.py`)
     held, no review         `expired`
     waiting, no verdict     what the guardrail says about a plug-in that fails
     waiting, no answer      looked at again: it goes on, waits longer or is refused (`awaiting.py`)
@@ -13,7 +15,9 @@ Next: `plan.py`, DESIGN §5.4's table.
 
 from __future__ import annotations
 
+from sluicegate.processors import jobs
 from sluicegate.processors.awaiting import SILENCE
+from sluicegate.processors.job_terms import ABSENT, CALLBACK
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
@@ -38,17 +42,47 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
     if entry.state == "waiting":
         SILENCE[entry.awaits](work, entry)
         return
+    if entry.state == "parked":
+        _parked(work, entry)
+        return
     over = work.now >= deadline_of(entry) or entry.attempt >= MAX_ATTEMPTS
+    if entry.state == "claimed" and entry.tool_class == "queryable" and jobs.can_look_up(work, entry):
+        jobs.look_up(work, entry, "tick")
+        return
+    if entry.claimed_at and jobs.key_expired(work, entry):
+        # INVARIANT: no call is repeated under a key that may be dead (tests/unit/test_jobs.py::test_the_life_of_a_key).
+        _end(work, entry, "in_doubt", "call_in_doubt")
+        return
     if entry.state == "claimed" and (entry.tool_class not in REPEATABLE or entry.executor == "in_process"):
         _end(work, entry, "in_doubt", "call_in_doubt")
     elif over and entry.state == "claimed":
         # A read that nobody answered did no harm; an idempotent call may have happened.
         read = entry.tool_class == "read_only"
         _end(work, entry, "failed" if read else "in_doubt", "timeout" if read else "call_in_doubt")
+    elif over and entry.claimed_at and entry.tool_class != "read_only":
+        # INVARIANT: what an earlier attempt may have done is never called `expired`
+        # (tests/unit/test_jobs.py::test_a_second_offer_nobody_takes_is_in_doubt).
+        _end(work, entry, "in_doubt", "call_in_doubt")
     elif over:
         _end(work, entry, "expired", "no_executor")
     else:
         _offer_again(work, entry)
+
+
+def _parked(work: Work, entry: OpenIntent) -> None:
+    """A job or a lookup: the next step of it, or the end of waiting."""
+    if entry.waits_for == ABSENT:
+        again = entry.tool_class == "queryable" and entry.attempt < MAX_ATTEMPTS
+        if again and work.now < deadline_of(entry):
+            _offer_again(work, entry)
+        else:
+            _end(work, entry, "failed", "not_found")
+        return
+    problem = "job_lost" if work.now >= entry.alive_until else ""
+    if not problem and entry.waits_for != CALLBACK:
+        problem = jobs.look_again(work, entry)
+    if problem:
+        _end(work, entry, "failed" if entry.tool_class == "read_only" else "in_doubt", problem)
 
 
 def _offer_again(work: Work, entry: OpenIntent) -> None:
@@ -59,10 +93,18 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
         # INVARIANT: what is offered again is what was offered (tests/unit/test_redact.py::test_a_second_offer_is_the_same_call).
         problem = "call_changed"
     if problem:
-        _end(work, entry, "in_doubt" if entry.state == "claimed" else "expired", problem)
+        _end(work, entry, _ended_by(entry), problem)
         return
     plan(work, entry.attempt + 1)
     work.decision.outcomes[0].caused_by = [entry.last_event]
+
+
+def _ended_by(entry: OpenIntent) -> str:
+    """The status of a call that is not offered again."""
+    if entry.state == "parked":
+        return "failed"  # only after a lookup without a trace
+    claimed = entry.state == "claimed" or (entry.claimed_at > 0 and entry.tool_class != "read_only")
+    return "in_doubt" if claimed else "expired"
 
 
 def _end(work: Work, entry: OpenIntent, status: str, reason: str) -> None:

@@ -128,6 +128,11 @@ class Lives:
                 self._bad("readable", f"`{status}` of intent `{rest.intent_id}` has no plan in its facts")
                 return
             life.tool_class, life.attempt = reading.plan_facts(facts)
+            if life.state == "parked" and life.tool_class != "queryable":
+                self._bad(
+                    "duplicates",
+                    f"{life.tool_class} intent `{rest.intent_id}` was offered again from `parked`",
+                )
         elif status == "claimed":
             attempt = reading.first_long(facts) if kind == reading.CLAIM else -1
             life.claims += 1
@@ -140,7 +145,11 @@ class Lives:
                 self._bad(
                     "duplicates", f"irreversible intent `{rest.intent_id}` was claimed {life.claims} times"
                 )
-        elif status in _ENDS_OF_A_CALL and not life.claims and life.tool_class != "read_only":
+        elif status == "in_doubt" and not life.claims:
+            self._bad("claim", f"intent `{rest.intent_id}` is in doubt and was never claimed")
+        elif status == "parked" and kind != reading.JOB:
+            self._bad("readable", f"`{status}` of intent `{rest.intent_id}` has no job in its facts")
+        elif status in (*_ENDS_OF_A_CALL, "parked") and not life.claims and life.tool_class != "read_only":
             self._bad(
                 "claim", f"{life.tool_class} intent `{rest.intent_id}` ended `{status}` without a claim"
             )

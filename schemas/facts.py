@@ -136,6 +136,21 @@ class ClaimFacts:
 
 
 @dataclass(slots=True)
+class JobFacts:
+    """Work that goes on at the tool, or a call whose end is looked up there: where it stands."""
+
+    attempt: int
+    waits_for: str
+    polls: int
+    due_at: int
+    alive_until: int
+    ends_at: int
+    not_after: int
+    handed_over: bool
+    note: str
+
+
+@dataclass(slots=True)
 class ResultFacts:
     """The end of an execution."""
 

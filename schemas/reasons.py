@@ -6,17 +6,8 @@ can go on sensibly; `remedy` is for the developer or operator.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One reason code."""
-
-    code: str
-    for_model: str
-    remedy: str
-
+from sluicegate.schemas.reason import Reason as Reason
+from sluicegate.schemas.reasons_execution import EXECUTION
 
 _ALL = (
     # intake: the record itself
@@ -316,66 +307,7 @@ _ALL = (
         "The changed arguments are not allowed.",
         "the detail names the stage's reason; change the arguments to what the policies allow, or approve them as they are",
     ),
-    # plan and execute
-    Reason(
-        "call_changed",
-        "The call could not be made.",
-        "the release changed what this call would be while it waited; ask again",
-    ),
-    Reason(
-        "no_executor",
-        "The tool is not available at the moment.",
-        "no executor took it before its deadline; start one: sluicegate worker --role executor",
-    ),
-    Reason(
-        "timeout", "The tool did not answer in time.", "raise timeout_ms in the contract, or look at the tool"
-    ),
-    Reason("refused_by_tool", "The tool refused the call.", "see the tool's own message"),
-    Reason(
-        "tool_broke", "The tool broke while it worked on this.", "it answered 5xx; see the tool's own message"
-    ),
-    Reason("unreachable", "The tool cannot be reached.", "check the contract's url and that the tool runs"),
-    Reason("egress_denied", "The tool's address is not allowed.", "add it to the egress allow list"),
-    Reason(
-        "malformed_result",
-        "The tool's answer cannot be used.",
-        "the result is not JSON or does not fit outputSchema",
-    ),
-    Reason("result_too_large", "The tool's answer is too large.", "inline results are at most 64 kB"),
-    Reason(
-        "descriptor_changed",
-        "The tool is not the one that was agreed on, so it was not called.",
-        "an MCP server describes the tool in other words now: read them, then pin the hash the error names",
-    ),
-    Reason(
-        "model_changed",
-        "Another model answered than the one that was agreed on, so its answer is not shown.",
-        "look at what the server serves, test the new model, then change the contract's `model` or `pinned`",
-    ),
-    Reason("crashed", "The tool crashed.", "see the executor's log"),
-    Reason(
-        "call_in_doubt",
-        "It is not known whether the call happened; do not repeat it.",
-        "look at the tool's side, then resolve it",
-    ),
-    Reason("not_in_doubt", "There is nothing to resolve.", "see `sluicegate in-doubt list`"),
-    Reason(
-        "bad_resolution",
-        "There is nothing to resolve.",
-        "the verdict is happened or did_not_happen, and only what happened has a result",
-    ),
-    Reason(
-        "happened",
-        "A person found out that the call happened; do not repeat it.",
-        "settled by a person; its result is only there if the person gave it",
-    ),
-    Reason(
-        "did_not_happen",
-        "A person found out that the call did not happen; ask again if it is still needed.",
-        "settled by a person; ask again with a fresh intent_id",
-    ),
-    Reason("unknown_dispatch", "This receipt belongs to no open call.", "nothing to do: it is recorded only"),
-    Reason("late", "This came after the end.", "nothing to do: it is recorded only"),
+    *EXECUTION,
     # client side
     Reason(
         "unavailable",

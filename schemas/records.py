@@ -16,6 +16,7 @@ from sluicegate.schemas.facts import GenesisFacts as GenesisFacts
 from sluicegate.schemas.facts import HoldFacts as HoldFacts
 from sluicegate.schemas.facts import IntakeFacts as IntakeFacts
 from sluicegate.schemas.facts import IntentFacts as IntentFacts
+from sluicegate.schemas.facts import JobFacts as JobFacts
 from sluicegate.schemas.facts import MemoryFacts as MemoryFacts
 from sluicegate.schemas.facts import PlanFacts as PlanFacts
 from sluicegate.schemas.facts import ResultFacts as ResultFacts
@@ -172,6 +173,8 @@ class Dispatch:
     control_head: int = -1
     proof: bytes = b""
     transformed: bool = False
+    purpose: str = ""
+    job: str = ""
 
 
 @dataclass(slots=True)

@@ -63,7 +63,10 @@ def test_every_other_state_is_reached_and_can_end(state: str) -> None:
         ("permitted", "dispatched", False),
         ("held", "dispatched", False),
         ("held", "expired", True),
-        ("dispatched", "in_doubt", False),
+        ("dispatched", "in_doubt", True),  # an earlier offer was claimed; `ledger verify` checks that
+        ("parked", "dispatched", True),
+        ("parked", "claimed", False),
+        ("parked", "expired", False),
         ("dispatched", "released", True),
         ("claimed", "expired", False),
         ("claimed", "refused", False),
