@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Callable
 
 LEDGER_POINTS = (
     "ledger.1.fetched",
@@ -28,6 +29,16 @@ CLAIM_POINTS = (
 )
 """After each step of an executor's claim; 4 is after the effect and before the receipt."""
 
+TRANSFER_POINTS = (
+    "transfer.1.appended",
+    "transfer.2.committed",
+    "transfer.3.fetched",
+    "transfer.4.appended",
+    "transfer.5.committed",
+)
+"""A record between partitions: 1 and 2 are the sender's steps 4 and 5 of a transaction that sends one, 3 to 5 the
+receiver's steps 1, 4 and 5 of a transaction that decides one."""
+
 SINK_POINTS = (
     "sink.1.frozen",
     "sink.2.fenced",
@@ -45,5 +56,16 @@ _passes = itertools.count(1)
 
 def hit(name: str) -> None:
     """Pass a failpoint."""
-    if name == _name and next(_passes) == _at:
+    if name == _name:
+        _pass()
+
+
+def hit_if(name: str, there: Callable[[], bool]) -> None:
+    """Pass a failpoint that is only there when `there` says so; it is asked only where the point is set."""
+    if name == _name and there():
+        _pass()
+
+
+def _pass() -> None:
+    if next(_passes) == _at:
         os.kill(os.getpid(), signal.SIGSTOP if _how == "stop" else signal.SIGKILL)

@@ -36,7 +36,7 @@ from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import GenesisFacts
 from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka
-from sluicegate.streams.failpoints import hit
+from sluicegate.streams.failpoints import hit, hit_if
 from sluicegate.streams.outgoing import add_outgoing
 from sluicegate.streams.recovery import recover, snapshot_chunks
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
@@ -207,6 +207,7 @@ class Lane:
                 await self._append_and_commit(Transaction(self._require()))
             return
         hit("ledger.1.fetched")
+        hit_if("transfer.3.fetched", lambda: any(source.topic == "transfers" for source in sources))
         transaction = Transaction(self._require())
         started, size = time.perf_counter(), 0
         while sources:
@@ -215,6 +216,7 @@ class Lane:
                 self._first = self._first or (source.topic, source.offset)
                 size += len(source.value)
                 self.metrics.inputs += 1
+                transaction.decides_transfer |= source.topic == "transfers"
             decision = await self._decide(source)  # Steps 2 and 3
             self._fold(decision, transaction)
             if time.perf_counter() - started > DECIDING_LIMIT_S or size > BATCH_BYTES or self._alone():
@@ -319,8 +321,10 @@ class Lane:
                 await transaction.offsets(self._group_offsets(), self.service.group)
                 self._told, self._told_at = dict(self.state.positions), time.monotonic()
             hit("ledger.4.appended")
+            transaction.hit("transfer.1.appended", "transfer.4.appended")
             await transaction.commit()  # Step 5
         hit("ledger.5.committed")
+        transaction.hit("transfer.2.committed", "transfer.5.committed")
         self._last_offset = last.get((f"{self.env}.outcomes", self.index), self._last_offset)
         self.metrics.transactions += 1
         self.service.passed(self)

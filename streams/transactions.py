@@ -14,6 +14,7 @@ import aiokafka.producer.sender as _sender
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
+from sluicegate.streams.failpoints import hit_if
 
 COMMIT_LIMIT_S = 20.0
 """For appending and committing one transaction; below the 60 s after which the broker aborts it."""
@@ -23,6 +24,9 @@ CLOSE_LIMIT_S = 5.0
 
 CLOUDEVENTS_VERSION = b"1.0"
 CONTENT_TYPE = b"application/avro"
+
+TRANSFERS = ".transfers"
+"""How the name of that topic ends."""
 
 Headers = list[tuple[str, bytes]]
 
@@ -62,7 +66,12 @@ def cloud_event(event_id: bytes, source: bytes, kind: bytes, traceparent: str = 
 
 
 class Transaction:
-    """The records of one transaction, gathered into batches before it begins."""
+    """The records of one transaction, gathered into batches before it begins.
+
+    Attributes:
+        records: how many.
+        decides_transfer: whether they come of a record of another partition.
+    """
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
@@ -70,6 +79,7 @@ class Transaction:
         self._full: list[tuple[str, int, object]] = []
         self._counts: dict[tuple[str, int], int] = {}
         self.records = 0
+        self.decides_transfer = False
 
     def add(
         self, topic: str, partition: int, key: bytes | None, value: bytes, timestamp_ms: int, headers: Headers
@@ -85,6 +95,11 @@ class Transaction:
             builder.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
         self._counts[place] = self._counts.get(place, 0) + 1
         self.records += 1
+
+    def hit(self, sending: str, deciding: str) -> None:
+        """Pass a failpoint of transactions that send a transfer, and one of those that decide one."""
+        hit_if(sending, lambda: any(topic.endswith(TRANSFERS) for topic, _ in self._counts))
+        hit_if(deciding, lambda: self.decides_transfer)
 
     async def append(self) -> dict[tuple[str, int], int]:
         """Begin, send everything, and wait until the broker has it. Returns the last offset by partition.

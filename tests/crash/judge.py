@@ -37,6 +37,21 @@ SHOWN = 5
 
 
 @dataclass
+class Record:
+    """What the ledger says since some place.
+
+    Attributes:
+        lives: intents by id; a session that was handed over is there under its transfer's id.
+        sent: hand-offs, by id -> ids of the transfers that they sent.
+        opened: id of a transfer -> how often it opened a session.
+    """
+
+    lives: dict[str, Life] = field(default_factory=dict)
+    sent: dict[str, list[str]] = field(default_factory=dict)
+    opened: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
 class Life:
     """What the ledger says about one intent. `claimers`: executors, one a claim."""
 
@@ -101,11 +116,11 @@ def _places(settings: Settings) -> list[TopicPartition]:
     return [TopicPartition(full_name(settings.env, "outcomes"), p) for p in range(settings.partitions)]
 
 
-def lives(settings: Settings, since: Mapping[int, int]) -> dict[str, Life]:
-    """Every intent with a record since these offsets, by id."""
+def read(settings: Settings, since: Mapping[int, int]) -> Record:
+    """Everything on the ledger since these offsets."""
 
-    async def look() -> dict[str, Life]:
-        found: dict[str, Life] = {}
+    async def look() -> Record:
+        found = Record()
         reader = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
         try:
             for place in _places(settings):
@@ -119,15 +134,20 @@ def lives(settings: Settings, since: Mapping[int, int]) -> dict[str, Life]:
     return asyncio.run(look())
 
 
-def _note(found: dict[str, Life], outcome: Outcome) -> None:
+def _note(found: Record, outcome: Outcome) -> None:
     header = codec.decode_as(Header, outcome.header)
-    if not header.intent_id or header.status == ATTACHED:
+    ident = header.intent_id
+    if not ident or header.status == ATTACHED:
         return
-    life = found.setdefault(header.intent_id, Life())
+    if header.status == "delegated":
+        found.sent.setdefault(ident, []).append(header.event_id.hex())
+    elif header.status == "opened":
+        found.opened[ident] += 1
+    life = found.lives.setdefault(ident, Life())
     life.status, life.reason = header.status, header.reason
     if header.status == "dispatched":
         facts = codec.decode_as(PlanFacts, outcome.facts)
-        life.key = idempotency_key(header.tenant, header.agent_id, header.intent_id, facts.action_digest)
+        life.key = idempotency_key(header.tenant, header.agent_id, ident, facts.action_digest)
     elif header.status == "claimed":
         life.claimers.append(codec.decode_as(ClaimFacts, outcome.facts).executor)
 
@@ -166,6 +186,17 @@ def judge(
         if life.status == "in_doubt" and call.clean and not victims.intersection(life.claimers):
             tally.breaks("in doubt for a reason", call.intent_id)
     return tallies
+
+
+def hand_offs(handed: list[str], found: Record) -> list[str]:
+    """What is wrong with them: each permitted one sends one transfer and opens one session."""
+    wrong: list[str] = []
+    for ident in handed:
+        sent = found.sent.get(ident, [])
+        opened = sum(found.opened[transfer] for transfer in sent)
+        if (len(sent), opened) != (1, 1):
+            wrong.append(f"hand-off {ident} sent {len(sent)} transfers and opened {opened} sessions")
+    return wrong
 
 
 def over(tool_class: str, requests: int, effects: int) -> str:

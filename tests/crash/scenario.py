@@ -1,5 +1,7 @@
 """The traffic of one cell of the crash matrix: calls of four classes side by side, from sessions on every partition.
 
+A session hands every round of calls to an agent on the next partition, so that each round needs a transfer that arrives.
+
 Seven of ten calls of a class meet a tool that works. The others meet one that acts and drops the connection, acts after
 the deadline, or acts and answers 500: what a crash leaves unknown is mixed with what a tool leaves unknown.
 Never judges. Next: `judge.py`.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +37,9 @@ TURNS = ("drops", "works", "works", "late", "works", "works", "works", "breaks",
 """Which kind each call of a class meets, in turn: three of ten a faulty one."""
 SESSIONS = 40
 """Each asks for one call of every class at a time."""
+POLICIES = """@id("all") permit (principal, action, resource);
+@id("hand-on") permit (principal, action == Action::"handoff", resource);
+"""
 ANSWER_LIMIT_S = 150.0
 """An answer may take a session time-out, a few leases and a busy machine; nothing may stay without one."""
 AGENTS_EACH = 2
@@ -58,9 +63,10 @@ class Call:
 
 @dataclass
 class Traffic:
-    """What was asked for, and the first answers."""
+    """What was asked for, and the first answers. `handed`: ids of the hand-offs."""
 
     calls: list[Call] = field(default_factory=list)
+    handed: list[str] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
 
@@ -70,7 +76,7 @@ def write_release(folder: Path) -> Path:
     (folder / "contracts").mkdir(parents=True)
     (folder / "policies").mkdir()
     (folder / "release.yaml").write_text('name: crash-matrix\nversion: "1"\n')
-    (folder / "policies" / "all.cedar").write_text('@id("all")\npermit (principal, action, resource);\n')
+    (folder / "policies" / "all.cedar").write_text(POLICIES)
     for tool_class in CLASSES:
         for kind, fault in FAULTS.items():
             name = tool_of(tool_class, kind)
@@ -135,53 +141,69 @@ async def play(
 ) -> None:
     """`per_class` calls of every class, noted in `traffic`; `mark` makes their ids unique."""
     async with Fleet(settings, settings.partitions) as fleet:
-        await asyncio.gather(
-            *(
-                _session(fleet, agents[n % len(agents)], f"{mark}-{n}", numbers, traffic, on_answer)
-                for n, numbers in enumerate(_shares(per_class))
-                if numbers
-            )
-        )
+        sessions = [
+            _Session(fleet, agents[n % len(agents)], agents[(n + AGENTS_EACH) % len(agents)], f"{mark}-{n}", traffic, on_answer)
+            for n in range(SESSIONS)
+        ]  # fmt: skip
+        await asyncio.gather(*(s.play(range(n, per_class, SESSIONS)) for n, s in enumerate(sessions)))
 
 
-def _shares(per_class: int) -> Iterable[range]:
-    """The numbers of the calls of each session."""
-    return (range(n, per_class, SESSIONS) for n in range(SESSIONS))
+@dataclass
+class _Session:
+    """One session, of an agent that hands its work to another one."""
 
+    fleet: Fleet
+    agent: str
+    other: str
+    name: str
+    traffic: Traffic
+    on_answer: Callable[[int], None]
 
-async def _session(
-    fleet: Fleet,
-    agent: str,
-    session: str,
-    numbers: range,
-    traffic: Traffic,
-    on_answer: Callable[[int], None],
-) -> None:
-    opened = Message(f"{session}:open", agent, session, "session.open", _now())
-    if await fleet.ask("messages", opened, opened.message_id, ANSWER_LIMIT_S) is None:
-        traffic.unanswered.append(opened.message_id)
-        return
-    for number in numbers:
-        # The kinds take turns by session too, so that they are not the same for all calls of a round.
+    async def play(self, numbers: range) -> None:
+        """A round for each number."""
+        if not numbers:
+            return
+        opened = Message(f"{self.name}:open", self.agent, self.name, "session.open", _now())
+        if await self._ask("messages", opened, opened.message_id) is None:
+            return
+        for number in numbers:
+            session = f"{self.name}:{number}"
+            if await self._hand_on(session):
+                await self._round(session, number)
+            else:
+                self.on_answer(len(CLASSES))
+
+    async def _hand_on(self, session: str) -> bool:
+        terms = json.dumps({"agent": self.other, "session": session, "max_calls": len(CLASSES)}).encode()
+        intent = Intent(f"{session}:hand-on", self.agent, self.name, "handoff", "", terms, _now())
+        self.traffic.handed.append(intent.intent_id)
+        reply = await self._ask("intents", intent, intent.intent_id)
+        return reply is not None and reply.status == "opened"
+
+    async def _round(self, session: str, number: int) -> None:
+        # The kinds take turns by round and class, so that they are not the same for all calls of one.
         kinds = [TURNS[(number + number // SESSIONS + 3 * at) % len(TURNS)] for at in range(len(CLASSES))]
         calls = [
-            Call(agent, f"{session}:{number}:{tool_class}", tool_class, kind)
+            Call(self.other, f"{session}:{tool_class}", tool_class, kind)
             for tool_class, kind in zip(CLASSES, kinds, strict=True)
         ]
-        traffic.calls += calls
+        self.traffic.calls += calls
         intents = [_intent(session, call, number) for call in calls]
-        replies = await asyncio.gather(
-            *(fleet.ask("intents", i, i.intent_id, ANSWER_LIMIT_S) for i in intents)
-        )
-        for intent, reply in zip(intents, replies, strict=True):
-            on_answer(1)
-            if reply is None:
-                traffic.unanswered.append(intent.intent_id)
-            else:
-                traffic.replies[intent.intent_id] = reply
+        await asyncio.gather(*(self._call(intent) for intent in intents))
         # The same bytes again: what makes a ledger load bytes (step 2), and never a second call.
-        if await fleet.ask("intents", intents[0], intents[0].intent_id, ANSWER_LIMIT_S) is None:
-            traffic.unanswered.append(f"{intents[0].intent_id} (repeated)")
+        await self._ask("intents", intents[0], intents[0].intent_id)
+
+    async def _call(self, intent: Intent) -> None:
+        await self._ask("intents", intent, intent.intent_id)
+        self.on_answer(1)
+
+    async def _ask(self, topic: str, record: Intent | Message, ident: str) -> Reply | None:
+        reply = await self.fleet.ask(topic, record, ident, ANSWER_LIMIT_S)
+        if reply is None:
+            self.traffic.unanswered.append(ident)
+        else:
+            self.traffic.replies.setdefault(ident, reply)
+        return reply
 
 
 def _intent(session: str, call: Call, number: int) -> Intent:
