@@ -92,8 +92,8 @@ class Follower:
 
     def stopped(self, dispatch: Dispatch) -> str:
         """What is quarantined. The release that counts is the one in force now, as for a second offer."""
-        control = self._source.control
-        return quarantined(control, dispatch.agent_id, dispatch.tool, dispatch.session_id, control.deployed)
+        control, d = self._source.control, dispatch
+        return quarantined(control, d.agent_id, d.tool, d.session_id, control.deployed, d.intent_id)
 
 
 class SignedVerifier(Follower):

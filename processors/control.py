@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from sluicegate.processors import control_policy, modes, quarantine
+from sluicegate.processors import orders as rollbacks
+from sluicegate.processors.orders import Orders
 from sluicegate.processors.registry import (
     ACTIVE,
     OPERATOR_ROLE,
@@ -61,6 +63,8 @@ class Control:
     """(agent | tool | environment | policy, its id) -> observe | enforce; read by `modes.mode_for`."""
     quarantines: dict[tuple[str, str], str] = field(default_factory=dict)
     """(agent | tool | session | release, its id) -> why; read by `quarantine.quarantined`."""
+    orders: Orders = field(default_factory=dict)
+    """Calls that operators ordered to be taken back; read by `quarantine.quarantined`."""
     published: dict[str, str] = field(default_factory=dict)
     deployed: str = ""
     previous: tuple[str, ...] = ()
@@ -177,10 +181,19 @@ def _mode_set(new: Control, body: Body, who: str) -> None:
 def _quarantine_added(new: Control, body: Body, who: str) -> None:
     scope, value, why = str(body["scope"]), str(body["value"]), str(body.get("why", ""))
     new.quarantines = quarantine.with_quarantine(new.quarantines, scope, value, why)
+    new.orders = rollbacks.without_leave(new.orders, scope, value)
 
 
 def _quarantine_lifted(new: Control, body: Body, who: str) -> None:
     new.quarantines = quarantine.without(new.quarantines, str(body["scope"]), str(body["value"]))
+
+
+def _rollback_ordered(new: Control, body: Body, who: str) -> None:
+    new.orders = rollbacks.with_order(new.orders, body, new.quarantines, new.deployed, new.head, who)
+
+
+def _rollback_ended(new: Control, body: Body, who: str) -> None:
+    new.orders = rollbacks.with_end(new.orders, body)
 
 
 def _published(new: Control, body: Body, who: str) -> None:
@@ -210,6 +223,8 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "mode.set": _mode_set,
     "quarantine.added": _quarantine_added,
     "quarantine.lifted": _quarantine_lifted,
+    rollbacks.ORDERED_KIND: _rollback_ordered,
+    rollbacks.ENDED_KIND: _rollback_ended,
     "release.published": _published,
     "release.deployed": _deployed,
 }

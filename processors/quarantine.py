@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from sluicegate.processors.orders import stands_above
+
 if TYPE_CHECKING:
     from sluicegate.processors.control import Control
 
@@ -28,14 +30,22 @@ Quarantines = Mapping[tuple[str, str], str]
 """(scope, id) -> why."""
 
 
-def quarantined(control: Control, agent_id: str, tool: str, session_id: str, release: str) -> str:
-    """What stops this call, with the reason an operator gave; an empty text when nothing does."""
+def quarantined(
+    control: Control, agent_id: str, tool: str, session_id: str, release: str, intent_id: str = ""
+) -> str:
+    """What stops this call, with the reason an operator gave; an empty text when nothing does.
+
+    `intent_id`: asked for a call, which an operator may have ordered to take another one back (`orders.py`).
+    """
     stopped = control.quarantines
     if not stopped:
         return ""
     for place in ((AGENT, agent_id), (TOOL, tool), (SESSION, session_id), (RELEASE, release)):
         why = stopped.get(place)
-        if why is not None:
+        if why is None:
+            continue
+        # INVARIANT: what is ordered goes on above older quarantines, and nothing else (tests/unit/test_orders.py).
+        if not stands_above(control.orders, agent_id, tool, intent_id, place):
             return f"{place[0]} `{place[1][:80]}` is quarantined" + (f": {why}" if why else "")
     return ""
 

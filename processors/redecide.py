@@ -32,7 +32,7 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
     is set and the answer is empty.
     """
     if quarantine.quarantined(
-        work.control, entry.agent_id, entry.tool, entry.session_id, work.control.deployed
+        work.control, entry.agent_id, entry.tool, entry.session_id, work.control.deployed, entry.intent_id
     ):
         return quarantine.REASON
     places = [(entry.topic, entry.offset)]

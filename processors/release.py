@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.cedar import Policy, PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
-from sluicegate.processors.compensate import Compensation
+from sluicegate.processors.compensate import Compensation, Verification
+from sluicegate.processors.compensate_check import check_compensations
 from sluicegate.processors.conform import Typer, compile_typer
 from sluicegate.processors.contract_check import check_contract, check_executor, line_of
 from sluicegate.processors.derail import NO_LIMITS, Derail
@@ -101,6 +102,7 @@ class Governance(BaseModel):
     asset: str = ""
     redact: Redactions = Redactions()
     compensate: Compensation | None = None
+    verify: Verification | None = None
     guessed: list[str] = []
     """Keys that `release init` guessed and nobody has looked at; `release check` says so."""
 
@@ -245,6 +247,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         delegates = any(names_action(p, HANDOFF) for p in policies)
         known = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
         findings += check_policies(policies, known, manifest.roles)
+        findings += check_compensations(tools, files)
     redactions = _redactions(policies, tools, findings)
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,

@@ -66,7 +66,7 @@ def route(work: Work) -> Refusal | None:
         return Refusal("no_release")
     # INVARIANT: nothing quarantined gets a permit (tests/unit/test_quarantine.py).
     stopped = quarantine.quarantined(
-        work.control, intent.agent_id, intent.tool, intent.session_id, work.release.digest
+        work.control, intent.agent_id, intent.tool, intent.session_id, work.release.digest, intent.intent_id
     )
     if stopped:
         return Refusal(quarantine.REASON, stopped)

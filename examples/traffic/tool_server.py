@@ -5,10 +5,13 @@ The recorded call is found by its intent id, `<session>:<seq>`; for an intent id
 and canonical arguments (the first one recorded). Answers: 200 `{"result": ...}`; 422 `{"error": ...}` where an
 error was recorded; 404 where nothing was; 400 for a request that is not of this form.
 
+Nobody recorded how calls are taken back. A compensation (intent `undo-...`) and its read-back (`check-...`) are answered as
+the services would: a booking that was recorded is cancelled and then read as cancelled; a member leaves.
+
 `GET /journal` is `{idempotency key: calls}`: what a test counts effects with. Every well-formed call counts, answered or
 not, as a tool that takes no notice of the key would count it.
 
-It never runs anything, keeps nothing on disk and reads no clock.
+It never runs anything, keeps nothing on disk (a cancelled booking is forgotten with the process) and reads no clock.
 Read next: `README.md` beside this file for the slice; `python -m examples.traffic.tool_server --port 8900` to run it.
 """
 
@@ -33,6 +36,7 @@ Step = dict[str, Any]
 
 SLICE = Path(__file__).parent
 SUITES = ("banking", "slack", "retail", "airline")
+BOOKING = ("airline", "book_reservation")
 
 
 def load_steps(folder: Path = SLICE, suites: Iterable[str] = SUITES) -> list[Step]:
@@ -55,8 +59,13 @@ class Recorded:
         self.by_intent: dict[str, Step] = {}
         self.by_request: dict[tuple[str, str, bytes], Step] = {}
         self.journal: Counter[str] = Counter()
+        self.booked: dict[str, dict[str, Any]] = {}
+        self.cancelled: set[str] = set()
         for step in steps:
             if step["kind"] == "tool_call":
+                if (step["suite"], step["tool"]) == BOOKING and step["error"] is None:
+                    booking = json.loads(step["result"])  # the services answered JSON as a text
+                    self.booked.setdefault(booking["reservation_id"], booking)
                 self.by_intent[intent_id(step)] = step
                 request = (step["suite"], step["tool"], rfc8785.dumps(step["arguments"]))
                 self.by_request.setdefault(request, step)
@@ -69,12 +78,29 @@ class Recorded:
             return step
         return self.by_request.get((suite, tool, rfc8785.dumps(arguments)))
 
+    def taken_back(self, intent: str, suite: str, tool: str, arguments: dict[str, Any]) -> Step | None:
+        """The answer to an operator's compensation or its read-back."""
+        if (suite, tool) == ("slack", "remove_user_from_slack"):
+            return {"result": "None", "error": None}
+        booking = self.booked.get(str(arguments.get("reservation_id")))
+        if suite != "airline" or booking is None:
+            return None
+        if tool == "cancel_reservation" and intent.startswith("undo-"):
+            self.cancelled.add(booking["reservation_id"])
+        gone = booking["reservation_id"] in self.cancelled
+        status = "cancelled" if gone else booking["status"]
+        return {"result": json.dumps({**booking, "status": status}), "error": None}
+
     async def call(self, request: web.Request) -> web.Response:
         suite, tool = request.match_info["suite"], request.match_info["tool"]
         key = request.headers.get("Idempotency-Key")
         try:
             arguments = json.loads(await request.read())
-            step = self.find(request.headers.get("X-Sluicegate-Intent"), suite, tool, arguments)
+            intent = request.headers.get("X-Sluicegate-Intent") or ""
+            if intent.startswith(("undo-", "check-")):
+                step = self.taken_back(intent, suite, tool, arguments)
+            else:
+                step = self.find(intent, suite, tool, arguments)
         except ValueError:  # rfc8785 raises kinds of it too, e.g. for integers JSON cannot carry exactly
             return refused(400, "send the arguments as one JSON object")
         if not key or not isinstance(arguments, dict):

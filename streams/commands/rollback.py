@@ -1,20 +1,30 @@
-"""`sluicegate rollback call`: take a call back."""
+"""`sluicegate rollback call | list`: take calls back."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log, saga
 from sluicegate.streams import rollback as rollbacks
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import console
+from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.rollback_text import as_json, print_first, print_tree, rows
 from sluicegate.streams.keys import Keys
+from sluicegate.streams.rollback import Plan, Wish
 from sluicegate.streams.settings import Settings
 
 rollback = typer.Typer(help="Take back what was done.", no_args_is_help=True)
+
+COLUMNS = (
+    "intent_id", "agent_id", "session_id", "tool", "class", "state", "followed_from", "how", "stands", "why", "undo",
+    "undo_tool", "arguments", "undone", "verified",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -22,64 +32,89 @@ def register(app: typer.Typer) -> None:
     app.add_typer(rollback, name="rollback")
 
 
-@rollback.callback()
-def _group() -> None:
-    """Keeps `call` a level below, as the only one."""
-
-
 @rollback.command("call")
 def rollback_call(
     intent: Annotated[str, typer.Argument(help="the call's intent id")],
+    cascade: Annotated[bool, typer.Option("--cascade", help="and all that followed from it")] = False,
+    seen: Annotated[bool, typer.Option("--seen", help="with --cascade: also what only saw a result")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="go on although some cannot be taken back")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done only")] = False,
     agent: Annotated[str, typer.Option("--agent", help="whose call it is, if several used the id")] = "",
-    timeout_s: Annotated[float, typer.Option(help="seconds to wait")] = 30.0,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="signed environments: the agent's key file")
+    by: Annotated[
+        str, typer.Option("--by", help="the agent that carries it out [default: rollback-TENANT]")
+    ] = "",
+    why: Annotated[str, typer.Option(help="for the record")] = "",
+    timeout_s: Annotated[float, typer.Option(help="seconds to wait for each call")] = 30.0,
+    key: Annotated[Path | None, typer.Option("--key", help="signed environments: its key file")] = None,
+    channel_key: Annotated[
+        Path | None, typer.Option("--channel-key", help="signed environments: a channel's key file")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be asked only")] = False,
+    output: OutputOption = Format.TABLE,
 ) -> None:
-    """Take one call back by its contract's `compensate`, e.g. `sluicegate rollback call i-7 --dry-run`.
+    """Take a call back by its contract's `compensate`, e.g. `sluicegate rollback call i-7 --cascade --dry-run`.
 
-    The compensation is decided and recorded as any call of that agent. Running it again undoes nothing twice.
-    Exit code 1 and the reason when the call cannot be, or was not, taken back.
+    What cannot be taken back is said first. The order is a control event; each compensation is decided and recorded as
+    any call of the agent that carries it out, and read back where the contract says how. Run again, it goes on where it
+    stopped and undoes nothing twice. Exit code 1 when something is left.
     """
+    if seen and not cascade:
+        raise Terminal("--seen widens a cascade, give --cascade, too")
     settings, out = attach(Settings.from_env()), console()
     keys = Keys(settings.home)
     try:
-        found = asyncio.run(rollbacks.plan(settings, intent, keys.open, agent=agent))
+        plan = _plan(settings, Wish(intent, agent, cascade, seen, by), keys)
+        plain = output is Format.TABLE
+        if plain:
+            print_first(out, plan)
+            print_tree(plan, f"before: {plan.saga}, carried out by {plan.by}")
+        order = -1
+        stopped = bool(plan.cannot) and not partial and any(s.stands == rollbacks.TODO for s in plan.left)
+        if not dry_run and not stopped:
+            order = _carry_out(settings, keys, plan, saga.How(why, timeout_s, key, channel_key))
+            if plain and order >= 0:
+                print_tree(plan, f"after: ordered as control event {order}")
     finally:
         keys.close()
-    if found.cannot:
-        out.print(f"`{found.tool}` of `{found.agent_id}` cannot be taken back: {found.cannot}", markup=False)
+    if plain and stopped and not dry_run:
+        out.print("nothing was done: some cannot be taken back, go on without them with --partial")
+    elif plain:
+        left = f"{len(plan.left)} left" if plan.left else "nothing is left"
+        out.print(f"{sum(s.stands == rollbacks.DONE for s in plan.steps.values())} taken back, {left}")
+    elif output is Format.JSON:
+        print(json.dumps(as_json(plan, order), indent=2, ensure_ascii=False))
+    else:
+        show(COLUMNS, [tuple(row.values()) for row in rows(plan)], output)
+    if plan.left and not dry_run:
         raise typer.Exit(1)
-    call = f"`{found.undo_tool}` {json.dumps(found.arguments, ensure_ascii=False)} as `{found.undo_id}`"
-    if found.done:
-        out.print(f"asked before, {call}: {found.done}", markup=False)
-        raise typer.Exit(0 if found.done == "released" else 1)
-    if dry_run:
-        out.print(f"would call {call}", markup=False)
-        return
-    asyncio.run(_call(settings, found, timeout_s, key))
-    out.print(f"taken back by {call}", markup=False)
 
 
-async def _call(settings: Settings, found: rollbacks.Plan, timeout_s: float, key: Path | None) -> None:
-    from sluicegate.streams.client import AgentClient
-    from sluicegate.streams.client_errors import NotReleased
-    from sluicegate.streams.client_json import Json
-    from sluicegate.streams.replies import Held
+def _plan(settings: Settings, wish: Wish, keys: Keys) -> Plan:
+    bar, advance = progress("reading the ledger", None)
+    with bar:
+        return asyncio.run(rollbacks.make_plan(settings, wish, keys.open, advance))
 
-    try:
-        async with (
-            AgentClient(agent_id=found.agent_id, settings=settings, key=key) as agent,
-            agent.session(goal=f"take back {found.intent_id}") as s,
-        ):
-            arguments = cast("dict[str, Json]", found.arguments)
-            result = await s.call_tool(
-                found.undo_tool, arguments, timeout_s=timeout_s, intent_id=found.undo_id
-            )
-    except NotReleased as refused:
-        console().print(str(refused), markup=False)
-        raise typer.Exit(1) from refused
-    if isinstance(result, Held):
-        console().print(f"held: {result.why} (intent {result.intent_id})", markup=False)
-        raise typer.Exit(1)
+
+def _carry_out(settings: Settings, keys: Keys, plan: Plan, how: saga.How) -> int:
+    todo = sum(step.stands == rollbacks.TODO for step in plan.steps.values())
+    bar, advance = progress("taking back", todo)
+    with bar:
+        return asyncio.run(saga.carry_out(settings, keys, plan, how, lambda _: advance(1)))
+
+
+@rollback.command("list")
+def rollback_list(output: OutputOption = Format.TABLE) -> None:
+    """List what operators ordered to be taken back, e.g. `sluicegate rollback list`, and how far it got."""
+    control = asyncio.run(control_log.read(attach(Settings.from_env()))).control
+    sagas: dict[str, Counter[str]] = {}
+    about: dict[str, tuple[str, str, str, int]] = {}
+    for ident, one in control.orders.items():
+        if ident.startswith("undo-"):
+            sagas.setdefault(one.saga, Counter())[one.state] += 1
+            if one.saga not in about or about[one.saga][3] < one.order:
+                about[one.saga] = (one.of, one.who, one.agent_id, one.order)
+    listed = [
+        (name, *about[name], *(sagas[name][s] for s in ("ordered", "done", "verified"))) for name in sagas
+    ]
+    show(("saga", "intent_id", "who", "by", "order", "open", "done", "verified"), listed, output)

@@ -138,10 +138,7 @@ def test_the_example_release_checks() -> None:
     release, found = check_release(read_folder(driver.RELEASE))
     assert release is not None
     # Forbidden to every agent on purpose, and said so by a policy with a name.
-    assert [f.sentence for f in found] == [
-        "no policy permits `banking.update_password` to anybody",
-        "no policy permits `slack.remove_user_from_slack` to anybody",
-    ]
+    assert [f.sentence for f in found] == ["no policy permits `banking.update_password` to anybody"]
 
 
 def test_the_command_and_the_dry_run_of_deploy_say_the_same(tmp_path: Path) -> None:

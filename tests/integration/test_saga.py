@@ -1,0 +1,256 @@
+"""Taking calls back on a real Kafka: a cascade over two partitions, in quarantine, failing and killed half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import orjson
+import pytest
+from sluicegate.processors.compensate import undo_id
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.records import Dispatch
+from sluicegate.streams import quarantines, stack
+from sluicegate.streams.cli import app
+from typer.testing import CliRunner
+
+from tests import shop
+from tests.driver import AGENT, agents
+from tests.integration import gate as gates
+from tests.integration.gate import Gate, Loop, intent, until
+from tests.shop import Shop
+
+TENANT = next(str(row["tenant"]) for row in agents() if row["agent_id"] == AGENT)
+REGISTERED: tuple[str, dict[str, object]] = (
+    "agents.registered", {"agents": [{"agent_id": shop.BY, "tenant": TENANT, "roles": ["rollback"]}]},
+)  # fmt: skip
+
+
+@dataclass
+class Stand:
+    """The gate, its shop, and sessions of two agents on two partitions."""
+
+    loop: Loop
+    gate: Gate
+    shop: Shop
+    seller: str
+    other: str
+
+    def cli(self, *arguments: str, code: int = 0) -> str:
+        """`sluicegate rollback ...` in this process."""
+        done = CliRunner().invoke(app, ["rollback", *arguments])
+        if isinstance(done.exception, Terminal):
+            raise done.exception
+        assert done.exit_code == code, (done.output, done.exception)
+        return done.stdout
+
+    def look(self, *arguments: str, code: int = 0) -> dict[str, dict[str, object]]:
+        """The calls of `-o json`, by intent."""
+        calls = json.loads(self.cli("call", *arguments, "-o", "json", code=code))["calls"]
+        return {str(call["intent_id"]): call for call in calls}
+
+    def call(self, tool: str, agent: str, session: str, **arguments: str) -> tuple[str, dict[str, str]]:
+        """(intent id, result) of a released call."""
+        one = intent(tool, dict(arguments), agent=agent, session=session)
+        reply = self.loop.run(self.gate.ask(one))
+        assert reply.status == "released", reply
+        return one.intent_id, orjson.loads(reply.result or b"null")
+
+    def sale(self, agent: str, session: str, item: str) -> tuple[str, str]:
+        """An order and its parcel: their intents."""
+        ordered, result = self.call("shop.order", agent, session, item=item)
+        return ordered, self.call("shop.ship", agent, session, order=result["id"])[0]
+
+    def hand_on(self, session: str) -> str:
+        """A session of the other agent, opened by the seller's."""
+        new = f"s-{uuid.uuid4().hex[:8]}"
+        terms = intent("", {"agent": self.other, "session": new}, agent=self.seller, session=session)
+        self.loop.run(self.gate.ask(replace(terms, kind="handoff", goal="go on")))
+        return new
+
+    def session(self) -> str:
+        """A new session of the seller."""
+        name = f"s-{uuid.uuid4().hex[:8]}"
+        self.loop.run(self.gate.open_session(self.seller, name))
+        return name
+
+
+@pytest.fixture(scope="module")
+def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
+    settings = gates.new_settings(kafka, tmp_path_factory.mktemp("saga"))
+    with gates.running(settings, files=shop.FILES, control=[REGISTERED]) as pair:
+        yield pair
+
+
+@pytest.fixture
+def stand(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch) -> Stand:
+    loop, gate = shared
+    for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    tools = Shop()
+    gate.adapter._behave = tools
+    seller, other = gate.everywhere()
+    return Stand(loop, gate, tools, seller, other)
+
+
+def test_one_call_is_taken_back_once_and_read_back(stand: Stand) -> None:
+    session = stand.session()
+    ordered, result = stand.call("shop.order", stand.seller, session, item="a lamp")
+    mailed, _ = stand.call("shop.mail", stand.seller, session, text="hello")
+    refused = intent("shop.cancel", {"id": "order-1"}, agent=stand.seller, session=session)
+    assert stand.loop.run(stand.gate.ask(refused)).status == "refused"
+    assert f'to do: shop.cancel {{"id": "{result["id"]}"}}' in stand.cli("call", ordered, "--dry-run")
+    assert stand.shop.orders[result["id"]] == "open"
+    assert "has no `compensate`" in stand.cli("call", mailed, code=1)
+    assert "nothing happened" in stand.cli("call", refused.intent_id)
+    assert "read back" in stand.cli("call", ordered, "--why", "a test")
+    assert stand.shop.orders[result["id"]] == "cancelled"
+    assert "taken back by" in stand.cli("call", ordered)
+    assert [d for d in stand.shop.done if "cancel" in d] == [f"shop.cancel {result['id']}"]
+    [row] = [r for r in json.loads(stand.cli("list", "-o", "json")) if r["intent_id"] == ordered]
+    assert (row["by"], row["open"], row["done"], row["verified"]) == (shop.BY, 0, 0, 1)
+    with pytest.raises(Terminal, match="is not on the ledger"):
+        stand.cli("call", "i-nobody-knows")
+    with pytest.raises(Terminal, match="ordered before for agent `rollback-"):
+        stand.cli("call", ordered, "--by", stand.seller)
+    stand.loop.run(stand.gate.intact())
+
+
+def test_a_cascade_goes_backwards_over_partitions_and_in_quarantine(stand: Stand) -> None:
+    session = stand.session()
+    ordered, shipped = stand.sale(stand.seller, session, "a lamp")
+    mailed, _ = stand.call("shop.mail", stand.seller, session, text="on its way")
+    theirs = stand.hand_on(session)
+    second, parcel = stand.sale(stand.other, theirs, "a table")
+    elsewhere, _ = stand.sale(stand.seller, stand.session(), "not of it")
+    found = stand.look(ordered, "--cascade", "--dry-run")
+    assert set(found) >= {ordered, shipped, second, parcel} and elsewhere not in found
+    assert (found[shipped]["followed_from"], found[shipped]["how"]) == (ordered, "data")
+    assert (found[parcel]["followed_from"], found[parcel]["how"]) == (second, "data")
+    assert found[second]["how"] == "handed on"
+    assert [k for k in found if found[k]["undo_tool"]] == [parcel, second, shipped, ordered], (
+        "the latest first"
+    )
+    said = stand.cli("call", ordered, "--cascade", "--seen", code=1)
+    assert said.index("cannot be taken back") < said.index("before: saga-")
+    assert "nothing was done" in said and mailed in said
+
+    async def stop() -> None:
+        for scope, value in (("agent", stand.seller), ("session", session), ("tool", "shop.recall")):
+            await quarantines.add(stand.gate.settings, stand.gate.keys, scope, value, "a test")
+        release = stand.gate.service.control.control.deployed
+        await quarantines.add(stand.gate.settings, stand.gate.keys, "release", release, "a test")
+
+    async def lift() -> None:
+        for scope, value in list(stand.gate.service.control.control.quarantines):
+            await quarantines.lift(stand.gate.settings, stand.gate.keys, scope, value, "a test")
+
+    stand.loop.run(stop())
+    said = stand.cli("call", ordered, "--cascade", "--seen", "--partial", code=1)
+    assert "1 left" in said, "the mail, and nothing else"
+    assert [d.split()[0] for d in stand.shop.done[-4:]] == [
+        "shop.recall",
+        "shop.cancel",
+        "shop.recall",
+        "shop.cancel",
+    ]
+    stand.loop.run(lift())
+    assert stand.look(ordered, "--cascade")[ordered]["verified"] is True
+    assert max(stand.shop.effects.values()) == 1
+    stand.loop.run(stand.gate.intact())
+
+
+def test_a_compensation_that_fails_half_way(stand: Stand) -> None:
+    """What it followed from is left, another branch goes on, and the next run continues."""
+    session = stand.session()
+    ordered, result = stand.call("shop.order", stand.seller, session, item="a lamp")
+    second, parcel = stand.sale(stand.other, stand.hand_on(session), "a table")
+    shipped, _ = stand.call("shop.ship", stand.seller, session, order=result["id"])
+    bad, good = stand.shop.parcels
+    stand.shop.broken = {"shop.recall"}
+    found = stand.look(ordered, "--cascade", code=1)
+    assert {k: found[k]["stands"] for k in (ordered, shipped, second, parcel)} == dict.fromkeys((ordered, shipped, second, parcel), "left")  # fmt: skip
+    assert "followed from it and is not taken back" in str(found[ordered]["why"])
+    assert not [d for d in stand.shop.done if "cancel" in d]
+    stand.shop.broken = set()
+
+    async def half(call: Dispatch) -> gates.Answer:
+        stand.shop.broken = {"shop.recall"} if bad in call.arguments.decode() else set()
+        return await stand.shop(call)
+
+    stand.gate.adapter._behave = half
+    found = stand.look(ordered, "--cascade", code=1)
+    assert {k: found[k]["stands"] for k in (ordered, shipped, second, parcel)} == {
+        ordered: "left", shipped: "done", second: "left", parcel: "left",
+    }  # fmt: skip
+    assert found[shipped]["undo"] == undo_id(stand.seller, shipped, 2), (
+        "a try that had no effect is tried anew"
+    )
+    stand.gate.adapter._behave, stand.shop.broken = stand.shop, set()
+    found = stand.look(ordered, "--cascade")
+    assert {str(call["stands"]) for call in found.values()} == {"done", "nothing"}
+    assert max(stand.shop.effects.values()) == 1
+    assert sorted(stand.shop.parcels.values()) == ["back", "back"] and good in stand.shop.parcels
+    stand.loop.run(stand.gate.intact())
+
+
+def test_what_is_read_back_says_no(stand: Stand) -> None:
+    ordered, result = stand.call("shop.order", stand.seller, stand.session(), item="a lamp")
+    stand.shop.deaf = {"shop.cancel"}
+    found = stand.look(ordered, code=1)[ordered]
+    assert (found["stands"], found["undone"], found["verified"]) == ("left", True, False)
+    assert "does not hold" in str(found["why"])
+    stand.shop.orders[result["id"]] = "cancelled"  # by hand
+    assert stand.look(ordered)[ordered]["verified"] is True
+    assert len([d for d in stand.shop.done if "cancel" in d]) == 1, "it is not undone again, only read back"
+
+
+def test_the_operators_process_is_killed_half_way(stand: Stand) -> None:
+    session = stand.session()
+    ordered, _ = stand.sale(stand.seller, session, "a lamp")
+    stand.sale(stand.other, stand.hand_on(session), "a table")
+    began, go_on = stand.loop.run(_event()), stand.loop.run(_event())
+
+    async def slow(call: Dispatch) -> gates.Answer:
+        answer = await stand.shop(call)
+        if call.tool == "shop.cancel" and not began.is_set():
+            began.set()
+            await go_on.wait()  # it was done, and nobody heard so far
+        return answer
+
+    stand.gate.adapter._behave = slow
+    command = [sys.executable, "-m", "sluicegate.streams.cli", "rollback", "call", ordered, "--cascade"]
+    process = subprocess.Popen(
+        command, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        stand.loop.run(_wait(began, process))
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    stand.loop.run(_set(go_on))
+    found = stand.look(ordered, "--cascade")
+    assert {str(call["stands"]) for call in found.values()} == {"done", "nothing"}
+    assert set(stand.shop.orders.values()) == {"cancelled"} and set(stand.shop.parcels.values()) == {"back"}
+    assert max(stand.shop.effects.values()) == 1
+    stand.loop.run(stand.gate.intact())
+
+
+async def _event() -> asyncio.Event:
+    return asyncio.Event()
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
+
+
+async def _wait(event: asyncio.Event, process: subprocess.Popen[bytes]) -> None:
+    await until(lambda: event.is_set() or process.poll() is not None, "the first compensation")
+    assert event.is_set(), "the command ended before it took anything back"
