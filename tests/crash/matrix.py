@@ -167,7 +167,12 @@ class Matrix:
         lives = {ident: life for f in self.found for ident, life in f.record.lives.items()}
         late = [f"key {key} was called without a permit" for key in judge.unpermitted(lives, journal)]
         for found in self.found:
+            known = {
+                ident for t in found.tallies.values() for idents in t.broken.values() for ident in idents
+            }
             for call in found.calls:
+                if call.intent_id in known:
+                    continue
                 key = lives[call.intent_id].key if call.intent_id in lives else ""
                 requests, effects = journal.requests.get(key, 0), journal.effects.get(key, 0)
                 if broken := judge.over(call.tool_class, requests, effects):

@@ -103,10 +103,16 @@ class FaultyServer:
         self._answer = answer
         self.app = web.Application(client_max_size=2**20)
         self.app.router.add_get("/journal", self._told)
+        self.app.router.add_get("/effects/{key}", self._looked_up)
         self.app.router.add_route("*", "/{fault}/{tail:.*}", self._serve)
 
     async def _told(self, _: web.Request) -> web.Response:
         return web.json_response({"requests": self.journal.requests, "effects": self.journal.effects})
+
+    async def _looked_up(self, request: web.Request) -> web.Response:
+        """What became of a key: how a queryable tool is asked. No request of that key."""
+        effects = self.journal.effects.get(request.match_info["key"], 0)
+        return web.json_response({"effects": effects}, status=200 if effects else 404)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()

@@ -186,6 +186,14 @@ def test_only_repeatable_classes(tool_class: str, fault: str) -> None:
     assert list(journal.requests.values()) == [2 if again else 1]  # under one key
 
 
+@pytest.mark.parametrize(("honours", "effects"), [("", 2), (",keyed", 1)])
+@pytest.mark.parametrize("fault", ["acts_then_drops,times=1", "error_after_acting,times=1"])
+def test_a_tool_that_honours_the_key_acts_once(fault: str, honours: str, effects: int) -> None:
+    answer, journal = call(fault + honours, retries=1, tool_class="idempotent")
+    assert isinstance(answer, Finished)
+    assert (requests(journal), sum(journal.effects.values())) == (2, effects)
+
+
 def test_the_number_of_requests_is_bounded() -> None:
     answer, journal = call("status=503", retries=1)
     assert isinstance(answer, Failed) and answer.error.startswith("503")
