@@ -74,21 +74,22 @@ class Library:
         """Keep an input. None: the bytes are gone, so they say nothing, and are not remembered as such."""
         if value is None:
             return NOTHING
-        self._keep(place, value)
+        self.keep(place, value)
         return words_of(value)
 
     def remember(self, source: Input | Tick, decision: Decision) -> None:
         """Keep the bytes of an input that was just decided: they are at hand now. Nothing asks again for a refused one."""
         refused = bool(decision.outcomes) and decision.outcomes[-1].status == "refused"
         if isinstance(source, Input) and source.topic in KEPT_TOPICS and not refused:
-            self._keep((source.topic, source.offset), source.value)
+            self.keep((source.topic, source.offset), source.value)
 
     def drop(self, place: Place) -> None:
         """Forget a place and all that was gathered from it, for erasure."""
         self._choirs.clear()
         self._drop(place)
 
-    def _keep(self, place: Place, value: bytes) -> None:
+    def keep(self, place: Place, value: bytes) -> None:
+        """Keep the bytes at a place."""
         self._drop(place)
         self._inputs[place] = value
         self._bytes += ENTRY_BYTES + len(value)

@@ -10,7 +10,7 @@ The docs, the failpoints (`failpoints.py`) and the crash tests use these numbers
 crash at each step costs. The ledger itself is the truth of input positions; consumer group offsets are for lag tools.
 Any error or time-out taints the partition: abort, close the producer, drop the state, recover, go on in a new epoch.
 Never decides (`processors/pipeline.py`), never looks at a clock in a decision: `now` is read here, once a batch.
-Next: `ledger_service.py` (who owns which partition), `recovery.py`.
+Next: `ledger_service.py` (who owns which partition), `outgoing.py` (what a decision sends), `recovery.py`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide, machinery_failed
-from sluicegate.processors.snapshot import encode_parts
 from sluicegate.processors.state import PartitionState, apply, due_intent, next_due
 from sluicegate.processors.work import ENGINE, SYSTEM
-from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import GenesisFacts
 from sluicegate.schemas.topics import INPUTS, full_name
-from sluicegate.streams import kafka
+from sluicegate.streams import kafka, snapshots
 from sluicegate.streams.failpoints import hit, hit_if
-from sluicegate.streams.outgoing import add_outgoing
-from sluicegate.streams.recovery import recover, snapshot_chunks
-from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
+from sluicegate.streams.outgoing import Outgoing
+from sluicegate.streams.recovery import recover
+from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly
 
 if TYPE_CHECKING:
     from sluicegate.streams.ledger_service import LedgerService
@@ -55,8 +53,6 @@ BATCH_TICKS = 100
 IDLE_POLL_MS = 500
 CLOCK_BACK_LIMIT_US = 5_000_000
 """A wall clock this far behind the ledger's stops the partition: deadlines would mean nothing."""
-SNAPSHOT_EVENTS = 200_000
-"""Ledger records between snapshots: folding so many takes about ten seconds, the longest a takeover waits."""
 GROUP_OFFSETS_EVERY_S = 1.0
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 """Pause before recovering after a taint, doubled each time."""
@@ -104,6 +100,7 @@ class Lane:
         self._first: Place | None = None
         self._pause_s = RETRY_MIN_S
         self._library = Library()
+        self._outgoing = Outgoing(self.env, index, service.sign_dispatch, service.sign_transfer)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -207,7 +204,10 @@ class Lane:
                 await self._append_and_commit(Transaction(self._require()))
             return
         hit("ledger.1.fetched")
-        hit_if("transfer.3.fetched", lambda: any(source.topic == "transfers" for source in sources))
+        hit_if(
+            "transfer.3.fetched",
+            lambda: any(isinstance(s, Input) and s.topic == "transfers" for s in sources),
+        )
         transaction = Transaction(self._require())
         started, size = time.perf_counter(), 0
         while sources:
@@ -282,9 +282,7 @@ class Lane:
         decision = decide(self.state, control, source, now)
         while decision.needs:  # ends: each round loads what was missing, and a call has few rounds
             for place in decision.needs:
-                source.contents[place] = await self.service.load(
-                    TopicPartition(full_name(self.env, place[0]), self.index), place[1]
-                )
+                source.contents[place] = await self._load(place)
             hit("ledger.2.loaded")
             decision = decide(self.state, control, source, now)
         self._library.remember(source, decision)
@@ -293,26 +291,31 @@ class Lane:
             self.service.log.error("alarm: a decision failed: %s", decision.outcomes[0].facts)
         return decision
 
+    async def _load(self, place: Place) -> bytes | None:
+        """Step 2: an input's bytes. The library keeps what came with them: it is asked for next."""
+        topic, offset = place
+        known = self._library.raw(place)
+        if known is not None:
+            return known
+        found = await self.service.load(TopicPartition(full_name(self.env, topic), self.index), offset)
+        for at, value in found.items():
+            self._library.keep((topic, at), value)
+        return found.get(offset)
+
     def _fold(self, decision: Decision, transaction: Transaction) -> None:
         """Step 3, second half: fold and chain outcomes; gather what goes out beside them."""
-        state, env = self.state, self.env
-        source = f"/{env}/outcomes/{self.index}".encode()
+        state, seal_content, on_outcome = self.state, self.service.keys.seal, self.service.on_outcome
         for outcome in decision.outcomes:
-            seq = state.seq
             value, state.prev_hash = seal(
-                outcome, state.log_id, self.index, seq, state.prev_hash, self.service.keys.seal
+                outcome, state.log_id, self.index, state.seq, state.prev_hash, seal_content
             )
             apply(state, outcome)
-            o = outcome.origin
-            headers = cloud_event(outcome.event_id, source, b"ai.sluicegate.outcome")
-            transaction.add(
-                f"{env}.outcomes", self.index, o.agent_id.encode(), value, o.decided_at // 1000, headers
-            )
-            self.metrics.outcomes += 1
-            if self.service.on_outcome is not None:
-                self.service.on_outcome(self.index, outcome)
+            self._outgoing.outcome(transaction, outcome, value)
+            if on_outcome is not None:
+                on_outcome(self.index, outcome)
+        self._outgoing.beside(transaction, decision, state)
+        self.metrics.outcomes += len(decision.outcomes)
         self.metrics.dead_letters += len(decision.dead_letters)
-        add_outgoing(decision, transaction, self.service, source, state)
 
     async def _append_and_commit(self, transaction: Transaction) -> None:
         async with asyncio.timeout(COMMIT_LIMIT_S):
@@ -352,26 +355,11 @@ class Lane:
     def _alone(self) -> bool:
         return self._suspect is not None and self._suspect[1] >= ALONE_AFTER
 
-    async def _maybe_snapshot(self, every: int = SNAPSHOT_EVENTS) -> None:
+    async def _maybe_snapshot(self, every: int = snapshots.SNAPSHOT_EVENTS) -> None:
         if self.state.seq - self._snapshot_seq >= every:
             await self.snapshot()
 
     async def snapshot(self) -> None:
         """Store the committed state. It holds up this partition only."""
-        parts = []
-        for part in encode_parts(self.state):
-            parts.append(part)
-            await asyncio.sleep(0)
-        chunks = await asyncio.to_thread(snapshot_chunks, self.state, parts, self._last_offset)
-        transaction = Transaction(self._require())
-        for chunk in chunks:
-            key = f"{self.index}/{chunk.index}".encode()
-            headers = cloud_event(chunk.state_sha256[:16], b"/snapshots", b"ai.sluicegate.snapshot")
-            transaction.add(
-                f"{self.env}.snapshots", self.index, key, codec.encode(chunk), self.state.now // 1000, headers
-            )
-        if transaction.records:
-            async with asyncio.timeout(COMMIT_LIMIT_S):
-                await transaction.append()
-                await transaction.commit()
+        await snapshots.store(self._require(), self.env, self.state, self._last_offset)
         self._snapshot_seq = self.state.seq

@@ -24,9 +24,6 @@ from sluicegate.schemas.topics import full_name
 
 POLL_MS = 20
 """A poll that finds only transaction markers returns nothing, and waits this long for it."""
-SNAPSHOT_CHUNK_BYTES = 768 * 1024
-MAX_SNAPSHOT_CHUNKS = 1_000
-"""768 MB compressed: far above a state at its bounds."""
 
 
 @dataclass(slots=True)
@@ -133,39 +130,26 @@ async def _ledger_agrees(consumer: AIOKafkaConsumer, place: TopicPartition, chun
 
 async def read_one(consumer: AIOKafkaConsumer, place: TopicPartition, offset: int) -> ConsumerRecord | None:
     """The committed record at exactly this offset, or None."""
+    found = await read_at(consumer, place, offset, 1)
+    return found[0] if found else None
+
+
+async def read_at(
+    consumer: AIOKafkaConsumer, place: TopicPartition, offset: int, limit: int
+) -> list[ConsumerRecord]:
+    """The committed record at exactly this offset and up to `limit` - 1 of those that follow; empty without the first."""
     end = (await consumer.end_offsets([place]))[place]
     begin = (await consumer.beginning_offsets([place]))[place]
     if not begin <= offset < end:
-        return None
+        return []
     consumer.assign([place])
     consumer.seek(place, offset)
     try:
         while await consumer.position(place) <= offset:
-            for record in (await consumer.getmany(place, timeout_ms=POLL_MS, max_records=1)).get(place, []):
-                return record if record.offset == offset else None
-        return None
+            batch = await consumer.getmany(place, timeout_ms=POLL_MS, max_records=limit)
+            found: list[ConsumerRecord] = batch.get(place, [])
+            if found:
+                return found if found[0].offset == offset else []
+        return []
     finally:
         consumer.pause(place)  # unsubscribing would end aiokafka's fetch task in mid-flight
-
-
-def snapshot_chunks(state: PartitionState, parts: list[bytes], ledger_offset: int) -> list[r.SnapshotChunk]:
-    """The records of a snapshot. `parts` are the canonical bytes of exactly this state."""
-    total = hashlib.sha256()
-    packer = zlib.compressobj(level=1)
-    packed = bytearray()
-    for part in parts:
-        total.update(part)
-        packed += packer.compress(part)
-    packed += packer.flush()
-    pieces = [
-        bytes(packed[i : i + SNAPSHOT_CHUNK_BYTES]) for i in range(0, len(packed), SNAPSHOT_CHUNK_BYTES)
-    ]
-    if len(pieces) > MAX_SNAPSHOT_CHUNKS:
-        return []
-    return [
-        r.SnapshotChunk(
-            state.log_id, state.partition, state.seq - 1, state.prev_hash, ledger_offset, ENGINE, i, len(pieces),
-            total.digest(), piece,
-        )
-        for i, piece in enumerate(pieces)
-    ]  # fmt: skip
