@@ -38,6 +38,9 @@ MAX_AGENTS = 1_000_000
 MAX_PEOPLE = 100_000
 """People in one control ledger: about 400 bytes each, 40 MB; `sluicegate people register` stops there."""
 
+MAX_LIFTED = 10_000
+"""Accounts whose freeze was ever lifted, about 200 bytes each: a person writes each."""
+
 MAX_ISSUERS = 100
 """Issuers of tokens: a few kB of keys each."""
 
@@ -65,6 +68,8 @@ class Control:
     """(agent | tool | session | release, its id) -> why; read by `quarantine.quarantined`."""
     orders: Orders = field(default_factory=dict)
     """Calls that operators ordered to be taken back; read by `quarantine.quarantined`."""
+    lifted: dict[str, int] = field(default_factory=dict)
+    """Account of a budget -> the event that lifted its freeze; read by `budget_state.frozen`."""
     published: dict[str, str] = field(default_factory=dict)
     deployed: str = ""
     previous: tuple[str, ...] = ()
@@ -196,6 +201,13 @@ def _rollback_ended(new: Control, body: Body, who: str) -> None:
     new.orders = rollbacks.with_end(new.orders, body)
 
 
+def _budget_lifted(new: Control, body: Body, who: str) -> None:
+    """An overrun froze it before this event; a later one freezes it again."""
+    account = str(body["account"])
+    if account in new.lifted or len(new.lifted) < MAX_LIFTED:
+        new.lifted = {**new.lifted, account: new.head}
+
+
 def _published(new: Control, body: Body, who: str) -> None:
     new.published = {**new.published, str(body["digest"]): f"{body['name']} {body['version']}"}
 
@@ -225,6 +237,7 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "quarantine.lifted": _quarantine_lifted,
     rollbacks.ORDERED_KIND: _rollback_ordered,
     rollbacks.ENDED_KIND: _rollback_ended,
+    "budget.lifted": _budget_lifted,
     "release.published": _published,
     "release.deployed": _deployed,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sluicegate.processors.budget_state import Account, Home, Reservation, Waiter
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.intents import Intents
 from sluicegate.processors.outcomes import ZERO_HASH
@@ -103,6 +104,14 @@ class PartitionState:
     marks: dict[str, int] = field(default_factory=dict)
     """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
     open_count: int = 0
+    accounts: dict[str, Account] = field(default_factory=dict)
+    """Budgets and limits as far as they are this partition's: local ones, and what it leased of shared ones."""
+    homes: dict[str, Home] = field(default_factory=dict)
+    """Shared budgets that live here."""
+    reservations: dict[bytes, tuple[Reservation, ...]] = field(default_factory=dict)
+    """Open intent -> what its attempts reserved."""
+    waiters: dict[bytes, Waiter] = field(default_factory=dict)
+    """Intents that wait for a grant, the first one first."""
     seen: dict[bytes, int] = field(default_factory=dict)
     """Exchanges taken -> until when they are remembered."""
     alarms: dict[str, int] = field(default_factory=dict)
@@ -113,4 +122,6 @@ class PartitionState:
     swept_hour: int = 0
     timers: list[tuple[int, bytes]] = field(default_factory=list)
     alarm_timers: list[tuple[int, str]] = field(default_factory=list)
+    queues: dict[str, dict[bytes, None]] = field(default_factory=dict)
+    """Account -> its waiters, in their order."""
     seen_timers: list[tuple[int, bytes]] = field(default_factory=list)

@@ -13,15 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sluicegate.processors.alarms import MAX_SEEN, due_alarm
+from sluicegate.processors.budget_home import decide_idle, decide_news, decide_request, decide_return
 from sluicegate.processors.homes import DROPPED, TRANSFER
 from sluicegate.processors.sending import NOBODY, taken
 from sluicegate.processors.work import Work, emit
 from sluicegate.schemas.records import Exchange, ExchangeFacts
 
-HANDLERS: dict[str, Callable[[Work, Exchange], None]] = {}
+HANDLERS: dict[str, Callable[[Work, Exchange], None]] = {
+    "budget.request": decide_request,
+    "budget.return": decide_return,
+    "budget.grant": decide_news,
+    "budget.freeze": decide_news,
+}
 """Kind -> who decides it."""
 
-ALARMS: dict[str, Callable[[Work, str], None]] = {}
+ALARMS: dict[str, Callable[[Work, str], None]] = {"lease": decide_idle}
 """First word of an alarm's name, up to `:` -> who decides it. Its outcomes must move the alarm or take it back."""
 
 

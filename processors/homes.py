@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sluicegate.processors.alarms import forget, remember, set_alarm
+from sluicegate.processors.budget_fold import fold_call, fold_exchange
 from sluicegate.processors.entries import PartitionState
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.schemas.records import ExchangeFacts
@@ -21,7 +22,7 @@ TRANSFER = "transfer"
 DROPPED = "alarm.dropped"
 """An alarm that broke the machinery: it must not come back at once."""
 
-FOLDS: dict[str, Callable[[PartitionState, Outcome], None]] = {}
+FOLDS: dict[str, Callable[[PartitionState, Outcome], None]] = {"budget": fold_exchange}
 """First word of an exchange's or alarm's kind -> the fold of what was taken."""
 
 FOR_EVER_US = 24 * 3_600 * 1_000_000
@@ -50,5 +51,8 @@ def _fold_exchange(state: PartitionState, outcome: Outcome) -> None:
         step(state, outcome)
 
 
-STAGES: dict[str, Callable[[PartitionState, Outcome], None]] = {TRANSFER: _fold_exchange}
+STAGES: dict[str, Callable[[PartitionState, Outcome], None]] = {
+    TRANSFER: _fold_exchange,
+    "budget": fold_call,
+}
 """Stage -> the fold of its outcomes. They are `noted`: they change no intent's life."""

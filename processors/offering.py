@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sluicegate.processors.budgets import reserve
 from sluicegate.processors.plan import plan
 from sluicegate.processors.work import Work
 
-STEPS: tuple[tuple[str, Callable[[Work], bool]], ...] = ()
+STEPS: tuple[tuple[str, Callable[[Work], bool]], ...] = (("grant", reserve),)
 """In order. The name is what an intent awaits when the step made it wait."""
 
 

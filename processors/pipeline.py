@@ -16,6 +16,7 @@ from collections.abc import Callable
 import orjson
 from sluicegate.processors.approvals import hold_call
 from sluicegate.processors.authorize import authorize, conform_arguments
+from sluicegate.processors.budget_settle import settle
 from sluicegate.processors.control import Control
 from sluicegate.processors.exchanges import decide_alarm, decide_exchange, drop_alarm
 from sluicegate.processors.handoff import decide_handoff, decide_transfer
@@ -77,6 +78,8 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
                 decide_alarm(work, source.due_by)
         else:
             _decide_input(work, source)
+        if not work.decision.needs:
+            settle(work)
     except Exception as error:  # total: a bug becomes an outcome with an alarm, and the partition goes on
         return machinery_failed(state, control, source, now, type(error).__name__)
     if work.decision.needs:
@@ -100,6 +103,7 @@ def machinery_failed(
             emit(
                 work, "tick", status, StageFacts(detail[:80]), "machinery_failed", caused_by=entry.last_event
             )
+            settle(work)
             return work.decision
         if drop_alarm(work, source.due_by):
             return work.decision
@@ -140,6 +144,7 @@ def _decide_input(work: Work, source: Input) -> None:
     elif isinstance(record, Message):
         decide_message(work, record)
     elif isinstance(record, Receipt):
+        work.receipt = record
         decide_receipt(work, record)
     elif isinstance(record, Transfer):
         decide_transfer(work, record)

@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 
 import fastavro
+from sluicegate.processors import budget_snapshot
 from sluicegate.processors.alarms import remember, set_alarm
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
@@ -78,6 +79,7 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     yield _counter(state.marks)
     yield _counter(state.alarms)
     yield encode_long(len(state.seen)) + b"".join(k + encode_long(state.seen[k]) for k in sorted(state.seen))
+    yield from budget_snapshot.encode(state)
     cells = sorted(state.memory)
     yield encode_long(len(cells))
     for at in range(0, len(cells), PIECE_ENTRIES):
@@ -191,6 +193,7 @@ def decode(data: bytes) -> PartitionState:
         set_alarm(state, name, due)
     for _ in range(read.long()):
         remember(state, read.raw(16), read.long())
+    budget_snapshot.decode(read, state)
     for _ in range(read.long()):
         cell = read.raw(16)
         state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import hashlib
 import heapq
 from functools import lru_cache
 
-from sluicegate.processors import alarms, cells, derail, homes, job_terms, labels, lifecycle
+from sluicegate.processors import alarms, budget_fold, cells, derail, homes, job_terms, labels, lifecycle
 from sluicegate.processors.delegation import join_names
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
@@ -145,6 +145,8 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
     status = outcome.status
     if status in UNFOLDED:
         if outcome.stage in homes.STAGES:
+            if o.intent_id:
+                key_of(o)
             homes.fold(state, outcome)
         return state
     if status == "genesis":
@@ -276,6 +278,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id, redacted
         )
         state.open_count -= 1
+        if key in state.waiters:
+            budget_fold.fold_end(state, key)
         return
     entry.state = status
     entry.last_event = outcome.event_id
@@ -387,6 +391,8 @@ def _sweep(state: PartitionState) -> None:
                 del state.intents[key]
             elif key in state.intents:  # still open: look again in an hour
                 state.expiry.setdefault(hour + 1, bytearray()).extend(key)
+    if state.accounts:
+        budget_fold.sweep(state)
     limit = state.now - SESSION_IDLE_US
     for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
         cells.forget_session(state.memory, state.sessions.pop(name))

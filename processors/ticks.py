@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from sluicegate.processors import jobs
 from sluicegate.processors.awaiting import SILENCE
+from sluicegate.processors.budgets import reserve_again
 from sluicegate.processors.job_terms import ABSENT, CALLBACK
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
 from sluicegate.processors.redecide import restore_call
@@ -94,6 +95,12 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
         problem = "call_changed"
     if problem:
         _end(work, entry, _ended_by(entry), problem)
+        return
+    reason = reserve_again(work, entry)
+    if reason is None:
+        return  # a budget has to grow first, which is asked for
+    if reason:
+        _end(work, entry, _ended_by(entry), reason)
         return
     plan(work, entry.attempt + 1)
     work.decision.outcomes[0].caused_by = [entry.last_event]

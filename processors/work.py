@@ -20,7 +20,7 @@ from sluicegate.processors.registry import Agent
 from sluicegate.processors.release import CompiledRelease, CompiledTool
 from sluicegate.processors.state import PartitionState, Session
 from sluicegate.schemas.reasons import REASONS
-from sluicegate.schemas.records import Intent, Reply
+from sluicegate.schemas.records import Intent, Receipt, Reply
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
 
 ENGINE = "0.1.0"
@@ -73,6 +73,10 @@ class Work:
     """What makes calls the same, for `derail.py`."""
     redacted: list[str] = field(default_factory=list)
     """Recipes of `redact.py` that changed the call."""
+    receipt: Receipt | None = None
+    """The receipt being decided: what an attempt used."""
+    reserved: bool = False
+    """Whether this decision reserved something of a budget."""
     asks: list[Rule] = field(default_factory=list)
     """Guardrails whose plug-ins have to be asked before the call may run."""
 

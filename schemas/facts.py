@@ -32,6 +32,24 @@ class ControlFacts:
 
 
 @dataclass(slots=True)
+class BudgetFacts:
+    """What a call reserves, spends or waits for of budgets and limits."""
+
+    what: str
+    attempt: int
+    accounts: list[str]
+    windows: list[int]
+    reserved: list[int]
+    spent: list[int]
+    overran: list[int]
+    caps: list[int]
+    freezes: list[int]
+    needs: list[int]
+    until: int
+    sent: bool
+
+
+@dataclass(slots=True)
 class ExchangeFacts:
     """An exchange was taken, or an alarm of a home's was due."""
 

@@ -6,6 +6,36 @@ from sluicegate.schemas.reason import Reason
 
 EXECUTION = (
     Reason(
+        "budget_exceeded",
+        "The budget for this is used up; do not try again.",
+        "the detail has the numbers: sluicegate budgets list; raise `cap` in release.yaml, or wait for the next window",
+    ),
+    Reason(
+        "rate_limited",
+        "Too many requests; wait a while before you try again.",
+        "a row of `limits:` in release.yaml, the detail has the numbers; it ends with its window",
+    ),
+    Reason(
+        "no_price",
+        "This may not be used, since nobody said what it costs.",
+        "add the model to `prices:` in release.yaml, or a max_cost to its contract",
+    ),
+    Reason(
+        "budget_frozen",
+        "The budget for this is stopped until a person looks at it.",
+        "a call cost more than its bound: correct the bound, then sluicegate budgets lift ACCOUNT, or raise the cap",
+    ),
+    Reason(
+        "grant_timeout",
+        "The budget for this could not be asked; try again later.",
+        "the partition of the budget's home has no owner, or is slow: sluicegate status",
+    ),
+    Reason(
+        "overrun",
+        "The call cost more than it was said to cost at most.",
+        "its budget is frozen: correct max_cost or the price, then sluicegate budgets lift ACCOUNT",
+    ),
+    Reason(
         "call_changed",
         "The call could not be made.",
         "the release changed what this call would be while it waited; ask again",

@@ -63,6 +63,7 @@ RENAMED: dict[tuple[str, str], str] = {
     ("result_facts", "result_digest"): "digest",
     ("intake_facts", "length"): "input_bytes",
     ("genesis_facts", "env"): "detail",
+    ("budget_facts", "what"): "kind",
     ("exchange_facts", "home"): "detail",
     ("job_facts", "waits_for"): "kind",
     ("job_facts", "alive_until"): "lease_until",
@@ -95,6 +96,21 @@ ONLY_IN_BYTES = {
     ("stage_facts", "grounded_events"),
     ("stage_facts", "grounded_paths"),
     *(("exchange_facts", name) for name in ("exchange_id", "from_partition", "names", "amounts")),
+    *(
+        ("budget_facts", name)
+        for name in (
+            "accounts",
+            "windows",
+            "reserved",
+            "spent",
+            "overran",
+            "caps",
+            "freezes",
+            "needs",
+            "until",
+            "sent",
+        )
+    ),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),
