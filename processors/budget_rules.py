@@ -71,6 +71,23 @@ class PriceRow(BaseModel):
     output_per_mtok: int = Field(ge=0, le=MAX_AMOUNT)
 
 
+class Tables(BaseModel):
+    """What `release.yaml` says about amounts."""
+
+    budgets: list[BudgetRow] = []
+    limits: list[LimitRow] = []
+    prices: dict[str, PriceRow] = {}
+
+
+class Costs(BaseModel):
+    """What a contract says about them."""
+
+    max_cost: int | None = Field(None, ge=0, le=MAX_AMOUNT)
+    """The most one attempt costs, in micro-units of the currency; of a model only where no price is known."""
+    cost: str = ""
+    """Where the result says what it cost, `$.path`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A compiled row.
@@ -168,18 +185,11 @@ def compile_budgets(
     return Budgets(rules, by_tool, rates)
 
 
-def read_budgets(
-    budgets: Sequence[BudgetRow],
-    limits: Sequence[LimitRow],
-    prices: Mapping[str, PriceRow],
-    tools: Sequence[str],
-    text: str,
-    findings: list[Finding],
-) -> Budgets:
+def read_budgets(tables: Tables, tools: Sequence[str], text: str, findings: list[Finding]) -> Budgets:
     """`compile_budgets` for a release that is being checked: a fault becomes a finding with its line."""
     try:
-        return compile_budgets(budgets, limits, prices, tools)
+        return compile_budgets(tables.budgets, tables.limits, tables.prices, tools)
     except Terminal as error:
-        key = "budgets" if any(f"`{row.id}`" in str(error) for row in budgets) else "limits"
+        key = "budgets" if any(f"`{row.id}`" in str(error) for row in tables.budgets) else "limits"
         findings.append(Finding("release.yaml", line_of(text, [key]), "release", "error", str(error)))
         return NO_BUDGETS

@@ -16,8 +16,7 @@ import orjson
 import rfc8785
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from sluicegate.processors import budget_rules
-from sluicegate.processors.budget_rules import MAX_AMOUNT, NO_BUDGETS, Budgets, read_budgets
+from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
 from sluicegate.processors.cedar import Policy, PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
 from sluicegate.processors.compensate import Compensation, Verification
@@ -81,7 +80,7 @@ class Redactions(BaseModel):
     result: list[str] = []
 
 
-class Governance(BaseModel):
+class Governance(Costs, BaseModel):
     """`x-sluicegate` of a contract. The class defaults to the worst."""
 
     model_config = ConfigDict(extra="forbid")
@@ -102,10 +101,6 @@ class Governance(BaseModel):
     confidential: dict[str, str] = {}
     measures: list[str] = []
     asset: str = ""
-    max_cost: int | None = Field(None, ge=0, le=MAX_AMOUNT)
-    """The most one attempt costs, in micro-units of the currency; of a model only where no price is known."""
-    cost: str = ""
-    """Where the result says what it cost, `$.path`."""
     redact: Redactions = Redactions()
     compensate: Compensation | None = None
     verify: Verification | None = None
@@ -138,7 +133,7 @@ class Contract(BaseModel):
     governance: Governance = Field(alias="x-sluicegate")
 
 
-class Manifest(BaseModel):
+class Manifest(Tables, BaseModel):
     """`release.yaml`."""
 
     model_config = ConfigDict(extra="allow")
@@ -150,9 +145,6 @@ class Manifest(BaseModel):
     guardrails: list[Guardrail] = []
     recall: dict[str, Recall] = {}
     derail: Derail = NO_LIMITS
-    budgets: list[budget_rules.BudgetRow] = []
-    limits: list[budget_rules.LimitRow] = []
-    prices: dict[str, budget_rules.PriceRow] = {}
     require_verified_user: bool = False
     """Sessions may name whom they are for only by a token that was verified."""
 
@@ -263,7 +255,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
         tuple(manifest.roles), manifest.grounding, _guardrails(manifest, tools, files, findings), manifest.derail,
         manifest.require_verified_user,
-        read_budgets(manifest.budgets, manifest.limits, manifest.prices, sorted(tools), files["release.yaml"], findings),
+        read_budgets(manifest, sorted(tools), files["release.yaml"], findings),
     )  # fmt: skip
     return release, findings
 
