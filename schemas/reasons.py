@@ -200,7 +200,7 @@ _ALL = (
     Reason(
         "no_permit",
         "You are not permitted to do this.",
-        "no policy permits it; the detail names the nearest one",
+        "no policy permits it to this agent; where one comes near, it is named",
     ),
     Reason("forbidden", "This is forbidden.", "a forbid policy matched"),
     Reason(

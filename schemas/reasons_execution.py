@@ -53,7 +53,11 @@ EXECUTION = (
         "tool_broke", "The tool broke while it worked on this.", "it answered 5xx; see the tool's own message"
     ),
     Reason("unreachable", "The tool cannot be reached.", "check the contract's url and that the tool runs"),
-    Reason("egress_denied", "The tool's address is not allowed.", "add it to the egress allow list"),
+    Reason(
+        "egress_denied",
+        "The tool's address is not allowed.",
+        "add its `host:port` to SLUICEGATE_EGRESS where executors run, and restart them",
+    ),
     Reason(
         "malformed_result",
         "The tool's answer cannot be used.",

@@ -244,7 +244,8 @@ def _report(entry: OpenIntent, review: Review, events: list[LedgerEvent]) -> Non
             f"agreed: {agreed} ({len(facts.approvals)} of {facts.quorum}); {others}", markup=False
         )
     elif last.status in ("refused", "held", "expired", "failed", "withheld", "in_doubt"):
-        console().print(f"agreed, but the call is {last.status}: {remedy}", markup=False)
+        became = "failed" if last.status == "failed" else f"is {last.status}"
+        console().print(f"agreed, but the call {became}: {remedy}", markup=False)
         raise typer.Exit(1)
     else:
         console().print(

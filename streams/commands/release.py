@@ -1,7 +1,8 @@
-"""`sluicegate release`: check, test and begin a release. Nothing here touches Kafka."""
+"""`sluicegate release`: check, test, publish and begin a release. Only `publish` touches Kafka."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +14,16 @@ from sluicegate.processors.rehearsal import Played, run_case
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.release_check import check_release
 from sluicegate.processors.shapes import shape_of
-from sluicegate.streams import junit
+from sluicegate.streams import junit, operations
+from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.keys import Keys
 from sluicegate.streams.releases import read_folder, read_tests
+from sluicegate.streams.settings import Settings
 
 EXIT_FOUND = 1
 
-release = typer.Typer(help="Check, test and begin a release.", no_args_is_help=True)
+release = typer.Typer(help="Check, test, publish and begin a release.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="a release folder, with release.yaml")]
 
 
@@ -43,6 +47,26 @@ def check(
     print_findings(compiled, findings, output)
     if any(strict or f.severity == "error" for f in findings):
         raise typer.Exit(EXIT_FOUND)
+
+
+@release.command()
+def publish(
+    folder: Folder,
+    why: Annotated[str, typer.Option(help="for the record")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="`sluicegate release check` only")] = False,
+) -> None:
+    """Check a release and store its bytes for ever, e.g. `sluicegate release publish examples/release`.
+
+    Nothing is decided by it yet: `sluicegate deploy` puts it into force. The same bytes have the same digest.
+    """
+    if dry_run:
+        check(folder)
+        return
+    settings = attach(Settings.from_env())
+    digest, head = asyncio.run(operations.publish(settings, Keys(settings.home), folder, why))
+    console().print(
+        f"published {digest} as control event {head}; in force only after `sluicegate deploy`", markup=False
+    )
 
 
 def print_findings(compiled: CompiledRelease | None, findings: list[Finding], output: Format) -> None:

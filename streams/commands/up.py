@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from sluicegate.schemas.errors import Terminal
@@ -26,7 +28,9 @@ def register(app: typer.Typer) -> None:
         signing: Annotated[
             str, typer.Option(help="dev (unsigned) or signed, for a new environment; fixed for ever")
         ] = "",
-        tools_url: Annotated[str, typer.Option(help="what ${TOOLS_URL} in contracts stands for")] = "",
+        tools_url: Annotated[
+            str, typer.Option(help="what ${TOOLS_URL} in contracts stands for; executors may then reach it")
+        ] = "",
     ) -> None:
         """Start Kafka, ClickHouse and the roles, e.g. `sluicegate up`; Ctrl-C stops them.
 
@@ -37,7 +41,7 @@ def register(app: typer.Typer) -> None:
         if signing not in ("", "dev", "signed"):
             raise Terminal(f"signing `{signing}` is not dev or signed, choose one")
         out = console()
-        extra = {"SLUICEGATE_TOOL_TOOLS_URL": tools_url} if tools_url else {}
+        extra = tools_env(tools_url, os.environ.get("SLUICEGATE_EGRESS", "")) if tools_url else {}
         names = tuple(r.strip() for r in roles.split(",") if r.strip())
         running = stack.start(
             Settings.from_env(), roles=names, extra_env=extra, signing=signing, say=out.print
@@ -55,6 +59,20 @@ def register(app: typer.Typer) -> None:
         finally:
             out.print("stopping")
             running.stop()
+
+
+def tools_env(url: str, egress: str) -> dict[str, str]:
+    """What executors are told of a tool server that the operator named: its address, and that they may reach it, beside
+    what SLUICEGATE_EGRESS lists. Raises `Terminal` for what is no URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        host, port = None, 0
+    if not host:
+        raise Terminal(f"tools url `{url[:80]}` is not http://HOST:PORT, write it so")
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return {"SLUICEGATE_TOOL_TOOLS_URL": url, "SLUICEGATE_EGRESS": ",".join(filter(None, (egress, place)))}
 
 
 def _short(path: Path) -> str:

@@ -1,0 +1,89 @@
+"""The walk-throughs of the docs, run as they stand: each command, and the lines that are said to come of it.
+
+A block after `<!-- walk-through -->` holds `$ command` lines and lines of their output, where `…` stands for anything
+and `INTENT` for the id that the last held call printed. It runs against real roles, with the recorded tool server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sluicegate.streams import control_log, demo, stack
+from sluicegate.streams.cli import app
+from sluicegate.streams.settings import Settings
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("approvals", "policies")
+BLOCKS = re.compile(r"<!-- walk-through -->\n```console\n(.*?)```", re.S)
+PORT = ":8900/"
+
+
+def steps(page: str) -> Iterator[tuple[str, list[str]]]:
+    """(command, lines of its output) of a page's blocks."""
+    for block in BLOCKS.findall((ROOT / "docs" / f"{page}.md").read_text("utf-8")):
+        for part in block.split("$ ")[1:]:
+            command, *lines = part.rstrip().split("\n")
+            yield command, lines
+
+
+def run(command: str, port: int) -> str:
+    """What a command prints; a shell's command runs in the test's folder."""
+    word, *arguments = shlex.split(command)
+    if word == "sluicegate":
+        done = CliRunner().invoke(app, arguments)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            return f"{done.output}{done.exception}"
+        return done.output
+    if word == "curl":
+        with urllib.request.urlopen(arguments[-1].replace(PORT, f":{port}/"), timeout=10) as answer:
+            return str(answer.read().decode())
+    assert word in ("cp", "sed", "cat"), command
+    return subprocess.run([word, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@contextmanager
+def roles(kafka: str, page: str, home: Path) -> Iterator[tuple[stack.Stack, demo.ToolServer]]:
+    """The roles of an environment of its own, and the tool server."""
+    settings = replace(Settings.from_env({"SLUICEGATE_HOME": str(home)}), kafka=kafka, env=f"walk-{page}")
+    tools = demo.ToolServer(demo.examples())
+    running = stack.Stack(settings, extra_env=tools.env())
+    try:
+        tools.wait_ready()
+        asyncio.run(stack.prepare(settings))
+        for role in ("ledger", "executor"):
+            running.start_role(role)
+        running.wait_ready()
+        yield running, tools
+    finally:
+        running.stop()
+        tools.stop()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_it_runs_as_it_stands(kafka: str, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    intent, count = "", 0
+    with roles(kafka, page, tmp_path / "home") as (running, tools):
+        for name, value in stack.environment_of(running.settings).items():
+            monkeypatch.setenv(name, value)
+        for command, lines in steps(page):
+            demo.wait_for_head(running, asyncio.run(control_log.read(running.settings)).control.head)
+            said = run(command.replace("INTENT", intent), tools.port)
+            held = re.search(r"\(intent ([0-9a-f]{32})\)", said)
+            intent = held[1] if held else intent
+            for line in lines:
+                pattern = ".*".join(re.escape(p) for p in line.replace("INTENT", intent).split("…"))
+                assert any(re.fullmatch(pattern, one) for one in said.splitlines()), (command, line, said)
+                count += 1
+    assert count >= 10
