@@ -53,7 +53,28 @@ class Failed:
     sent: bool = True
 
 
-Answer = Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The tool works on. `completion`: `poll` or `callback`; `job`: the tool's name of the work, or empty."""
+
+    completion: str
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A look that did not see the end: a sign of life, or with `error_class` none."""
+
+    error_class: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traceless:
+    """A lookup by key that found no trace of the call."""
+
+
+Answer = Finished | Failed | Parked | Pending | Traceless
 
 
 class Adapter(Protocol):

@@ -16,8 +16,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
-from sluicegate.executors.adapter import ERROR_CHARS, Adapter, Answer, Failed, Finished
+from sluicegate.executors.adapter import (
+    ERROR_CHARS,
+    Adapter,
+    Answer,
+    Failed,
+    Finished,
+    Parked,
+    Pending,
+    Traceless,
+)
 from sluicegate.executors.reports import Reports, Signer, packed
+from sluicegate.processors import jobs
 from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.schemas.records import Dispatch, Receipt
@@ -33,6 +43,10 @@ MAX_BEGUN = 100_000
 OWN_CUT_S, OWN_CUT_PART = 0.05, 0.05
 """An adapter is told this much less (seconds, or part of the time if that is shorter), so that it can end the call itself and say
 whether anything was sent; if it does not, it is cut."""
+
+
+ENDS_OF_A_LOOK = ("refused_by_tool", "result_too_large", "malformed_result")
+"""What a tool itself says of work that it ended."""
 
 
 @dataclass(slots=True)
@@ -52,6 +66,7 @@ class Counters:
     calls: int = 0
     finished: int = 0
     failed: int = 0
+    parked: int = 0
     most_at_once: int = 0
 
 
@@ -241,7 +256,13 @@ class Calls:
         hit("claim.5.reported")
 
     async def _call(self, offer: Offer) -> Answer:
-        """Step 4."""
+        """Step 4. What fails of a look says nothing about the work it looks at, unless the tool said so."""
+        answer = await self._attempt(offer)
+        if offer.dispatch.purpose and isinstance(answer, Failed) and answer.error_class not in ENDS_OF_A_LOOK:
+            return Pending(answer.error_class, answer.error)
+        return answer
+
+    async def _attempt(self, offer: Offer) -> Answer:
         dispatch = offer.dispatch
         adapter = self._adapters.get(kind := kind_of(dispatch.executor))
         if adapter is None:
@@ -256,7 +277,8 @@ class Calls:
                 return Failed("timeout", text, sent=False)
         # INVARIANT: what is quarantined by now is not called, whatever was claimed before
         # (tests/unit/test_quarantine.py::test_claimed_and_then_quarantined_is_not_called).
-        if stopped := self.stopped(dispatch):
+        # A look goes on: what was begun is not undone, and its end is still wanted.
+        if not dispatch.purpose and (stopped := self.stopped(dispatch)):
             self.counters.quarantined += 1
             return Failed(QUARANTINED, stopped, sent=False)
         self.counters.calls += 1
@@ -282,10 +304,13 @@ class Calls:
         if isinstance(answer, Finished):
             self.counters.finished += 1
             receipt.result = answer.result
-        else:
+        elif isinstance(answer, Failed):
             self.counters.failed += 1
             receipt.kind, receipt.error_class, receipt.sent = "failed", answer.error_class, answer.sent
             receipt.error = answer.error[: 2 * ERROR_CHARS]
+        else:
+            self.counters.parked += 1
+            _tell(receipt, answer)
         value, headers = packed(receipt, self.source, self.signer, dispatch.traceparent)
         await self._reports.send(offer.partition, dispatch.agent_id.encode(), value, headers)
 
@@ -302,3 +327,15 @@ class Calls:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         return len(late)
+
+
+def _tell(receipt: Receipt, answer: Parked | Pending | Traceless) -> None:
+    """What is no end, in the words of `processors/jobs.py`."""
+    if isinstance(answer, Parked):
+        receipt.kind = jobs.PARKED
+        receipt.result = orjson.dumps({"completion": answer.completion, "job": answer.job})
+    elif isinstance(answer, Pending):
+        receipt.kind, receipt.error_class = jobs.PROGRESS, answer.error_class
+        receipt.error = answer.error[: 2 * ERROR_CHARS]
+    else:
+        receipt.kind = jobs.TRACELESS

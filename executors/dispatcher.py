@@ -22,12 +22,12 @@ from sluicegate.executors.adapter import Adapter
 from sluicegate.executors.calls import DEFAULT_CONCURRENCY, Calls, Counters
 from sluicegate.executors.claim_log import ClaimLog, Fetched, KafkaClaimLog, group_of
 from sluicegate.executors.lane import Lane
-from sluicegate.executors.reports import Reports, Signer
+from sluicegate.executors.reports import Reports, Signer, packed
 from sluicegate.executors.verifier import Verifier
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import DeadLetter
+from sluicegate.schemas.records import DeadLetter, Receipt
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.settings import Settings
@@ -106,6 +106,11 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
     def running(self) -> int:
         """Calls begun whose receipt is not in Kafka yet."""
         return self._calls.running
+
+    async def report(self, partition: int, receipt: Receipt) -> None:
+        """Return when Kafka has a receipt that no call of this process made: a tool called back."""
+        value, headers = packed(receipt, self._calls.source, self._calls.signer, "")
+        await self._reports.send(partition, receipt.agent_id.encode(), value, headers)
 
     # -- life ---------------------------------------------------------------------------------------------------
 

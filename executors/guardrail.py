@@ -20,7 +20,7 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 
 import orjson
-from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.executors.python import PythonAdapter
 from sluicegate.processors.verdicts import HOLD, PASS, REFUSE, WHY_CHARS
 from sluicegate.schemas.records import Dispatch
@@ -83,7 +83,7 @@ class GuardrailAdapter:
         )
         answer = await self._python.call(call, limit_s)
         if not isinstance(answer, Finished):
-            return FAILED, answer.error
+            return FAILED, answer.error if isinstance(answer, Failed) else "it handed work over"
         return _read(orjson.loads(answer.result))
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
@@ -23,6 +24,7 @@ from sluicegate.executors.http_template import (
     compile_template,
     point,
 )
+from sluicegate.executors.jobs import Terms, calls_back, compile_terms, handed_over, look_of, seen
 from sluicegate.executors.retries import with_retries
 from sluicegate.executors.secret_refs import NoSecret, fetch, redact
 from sluicegate.executors.wire import (
@@ -45,6 +47,11 @@ TEMPLATES = 4_096
 """Compiled executor objects kept; a release has one for each contract."""
 
 
+def no_callbacks(_: Dispatch) -> str:
+    """Where no executor can be called back."""
+    raise BadTemplate("the tool has to call back and there is no address: set SLUICEGATE_CALLBACK_URL")
+
+
 class HttpAdapter:
     """Calls tools over http. Make it inside the event loop that uses it."""
 
@@ -55,16 +62,21 @@ class HttpAdapter:
         *,
         environ: Mapping[str, str] = os.environ,
         lookup: Lookup = system_lookup,
+        callback_url: Callable[[Dispatch], str] = no_callbacks,
     ) -> None:
         self._environ = environ
+        self._callback_url = callback_url
         plain = plain_names(names)
         self._template = lru_cache(maxsize=TEMPLATES)(lambda executor: compile_template(executor, plain))
+        self._terms = lru_cache(maxsize=TEMPLATES)(lambda executor: compile_terms(executor, plain))
         self._wire = Wire(egress, lookup)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> HttpAdapter:
+    def from_env(
+        cls, environ: Mapping[str, str] = os.environ, callback_url: Callable[[Dispatch], str] = no_callbacks
+    ) -> HttpAdapter:
         """Read `SLUICEGATE_EGRESS` and `SLUICEGATE_TOOL_*`."""
-        return cls(Egress.from_env(environ), names_from(environ), environ=environ)
+        return cls(Egress.from_env(environ), names_from(environ), environ=environ, callback_url=callback_url)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -73,11 +85,17 @@ class HttpAdapter:
     async def call(self, dispatch: Dispatch, timeout_s: float) -> Answer:
         """One request, and the same again where `retries.py` allows it."""
         until = time.monotonic() + timeout_s
+        if dispatch.purpose:
+            return await self._look(dispatch, until)
         try:
             template: Template = self._template(dispatch.executor)
+            terms: Terms = self._terms(dispatch.executor)
             arguments = cast("dict[str, object]", orjson.loads(dispatch.arguments))
             target = Target(template.method, template.url(arguments), template.host, template.port)
             headers, secrets = await self._headers(template, dispatch)
+            if calls_back(terms):
+                headers["Callback-Url"] = address = self._callback_url(dispatch)
+                secrets.append(address.rpartition("/")[2])
         except (BadTemplate, NoSecret) as error:
             return Failed("crashed", str(error), sent=False)
         except ValueError as error:
@@ -94,10 +112,33 @@ class HttpAdapter:
         if isinstance(answered, Failed):
             return answered
         if 200 <= answered.status < 300:
+            if terms.completion:
+                return handed_over(terms, answered)
             return _result(answered, template, secrets)
         # 5xx: it may have acted before it broke, and what may not repeat is then in doubt.
         broke = answered.status >= SERVER_ERROR
         return Failed("tool_broke" if broke else "refused_by_tool", refusal_text(answered, secrets))
+
+    async def _look(self, dispatch: Dispatch, until: float) -> Answer:
+        """One GET at work that goes on, or for a trace of a call."""
+        try:
+            look, named = look_of(self._terms(dispatch.executor), dispatch)
+            template = look.template
+            target = Target(template.method, template.url(named), template.host, template.port)
+            headers, secrets = await self._headers(template, dispatch)
+        except (BadTemplate, NoSecret) as error:
+            return Failed("crashed", str(error), sent=False)
+        answered = await with_retries(
+            lambda left_s: self._wire.exchange(
+                target, headers, None, limit=RESULT_LIMIT_BYTES, timeout_s=left_s
+            ),
+            retries=template.retries,
+            tool_class=dispatch.tool_class,
+            timeout_s=until - time.monotonic(),
+        )
+        if isinstance(answered, Answered):
+            answered = replace(answered, body=redact(answered.body, secrets))
+        return seen(look, dispatch, answered, secrets)
 
     async def _headers(self, template: Template, dispatch: Dispatch) -> tuple[dict[str, str], list[str]]:
         secrets: list[str] = []

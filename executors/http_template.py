@@ -34,6 +34,7 @@ _OURS = (
     "accept-encoding",
     "idempotency-key",
     "traceparent",
+    "callback-url",
 )
 _OUR_PREFIX = "x-sluicegate-"
 
@@ -118,7 +119,7 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
         base,
         target,
         _headers(raw.get("headers"), names),
-        _pointer(raw.get("result")),
+        pointer(raw.get("result")),
         retries_of(raw),
     )
 
@@ -151,7 +152,8 @@ def _headers(raw: object, names: Mapping[str, str]) -> tuple[tuple[str, tuple[st
     return tuple(headers)
 
 
-def _pointer(raw: object) -> tuple[str, ...] | None:
+def pointer(raw: object) -> tuple[str, ...] | None:
+    """A JSON pointer's parts; None when there is none. Raises `BadTemplate`."""
     if raw is None:
         return None
     if not isinstance(raw, str) or (raw and not raw.startswith("/")):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from sluicegate.processors.jobs import PROGRESS
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Receipt
@@ -40,6 +41,8 @@ def packed(receipt: Receipt, source: bytes, signer: Signer | None, traceparent: 
     value = codec.encode(receipt)
     # The same report has the same id however often it is sent.
     seed = receipt.dispatch_id + receipt.kind.encode() + receipt.executor.encode()
+    if receipt.kind == PROGRESS:  # of one call there may be many
+        seed += receipt.finished_at.to_bytes(8, "big")
     headers = cloud_event(hashlib.sha256(seed).digest()[:16], source, CE_TYPE, traceparent)
     return (signer(value) if signer is not None else value), headers
 

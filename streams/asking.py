@@ -83,13 +83,7 @@ class Asker:
     ) -> Json | Held:
         """See `Session.call_tool` and `call_model`. `function` runs the call if it is permitted in process."""
         intent_id = valid_id(uuid.uuid4().hex if intent_id is None else intent_id)
-        try:
-            data = client_json.dumps(dict(arguments))
-        except ValueError as error:
-            raise refused(
-                "arguments_not_json", intent_id, f"the arguments of `{tool}` are not JSON: {error}"
-            ) from error
-        now = now_us()
+        data, now = _dumped(tool, arguments, intent_id), now_us()
         intent = Intent(
             intent_id, self.agent_id, session_id, kind, tool, data, now, now + int(timeout_s * 1e6),
             traceparent=traceparent,
@@ -110,6 +104,36 @@ class Asker:
         except (Failed, InDoubt) as ended:
             raise ended from errand.error
 
+    async def submit(
+        self,
+        session_id: str,
+        tool: str,
+        arguments: Mapping[str, Json],
+        begin_s: float,
+        intent_id: str | None,
+        limit_s: float,
+    ) -> str:
+        """See `Session.submit`."""
+        intent_id = valid_id(uuid.uuid4().hex if intent_id is None else intent_id)
+        now = now_us()
+        intent = Intent(
+            intent_id, self.agent_id, session_id, TOOL_CALL, tool, _dumped(tool, arguments, intent_id), now,
+            now + int(begin_s * 1e6),
+        )  # fmt: skip
+        value, handed_over = self._encode("intents", intent, intent_id), False
+        try:
+            async with asyncio.timeout(limit_s):
+                acknowledged = await self.transport.send("intents", value, self._headers(intent, intent_id))
+                handed_over = True
+                await acknowledged()
+        except (TimeoutError, Retryable) as error:
+            if handed_over:
+                raise unanswered(intent_id, limit_s) from error
+            raise unavailable(f"kafka took nothing within {limit_s:g} s", intent_id, error) from error
+        except Terminal as error:
+            raise unavailable("nothing was published", intent_id, error) from error
+        return intent_id
+
     async def ask(self, topic: str, record: Intent | Message, intent_id: str, timeout_s: float) -> Reply:
         """Publish and wait for the first reply that ends the intent or lets it rest.
 
@@ -128,6 +152,8 @@ class Asker:
                         log.info("intent `%s`: %s", intent_id, error)
                     return await waiting.end
             except (TimeoutError, Retryable) as error:
+                if waiting.rest is not None:
+                    return waiting.rest
                 if handed_over:
                     raise unanswered(intent_id, timeout_s) from error
                 raise unavailable(f"kafka took nothing within {timeout_s:g} s", intent_id, error) from error
@@ -209,6 +235,16 @@ class Asker:
         if not isinstance(record, Receipt) and record.traceparent:
             headers.append(("traceparent", record.traceparent.encode()))
         return headers
+
+
+def _dumped(tool: str, arguments: Mapping[str, Json], intent_id: str) -> bytes:
+    """The arguments as JSON. Raises `Refused`."""
+    try:
+        return client_json.dumps(dict(arguments))
+    except ValueError as error:
+        raise refused(
+            "arguments_not_json", intent_id, f"the arguments of `{tool}` are not JSON: {error}"
+        ) from error
 
 
 def is_id(text: str) -> bool:

@@ -26,6 +26,7 @@ from sluicegate.streams.client_errors import (
     Failed,
     InDoubt,
     NotReleased,
+    Parked,
     Refused,
     Unanswered,
     Withheld,
@@ -38,7 +39,7 @@ from sluicegate.streams.replies import Held
 from sluicegate.streams.settings import Settings
 
 __all__ = [
-    "AgentClient", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Refused", "Session", "Unanswered",
+    "AgentClient", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Parked", "Refused", "Session", "Unanswered",
     "Withheld", "governed",
 ]  # fmt: skip
 
@@ -194,8 +195,8 @@ class AgentClient:
         """How an intent ended: after a restart, an `Unanswered`, a `Held` or an `InDoubt`.
 
         Reads the replies that are kept (one day), then waits for new ones until `timeout_s`. Answers and raises as
-        `Session.call_tool`: `Held` or `InDoubt` when it still is so after `timeout_s`, `Unanswered` when nothing is
-        known. It asks for nothing new, and runs a local function only if this client asked for the intent itself.
+        `Session.call_tool`: `Held`, `InDoubt` or `Parked` when it still is so after `timeout_s`, `Unanswered` when nothing
+        is known. It asks for nothing new, and runs a local function only if this client asked for the intent itself.
         """
         return await self._connected().result(intent_id, timeout_s)
 

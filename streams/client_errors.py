@@ -6,6 +6,7 @@
         │   ├── Expired             nobody ran it or agreed to it in time
         │   ├── Withheld            the tool ran, but its result may not be seen
         │   └── Unanswered          published, and no answer came in time: `agent.result(intent_id)` asks again
+        │       └── Parked          the tool works on it
         ├── Failed                  the tool was called and failed
         └── InDoubt                 nobody knows whether the call happened: do not repeat it
 
@@ -99,6 +100,16 @@ class Unanswered(Refused):
 
     default_status = "unanswered"
     _says = "{0} was not answered"
+
+
+class Parked(Unanswered):
+    """The tool took it up and works on: the contract's `completion` says that this may take long.
+
+    `agent.result(intent_id)` tells how it ended, also after a restart of the agent.
+    """
+
+    default_status = "parked"
+    _says = "{0} goes on at the tool"
 
 
 class Failed(NotReleased):

@@ -23,6 +23,8 @@ from sluicegate.streams.in_process import LocalFunction, now_us
 from sluicegate.streams.replies import Held, answer
 
 CALL_TIMEOUT_S = 30.0
+BEGIN_S = 300.0
+"""How long a submitted call may wait for an executor; as the ledger's own `DEFAULT_DEADLINE_US`."""
 CLOSE_LIMIT_S = 2.0
 """For closing a session."""
 
@@ -113,6 +115,29 @@ class Session:
             InDoubt: nobody knows whether it happened.
         """
         return await self._call(tool, arguments, timeout_s, intent_id, traceparent)
+
+    async def submit(
+        self,
+        tool: str,
+        arguments: Mapping[str, Json],
+        *,
+        begin_s: float = BEGIN_S,
+        intent_id: str | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> str:
+        """Ask for one call and return at once: its intent id, for `agent.result(id)`, now or after a restart.
+
+        Args:
+            begin_s: nothing begins later than this; work that has begun takes as long as its contract lets it.
+            timeout_s: for Kafka to have it.
+
+        Raises:
+            Refused: it was not published; `Unanswered` when nobody knows. That the gate refuses it, `result` tells.
+        """
+        if not self._is_open:
+            detail = f"session `{self.session_id}` is not open: submit inside `async with agent.session(...)`"
+            raise refused("unknown_session", intent_id or "", detail)
+        return await self._asker.submit(self.session_id, tool, arguments, begin_s, intent_id, timeout_s)
 
     async def remember(self, key: str, value: Json, *, scope: str = "session") -> int | Held:
         """Keep a value: in this session, or with `scope="agent"` for all sessions of this agent.

@@ -18,7 +18,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Reply
 from sluicegate.streams import client_json
-from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Refused, Withheld
+from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Parked, Refused, Withheld
 from sluicegate.streams.client_json import Json
 
 MAX_PENDING = 4_096
@@ -41,6 +41,8 @@ ENDS = frozenset(
 """Statuses after which nothing else comes."""
 RESTS = frozenset(("held", "in_doubt"))
 """Statuses in which an intent may rest for long; an end can follow."""
+PARKED = "parked"
+"""The tool works on. Whoever asked goes on waiting; `agent.result` says so when its time is over."""
 
 _ERRORS: dict[str, type[NotReleased]] = {
     "refused": Refused,
@@ -48,6 +50,7 @@ _ERRORS: dict[str, type[NotReleased]] = {
     "withheld": Withheld,
     "failed": Failed,
     "in_doubt": InDoubt,
+    PARKED: Parked,
 }
 
 
@@ -127,7 +130,9 @@ class Waiting:
             return  # it answers another request that used this id, not the first one
         if reply.status in ENDS or (self.own and reply.status in RESTS):
             self.end.set_result(reply)
-        elif reply.status in RESTS and (self.rest is None or reply.decided_at >= self.rest.decided_at):
+        elif (reply.status in RESTS or reply.status == PARKED) and (
+            self.rest is None or reply.decided_at >= self.rest.decided_at
+        ):
             self.rest = reply
 
 

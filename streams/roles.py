@@ -19,13 +19,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.topics import partition_of
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
     from sluicegate.executors.adapter import Adapter
+    from sluicegate.executors.callbacks import Callbacks
     from sluicegate.executors.dispatcher import Executor
     from sluicegate.executors.reports import Signer
     from sluicegate.executors.verifier import Follower
+    from sluicegate.schemas.records import Receipt
     from sluicegate.streams.control_log import ControlReader
 
 ROLES = ("ledger", "executor", "projector", "monitor")
@@ -103,19 +106,27 @@ class ExecutorRole:
         self._executor: Executor | None = None
         self._adapters: dict[str, Adapter] = {}
         self._control: ControlReader | None = None
+        self._callbacks: Callbacks | None = None
 
     async def start(self) -> None:
         """Join the group."""
+        from sluicegate.executors.callbacks import Callbacks, address_from
         from sluicegate.executors.dispatcher import Executor
         from sluicegate.executors.guardrail import GuardrailAdapter
-        from sluicegate.executors.http import HttpAdapter
+        from sluicegate.executors.http import HttpAdapter, no_callbacks
         from sluicegate.executors.mcp_lazy import LazyMcpAdapter
         from sluicegate.executors.model import ModelAdapter
         from sluicegate.executors.python import PythonAdapter
         from sluicegate.executors.sql import SqlAdapter
+        from sluicegate.streams.ledger_service import wall_clock
 
         signer, verifier = await self._trust()
-        http, python = HttpAdapter.from_env(os.environ), PythonAdapter.from_env(os.environ)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        address = await address_from(os.environ)
+        if address is not None:
+            self._callbacks = Callbacks(address, self._settings.env, name, wall_clock)
+        url_for = self._callbacks.url_for if self._callbacks is not None else no_callbacks
+        http, python = HttpAdapter.from_env(os.environ, url_for), PythonAdapter.from_env(os.environ)
         guardrail = GuardrailAdapter.from_env(os.environ)
         model = ModelAdapter.from_env(os.environ)
         sql = SqlAdapter.from_env(os.environ)
@@ -127,9 +138,15 @@ class ExecutorRole:
             "sql": sql,
             "mcp": LazyMcpAdapter(os.environ),
         }
-        name = f"{socket.gethostname()}-{os.getpid()}"
         self._executor = Executor(self._settings, self._adapters, name=name, signer=signer, verifier=verifier)
         await self._executor.start()
+        if self._callbacks is not None:
+            await self._callbacks.start(self._called_back)
+
+    async def _called_back(self, receipt: Receipt) -> None:
+        assert self._executor is not None and self._control is not None
+        partition = partition_of(receipt.agent_id, self._control.control.partitions)
+        await self._executor.report(partition, receipt)
 
     async def _trust(self) -> tuple[Signer | None, Follower]:
         """How receipts are signed (in a signed environment) and dispatches checked, both by what control says."""
@@ -155,6 +172,8 @@ class ExecutorRole:
 
     async def stop(self) -> None:
         """Finish calls within a bound."""
+        if self._callbacks is not None:
+            await self._callbacks.stop()
         if self._executor is not None:
             await self._executor.stop()
         for adapter in self._adapters.values():

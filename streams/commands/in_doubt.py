@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.resolve import DID_NOT_HAPPEN, HAPPENED, VERDICTS
+from sluicegate.processors.resolve import HAPPENED, LOOK_UP, VERDICTS
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Resolution
@@ -56,7 +56,9 @@ def in_doubt_list(
 @in_doubt.command("resolve")
 def in_doubt_resolve(
     intent: Annotated[str, typer.Argument(help="as `in-doubt list` has it")],
-    verdict: Annotated[str, typer.Argument(help="happened or did-not-happen")],
+    verdict: Annotated[
+        str, typer.Argument(help="happened, did-not-happen, or look-up: ask the tool by the key")
+    ],
     agent: Annotated[str, typer.Option("--agent", help="whose call it is")],
     person: Annotated[str, typer.Option("--as", help="you, as `sluicegate people register` knows you")],
     result: Annotated[str, typer.Option(help="the tool's result as JSON, if you found it")] = "",
@@ -67,20 +69,23 @@ def in_doubt_resolve(
     """Say what became of a call, e.g. `sluicegate in-doubt resolve i-7 happened --agent banking-agent --as ana`.
 
     Look at the tool's own records before. It is for ever: a receipt that comes later changes nothing any more. The call
-    is not repeated; after `did-not-happen` the agent has to ask again. Exit code 1 and the reason when nothing changed.
+    is not repeated; after `did-not-happen` the agent has to ask again. `look-up` needs a `lookup` in the contract. Exit code 1 and the reason when nothing changed.
     """
     word = verdict.replace("-", "_")
     if word not in VERDICTS:
-        raise Terminal(f"verdict `{verdict[:40]}` is not happened or did-not-happen, choose one")
+        raise Terminal(f"verdict `{verdict[:40]}` is not happened, did-not-happen or look-up, choose one")
     found = _json(result, word)
     if dry_run:
-        text = f"would resolve `{intent}` of `{agent}` as {HAPPENED if word == HAPPENED else DID_NOT_HAPPEN}"
+        text = f"would resolve `{intent}` of `{agent}` as {word}"
         console().print(text, markup=False)
         return
     said = Resolution(uuid.uuid4().hex, agent, intent, word, person, time.time_ns() // 1000, why, found)
     [event, *_] = asyncio.run(reviewing.send(attach(Settings.from_env()), said, key=key))
     if event.header.status == "resolved":
         console().print(f"resolved `{intent}`: {word}, recorded as seq {event.header.seq}", markup=False)
+        return
+    if word == LOOK_UP and event.header.status == "parked":
+        console().print(f"the tool is asked about `{intent}`: sluicegate explain {intent}", markup=False)
         return
     reason = event.header.reason
     remedy = REASONS[reason].remedy if reason in REASONS else ""

@@ -242,9 +242,10 @@ async def gate(
     clock: Callable[[], int] = wall_clock,
     files: dict[str, str] | None = None,
     adapters: dict[str, Adapter] | None = None,
+    executor: bool = True,
 ) -> AsyncIterator[Gate]:
     """A gate in the running loop, with a session open for nobody yet. `control`: further events before it starts;
-    `files`: another release; `adapters`: further ones, closed with the gate."""
+    `files`: another release; `adapters`: further ones, closed with the gate; `executor`: False for tests that bring theirs."""
     async with contextlib.AsyncExitStack() as stack:
         keys = Keys(settings.home)
         stack.callback(keys.close)
@@ -265,15 +266,18 @@ async def gate(
         stack.push_async_callback(_end, following)
         await made.service.start()
         stack.push_async_callback(lambda: made.service.stop())  # the one it has by then
+        if not executor:
+            yield made
+            return
         source = _Control(made)
         signed = source.control.signing == "signed"
-        executor = Executor(
+        ours = Executor(
             settings, {"http": made.adapter, **(adapters or {})}, name="gate",
             signer=RoleSigner(settings.home, "executor", "receipts", lambda: source.control, clock),
             verifier=SignedVerifier(source, clock) if signed else Follower(source),
         )  # fmt: skip
-        await executor.start()
-        stack.push_async_callback(executor.stop)
+        await ours.start()
+        stack.push_async_callback(ours.stop)
         for adapter in (adapters or {}).values():
             stack.push_async_callback(adapter.close)
         yield made

@@ -1,0 +1,169 @@
+"""Callbacks: the address of the executor role where tools say that their work goes on, or how it ended.
+
+    POST <SLUICEGATE_CALLBACK_URL>/v1/callbacks/<token>     {"state": "running"} | {"result": ...} | {"error": "why"}
+
+Answers 202 once Kafka has the receipt, so a tool that got no 202 calls again. The ledger decides what it means: late,
+twice, or for a call that ended, it is noted. A token that nobody gave out is 404, counted, and never on the ledger:
+strangers must not write there. Never logs an address: it holds the token. Next: `callback_tokens.py`, `jobs.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+from sluicegate.executors.adapter import ERROR_CHARS
+from sluicegate.executors.callback_tokens import Called, Tokens
+from sluicegate.executors.http import RESULT_LIMIT_BYTES
+from sluicegate.executors.http_template import BadTemplate
+from sluicegate.executors.secret_refs import NoSecret, fetch, redact
+from sluicegate.processors.jobs import PROGRESS
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.records import Dispatch, Receipt
+from sluicegate.schemas.topics import MAX_RESULT_BYTES
+
+PATH = "/v1/callbacks/"
+MAX_AT_ONCE = 64
+"""Callbacks being taken, of 65 kB at most: 4 MB. More are told to come again."""
+TAKE_LIMIT_S = 10.0
+"""For Kafka to have a receipt; then the tool is told to come again, and twice is harmless."""
+
+Send = Callable[[Receipt], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where tools call, where this process listens, and the key of the tokens."""
+
+    url: str
+    host: str
+    port: int
+    key: bytes
+
+
+async def address_from(environ: Mapping[str, str]) -> Address | None:
+    """Read `SLUICEGATE_CALLBACK_*`; None when no tool is to call back. Raises `Terminal`."""
+    url = environ.get("SLUICEGATE_CALLBACK_URL", "").rstrip("/")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise Terminal(f"SLUICEGATE_CALLBACK_URL `{url}` is no address, write https://host/path")
+    host, _, port = environ.get("SLUICEGATE_CALLBACK_LISTEN", "127.0.0.1:8095").rpartition(":")
+    if not host or not port.isdecimal():
+        raise Terminal("SLUICEGATE_CALLBACK_LISTEN is no `host:port`")
+    try:
+        secret = await fetch(environ.get("SLUICEGATE_CALLBACK_KEY", ""), environ)
+    except NoSecret:
+        raise Terminal(
+            "SLUICEGATE_CALLBACK_KEY names no secret, write env:SLUICEGATE_SECRET_NAME or file:/absolute/path"
+        ) from None
+    return Address(url, host, int(port), secret.encode())
+
+
+class Callbacks:
+    """The endpoint of one executor process. Make it inside the event loop that uses it."""
+
+    def __init__(self, address: Address, env: str, name: str, clock: Callable[[], int]) -> None:
+        self.taken = 0
+        self.wrong = 0
+        self._address = address
+        self._tokens = Tokens(address.key, env)
+        self._name = name
+        self._clock = clock
+        self._send: Send | None = None
+        self._at_once = 0
+        self._runner: web.AppRunner | None = None
+        self._log = logging.getLogger("sluicegate.executor")
+
+    def url_for(self, dispatch: Dispatch) -> str:
+        """What a tool is told. Raises `BadTemplate`."""
+        try:
+            return self._address.url + PATH + self._tokens.make(dispatch)
+        except ValueError as error:
+            raise BadTemplate(str(error)) from error
+
+    async def start(self, send: Send) -> None:
+        """Listen. Raises `Terminal` when the port is taken."""
+        self._send = send
+        app = web.Application(client_max_size=RESULT_LIMIT_BYTES)
+        app.router.add_post(PATH + "{token}", self._serve)
+        # INVARIANT: no log line holds a token (tests/unit/test_callbacks.py::test_no_token_in_any_log).
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._address.host, self._address.port).start()
+        except OSError as error:
+            raise Terminal(
+                f"callbacks cannot listen at `{self._address.host}:{self._address.port}` ({error.strerror})"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """The port it listens at."""
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Stop listening; what is being taken is taken."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        token = request.match_info["token"]
+        called = self._tokens.open(token)
+        if called is None:
+            self.wrong += 1
+            self._log.warning(
+                "a callback with a token that nobody gave out was refused (%d so far)", self.wrong
+            )
+            return _says(404, "no such callback")
+        if self._at_once >= MAX_AT_ONCE:
+            return _says(503, "too many at once, come again")
+        self._at_once += 1
+        try:
+            body = redact(await request.read(), [token])
+            receipt = self._receipt(called, body)
+            if isinstance(receipt, str):
+                return _says(400, receipt)
+            assert self._send is not None
+            async with asyncio.timeout(TAKE_LIMIT_S):
+                await self._send(receipt)
+        except TimeoutError:
+            return _says(503, "kafka does not answer, come again")
+        finally:
+            self._at_once -= 1
+        self.taken += 1
+        return _says(202, "")
+
+    def _receipt(self, called: Called, body: bytes) -> Receipt | str:
+        """What a body says, or what is wrong with it."""
+        try:
+            said = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return "the body is no json"
+        if not isinstance(said, dict) or len(said) != 1 or not said.keys() <= {"state", "result", "error"}:
+            return 'say one of {"state": "running"}, {"result": ...}, {"error": "why"}'
+        now = self._clock()
+        receipt = Receipt(
+            called.dispatch_id, called.intent_id, called.agent_id, called.session_id, "finished", called.attempt,
+            self._name, now, now,
+        )  # fmt: skip
+        if "result" in said:
+            receipt.result = orjson.dumps(said["result"])
+            return receipt if len(receipt.result) <= MAX_RESULT_BYTES else "the result is too large"
+        if "state" in said:
+            receipt.kind = PROGRESS
+            return receipt
+        receipt.kind, receipt.error_class = "failed", "refused_by_tool"
+        receipt.error = f"the work failed: {said['error']}"[: 2 * ERROR_CHARS]
+        return receipt
+
+
+def _says(status: int, text: str) -> web.Response:
+    return web.json_response({"error": text} if text else {}, status=status)
