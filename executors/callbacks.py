@@ -47,7 +47,7 @@ class Address:
 
 
 async def address_from(environ: Mapping[str, str]) -> Address | None:
-    """Read `SLUICEGATE_CALLBACK_*`; None when no tool is to call back. Raises `Terminal`."""
+    """Read where tools call back from the environment; None when no tool is to call back. Raises `Terminal`."""
     url = environ.get("SLUICEGATE_CALLBACK_URL", "").rstrip("/")
     if not url:
         return None
