@@ -9,8 +9,11 @@ Next: `cedar.py`, `trace.py` (who grounds), `validate.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import cedarpy
+from sluicegate.processors import prompts
+from sluicegate.processors.candidates import rank
 from sluicegate.processors.cedar import (
     OBSERVE,
     Json,
@@ -21,28 +24,52 @@ from sluicegate.processors.cedar import (
     request_of,
     slice_for,
 )
-from sluicegate.processors.conform import Misfit, conform
+from sluicegate.processors.conform import Misfit, conform, parse
 from sluicegate.processors.delegation import delegators, names
 from sluicegate.processors.explain_policy import nearest_permit
 from sluicegate.processors.grounding import worst_of
 from sluicegate.processors.history import session_context
 from sluicegate.processors.holds import hold_of
 from sluicegate.processors.labels import INTEGRITY
+from sluicegate.processors.model_routes import OK, UNHEALTHY, CompiledRoute
 from sluicegate.processors.modes import mode_for
 from sluicegate.processors.redact import redact_call, redact_contract
 from sluicegate.processors.registry import Agent
 from sluicegate.processors.trace import trace, ungrounded
 from sluicegate.processors.work import Refusal, Work
+from sluicegate.schemas.kinds import MODEL
 
 
 def conform_arguments(work: Work) -> Refusal | None:
     """The front half of validation, before any policy sees an argument."""
     assert work.intent is not None and work.tool is not None
-    found = conform(work.tool.validator, work.tool.typer, work.intent.arguments)
+    raw = work.intent.arguments
+    if work.tool.executor_kind == MODEL:
+        told = tell(work, raw)
+        if isinstance(told, Refusal):
+            return told
+        raw = told
+    found = conform(work.tool.validator, work.tool.typer, raw)
     if isinstance(found, Misfit):
         return Refusal(found.reason, found.detail)
     work.conformed = found
     return redact_contract(work)
+
+
+def tell(work: Work, raw: bytes) -> bytes | Refusal:
+    """Set `work.told`; the arguments of a model call with the prompt they name in `messages`."""
+    assert work.release is not None
+    parsed = parse(raw)
+    if isinstance(parsed, Misfit):
+        return raw  # which is said next
+    if "prompt" not in parsed[0] or not work.release.prompts:
+        work.told = prompts.told_of(parsed[0])
+        return raw
+    rendered = prompts.render(work.release.prompts, parsed[0])
+    if isinstance(rendered[0], str):
+        return Refusal(rendered[0], str(rendered[1]))
+    raw, work.told = rendered
+    return raw
 
 
 def authorize(work: Work) -> Refusal | None:
@@ -62,7 +89,13 @@ def authorize(work: Work) -> Refusal | None:
             if mode_for(work.control, agent.agent_id, tool.name) != OBSERVE:
                 return Refusal("ungrounded", f"`{name}` has a value that no earlier event holds")
             work.observed.append("ungrounded")
-    answer = ask(work, agent, tool.name, tool.tool_class)
+    answer = (
+        _ask_candidates(work, agent, tool.route)
+        if tool.route
+        else ask(work, agent, tool.name, tool.tool_class)
+    )
+    if isinstance(answer, Refusal):
+        return answer
     verdict, holding = answer.verdict, answer.holding
     _observe(work, answer)
     if verdict.error:
@@ -80,6 +113,12 @@ def authorize(work: Work) -> Refusal | None:
         work.policies = sorted({p for one in answers for p in one.verdict.policies} | holding)
         policies = {p.policy_id: p for one in answers for p in one.cut.policies}
         work.determined = [policies[p] for p in work.policies]
+        if unversioned(work):
+            return Refusal(
+                "unversioned_prompt",
+                "none of the permits that decided has @unversioned",
+                tuple(work.policies),
+            )
         if holding:
             work.hold = hold_of([p for p in work.determined if p.policy_id in holding])
         return redact_call(work)
@@ -106,13 +145,68 @@ def policy_modes(work: Work) -> tuple[tuple[str, str], ...]:
     return tuple((name, mode) for (scope, name), mode in work.control.modes.items() if scope == "policy")
 
 
-def ask(work: Work, principal: Agent, action: str, tool_class: str) -> Answer:
-    """Ask Cedar whether a principal may, with the call and session of `work`."""
+def unversioned(work: Work) -> bool:
+    """Whether a release with prompts is asked for system text of the call's own, and no permit that decided says so."""
+    # INVARIANT: free-form system text needs a permit of its own (tests/unit/test_prompts.py::test_free_form_needs_a_permit).
+    told = (
+        work.told is not None and work.told.unversioned and work.release is not None and work.release.prompts
+    )
+    permits = (p for p in work.determined if p.effect == "permit")
+    return bool(told) and not any(prompts.ANNOTATION in p.annotations for p in permits)
+
+
+def _ask_candidates(work: Work, agent: Agent, route: CompiledRoute) -> Answer | Refusal:
+    """Ask about every candidate of a routed call, in order; the first that may be asked answers for the call.
+
+    A policy's answer about each is recorded (`work.choice`), so that a fallback needs no second one.
+    """
+    assert work.tool is not None
+    choice = work.choice = rank(work, route)
+    chosen: Answer | None = None
+    refused: Answer | None = None
+    observing = mode_for(work.control, agent.agent_id, work.tool.name) == OBSERVE
+    chain = delegators(work.control, work.session)[0] if work.session and work.session.chain else ()
+    for index, name in enumerate(choice.names):
+        if choice.standing[index] not in (OK, UNHEALTHY):
+            continue
+        answer = ask(work, agent, work.tool.name, work.tool.tool_class, name)
+        standing = _standing(answer, chosen)
+        if not standing and not all(
+            ask(work, who, work.tool.name, work.tool.tool_class, name).verdict.allowed for who in chain
+        ):
+            standing = "delegation_exceeded"
+        if observing:  # what a policy says is recorded and not applied
+            return answer
+        if standing:
+            choice.standing[index] = standing
+            refused = refused or answer
+        chosen = chosen or (None if standing else answer)
+    if chosen is None and refused is None:
+        rows = zip(choice.names, choice.standing, strict=True)
+        return Refusal("no_route", "; ".join(f"`{name}`: {standing}" for name, standing in rows))
+    return chosen or cast(Answer, refused)
+
+
+def _standing(answer: Answer, chosen: Answer | None) -> str:
+    """Why a policy keeps a candidate out, or an empty text."""
+    verdict = answer.verdict
+    if verdict.error:
+        return "policy_error"
+    if not verdict.allowed:
+        return " ".join(["forbidden", *verdict.policies]) if verdict.policies else "no_permit"
+    # People who are asked about the first one agree to what holds that one, to nothing more.
+    if chosen is not None and not answer.holding <= chosen.holding:
+        return " ".join(["held", *sorted(answer.holding)])
+    return ""
+
+
+def ask(work: Work, principal: Agent, action: str, tool_class: str, resource: str = "") -> Answer:
+    """Ask Cedar whether a principal may, with the call and session of `work`. The resource is the tool, or a candidate."""
     assert work.release is not None
     book = work.release.book
     cut = slice_for(book, principal.roles, action, policy_modes(work), principal.agent_id)
-    entities = entities_for(book, principal, action, tool_class)
-    request = request_of(principal, action, context_of(work, cut))
+    entities = entities_for(book, principal, resource or action, tool_class)
+    request = request_of(principal, action, context_of(work, cut), resource)
     verdict, holding = _evaluate(cut, entities, request)
     return Answer(verdict, holding, cut, entities, request)
 
@@ -124,8 +218,9 @@ def _ask_delegators(work: Work, answers: list[Answer]) -> Refusal | None:
     if reason:
         return Refusal(reason, "an agent that handed this session on is suspended or retired")
     # INVARIANT: a hand-off only narrows (tests/unit/test_handoff.py::test_a_handoff_only_narrows).
+    first = work.choice.usable[0] if work.choice and work.choice.usable else ""
     for principal in chain:
-        answer = ask(work, principal, work.tool.name, work.tool.tool_class)
+        answer = ask(work, principal, work.tool.name, work.tool.tool_class, first)
         if answer.verdict.error:
             return Refusal("policy_error", answer.verdict.error)
         if not answer.verdict.allowed:
@@ -143,6 +238,8 @@ def context_of(work: Work, cut: Slice) -> dict[str, Json]:
         "args": work.conformed.cedar if mentioned is None else _only(work.conformed.cedar, mentioned),
         "session": session_context(session, cut.mentions),
     }
+    if cut.mentions.prompt and work.tool is not None and work.tool.executor_kind == MODEL:
+        context["prompt"] = prompts.context_of(work.told or prompts.Told())
     if cut.mentions.environment:
         context["environment"] = work.control.env
     if session.on_behalf_of and cut.mentions.on_behalf_of:

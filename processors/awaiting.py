@@ -1,6 +1,7 @@
 """Awaiting: calls that passed every stage and wait, and what is done when their time has come.
 
     ""        plug-ins were asked: `verdicts.py` says what their silence means
+    "pause"   a model's server named a time before which it must not be asked again
     "grant"   a budget's home was asked for more: looked at again when the grant came, and at its deadline
 
 What waits is `OpenIntent.awaits`. Never says how long a call waits: that is its plan's `not_after`. Next: `offering.py`.
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sluicegate.processors.offering import proceed_from
-from sluicegate.processors.plan import deadline_of
+from sluicegate.processors.plan import PAUSE, deadline_of
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.trace import stage_facts
@@ -22,7 +23,9 @@ from sluicegate.processors.work import Work, emit, reply
 def look_again(work: Work, entry: OpenIntent) -> None:
     """Take the road on from the step the call waits at; the step finds out whether it may go on, waits or refuses."""
     if restore_waiting(work, entry):
-        proceed_from(work, entry.awaits)
+        proceed_from(work, "" if entry.awaits == PAUSE else entry.awaits)
+        if work.decision.outcomes:
+            work.decision.outcomes[0].caused_by = [entry.last_event]
 
 
 def restore_waiting(work: Work, entry: OpenIntent) -> bool:
@@ -44,5 +47,9 @@ def restore_waiting(work: Work, entry: OpenIntent) -> bool:
     return False
 
 
-SILENCE: dict[str, Callable[[Work, OpenIntent], None]] = {"": decide_silence, "grant": look_again}
+SILENCE: dict[str, Callable[[Work, OpenIntent], None]] = {
+    "": decide_silence,
+    "grant": look_again,
+    PAUSE: look_again,
+}
 """What is awaited -> what a due deadline does."""

@@ -28,7 +28,7 @@ from sluicegate.processors.state import OpenIntent, key_of
 from sluicegate.processors.work import Work, emit
 from sluicegate.schemas.records import BudgetFacts, Receipt
 
-_STEPS = lifecycle.TERMINAL | {"in_doubt", "claimed", "dispatched"}
+_STEPS = lifecycle.TERMINAL | {"in_doubt", "claimed", "dispatched", "waiting"}
 
 
 def settle(work: Work) -> None:
@@ -50,7 +50,9 @@ def settle(work: Work) -> None:
         unsent = last.status in ("refused", "voided") or last.reason in (DID_NOT_HAPPEN, "not_found")
         unsent |= last.status == "expired" and tool_class != "read_only"
         _settle(work, held, 0, receipt, unsent)
-    elif last.status == "dispatched" and type(entry) is OpenIntent:
+    elif type(entry) is OpenIntent and (
+        last.status == "dispatched" or entry.state in ("dispatched", "claimed")
+    ):
         before = [r for r in held if r.attempt <= entry.attempt]
         if receipt is not None:  # it failed, and another attempt follows
             mine = [r for r in before if r.attempt == receipt.attempt]
@@ -117,4 +119,6 @@ def _tell(work: Work, outcome: Outcome, one: Reservation, spent: int, overran: i
 
 def _tool(work: Work) -> CompiledTool | None:
     release, entry = work.control.release, work.state.intents.get(key_of(work.origin))
-    return release.tools.get(entry.tool) if release is not None and type(entry) is OpenIntent else None
+    if release is None or type(entry) is not OpenIntent:
+        return None
+    return release.tools.get(entry.candidate or entry.tool)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sluicegate.processors import delegation
+from sluicegate.processors.aims import arguments_of, asked, facts_of
 from sluicegate.processors.budget_costs import bound
 from sluicegate.processors.budget_rules import Rule, fits
 from sluicegate.processors.budget_state import MAX_ACCOUNTS, Account, frozen, name_of, scope_of, shared
@@ -60,8 +61,8 @@ class Ask:
     lacking: Item | None = None
 
 
-def reserve(work: Work, attempt: int = 1) -> bool:
-    """Reserve one attempt. False: the call was answered, or waits."""
+def reserve(work: Work) -> bool:
+    """Reserve the attempt that is offered next. False: the call was answered, or waits."""
     assert work.release is not None and work.tool is not None
     if not work.release.budgets.by_tool.get(work.tool.name):
         return True
@@ -72,7 +73,7 @@ def reserve(work: Work, attempt: int = 1) -> bool:
     if ask.lacking is not None:
         _wait(work, ask.lacking, entry)
         return False
-    note_reserved(work, ask.items, attempt)
+    note_reserved(work, ask.items, work.attempt)
     if waits(entry):
         assert entry is not None
         work.decision.outcomes[0].caused_by = [entry.last_event]
@@ -141,7 +142,7 @@ def asked_for(work: Work) -> Ask:
                 said = f"budget `{rule.rule_id}`: the session was handed on {depth} times, {rule.cap} may act"
                 ask.refusal = Refusal("budget_exceeded", said, (rule.rule_id,))
             continue
-        amount = bound(rule.unit, tool, conformed.canonical, release.budgets)
+        amount = bound(rule.unit, asked(work), arguments_of(work), release.budgets)
         if amount is None:
             said = f"`{tool.name}` has neither a price nor a max_cost, and budget `{rule.rule_id}` counts {rule.unit}"
             ask.refusal = Refusal("no_price", said, (rule.rule_id,))
@@ -270,8 +271,10 @@ def _wait(work: Work, item: Item, entry: OpenIntent | None) -> None:
     again = waits(entry)
     if not again:
         assert work.tool is not None
-        facts = PlanFacts(work.action_digest, work.tool.tool_class, GRANT, 1, until, work.tool.timeout_ms)
-        emit(work, "plan", "waiting", facts, policies=[item.rule.rule_id])
+        facts = PlanFacts(
+            work.action_digest, work.tool.tool_class, GRANT, work.attempt, until, work.tool.timeout_ms
+        )
+        emit(work, "plan", "waiting", facts_of(work, facts), policies=[item.rule.rule_id])
     note_asked(work, item, until, sent=one.asked_until <= work.now)
     if again and entry is not None:
         work.decision.outcomes[0].caused_by = [entry.last_event]

@@ -8,6 +8,7 @@ Next: `policy_files.py` (parsing), `explain_policy.py` (the nearest permit, in w
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -96,8 +97,10 @@ class PolicyBook:
 
     policies: list[Policy]
     slices: dict[tuple[tuple[str, ...], str, Modes, str], Slice] = field(default_factory=dict)
-    entities: dict[tuple[Agent, str], cedarpy.Entities] = field(default_factory=dict)
+    entities: dict[tuple[Agent, str, str], cedarpy.Entities] = field(default_factory=dict)
     memo: Memo = field(default_factory=dict)
+    ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Alias of models -> its candidates, the resources of its action."""
     named: frozenset[str] = frozenset()
     """Agents that a policy is for by name: each has slices of its own."""
 
@@ -118,7 +121,9 @@ def _agent_of(policy: Policy) -> str:
     return entity["id"] if principal["op"] == "==" and entity.get("type") == "Agent" else ""
 
 
-def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str, agent_id: str) -> bool:
+def _may_apply(
+    policy: Policy, roles: tuple[str, ...], tool: str, agent_id: str, resources: tuple[str, ...]
+) -> bool:
     """Whether the policy's scope can match. Anything not understood counts as a match."""
     if _agent_of(policy) not in ("", agent_id):
         return False
@@ -132,7 +137,7 @@ def _may_apply(policy: Policy, roles: tuple[str, ...], tool: str, agent_id: str)
     resource = cast("dict[str, Json]", policy.est["resource"])
     if resource["op"] == "==":
         entity = cast("dict[str, str]", resource["entity"])
-        if entity["type"] == "Tool" and entity["id"] != tool:
+        if entity["type"] == "Tool" and entity["id"] not in resources:
             return False
     principal = cast("dict[str, Json]", policy.est["principal"])
     if principal["op"] == "in":
@@ -157,7 +162,8 @@ def slice_for(
     key = (roles, tool, modes, who)
     found = book.slices.get(key)
     if found is None:
-        chosen = [p for p in book.policies if _may_apply(p, roles, tool, who)]
+        resources = book.ways.get(tool) or (tool,)
+        chosen = [p for p in book.policies if _may_apply(p, roles, tool, who, resources)]
         found = _cut(chosen, dict(modes), book.memo)
         if len(book.slices) >= MAX_SLICES:
             book.slices.clear()
@@ -186,8 +192,8 @@ def handle_of(policies: list[Policy], memo: Memo | None = None) -> Handle:
 
 
 def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> cedarpy.Entities:
-    """Principal, its roles, and the tool, parsed once."""
-    key = (agent, tool)
+    """Principal, its roles, and the tool that is the resource, parsed once."""
+    key = (agent, tool, tool_class)
     found = book.entities.get(key)
     if found is None:
         rows: list[Json] = [
@@ -206,12 +212,12 @@ def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> 
     return found
 
 
-def request_of(agent: Agent, tool: str, context: Json) -> dict[str, Json]:
-    """The request in the form cedarpy takes without converting it again."""
+def request_of(agent: Agent, tool: str, context: Json, resource: str = "") -> dict[str, Json]:
+    """The request in the form cedarpy takes without converting it again. The resource is the tool, or another one."""
     return {
         "principal": {"type": "Agent", "id": agent.agent_id},
         "action": {"type": "Action", "id": tool},
-        "resource": {"type": "Tool", "id": tool},
+        "resource": {"type": "Tool", "id": resource or tool},
         "context": orjson.dumps(context).decode(),
     }
 

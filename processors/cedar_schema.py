@@ -3,8 +3,9 @@
     context.args         the tool's arguments, by the shape of its schema (`shapes.py`)
     context.session      what the session did and saw so far      context.grounding   where protected values come from
     context.environment, .on_behalf_of?, .delegation?             principal: Agent in Role      resource: Tool
+    context.prompt       of model calls: what the model is told
 
-One action a tool. A part whose schema says nothing exact has the type `Untyped`: `has` may be asked of it, nothing
+One action a tool or alias of models; an alias has its candidates as resources. A part whose schema says nothing exact has the type `Untyped`: `has` may be asked of it, nothing
 else. Deterministic, pure; never looks at a policy. Next: `policy_check.py` (policies against this schema).
 """
 
@@ -45,6 +46,10 @@ class ToolTypes:
     arguments: Shape
     protected: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
+    model: bool = False
+    """Whether its calls tell a model something: then there is `context.prompt`."""
+    candidates: tuple[str, ...] = ()
+    """Of an alias: the contracts that can be the resource of its action, in place of one of its own name."""
 
 
 def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
@@ -91,6 +96,7 @@ def context_of(tool: ToolTypes) -> Type:
             "environment": STRING,
             "session": {"type": "Session"},
             "grounding": grounding,
+            **({"prompt": PROMPT} if tool.model else {}),
         },
         {"on_behalf_of": STRING, "delegation": record({"depth": LONG, "parent": STRING})},
     )
@@ -132,3 +138,7 @@ def record(always: dict[str, Type], optional: dict[str, Type] | None = None) -> 
     attributes: dict[str, Json] = dict(always)
     attributes.update({name: {**t, "required": False} for name, t in (optional or {}).items()})
     return {"type": "Record", "attributes": attributes}
+
+
+PROMPT = record({"name": STRING, "digest": STRING, "unversioned": {"type": "Boolean"}})
+"""`context.prompt` of a model call: the prompt it names (both empty when none), and whether it brings system text of its own."""

@@ -5,11 +5,13 @@
       within: 16             # ... among the last so many calls of the session
       without_result: 60     # calls in a row of which none released a result
       calls: 500             # calls of one session, counted anew when it is resumed
+      falling_confidence: 4  # answers of models in a row, each less sure than the one before
 
 The call that reaches a limit is refused with the limit's reason and halts the session; those after it are refused
 `halted`. A person's review with the verdict `resume` starts every count anew. What was dispatched before goes on.
-The state is bounded: 16 bytes for each of the last calls. A falling confidence is not looked at: only model calls
-could report one. Never looks at what a call means. Next: `route.py` (who asks), `state.py` (who counts).
+The state is bounded: 16 bytes for each of the last calls. How sure a model was is the mean probability of its answer's
+tokens, which only an executor reports, for contracts that ask for it (`logprobs`); the agent's own word counts nothing.
+Never looks at what a call means. Next: `route.py` (who asks), `state.py` (who counts).
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 if TYPE_CHECKING:
     from sluicegate.processors.session import Session
 
-HALTS = ("loop", "no_progress", "step_cap")
+HALTS = ("loop", "no_progress", "step_cap", "falling_confidence")
 """Reasons that halt a session, one a limit."""
 
 DIGEST_BYTES = 16
 
 MAX_WITHIN = 32
 """Calls remembered of one session: 512 bytes. Kept only where a release limits repeated calls."""
+
+
+FALL_PERMILLE = 10
+"""An answer is less sure than the one before when its confidence is lower by this much: less is noise."""
 
 
 class Derail(BaseModel):
@@ -40,6 +46,7 @@ class Derail(BaseModel):
     within: int = Field(0, ge=0, le=MAX_WITHIN)
     without_result: int = Field(0, ge=0)
     calls: int = Field(0, ge=0)
+    falling_confidence: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Derail:
@@ -71,6 +78,9 @@ def limit_reached(limits: Derail, session: Session, digest: bytes) -> tuple[str,
         return "step_cap", f"the session has made {limits.calls} calls, as many as the release allows"
     if limits.without_result and session.idle >= limits.without_result:
         return "no_progress", f"none of the last {session.idle} calls released a result"
+    if limits.falling_confidence and session.falls >= limits.falling_confidence:
+        said = f"the last {session.falls} answers of models were each less sure than the one before"
+        return "falling_confidence", said
     if limits.same_call:
         within = limits.within or MAX_WITHIN
         kept = session.recent[-(within - 1) * DIGEST_BYTES :]
@@ -96,6 +106,17 @@ def note_result(session: Session) -> None:
     session.idle = 0
 
 
+def note_confidence(session: Session | None, confidence: int) -> None:
+    """Fold how sure a model was, in 1/1,000; -1 says nothing."""
+    if session is None or confidence < 0:
+        return
+    if session.sure >= 0 and confidence <= session.sure - FALL_PERMILLE:
+        session.falls, session.sure = session.falls + 1, confidence
+    elif confidence > session.sure:
+        session.falls, session.sure = 0, confidence
+
+
 def resume(session: Session) -> None:
     """A person lets it go on: every count begins anew."""
     session.halted, session.recent, session.idle, session.calls_before = "", b"", 0, session.calls
+    session.sure, session.falls = -1, 0

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from sluicegate.processors.budget_state import Account, Home, Reservation, Waiter
 from sluicegate.processors.cells import Cell
+from sluicegate.processors.health import Health
 from sluicegate.processors.intents import Intents
 from sluicegate.processors.outcomes import ZERO_HASH
 from sluicegate.processors.session import Session
 
-AWAITS = ("grant", "cache")
+AWAITS = ("grant", "cache", "pause")
 """Executor kinds of a plan that nobody executes: the call waits for a budget's grant, or for an equal call's result."""
 
 
@@ -30,6 +31,7 @@ class OpenIntent:
         waited_us: how long people took; it does not count against the deadline.
         edit_topic, edit_offset: where the arguments stand that a person put in place of the intent's own.
         keeps: 1 while its session must not go, since people hold it and it is decided again after.
+        routes, candidate, tried, aimed, repair: of a routed model call, who may be asked, who is, and who failed (`aims.py`).
     """
 
     intent_id: str
@@ -80,6 +82,11 @@ class OpenIntent:
     job_topic: str = ""
     job_offset: int = 0
     """Where the receipt stands that names the job."""
+    routes: tuple[str, ...] = ()
+    candidate: str = ""
+    tried: tuple[str, ...] = ()
+    aimed: int = 0
+    repair: int = -1
 
 
 @dataclass(slots=True)
@@ -101,6 +108,8 @@ class PartitionState:
     """Closed sessions of calls that are still to be decided; nothing new is asked in them."""
     intents: Intents = field(default_factory=Intents)
     memory: dict[bytes, Cell] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
+    """contract -> how this candidate of model routes did lately."""
     marks: dict[str, int] = field(default_factory=dict)
     """agent_id -> labels of all its sessions so far (`session.mark_of`): a new session does not wash them off."""
     open_count: int = 0

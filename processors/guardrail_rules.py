@@ -33,13 +33,19 @@ import cel
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS
+from sluicegate.processors.expressions import FUNCTIONS as COMMON
+from sluicegate.processors.expressions import (
+    MAX_EXPRESSION_CHARS,
+    STRING,
+    compile_expression,
+    without_texts,
+)
 from sluicegate.processors.recall_rules import Recalled
 from sluicegate.processors.recipes import NoSuchPath, compile_recipes, look_up, steps_of
 from sluicegate.schemas.errors import Terminal
 
 MAX_RULES = 200
 """Guardrails in one release. One costs 1 to 20 us a call it is about, and a call is rarely about more than ten."""
-MAX_EXPRESSION_CHARS = 2_000
 MAX_SAY_CHARS = 300
 
 DEFAULT_PLUGIN_MS, MAX_PLUGIN_MS = 2_000, 30_000
@@ -50,16 +56,10 @@ CALL_VERDICTS, RESULT_VERDICTS = ("refuse", "hold", "redact"), ("withhold", "red
 
 _SHARED = frozenset(("tool", "agent", "session", "environment"))
 VARIABLES = {"call": _SHARED | {"args", "seen"}, "result": _SHARED | {"result"}}
-FUNCTIONS = frozenset(
-    ("size", "contains", "startsWith", "endsWith", "matches", "int", "double", "string", "timestamp", "duration", "detects")
-)  # fmt: skip
-"""Named functions of CEL that a rule may use: all of them know neither a clock nor anything outside."""
+FUNCTIONS = COMMON | {"detects"}
+"""Named functions of CEL that a rule may use."""
 
-_STRING = r"(?:[rR]?\"(?:[^\"\\]|\\.)*\"|[rR]?'(?:[^'\\]|\\.)*')"
-_STRINGS = re.compile(_STRING)
-_PATTERNS = re.compile(rf"\bmatches\s*\(\s*(?:({_STRING})\s*\))?")
-_KINDS = re.compile(rf"\bdetects\s*\(\s*(?:({_STRING})\s*,)?")
-_MACRO = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
+_KINDS = re.compile(rf"\bdetects\s*\(\s*(?:({STRING})\s*,)?")
 _ARGUMENT = re.compile(r"\bargs\.([A-Za-z_]\w*)")
 _SEEN = re.compile(r"\bseen\b(?:\.([A-Za-z_]\w*))?")
 
@@ -205,49 +205,22 @@ def _compile(
 
 def _program(guardrail: Guardrail, where: str, schemas: list[dict[str, Json]]) -> cel.Program:
     text = guardrail.when
-    try:
-        program = cel.compile(text)
-    except (ValueError, UnicodeError) as error:
-        raise Terminal(f"{where} does not compile: {_short(error)}") from error
-    bare = _STRINGS.sub("''", text)
-    bound = {m[1] for m in _MACRO.finditer(bare)}
-    known = VARIABLES[guardrail.on]
-    for name in program.variables():
-        if name not in known and name not in bound:
-            raise Terminal(f"{where} uses `{name}`, which is not one of {', '.join(sorted(known))}")
-    for name in program.functions():
-        if name.isidentifier() and not name.startswith("_") and name not in FUNCTIONS:
-            raise Terminal(f"{where} calls `{name}`, which is not one of {', '.join(sorted(FUNCTIONS))}")
-    # INVARIANT: one walk over a list inside another would make the time quadratic in what an agent sends
-    # (tests/unit/test_guardrails.py::test_a_rule_that_cannot_work_is_refused_with_its_id).
-    if _nested(bare):
-        raise Terminal(f"{where} looks through a list inside a list, write two rules")
-    for found in _PATTERNS.finditer(text):
-        _check_pattern(where, found[1])
+    program = compile_expression(text, where, VARIABLES[guardrail.on], FUNCTIONS)
     for found in _KINDS.finditer(text):
         kind = cel.evaluate(found[1]) if found[1] else ""
         if kind not in DETECTORS:
             raise Terminal(f"{where} detects `{kind or '?'}`, write one of {', '.join(DETECTORS)} as a text")
-    _check_arguments(where, bare, schemas)
+    _check_arguments(where, without_texts(text), schemas)
     return program
 
 
 def _recalled(text: str, where: str, recalls: dict[str, Recalled]) -> tuple[Recalled, ...]:
-    names = {m[1] for m in _SEEN.finditer(_STRINGS.sub("''", text))}
+    names = {m[1] for m in _SEEN.finditer(without_texts(text))}
     for name in names:
         if name not in recalls:
             known = ", ".join(sorted(recalls)) or "nothing"
             raise Terminal(f"{where} uses `seen.{name or '?'}`, and `recall` in `release.yaml` has {known}")
     return tuple(recalls[name] for name in sorted(names))
-
-
-def _check_pattern(where: str, literal: str | None) -> None:
-    if literal is None:
-        raise Terminal(f"{where} makes a regular expression out of values, write it as one text in the rule")
-    try:
-        cel.evaluate("''.matches(p)", {"p": cel.evaluate(literal)})
-    except (ValueError, RuntimeError) as error:
-        raise Terminal(f"{where} has a regular expression that is none: {_short(error)}") from error
 
 
 def _check_arguments(where: str, bare: str, schemas: list[dict[str, Json]]) -> None:
@@ -260,19 +233,3 @@ def _check_arguments(where: str, bare: str, schemas: list[dict[str, Json]]) -> N
                 missing.append(error)
         if len(missing) == len(schemas):
             raise missing[0]
-
-
-def _nested(bare: str) -> bool:
-    """Whether a macro stands within the parentheses of another."""
-    for found in _MACRO.finditer(bare):
-        depth, at = 1, found.end()
-        while at < len(bare) and depth:
-            depth += {"(": 1, ")": -1}.get(bare[at], 0)
-            at += 1
-        if _MACRO.search(bare, found.end(), at):
-            return True
-    return False
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

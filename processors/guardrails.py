@@ -16,6 +16,7 @@ import jsonschema_rs
 import orjson
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS, detects
+from sluicegate.processors.expressions import ExpressionError, truth
 from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.history import session_context
 from sluicegate.processors.holds import Hold, stricter
@@ -30,15 +31,9 @@ MAX_GUARDED_BYTES = 64 * 1024
 """A call that guardrails look at; results are never larger. The slowest detector takes about 0.1 s for that much text
 made to be slow, and 1 ms for a letter of that length."""
 
-ERROR_CHARS = 200
-
 _ALL_BUT_TABLES = Mentions(
     session=("calls", "user_messages", "origin", "integrity", "confidentiality", "labels", "tools", "last")
 )
-
-
-class RuleError(Exception):
-    """A rule could not say yes or no; caught here."""
 
 
 def guard_call(work: Work) -> Refusal | None:
@@ -70,7 +65,7 @@ def guard_call(work: Work) -> Refusal | None:
 def _apply(work: Work, rule: Rule, asked: _Asked) -> Refusal | None:
     try:
         hit = asked.hit(rule)
-    except RuleError as error:
+    except ExpressionError as error:
         # INVARIANT: a rule that errors never lets a call pass (tests/unit/test_guardrails.py).
         if not rule.observe:
             return Refusal("guardrail_error", f"`{rule.rule_id}` failed: {error}", (rule.rule_id,))
@@ -134,7 +129,7 @@ def guard_result(
         asked.change(value)
         try:
             hit = asked.hit(rule)
-        except RuleError as error:
+        except ExpressionError as error:
             if not rule.observe:
                 return _withheld(found, rule, "guardrail_error", f"`{rule.rule_id}` failed: {error}")
             hit = True
@@ -179,7 +174,7 @@ class _Asked:
             self._value, self._context = value, None
 
     def hit(self, rule: Rule) -> bool:
-        """Whether a rule matches. Raises `RuleError` when it cannot say."""
+        """Whether a rule matches. Raises `ExpressionError` when it cannot say."""
         if rule.kinds and not self._found(rule):
             return False
         return rule.program is None or self._true(rule.program)
@@ -194,25 +189,17 @@ class _Asked:
 
     def _true(self, program: cel.Program) -> bool:
         if self._context is None:
-            around = {"seen": self._seen, **_names(self._work)}
-            self._context = cel.Context({self._name: self._value, **around}, {"detects": _detects})
-        try:
-            answer = program.execute(self._context)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # a panic of the library is no `Exception`
-            raise RuleError(" ".join(str(error).split())[:ERROR_CHARS]) from error
-        if type(answer) is not bool:
-            raise RuleError(f"it answers {type(answer).__name__}, not true or false")
-        return answer
+            names = {"seen": self._seen, **around(self._work)}
+            self._context = cel.Context({self._name: self._value, **names}, {"detects": _detects})
+        return truth(program, self._context)
 
 
 def _detects(kind: str, value: object) -> bool:
     return kind in DETECTORS and detects(kind, value)
 
 
-def _names(work: Work) -> dict[str, Json]:
-    """What a rule may look at beside the arguments or the result."""
+def around(work: Work) -> dict[str, Json]:
+    """What an expression may look at beside the arguments or the result."""
     agent, tool, session = work.agent, work.tool, work.session
     assert agent and tool
     return {

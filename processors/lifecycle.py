@@ -46,7 +46,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     # `dispatched` again: the offer's lease ran out unclaimed, and it is offered anew.
     # The ends without a claim: a read-only call, which may repeat, needs none.
     # `in_doubt`: an earlier offer was claimed, and this one nobody took up in time.
-    "dispatched": ("claimed", "dispatched", "parked", "in_doubt", "expired", "voided", *_ENDS),
+    # `waiting`: a model named a time before which it must not be asked again.
+    "dispatched": ("claimed", "dispatched", "waiting", "parked", "in_doubt", "expired", "voided", *_ENDS),
     # `dispatched` after a claim: only for classes whose call may be repeated (DESIGN §5.4).
     "claimed": ("dispatched", "parked", "in_doubt", *_ENDS),
     # `dispatched` after a lookup that found no trace of the call.

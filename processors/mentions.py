@@ -31,6 +31,7 @@ class Mentions:
     counts: tuple[str, ...] = ()
     sums: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
+    prompt: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ def mentions_of(ests: list[dict[str, Json]]) -> Mentions:
         names["counts"],
         names["sums"],
         names["since"],
+        found.speaks_of("prompt"),
     )
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 
 from sluicegate.processors import memory
+from sluicegate.processors.aims import arguments_of, asked, facts_of, key_part
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.history import measure
 from sluicegate.processors.outcomes import Outcome
-from sluicegate.processors.state import OpenIntent
+from sluicegate.processors.state import LEASE_MARGIN_US, OpenIntent
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts
 
@@ -24,6 +25,9 @@ LEASE_US = 5_000_000
 
 DEFAULT_DEADLINE_US = 300_000_000
 """Without a `deadline_at`, an intent nobody executes expires five minutes after it was routed."""
+
+PAUSE = "pause"
+"""What a call awaits that a model's server asked to come later."""
 
 MAX_ATTEMPTS = 50
 """Offers of one intent; with a lease of 5 s and a margin of 2 s that is six minutes."""
@@ -36,17 +40,13 @@ def idempotency_key(tenant: str, agent_id: str, intent_id: str, digest: bytes) -
 
 def plan(work: Work, attempt: int = 1) -> None:
     """Emit the dispatch. The last stage never refuses."""
-    tool, intent, conformed = work.tool, work.intent, work.conformed
-    assert tool and intent and conformed
+    tool, intent, conformed = asked(work), work.intent, work.conformed
+    assert tool and intent and conformed and work.tool
     in_process = tool.executor_kind == "in_process"
     not_after = work.now + LEASE_US
     if intent.deadline_at is not None:  # of a call that people held, moved by the time they took
         not_after = min(not_after, intent.deadline_at)  # nothing begins after nobody waits any more
-    facts = PlanFacts(
-        work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms,
-        [f"{tool.name}.{name}" for name in tool.measures], [measure(value_at(conformed.args, m)) for m in tool.measures],
-    )  # fmt: skip
-    outcome = emit(work, "plan", "dispatched", facts)
+    outcome = emit(work, "plan", "dispatched", plan_facts(work, attempt, not_after))
     if tool.executor_kind == memory.KIND:
         memory.perform(work, work.now + tool.timeout_ms * 1000)
         return
@@ -57,6 +57,25 @@ def plan(work: Work, attempt: int = 1) -> None:
         reply(work, outcome, status="permitted", attempt=attempt, arguments=conformed.canonical)
         return
     dispatch(work, outcome, tool.tool_class, tool.executor, attempt, tool.timeout_ms, not_after)
+
+
+def plan_facts(work: Work, attempt: int, not_after: int) -> PlanFacts:
+    """The facts of an offer; of a routed call they name the candidate."""
+    tool, conformed = asked(work), work.conformed
+    assert tool and conformed and work.tool
+    facts = PlanFacts(
+        work.action_digest, tool.tool_class, tool.executor_kind, attempt, not_after, tool.timeout_ms,
+        [f"{work.tool.name}.{name}" for name in tool.measures],
+        [measure(value_at(conformed.args, m)) for m in tool.measures],
+    )  # fmt: skip
+    return facts_of(work, facts)
+
+
+def pause(work: Work, attempt: int, until: int) -> None:
+    """Offer the attempt later, at `until` in microseconds: its tick does (`awaiting.py`)."""
+    facts = plan_facts(work, attempt, until - LEASE_MARGIN_US)
+    facts.executor = PAUSE
+    emit(work, "plan", "waiting", facts)
 
 
 def dispatch(
@@ -75,8 +94,8 @@ def dispatch(
     work.decision.dispatches.append(
         Dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
-            conformed.canonical, work.action_digest,
-            idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest), attempt, timeout_ms,
+            arguments_of(work), work.action_digest,
+            idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
             not_after, intent.traceparent, work.control.head, proof, transformed,
         )
     )  # fmt: skip
@@ -94,6 +113,7 @@ def _proof(work: Work) -> tuple[bytes, bool]:
         return b"", True
     parsed = parse(work.intent.arguments)
     transformed = isinstance(parsed, Misfit) or parsed[1] != work.conformed.canonical
+    transformed = transformed or bool(work.aim and work.aim.message)
     return (b"" if transformed else work.proof), transformed
 
 

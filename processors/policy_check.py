@@ -124,7 +124,11 @@ def _say(policy: Policy, text: str, known: Vocabulary) -> Finding:
 def _unknown(path: list[str], tool: str, policy: Policy, known: Vocabulary) -> str:
     names = known.names_at(tool, path[:-1])
     sentence = f"`{dotted(['context', *path])}` does not exist in `{tool}`"
-    others = [t for t in scope_tools(policy, known.tools) if path[-1] in (known.names_at(t, path[:-1]) or {})]
+    others = [
+        t
+        for t in scope_tools(policy, known.tools, known.ways)
+        if path[-1] in (known.names_at(t, path[:-1]) or {})
+    ]
     if others:
         return f"{sentence}, only in `{others[0]}` and the like: give those a policy of their own"
     return sentence + nearest(path[-1], names or ())

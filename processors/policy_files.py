@@ -26,6 +26,7 @@ ANNOTATIONS: dict[str, str] = {
     "reviewers": "the roles of those who may agree",
     "expires": "how long a held call waits",
     "mode": "`observe`: decided and recorded, not applied",
+    "unversioned": "on a permit of model calls: system text that no release holds is permitted, too",
     "redact": "arguments that are blanked before anything else happens",
     "description": "for people",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import cast
@@ -43,12 +43,12 @@ class Reach:
         return wide and self.tools >= other.tools and self.conditions <= other.conditions
 
 
-def reach_of(policy: Policy, tools: Iterable[str]) -> Reach:
-    """The reach of one policy among these tools."""
+def reach_of(policy: Policy, tools: Iterable[str], ways: Mapping[str, Sequence[str]] | None = None) -> Reach:
+    """The reach of one policy among these tools. `ways`: alias -> its candidates."""
     conditions = cast("list[dict[str, Json]]", policy.est.get("conditions", []))
     atoms = [a for c in conditions for a in _flat(c["body"], c["kind"] == "when")]
     keys = frozenset(json.dumps([node, holds], sort_keys=True) for node, holds in atoms)
-    return Reach(_principal(policy), frozenset(scope_tools(policy, tools)), keys)
+    return Reach(_principal(policy), frozenset(scope_tools(policy, tools, ways)), keys)
 
 
 def _principal(policy: Policy) -> tuple[str, str]:

@@ -26,7 +26,7 @@ class Words:
 
     def __init__(self, policy: Policy, known: Vocabulary) -> None:
         self._policy, self._known = policy, known
-        self._tools = scope_tools(policy, known.tools)
+        self._tools = scope_tools(policy, known.tools, known.ways)
         self._found: list[Finding] = []
 
     def findings(self) -> list[Finding]:

@@ -20,7 +20,11 @@ _HEADER = codec.schema_of(r.Header).prefix
 INTENT = codec.schema_of(r.IntentFacts).prefix
 PLAN = codec.schema_of(r.PlanFacts).prefix
 INTENTS = {INTENT, *(s.prefix for name, s in codec.OLD.items() if name.startswith("intent_facts."))}
-PLANS = {PLAN, *(s.prefix for name, s in codec.OLD.items() if name.startswith("plan_facts."))}
+PLANS = {
+    PLAN,
+    codec.schema_of(r.AttemptFacts).prefix,
+    *(s.prefix for name, s in codec.OLD.items() if name.startswith("plan_facts.")),
+}
 HOLDS = {
     codec.schema_of(r.HoldFacts).prefix,
     *(s.prefix for name, s in codec.OLD.items() if name.startswith("hold_facts.")),

@@ -11,6 +11,7 @@ import hashlib
 
 import orjson
 from sluicegate.processors import jobs
+from sluicegate.processors.attempts import answer_facts, follow
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
 from sluicegate.processors.quarantine import REASON
@@ -70,6 +71,8 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
         return jobs.acceptable(entry, receipt)
     if receipt.kind not in ("finished", "failed"):
         return False
+    if entry.aimed > receipt.attempt:
+        return False  # of a candidate that failed before
     if entry.state == "waiting":
         if entry.awaits:
             return False  # nothing was sent yet
@@ -90,6 +93,8 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
 
 
 def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
+    if entry.candidate and follow(work, entry, receipt):
+        return
     release = work.control.release
     tool = release.tools.get(entry.tool) if release is not None else None
     labels: list[str] = []
@@ -113,6 +118,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), reason,
         guarded.observed, guarded.redacted,
     )  # fmt: skip
+    facts = answer_facts(work, entry, tool, facts, receipt.result)
     outcome = emit(
         work, "execute", status, facts, reason, guarded.rules, caused_by=entry.last_event, labels=labels
     )
@@ -148,7 +154,7 @@ def labels_of(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None
 
 _JOBS = (jobs.PARKED, jobs.PROGRESS, jobs.TRACELESS)
 
-_UNCERTAIN = ("timeout", "unreachable", "tool_broke")
+_UNCERTAIN = ("timeout", "unreachable", "tool_broke", "server_error")
 """The tool may have acted: nobody heard its answer, or it broke on the way to one."""
 
 _FAILURES = (
@@ -159,6 +165,12 @@ _FAILURES = (
     "egress_denied",
     "crashed",
     "descriptor_changed",
+    "rate_limit",
+    "overload",
+    "context_length",
+    "content_policy",
+    "authentication",
+    "server_error",
     REASON,
     *_WITHHELD,
 )

@@ -55,7 +55,7 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
     work.intent, work.proof = _as_it_stands(work, entry, taken.record, edit), taken.proof
     work.payload, work.edited = work.payload or taken.payload, edit is not None
     work.hold, work.policies, work.determined, work.grounded = None, [], [], []  # of an earlier try
-    work.observed, work.redacted, work.asks = [], [], []
+    work.observed, work.redacted, work.asks, work.choice, work.aim = [], [], [], None, None
     work.release = work.control.release
     tool = work.release.tools.get(entry.tool) if work.release else None
     if tool is None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from sluicegate.processors import reading
+from sluicegate.processors.aims import RECEIPTS
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
@@ -172,6 +173,7 @@ class Rederive:
         entries = [e for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
         held = [(e.topic, e.offset) for e in entries]
         held += [(e.edit_topic, e.edit_offset) for e in entries if isinstance(e, OpenIntent) and e.edit_topic]
+        held += [(RECEIPTS, e.repair) for e in entries if isinstance(e, OpenIntent) and e.repair >= 0]
         for sessions in (state.sessions, state.parked):
             held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]
         held += [(cell.topic, cell.offset) for cell in state.memory.values()]

@@ -1,6 +1,6 @@
 """A release: everything that decides, under one digest; and its compiled form.
 
-A release is a folder (`release.yaml`, `contracts/*.json`, `policies/*.cedar`). Its digest is the sha256 of the
+A release is a folder (`release.yaml`, `contracts/*.json`, `policies/*.cedar`, `prompts/*.md`). Its digest is the sha256 of the
 canonical JSON of {path: sha256 of the file}. `compile_release` parses policies, compiles schemas and typers once;
 nothing of that happens per intent. Pure: files arrive as texts. Next: `route.py`, `conform.py`, `cedar.py`.
 """
@@ -17,7 +17,7 @@ import rfc8785
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
-from sluicegate.processors.cedar import Policy, PolicyBook, names_action
+from sluicegate.processors.cedar import PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
 from sluicegate.processors.compensate import Compensation, Verification
 from sluicegate.processors.compensate_check import check_compensations
@@ -30,7 +30,6 @@ from sluicegate.processors.guardrail_rules import (
     NO_GUARDRAILS,
     Guardrail,
     Guardrails,
-    compile_guardrails,
 )
 from sluicegate.processors.handoff_terms import TYPES as HANDOFF_TYPES
 from sluicegate.processors.job_check import check_completion
@@ -42,12 +41,16 @@ from sluicegate.processors.labels import (
     PathLabels,
     compile_labels,
 )
+from sluicegate.processors.model_routes import CompiledRoute, Route, compile_routes
 from sluicegate.processors.policy_check import check_control, check_policies
 from sluicegate.processors.policy_files import read_policies
-from sluicegate.processors.recall_rules import Recall, compile_recalls
-from sluicegate.processors.recipes import compile_recipes, policy_recipes
+from sluicegate.processors.prompts import Prompt, compile_prompts
+from sluicegate.processors.recall_rules import Recall
+from sluicegate.processors.recipes import compile_recipes
+from sluicegate.processors.release_rules import closed, defaults, guardrails, redactions
 from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.kinds import MODEL
 
 ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
 
@@ -61,7 +64,7 @@ MEMORY_OPS = ("write", "read", "forget")
 CONTROL_CEDAR = "control.cedar"
 MAX_RELEASE_BYTES = 16 * 1024 * 1024
 """All files of a release: 32 chunks of 512 kB."""
-UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction")
+UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction", "route", "prompt")
 """Rules without which there is nothing to decide by, however often a release was proven before."""
 
 
@@ -145,6 +148,7 @@ class Manifest(Tables, BaseModel):
     guardrails: list[Guardrail] = []
     recall: dict[str, Recall] = {}
     derail: Derail = NO_LIMITS
+    models: dict[str, Route] = {}
     require_verified_user: bool = False
     """Sessions may name whom they are for only by a token that was verified."""
 
@@ -172,6 +176,8 @@ class CompiledTool:
     redact_arguments: tuple[str, ...] = ()
     redact_result: tuple[str, ...] = ()
     path: str = ""
+    route: CompiledRoute | None = None
+    """Of an alias: the contracts its calls may go to. Everything else is what these have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +200,7 @@ class CompiledRelease:
     derail: Derail = NO_LIMITS
     require_verified_user: bool = False
     budgets: Budgets = NO_BUDGETS
+    prompts: dict[str, Prompt] = field(default_factory=dict)
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -233,6 +240,9 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
             findings.append(_wrong(path, files[path], ["name"], f"contract `{tool.name}` stands twice"))
         elif tool is not None:
             tools[tool.name] = tool
+    prompts = compile_prompts(files, findings)
+    models = manifest.models if manifest is not None else {}
+    ways = compile_routes(models, tools, files.get("release.yaml", ""), findings)
     texts = {p: t for p, t in files.items() if p.startswith("policies/") and p.endswith(".cedar")}
     policies, unread = read_policies(texts)
     findings += unread
@@ -250,12 +260,12 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         known = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
         findings += check_policies(policies, known, manifest.roles)
         findings += check_compensations(tools, files)
-    redactions = _redactions(policies, tools, findings)
+    recipes = redactions(policies, tools, findings)
     release = CompiledRelease(
-        digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies), redactions, control,
-        tuple(manifest.roles), manifest.grounding, _guardrails(manifest, tools, files, findings), manifest.derail,
+        digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies, ways=ways), recipes, control,
+        tuple(manifest.roles), manifest.grounding, guardrails(manifest, tools, files, findings), manifest.derail,
         manifest.require_verified_user,
-        read_budgets(manifest, sorted(tools), files["release.yaml"], findings),
+        read_budgets(manifest, sorted(tools), files["release.yaml"], findings), prompts,
     )  # fmt: skip
     return release, findings
 
@@ -265,37 +275,8 @@ def types_of(tool: CompiledTool) -> ToolTypes:
     governance = tool.contract.governance
     return ToolTypes(
         tool.name, tool.tool_class, shape_of(tool.contract.input_schema), tuple(governance.protected), tuple(tool.measures),
+        tool.executor_kind == MODEL, tuple(way.tool.name for way in tool.route.ways) if tool.route else (),
     )  # fmt: skip
-
-
-def _guardrails(
-    manifest: Manifest, tools: dict[str, CompiledTool], files: dict[str, str], findings: list[Finding]
-) -> Guardrails:
-    inputs = {name: _closed(tool.contract) for name, tool in tools.items()}
-    outputs = {name: tool.contract.output_schema or {} for name, tool in tools.items()}
-    try:
-        return compile_guardrails(
-            manifest.guardrails, inputs, outputs, compile_recalls(manifest.recall, tools)
-        )
-    except Terminal as error:
-        at = [str(i) for i, g in enumerate(manifest.guardrails) if f"`{g.id}`" in str(error)]
-        line = line_of(files["release.yaml"], ["guardrails", *at[:1]])
-        findings.append(Finding("release.yaml", line, "guardrail", "error", str(error)))
-        return NO_GUARDRAILS
-
-
-def _redactions(
-    policies: list[Policy], tools: dict[str, CompiledTool], findings: list[Finding]
-) -> dict[tuple[str, str], tuple[str, ...]]:
-    schemas = {name: _closed(tool.contract) for name, tool in tools.items()}
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for policy in policies:
-        try:
-            found.update(policy_recipes([policy], schemas))
-        except Terminal as error:
-            source = policy.source
-            findings.append(Finding(source.path, source.line_of("redact"), "redaction", "error", str(error)))
-    return found
 
 
 def _manifest(files: dict[str, str], findings: list[Finding]) -> Manifest | None:
@@ -324,7 +305,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     key: list[str] = []
     try:
         contract = Contract.model_validate(orjson.loads(text))
-        schema, governance = _closed(contract), contract.governance
+        schema, governance = closed(contract), contract.governance
         key = ["x-sluicegate", "redact"]
         key = ["x-sluicegate", "executor"]
         if (
@@ -373,24 +354,9 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         contract.name, governance.version, governance.tool_class, governance.executor.kind,
         orjson.dumps(executor, option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
         validator, compile_typer(shape), checker, contract, dict(governance.protected),
-        {name: frozenset(map(plain, values)) for name, values in governance.constants.items()}, _defaults(schema),
+        {name: frozenset(map(plain, values)) for name, values in governance.constants.items()}, defaults(schema),
         labels, confidential, governance.measures, arguments, result, path,
     )  # fmt: skip
-
-
-def _defaults(schema: dict[str, object]) -> dict[str, frozenset[str]]:
-    """Defaults that the contract's schema names, by argument."""
-    properties = cast("dict[str, dict[str, object]]", schema.get("properties") or {})
-    return {
-        name: frozenset([plain(rules["default"])])
-        for name, rules in properties.items()
-        if isinstance(rules, dict) and rules.get("default") not in (None, "", True, False)
-    }
-
-
-def _closed(contract: Contract) -> dict[str, object]:
-    # An argument the contract does not name is refused unless the contract opens itself explicitly.
-    return {"additionalProperties": False, **contract.input_schema}
 
 
 def _first_line(error: Exception) -> str:

@@ -60,7 +60,9 @@ class _Book:
         self._policies = release.book.policies
         # A hand-off is permitted by policies that name it only; a permit of everything does not reach it.
         self._reach = {
-            p.policy_id: reach_of(p, [*release.tools, HANDOFF] if names_action(p, HANDOFF) else release.tools)
+            p.policy_id: reach_of(
+                p, [*release.tools, HANDOFF] if names_action(p, HANDOFF) else release.tools, release.book.ways
+            )
             for p in self._policies
         }
         self._dead: dict[str, str] = {}

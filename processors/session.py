@@ -55,7 +55,7 @@ class Session:
         counts, last_used: tool -> its dispatches so far, and the number of the last one among all.
         sums: `tool.argument` -> sum in 1/10,000.
         cells: keys of what it remembers for itself.
-        recent, halted, idle, calls_before: see `derail.py`.
+        recent, halted, idle, calls_before, sure, falls: see `derail.py`.
         verified: 1 when a token of an issuer that control knows said `on_behalf_of`.
         chain, roles_cap, calls_cap, calls_given: what it may not exceed when it was handed on, see `delegation.py`.
         held: its calls that people hold: closed meanwhile, it is parked until they are settled.
@@ -84,6 +84,8 @@ class Session:
     calls_cap: int = -1
     calls_given: int = 0
     held: int = 0
+    sure: int = -1
+    falls: int = 0
     cells: tuple[bytes, ...] = ()
     sources: tuple[Source, ...] = ()
     counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)

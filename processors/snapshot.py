@@ -13,23 +13,24 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 
 import fastavro
-from sluicegate.processors import budget_snapshot
+from sluicegate.processors import budget_snapshot, health
 from sluicegate.processors.alarms import remember, set_alarm
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
+from sluicegate.processors.health import Health
 from sluicegate.processors.intents import keys_in
 from sluicegate.processors.session import NO_COUNTS, Session, Source, learn
 from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 7
+FORMAT = 9
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
 _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "opened_at", "last_at", "calls",
             "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
-            "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held")  # fmt: skip
+            "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held", "sure", "falls")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality")
 _COUNTERS = ("counts", "last_used", "sums")
@@ -37,7 +38,8 @@ _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "ve
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
          "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked", "quorum", "reviewers",
          "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
-         "edit_offset", "keeps", "awaits", "waits_for", "polls", "alive_until", "ends_at", "job_topic", "job_offset")  # fmt: skip
+         "edit_offset", "keeps", "awaits", "waits_for", "polls", "alive_until", "ends_at", "job_topic", "job_offset",
+         "routes", "candidate", "tried", "aimed", "repair")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",
@@ -80,6 +82,9 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     yield _counter(state.alarms)
     yield encode_long(len(state.seen)) + b"".join(k + encode_long(state.seen[k]) for k in sorted(state.seen))
     yield from budget_snapshot.encode(state)
+    yield encode_long(len(state.health)) + b"".join(
+        encode_string(name) + _fields(one, health.FIELDS) for name, one in health.rows(state.health)
+    )
     cells = sorted(state.memory)
     yield encode_long(len(cells))
     for at in range(0, len(cells), PIECE_ENTRIES):
@@ -194,6 +199,9 @@ def decode(data: bytes) -> PartitionState:
     for _ in range(read.long()):
         remember(state, read.raw(16), read.long())
     budget_snapshot.decode(read, state)
+    for _ in range(read.long()):
+        name = read.text()
+        state.health[name] = Health(*read.fields(Health, health.FIELDS))  # type: ignore[arg-type]
     for _ in range(read.long()):
         cell = read.raw(16)
         state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]

@@ -13,14 +13,28 @@ import hashlib
 import heapq
 from functools import lru_cache
 
-from sluicegate.processors import alarms, budget_fold, cells, derail, homes, job_terms, labels, lifecycle
+from sluicegate.processors import (
+    alarms,
+    budget_fold,
+    cells,
+    derail,
+    homes,
+    job_terms,
+    labels,
+    lifecycle,
+    routed,
+)
 from sluicegate.processors.delegation import join_names
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
+from sluicegate.processors.hold_fold import fold_hold
 from sluicegate.processors.intents import keys_in
 from sluicegate.processors.outcomes import Origin, Outcome
 from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, use
 from sluicegate.schemas.records import (
+    AnswerFacts,
+    AttemptFacts,
+    ChoiceFacts,
     ClaimFacts,
     GenesisFacts,
     HoldFacts,
@@ -29,7 +43,6 @@ from sluicegate.schemas.records import (
     MemoryFacts,
     PlanFacts,
     ResultFacts,
-    ReviewFacts,
     SessionFacts,
     StageFacts,
 )
@@ -270,10 +283,14 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             place = (entry.edit_topic, entry.edit_offset) if entry.edit_topic else (entry.topic, entry.offset)
             cells.fold(state.memory, session, entry.agent_id, facts, *place)
     if entry.state == "held" or status == "held":
-        _apply_hold(state, entry, outcome)
+        fold_hold(entry, outcome)
+    if isinstance(facts, ChoiceFacts | AttemptFacts | AnswerFacts):
+        routed.fold(state, entry, facts, o.decided_at)
+        if type(facts) is AnswerFacts:
+            derail.note_confidence(session_of(state, entry), facts.confidence)
     if status in lifecycle.TERMINAL:
         _keep_session(state, entry, status)
-        redacted = " ".join(facts.redacted) if type(facts) is ResultFacts else ""
+        redacted = " ".join(facts.redacted) if isinstance(facts, ResultFacts) else ""
         state.intents[key] = Ended(
             entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id, redacted
         )
@@ -283,7 +300,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         return
     entry.state = status
     entry.last_event = outcome.event_id
-    if type(facts) is PlanFacts:
+    if isinstance(facts, PlanFacts):
         entry.tool_class, entry.attempt, entry.timeout_ms = facts.tool_class, facts.attempt, facts.timeout_ms
         entry.action_digest, entry.executor = facts.action_digest, facts.executor
         if status == "held":  # as it was written before holds had facts of their own
@@ -330,35 +347,6 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
     o = outcome.origin
     learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
-
-
-def _apply_hold(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
-    """A call becomes held, stays so, or goes on."""
-    o, facts = outcome.origin, outcome.facts
-    if type(facts) is HoldFacts or (type(facts) is ReviewFacts and facts.edited):
-        # What plug-ins said was of another call or release; only their own hold leaves it standing.
-        entry.asked = entry.asked if entry.state == "validated" else ""
-    if isinstance(facts, HoldFacts | PlanFacts):
-        if type(facts) is HoldFacts:
-            entry.quorum, entry.reviewers, entry.hold_release = (
-                facts.quorum,
-                tuple(facts.reviewers),
-                facts.release,
-            )
-        else:
-            entry.quorum, entry.reviewers, entry.hold_release = 1, (), o.release
-        entry.tool_class, entry.executor = facts.tool_class, facts.executor
-        entry.timeout_ms, entry.action_digest = facts.timeout_ms, facts.action_digest
-        entry.approvals, entry.hold_policies = (), tuple(outcome.policies)
-        entry.held_at, entry.asked_at = entry.held_at or o.decided_at, o.decided_at
-    elif type(facts) is ReviewFacts:
-        entry.quorum, entry.reviewers = facts.quorum, tuple(facts.reviewers)
-        entry.approvals = tuple(facts.approvals)
-        if facts.edited:
-            entry.action_digest, entry.edit_topic, entry.edit_offset = facts.action_digest, o.topic, o.offset
-            entry.hold_policies, entry.asked_at = tuple(outcome.policies), o.decided_at
-    if outcome.status != "held":
-        entry.waited_us = o.decided_at - entry.held_at
 
 
 def _keep_session(state: PartitionState, entry: OpenIntent, status: str) -> None:

@@ -16,6 +16,7 @@ Next: `plan.py`, DESIGN §5.4's table.
 from __future__ import annotations
 
 from sluicegate.processors import jobs
+from sluicegate.processors.aims import aim
 from sluicegate.processors.awaiting import SILENCE
 from sluicegate.processors.budgets import reserve_again
 from sluicegate.processors.job_terms import ABSENT, CALLBACK
@@ -95,6 +96,9 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
         problem = "call_changed"
     if problem:
         _end(work, entry, _ended_by(entry), problem)
+        return
+    aim(work)
+    if work.decision.needs:
         return
     reason = reserve_again(work, entry)
     if reason is None:

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from sluicegate.processors.grounding import Choir, Grounded, Heard, ground
 from sluicegate.processors.labels import UNKNOWN, USER
 from sluicegate.processors.library import Library
+from sluicegate.processors.model_routes import Choice
 from sluicegate.processors.outcomes import PASSED
+from sluicegate.processors.prompts import Told
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.state import Source
 from sluicegate.processors.work import Work
-from sluicegate.schemas.records import StageFacts
+from sluicegate.schemas.model_facts import widen
+from sluicegate.schemas.records import ChoiceFacts, StageFacts
 
 
 def trace(work: Work) -> None:
@@ -77,10 +80,20 @@ def ungrounded(work: Work) -> str:
 
 def stage_facts(work: Work, detail: str = "") -> StageFacts:
     """Facts of an authorization: where values come from, and what observing rules would have said."""
-    if not (work.grounded or work.observed or work.redacted or detail):
+    told = work.told if work.choice or (work.release is not None and work.release.prompts) else None
+    if not (work.grounded or work.observed or work.redacted or detail or told):
         return PASSED
     found: list[Grounded] = work.grounded
-    return StageFacts(
+    facts = StageFacts(
         detail, [g.argument for g in found], [g.origin for g in found], [g.label for g in found],
         [g.event_id for g in found], [g.path for g in found], list(work.observed), list(work.redacted),
+    )  # fmt: skip
+    return facts if told is None else _choice_facts(facts, work.choice or Choice(), told)
+
+
+def _choice_facts(facts: StageFacts, choice: Choice, told: Told) -> ChoiceFacts:
+    """The same of a model call: with its candidates, and what the model is told."""
+    return widen(
+        ChoiceFacts, facts, candidates=list(choice.names), scores=list(choice.scores), standing=list(choice.standing),
+        prompt=told.name, prompt_digest=told.digest, unversioned=told.unversioned,
     )  # fmt: skip

@@ -28,6 +28,11 @@ class Vocabulary:
         self._session = session_of(list(self.tools.values()))
         self._contexts = {name: context_of(tool) for name, tool in self.tools.items()}
 
+    @property
+    def ways(self) -> dict[str, tuple[str, ...]]:
+        """Alias -> its candidates."""
+        return {name: tool.candidates for name, tool in self.tools.items() if tool.candidates}
+
     def names_at(self, tool: str, path: Sequence[str]) -> Mapping[str, Json] | None:
         """The attributes below a path of the context, or None when it is no record."""
         found = self._contexts[tool]
@@ -39,14 +44,20 @@ class Vocabulary:
         return cast("dict[str, Json]", found["attributes"]) if found.get("type") == "Record" else None
 
 
-def scope_tools(policy: Policy, tools: Iterable[str]) -> list[str]:
-    """The tools that a policy's scope names, or all when it names none, in order."""
+def scope_tools(
+    policy: Policy, tools: Iterable[str], ways: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """The tools that a policy's scope names, or all when it names none, in order. `ways`: alias -> its candidates, which
+    are its action's resources."""
     action = cast("dict[str, Json]", policy.est["action"])
     resource = cast("dict[str, Json]", policy.est["resource"])
     named = {e["id"] for e in entities_in(action)} if action["op"] in ("==", "in") else None
     resources = {e["id"] for e in entities_in(resource)} if resource["op"] in ("==", "in") else None
     return [
-        t for t in sorted(tools) if (named is None or t in named) and (resources is None or t in resources)
+        t
+        for t in sorted(tools)
+        if (named is None or t in named)
+        and (resources is None or not resources.isdisjoint((ways or {}).get(t) or (t,)))
     ]
 
 

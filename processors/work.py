@@ -15,7 +15,9 @@ from sluicegate.processors.grounding import Grounded
 from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.holds import Hold
 from sluicegate.processors.inputs import Input, Tick
+from sluicegate.processors.model_routes import Aim, Choice
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
+from sluicegate.processors.prompts import Told
 from sluicegate.processors.registry import Agent
 from sluicegate.processors.release import CompiledRelease, CompiledTool
 from sluicegate.processors.state import PartitionState, Session
@@ -79,6 +81,14 @@ class Work:
     """Whether this decision reserved something of a budget."""
     asks: list[Rule] = field(default_factory=list)
     """Guardrails whose plug-ins have to be asked before the call may run."""
+    told: Told | None = None
+    """What a model call tells the model."""
+    choice: Choice | None = None
+    """The candidates of a routed model call, and which of them may be asked."""
+    aim: Aim | None = None
+    """The candidate that is asked now."""
+    attempt: int = 1
+    """The attempt that is offered."""
 
 
 def begin(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Work:

@@ -6,6 +6,7 @@ can go on sensibly; `remedy` is for the developer or operator.
 
 from __future__ import annotations
 
+from sluicegate.schemas.model_reasons import MODEL_REASONS
 from sluicegate.schemas.reason import Reason as Reason
 from sluicegate.schemas.reasons_execution import EXECUTION
 
@@ -308,6 +309,8 @@ _ALL = (
         "the detail names the stage's reason; change the arguments to what the policies allow, or approve them as they are",
     ),
     *EXECUTION,
+    # model calls
+    *(Reason(*row) for row in MODEL_REASONS),
     # client side
     Reason(
         "unavailable",

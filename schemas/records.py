@@ -24,6 +24,9 @@ from sluicegate.schemas.facts import ResultFacts as ResultFacts
 from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
 from sluicegate.schemas.facts import SessionFacts as SessionFacts
 from sluicegate.schemas.facts import StageFacts as StageFacts
+from sluicegate.schemas.model_facts import AnswerFacts as AnswerFacts
+from sluicegate.schemas.model_facts import AttemptFacts as AttemptFacts
+from sluicegate.schemas.model_facts import ChoiceFacts as ChoiceFacts
 
 
 @dataclass(slots=True)
@@ -150,6 +153,7 @@ class Receipt:
     error_class: str = ""
     error: str = ""
     sent: bool = True
+    retry_after_ms: int = 0
 
 
 @dataclass(slots=True)

@@ -68,6 +68,10 @@ RENAMED: dict[tuple[str, str], str] = {
     ("job_facts", "waits_for"): "kind",
     ("job_facts", "alive_until"): "lease_until",
     ("job_facts", "note"): "error_class",
+    ("attempt_facts", "action_digest"): "digest",
+    ("attempt_facts", "why"): "detail",
+    ("answer_facts", "executed_by"): "executor",
+    ("answer_facts", "result_digest"): "digest",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
@@ -110,6 +114,24 @@ ONLY_IN_BYTES = {
             "until",
             "sent",
         )
+    ),
+    *(
+        ("choice_facts", name)
+        for name in (
+            "grounded_events",
+            "grounded_paths",
+            "candidates",
+            "scores",
+            "standing",
+            "prompt",
+            "prompt_digest",
+            "unversioned",
+        )
+    ),
+    *(("attempt_facts", name) for name in ("measured", "amounts", "candidate", "tried", "aimed", "repair")),
+    *(
+        ("answer_facts", name)
+        for name in ("candidate", "served_model", "input_tokens", "output_tokens", "confidence")
     ),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
