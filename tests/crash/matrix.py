@@ -86,9 +86,10 @@ class Found:
 class Matrix:
     """Cells, one after the other, in one environment."""
 
-    def __init__(self, running: World, per_class: int) -> None:
+    def __init__(self, running: World, per_class: int, teams: list[list[str]]) -> None:
         self._world = running
         self._per_class = per_class
+        self._teams = iter(teams)
         self.found: list[Found] = []
 
     def run(self, cell: Cell, on_answer: Callable[[int], None] = lambda _: None) -> Found:
@@ -106,6 +107,7 @@ class Matrix:
     def _run(self, cell: Cell, found: Found, on_answer: Callable[[int], None]) -> None:
         running = self._world
         self._crew(cell.role)
+        running.agents = next(self._teams)
         since = judge.ends(running.settings)
         victim = running.add(cell.role, cell.failpoint)
         try:
@@ -221,6 +223,7 @@ def matrix(bootstrap: str, home: Path, per_class: int) -> Iterator[Matrix]:
     """A tool server, two executors and two ledger workers; each cell adds what is missing."""
     release = scenario.write_release(home / "release")
     workers = {"ledger": WORKERS - 1, "executor": WORKERS - 1}
-    rows = scenario.agent_rows(PARTITIONS)
+    teams = scenario.agent_rows(PARTITIONS, len(POINTS) * len(SIGNALS))
+    rows = [row for team in teams for row in team]
     with world(bootstrap, "", home, release, workers, tools=ToolProcess(), agents=rows) as running:
-        yield Matrix(running, per_class)
+        yield Matrix(running, per_class, [[str(row["agent_id"]) for row in team] for team in teams])

@@ -1,6 +1,7 @@
 """The traffic of one cell of the crash matrix: calls of four classes side by side, from sessions on every partition.
 
-A session hands every round of calls to an agent on the next partition, so that each round needs a transfer that arrives.
+A session hands every round of calls to an agent on the next partition, so that each round needs a transfer that arrives;
+and every call is counted by a budget of the team, which the partitions lease from its home by transfers.
 
 Seven of ten calls of a class meet a tool that works. The others meet one that acts and drops the connection, acts after
 the deadline, or acts and answers 500: what a crash leaves unknown is mixed with what a tool leaves unknown.
@@ -37,6 +38,13 @@ TURNS = ("drops", "works", "works", "late", "works", "works", "works", "breaks",
 """Which kind each call of a class meets, in turn: three of ten a faulty one."""
 SESSIONS = 40
 """Each asks for one call of every class at a time."""
+RELEASE = """name: crash-matrix
+version: "1"
+budgets:
+  - {id: calls-of-a-team, scope: team, match: "*", unit: calls, cap: 1500}
+"""
+"""A team is of one cell, so the cap is for 800 calls and what is repeated: a lease of a twelfth is asked for thrice by each
+partition, and its home is on one of them."""
 POLICIES = """@id("all") permit (principal, action, resource);
 @id("hand-on") permit (principal, action == Action::"handoff", resource);
 """
@@ -75,7 +83,7 @@ def write_release(folder: Path) -> Path:
     """A tool for each class and kind, permitted to everybody."""
     (folder / "contracts").mkdir(parents=True)
     (folder / "policies").mkdir()
-    (folder / "release.yaml").write_text('name: crash-matrix\nversion: "1"\n')
+    (folder / "release.yaml").write_text(RELEASE)
     (folder / "policies" / "all.cedar").write_text(POLICIES)
     for tool_class in CLASSES:
         for kind, fault in FAULTS.items():
@@ -97,6 +105,8 @@ def _contract(name: str, tool_class: str, fault: str) -> Row:
     executor: Row = {"kind": "http", "method": "POST", "url": address}
     if tool_class in REPEATABLE:
         executor["retries"] = 2
+    if tool_class == "queryable":
+        executor["lookup"] = {"url": "${TOOLS_URL}/effects/{key}", "result": "/effects"}
     return {
         "name": name,
         "description": "Acts, and journals that it did.",
@@ -115,17 +125,21 @@ def _contract(name: str, tool_class: str, fault: str) -> Row:
     }
 
 
-def agent_rows(partitions: int) -> list[Row]:
-    """The same number of agents for every partition."""
+def agent_rows(partitions: int, teams: int) -> list[list[Row]]:
+    """For each team the same number of agents for every partition, in the order of partitions."""
+    return [_team(f"team-{number}", partitions) for number in range(teams)]
+
+
+def _team(team: str, partitions: int) -> list[Row]:
     found: dict[int, list[str]] = {p: [] for p in range(partitions)}
     number = 0
     while any(len(names) < AGENTS_EACH for names in found.values()):
-        name = f"agent-{number}"
+        name = f"{team}-agent-{number}"
         if len(names := found[partition_of(name, partitions)]) < AGENTS_EACH:
             names.append(name)
         number += 1
     return [
-        {"agent_id": name, "tenant": "acme", "team": "desk", "roles": ["all"]}
+        {"agent_id": name, "tenant": "acme", "team": team, "roles": ["all"]}
         for names in found.values()
         for name in names
     ]
