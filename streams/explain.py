@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.processors import lifecycle
+from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
 from sluicegate.processors.policy_files import parse_policies
 from sluicegate.schemas import codec
@@ -78,6 +79,7 @@ class Story:
     policies: dict[str, str] = field(default_factory=dict)
     result: str = ""
     times_ms: dict[str, float] = field(default_factory=dict)
+    taken_back: str = ""
     source: str = ""
 
     def as_json(self) -> dict[str, Any]:
@@ -109,8 +111,20 @@ async def explain(settings: Settings, intent_id: str, opener: Opener, *, agent: 
     control = await control_log.read(settings, keep_history=True)
     story = tell(events, opened, control.history or [], opener)
     story.policies = await _policy_texts(settings, story)
+    story.taken_back = _taken_back(control.control, story)
     story.source = finder.source
     return story
+
+
+def _taken_back(control: Control, story: Story) -> str:
+    """What operators ordered about it, an empty text for nothing."""
+    ident = undo_id(story.agent_id, story.intent_id)
+    one = control.orders.get(ident)
+    return (
+        ""
+        if one is None
+        else f"{one.state} by {one.who}, control event {one.order}: {ident} of {one.agent_id}"
+    )
 
 
 def tell(

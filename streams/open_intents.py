@@ -16,7 +16,7 @@ from sluicegate.streams import kafka, topics
 from sluicegate.streams.recovery import recover
 from sluicegate.streams.settings import Settings
 
-IN_FLIGHT = ("dispatched", "claimed")
+IN_FLIGHT = ("dispatched", "claimed", "parked")
 """Offered to an executor, or taken by one."""
 
 

@@ -38,6 +38,12 @@ DEFAULT_AGENT = "rollback-{tenant}"
 CLOCKS_MS = 5_000
 """Another partition is read from so long before the call: clocks differ by less than a second."""
 
+_PEOPLE = {
+    "held": "a person has to agree, see `sluicegate approvals`",
+    "in_doubt": "nobody knows whether it happened, see `sluicegate in-doubt list`",
+}
+"""States of a compensation that only people end: it is not asked for again before."""
+
 NOTHING, CANNOT, TODO, DONE, LEFT = "nothing", "cannot", "todo", "done", "left"
 
 
@@ -323,6 +329,8 @@ def fill(step: Step, release: CompiledRelease, control: Control, args: object, r
         step.stands, step.why = CANNOT, why
     elif step.undone and (check is None or step.verified):
         step.stands = DONE
+    elif step.undo_state in _PEOPLE:
+        step.stands, step.why = LEFT, f"`{step.undo}` is `{step.undo_state}`: {_PEOPLE[step.undo_state]}"
 
 
 def _stands(step: Step) -> tuple[str, str]:

@@ -61,6 +61,7 @@ def print_ask(out: Console, shown: Pending, edit: bytes | None = None) -> None:
     _say(out, f"  held       {iso(e.held_at)}, expires {iso(e.due_at)}, in {span(left_us)}")
     _say(out, f"  digest     {e.action_digest.hex()}")
     _say(out, f"  release    {_e(e.hold_release)}")
+    _say(out, f"  afterwards {_e(afterwards(shown))}")
     old = shown.original if e.edit_topic else shown.arguments
     new = shown.arguments if edit is None else edit
     _say(out, "  arguments" + (", changed by a person" if e.edit_topic or edit is not None else ""))
@@ -71,6 +72,14 @@ def print_ask(out: Console, shown: Pending, edit: bytes | None = None) -> None:
         _say(out, "  [bold red]these are not the bytes that are held: do not approve them[/bold red]")
     if detects("lookalike", _json(new)):
         _say(out, "  [bold yellow]a text in it has letters that look like others[/bold yellow]")
+
+
+def afterwards(shown: Pending) -> str:
+    """Whether what is agreed to could be taken back."""
+    if shown.entry.tool_class == "read_only":
+        return "nothing to take back: it only reads"
+    said = shown.tool.contract.governance.compensate if shown.tool is not None else None
+    return f"can be taken back by {said.tool}" if said is not None else "cannot be taken back"
 
 
 def print_call(out: Console, shown: Pending) -> None:
@@ -100,7 +109,7 @@ def as_json(shown: Pending) -> dict[str, object]:
         "action_digest": e.action_digest.hex(), "release": e.hold_release, "exact": shown.exact,
         "arguments": _json(shown.arguments), "original": _json(shown.original), "edited": bool(e.edit_topic),
         "grounded": [{"argument": a, "from": f, "label": la} for a, f, la in shown.grounded],
-        "session_id": e.session_id, "on_behalf_of": shown.on_behalf_of,
+        "session_id": e.session_id, "on_behalf_of": shown.on_behalf_of, "afterwards": afterwards(shown),
         "before": [{"at": iso(b.at), "what": b.what, "text": b.text} for b in shown.before],
     }  # fmt: skip
 

@@ -86,6 +86,8 @@ def _print(story: Story) -> None:
         say("  " + escape(text).replace("\n", "\n  "))
     if story.result:
         say(f"\nresult  {escape(story.result)}")
+    if story.taken_back:
+        say(f"\ntaken back: {escape(story.taken_back)}")
     if story.times_ms:
         say("\ntime    " + ", ".join(f"{name} {ms:,.1f} ms" for name, ms in story.times_ms.items()))
     say(f"[dim]from {story.source}; -o json has every id[/dim]")

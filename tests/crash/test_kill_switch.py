@@ -1,0 +1,160 @@
+"""The kill switch with three ledgers and three executors, one of each asleep when it is thrown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from sluicegate.processors.quarantine import REASON
+from sluicegate.schemas.records import Header, Intent, Message, Reply
+from sluicegate.streams import control_log, kafka, quarantines
+from sluicegate.streams.find import decode
+from sluicegate.streams.fleet import Fleet
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.verify import verify
+
+from tests.crash.harness import ARGUMENTS, PARTITIONS, TOOLS, World, small_release, world
+
+BOUND_US = 5_000_000
+"""No new permit and no new claim so long after the control event, by the ledger's own times."""
+TOOL = TOOLS["irreversible"]
+
+
+@pytest.fixture(scope="module")
+def running(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    home = tmp_path_factory.mktemp("kill-switch")
+    release = small_release(home / "release", 1_000)
+    with world(kafka, "", home, release, {"ledger": 3, "executor": 3}, each=2) as made:
+        yield made
+
+
+@dataclass
+class Traffic:
+    """Every agent asks for the stopped tool, again and again.
+
+    Attributes:
+        asked: intents that the quarantine is about.
+        refused: agents that were told `quarantined`.
+    """
+
+    world: World
+    fleet: Fleet
+    sessions: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+
+    async def open(self) -> None:
+        """A session of every agent."""
+        for agent in self.world.agents:
+            name = self.sessions[agent] = f"s-{uuid.uuid4().hex[:8]}"
+            opened = Message(name, agent, name, "session.open", time.time_ns() // 1000)
+            assert await self.fleet.ask("messages", opened, name) is not None
+
+    async def one(self, agent: str, tool: str = TOOL) -> Reply:
+        """One call."""
+        ident = uuid.uuid4().hex[:12]
+        name = next(c for c, t in TOOLS.items() if t == tool)
+        raw = json.dumps(ARGUMENTS[name]).encode()
+        intent = Intent(ident, agent, self.sessions[agent], "tool_call", tool, raw, time.time_ns() // 1000)
+        if tool == TOOL:
+            self.asked.append(ident)
+        reply = await self.fleet.ask("intents", intent, ident)
+        assert reply is not None, f"{tool} of {agent} got no answer"
+        if tool == TOOL and (reply.status, reply.reason) == ("refused", REASON):
+            self.refused.add(agent)
+        return reply
+
+    async def round(self) -> list[Reply]:
+        """Every agent asks once, at the same time."""
+        return list(await asyncio.gather(*(self.one(agent) for agent in self.world.agents)))
+
+
+async def ledger(world: World) -> list[Header]:
+    """Every header on the ledger."""
+    consumer = await kafka.connect(kafka.consumer(world.settings, fetch_wait_ms=20))
+    try:
+        found: list[Header] = []
+        for stretch in await stretches(consumer, places(world.settings.env, "outcomes", range(PARTITIONS))):
+            async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
+                found += [decode(stretch.place.partition, b.offset, b.value).header for b in batch]
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def thrown_at(world: World, head: int) -> int:
+    """When a control event was recorded."""
+    consumer = await kafka.connect(kafka.consumer(world.settings))
+    try:
+        [stretch] = await stretches(consumer, places(world.settings.env, "control", [0]))
+        found = [
+            b async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end) for b in batch
+        ]
+    finally:
+        await consumer.stop()
+    headers = [decode(0, b.offset, b.value).header for b in found]
+    return next(h.decided_at for h in headers if h.seq == head)
+
+
+def value_of(world: World, scope: str, traffic: Traffic, deployed: str) -> str:
+    agent = world.agents[0]
+    return {"tool": TOOL, "agent": agent, "session": traffic.sessions[agent], "release": deployed}[scope]
+
+
+@pytest.mark.parametrize("scope", ["tool", "release", "agent", "session"])
+def test_no_permit_and_no_claim_after_the_bound(running: World, scope: str) -> None:
+    sleepers = [next(r for r in running.running.roles if r.name == name) for name in ("ledger", "executor")]
+
+    async def scenario() -> None:
+        keys = Keys(running.settings.home)
+        async with Fleet(running.settings, PARTITIONS) as fleet:
+            traffic = Traffic(running, fleet)
+            await traffic.open()
+            assert {r.status for r in await traffic.round()} == {"released"}
+            deployed = (await control_log.read(running.settings)).control.deployed
+            value = value_of(running, scope, traffic, deployed)
+            for role in sleepers:
+                role.process.send_signal(signal.SIGSTOP)
+            asking = asyncio.create_task(traffic.round())  # some of it waits for who sleeps
+            head, _ = await quarantines.add(running.settings, keys, scope, value, "a test")
+            at = await thrown_at(running, head)
+            while time.time_ns() // 1000 < at + BOUND_US:
+                await asyncio.sleep(0.05)
+            for role in sleepers:
+                role.process.send_signal(signal.SIGCONT)
+            await asking
+            wide = scope in ("tool", "release")
+            stopped = set(running.agents if wide else running.agents[:1])
+            while not stopped <= traffic.refused:
+                await traffic.round()
+            late = [
+                (h.status, h.decided_at - at)
+                for h in await ledger(running)
+                if h.intent_id in traffic.asked and h.agent_id in stopped and h.decided_at > at + BOUND_US
+                and h.status in ("permitted", "validated", "dispatched", "claimed")
+            ]  # fmt: skip
+            assert late == [], f"microseconds after the control event: {late}"
+            others = [a for a in running.agents if a not in stopped]
+            for agent in others:
+                assert (await traffic.one(agent)).status == "released", "who is not stopped goes on"
+            await quarantines.lift(running.settings, keys, scope, value, "a test")
+            while (await traffic.one(running.agents[0])).status != "released":
+                pass
+        keys.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        for role in sleepers:
+            role.process.send_signal(signal.SIGCONT)
+    running.wait_members("ledger", 3)
+    running.wait_members("executor", 3)
+    report = asyncio.run(verify(running.settings, clickhouse=False))
+    assert report.ok, report.as_json()

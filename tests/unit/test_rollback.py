@@ -1,0 +1,79 @@
+"""How a call stands when it is to be taken back, as its contract and its end say."""
+
+from __future__ import annotations
+
+import pytest
+from sluicegate.processors.compensate import undo_id
+from sluicegate.processors.control import Control
+from sluicegate.processors.lineage import Call
+from sluicegate.processors.orders import DONE as WAS_DONE
+from sluicegate.processors.orders import VERIFIED, Ordered
+from sluicegate.streams.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Step, fill
+
+from tests import shop
+from tests.driver import AGENT
+
+RESULT = {"id": "order-1", "parcel": "parcel-1"}
+
+
+def step(tool: str = "shop.order", state: str = "released", **more: object) -> Step:
+    call = Call(AGENT, "i-1", "s-1", "t", 0, 5, 1, tool, "irreversible", state)
+    for name in [n for n in more if n in ("to", "tool_class", "proof", "op")]:
+        setattr(call, name, more.pop(name))
+    return Step(call, undo=undo_id(*call.key), **more)  # type: ignore[arg-type]
+
+
+def filled(one: Step, result: object = RESULT, seen: str = "") -> Step:
+    control = Control()
+    if seen:
+        control.orders = {undo_id(*one.call.key): Ordered("by", "shop.cancel", "saga", state=seen)}
+    fill(one, shop.release(), control, {"item": "a lamp"}, result)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("one", "stands", "why"),
+    [
+        (step(), TODO, ""),
+        (step(state="withheld"), TODO, ""),
+        (step("shop.mail"), CANNOT, "has no `compensate`"),
+        (step("gone.tool"), CANNOT, "has no contract"),
+        (step("memory.write", op="write"), CANNOT, "only the agent can forget it"),
+        (step("shop.look", tool_class="read_only"), NOTHING, "only reads"),
+        (step("handoff", "delegated", to=("b", "s")), NOTHING, "hand-off"),
+        (step(state="refused"), NOTHING, "nothing happened"),
+        (step(state="expired"), NOTHING, "nothing happened"),
+        (step(state="failed"), NOTHING, "nothing happened"),
+        (step(state="resolved", proof="did_not_happen"), NOTHING, "nothing happened"),
+        (step(state="resolved", proof="happened"), TODO, ""),
+        (step(state="in_doubt"), CANNOT, "in-doubt list"),
+        (step(state="claimed"), CANNOT, "may still happen"),
+        (step(state="held"), CANNOT, "may still happen"),
+        (step(state="parked"), CANNOT, "may still happen"),
+        (step(undo_state="held"), LEFT, "a person has to agree"),
+        (step(undo_state="in_doubt"), LEFT, "nobody knows"),
+        (step(undo_state="dispatched"), TODO, ""),
+    ],
+)
+def test_how_it_ended_and_what_its_contract_says(one: Step, stands: str, why: str) -> None:
+    found = filled(one)
+    assert (found.stands, why in found.why) == (stands, True), found.why
+
+
+def test_arguments_come_from_the_result_or_are_named_as_missing() -> None:
+    found = filled(step())
+    assert (found.undo_tool, found.arguments, found.verify_arguments) == (
+        "shop.cancel", {"id": "order-1"}, {"id": "order-1"},
+    )  # fmt: skip
+    erased = filled(step(), None)
+    assert erased.stands == CANNOT and "`$.result.id`" in erased.why
+
+
+def test_done_is_what_was_read_back_where_the_contract_says_how() -> None:
+    assert filled(step(undone=True)).stands == TODO
+    assert filled(step(undone=True), seen=WAS_DONE).stands == TODO
+    assert filled(step(undone=True), seen=VERIFIED).stands == DONE
+    assert filled(step("shop.ship", undone=True)).stands == DONE, "its contract has no `verify`"
+    assert not filled(step(), seen=VERIFIED).verified, (
+        "what control says counts for nothing without the ledger"
+    )
