@@ -7,36 +7,26 @@ Next: `saga.py` (who carries it out), `processors/lineage.py`, `processors/compe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
-import orjson
-from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import lifecycle
-from sluicegate.processors.compensate import MAX_TRIES, arguments_of, saga_id, undo_id
+from sluicegate.processors.compensate import MAX_TRIES, RESULT, arguments_of, saga_id, undo_id
 from sluicegate.processors.compensate_check import INSIDE
 from sluicegate.processors.control import Control
-from sluicegate.processors.lineage import Call, Cascade, Key, Lineage, Place, TooWide, cascade
+from sluicegate.processors.lineage import Call, Cascade, Key, Lineage, TooWide
 from sluicegate.processors.orders import VERIFIED
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.release import CompiledRelease, CompiledTool, compile_release
 from sluicegate.processors.resolve import DID_NOT_HAPPEN
-from sluicegate.schemas import records as r
-from sluicegate.schemas.errors import SluicegateError, Terminal
-from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import control_log, kafka, releases, topics
-from sluicegate.streams.explain import FETCH_WAIT_MS, Opener, record_in
-from sluicegate.streams.find import Finder, LedgerEvent, decode
-from sluicegate.streams.recovery import read_one
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log, kafka, releases
+from sluicegate.streams.explain import FETCH_WAIT_MS, Opener
+from sluicegate.streams.lineage_reader import LineageReader
 from sluicegate.streams.settings import Settings
 
 DEFAULT_AGENT = "rollback-{tenant}"
 """The registered agent that carries sagas out, unless another one is named: one a tenant, with policies of its own."""
-
-CLOCKS_MS = 5_000
-"""Another partition is read from so long before the call: clocks differ by less than a second."""
 
 _PEOPLE = {
     "held": "a person has to agree, see `sluicegate approvals`",
@@ -131,9 +121,9 @@ async def make_plan(
     release = compile_release(await releases.fetch(settings, control.deployed), proven=True)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        reader = _Reader(settings, consumer, advance)
-        root = await reader.root(wish)
-        found = await reader.followed(root, wish)
+        reader = LineageReader(settings, consumer, advance)
+        root = await reader.root(wish.intent_id, wish.agent_id)
+        found = await reader.followed(root, wide=wish.cascade, seen=wish.seen)
         by = _by(control, found, wish, root)
         await reader.read_compensations(found, by)
         order = found.backwards(reader.lineage)
@@ -147,120 +137,20 @@ async def make_plan(
         )
         for step in plan.steps.values():
             _tries(step, reader.lineage, by)
-            args, result = await reader.contents(step.call, opener)
-            fill(step, release, control, args, result)
+            judge(step, release, control)
+            if step.stands == TODO:
+                fill(step, *await reader.contents(step.call, opener))
+            if step.stands == TODO and not step.undone:
+                same = await reader.same(step.call, step.undo_tool, step.arguments, by, opener)
+                settled(step, same)
+                if step.stands == NOTHING and same is not None and same.key in plan.steps:
+                    plan.steps[same.key].stands = NOTHING
+                    plan.steps[same.key].why = f"it took `{step.call.intent_id}` back"
         return plan
     except TooWide as error:
         raise Terminal(str(error)) from error
     finally:
         await consumer.stop()
-
-
-class _Reader:
-    """Fills a lineage from the ledger."""
-
-    def __init__(
-        self, settings: Settings, consumer: AIOKafkaConsumer, advance: Callable[[int], None]
-    ) -> None:
-        self._settings, self._consumer, self._advance = settings, consumer, advance
-        self._finder = Finder(settings, consumer)
-        self._loaded: set[int] = set()
-        self._since_ms = 0
-        self.lineage = Lineage("")
-
-    async def root(self, wish: Wish) -> Call:
-        """The call that is to be taken back."""
-        await self._finder.open()
-        events = await self._finder.intent(wish.intent_id, wish.agent_id) if wish.intent_id else []
-        owners = sorted({e.header.agent_id for e in events})
-        if len(owners) != 1:
-            many = f"was asked by {len(owners)} agents, say which with --agent"
-            said = many if owners else "is not on the ledger, look for it with `sluicegate intents`"
-            raise Terminal(f"intent `{wish.intent_id[:80]}` {said}")
-        self.lineage = Lineage(events[0].header.tenant)
-        self._since_ms = events[0].header.decided_at // 1000 - CLOCKS_MS
-        self._take(events)
-        call = self.lineage.calls.get((owners[0], wish.intent_id))
-        if call is None:
-            raise Terminal(
-                f"intent `{wish.intent_id[:80]}` is no call, name one that `sluicegate intents` lists"
-            )
-        return call
-
-    def _take(self, events: Iterable[LedgerEvent]) -> None:
-        for e in events:
-            self.lineage.take(e.partition, e.offset, e.header, e.facts)
-
-    async def followed(self, root: Call, wish: Wish) -> Cascade:
-        """What followed: the agent's own partition, and those to which work was handed on, as far as that leads."""
-        if not wish.cascade:
-            return Cascade(root.key, [root.key], {}, {}, set())
-        count = await topics.partitions_of(self._settings)
-        self.lineage = Lineage(root.tenant)
-        await self._load(root.partition)
-        while True:
-            found = cascade(self.lineage, root.key, seen=wish.seen)
-            missing = sorted({partition_of(agent, count) for agent in found.hands} - self._loaded)
-            if not missing:
-                return found
-            for partition in missing:
-                await self._load(partition)
-
-    async def read_compensations(self, found: Cascade, by: str) -> None:
-        """How the compensations stand that were asked for before."""
-        if self._loaded:  # a cascade: their partition is read once, since the call
-            home = partition_of(by, await topics.partitions_of(self._settings))
-            if home not in self._loaded:
-                await self._load(home)
-            return
-        for attempt in range(1, MAX_TRIES + 1):
-            events = await self._finder.intent(undo_id(*found.root, attempt), by)
-            self._take(events)
-            if not events:
-                return
-
-    async def _load(self, partition: int) -> None:
-        self._loaded.add(partition)
-        [place] = places(self._settings.env, "outcomes", [partition])
-        [stretch] = await stretches(self._consumer, [place])
-        start = (await self._consumer.offsets_for_times({place: self._since_ms}))[place]
-        begin = stretch.end if start is None else max(stretch.begin, start.offset)
-        async for batch in scan(self._consumer, place, begin, stretch.end):
-            self._take(decode(partition, record.offset, record.value) for record in batch)
-            self._advance(len(batch))
-
-    async def contents(self, call: Call, opener: Opener) -> tuple[object, object]:
-        """The call's arguments and its result, None where they were erased or there are none."""
-        args = await self._record(call.first, opener)
-        edit = await self._record(call.edited, opener)
-        last = await self._record(call.last, opener)
-        asked = edit.arguments if isinstance(edit, r.Review) else None
-        if asked is None and call.edited is None and isinstance(args, r.Intent):
-            asked = args.arguments
-        told = last.result if isinstance(last, r.Receipt | r.Resolution) else None
-        return _json(asked), _json(told)
-
-    async def _record(self, at: Place | None, opener: Opener) -> object:
-        if at is None:
-            return None
-        [place] = places(self._settings.env, "outcomes", [at[0]])
-        record = await read_one(self._consumer, place, at[1])
-        if record is None:
-            return None
-        event = decode(at[0], at[1], record.value)
-        if event.sealed is None:
-            return None
-        try:
-            return record_in(opener(event.header.subject, event.header.event_id, event.sealed))
-        except SluicegateError:
-            return None
-
-
-def _json(value: bytes | None) -> object:
-    try:
-        return None if value is None else cast(object, orjson.loads(value))
-    except orjson.JSONDecodeError:
-        return None
 
 
 def _by(control: Control, found: Cascade, wish: Wish, root: Call) -> str:
@@ -305,22 +195,24 @@ def no_effect(call: Call) -> bool:
     return never or call.state in (*lifecycle.DECIDED_TERMINAL, "failed")
 
 
-def fill(step: Step, release: CompiledRelease, control: Control, args: object, result: object) -> None:
-    """Say how a call stands, and what would take it back."""
-    call = step.call
-    tool = step.tool = release.tools.get(call.tool)
-    step.args, step.result = args, result
+def judge(step: Step, release: CompiledRelease, control: Control) -> None:
+    """Say how a call stands as far as its end and its contract tell."""
+    step.tool = release.tools.get(step.call.tool)
     if step.stands == CANNOT:
         return
-    known = control.orders.get(undo_id(*call.key))
+    known = control.orders.get(undo_id(*step.call.key))
     step.verified = step.undone and known is not None and known.state == VERIFIED
     step.stands, step.why = _stands(step)
-    if step.stands != TODO or tool is None:
-        return
-    said, check = tool.contract.governance.compensate, tool.contract.governance.verify
-    if said is None:
-        step.stands, step.why = CANNOT, f"the contract of `{call.tool}` has no `compensate`"
-        return
+    if step.stands == TODO and step.undo_state in _PEOPLE:
+        step.stands, step.why = LEFT, f"`{step.undo}` is `{step.undo_state}`: {_PEOPLE[step.undo_state]}"
+
+
+def fill(step: Step, args: object, result: object) -> None:
+    """Say what would take back a call that is to do, from its arguments and its result."""
+    assert step.tool is not None
+    said, check = step.tool.contract.governance.compensate, step.tool.contract.governance.verify
+    assert said is not None
+    step.args, step.result = args, result
     step.arguments, missing = arguments_of(said, args, result)
     if not missing and check is not None:
         step.verify_arguments, missing = arguments_of(check, args, result)
@@ -329,8 +221,20 @@ def fill(step: Step, release: CompiledRelease, control: Control, args: object, r
         step.stands, step.why = CANNOT, why
     elif step.undone and (check is None or step.verified):
         step.stands = DONE
-    elif step.undo_state in _PEOPLE:
-        step.stands, step.why = LEFT, f"`{step.undo}` is `{step.undo_state}`: {_PEOPLE[step.undo_state]}"
+
+
+def settled(step: Step, call: Call | None) -> None:
+    """Somebody did the same already: taken back, where the arguments name something that only this call led to."""
+    if call is None or step.tool is None or step.tool.contract.governance.compensate is None:
+        return
+    given = step.tool.contract.governance.compensate.arguments.values()
+    if any(isinstance(value, str) and value.startswith(RESULT) for value in given):
+        step.stands, step.why = NOTHING, f"`{call.intent_id}` of `{call.agent_id}` took it back already"
+    else:
+        step.stands = CANNOT
+        step.why = (
+            f"`{call.intent_id}` of `{call.agent_id}` did the same later, for this call or another one: look"
+        )
 
 
 def _stands(step: Step) -> tuple[str, str]:
@@ -349,4 +253,6 @@ def _stands(step: Step) -> tuple[str, str]:
         return CANNOT, f"the deployed release has no contract `{call.tool}`"
     if step.tool.executor_kind == INSIDE[1]:
         return CANNOT, "what an agent remembers is its own: only the agent can forget it"
+    if step.tool.contract.governance.compensate is None:
+        return CANNOT, f"the contract of `{call.tool}` has no `compensate`"
     return TODO, ""

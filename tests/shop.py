@@ -72,6 +72,8 @@ FILES = {
 @id("sell")
 permit (principal in Role::"banking", action in [Action::"shop.order", Action::"shop.look", Action::"shop.ship",
     Action::"shop.mail", Action::"memory.write", Action::"memory.read"], resource);
+@id("cancel-oneself")
+permit (principal in Role::"banking", action == Action::"shop.cancel", resource) when { context.args.id != "never" };
 @id("hand-on")
 permit (principal in Role::"banking", action == Action::"handoff", resource);
 @id("take-back")

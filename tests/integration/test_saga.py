@@ -104,7 +104,7 @@ def test_one_call_is_taken_back_once_and_read_back(stand: Stand) -> None:
     session = stand.session()
     ordered, result = stand.call("shop.order", stand.seller, session, item="a lamp")
     mailed, _ = stand.call("shop.mail", stand.seller, session, text="hello")
-    refused = intent("shop.cancel", {"id": "order-1"}, agent=stand.seller, session=session)
+    refused = intent("shop.cancel", {"id": "never"}, agent=stand.seller, session=session)
     assert stand.loop.run(stand.gate.ask(refused)).status == "refused"
     assert f'to do: shop.cancel {{"id": "{result["id"]}"}}' in stand.cli("call", ordered, "--dry-run")
     assert stand.shop.orders[result["id"]] == "open"
@@ -199,6 +199,18 @@ def test_a_compensation_that_fails_half_way(stand: Stand) -> None:
     assert max(stand.shop.effects.values()) == 1
     assert sorted(stand.shop.parcels.values()) == ["back", "back"] and good in stand.shop.parcels
     stand.loop.run(stand.gate.intact())
+
+
+def test_what_the_agent_took_back_itself_is_left_alone(stand: Stand) -> None:
+    session = stand.session()
+    ordered, result = stand.call("shop.order", stand.seller, session, item="a lamp")
+    returned, _ = stand.call("shop.cancel", stand.seller, session, id=result["id"])
+    again, _ = stand.call("shop.order", stand.seller, session, item="a table")
+    for more in ((), ("--cascade",)):
+        assert f"`{returned}` of `{stand.seller}` took it back already" in str(
+            stand.look(ordered, *more)[ordered]["why"]
+        )
+        assert stand.look(again, *more, "--dry-run")[again]["stands"] == "todo"
 
 
 def test_what_is_read_back_says_no(stand: Stand) -> None:

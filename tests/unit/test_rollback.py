@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
 from sluicegate.processors.lineage import Call
 from sluicegate.processors.orders import DONE as WAS_DONE
 from sluicegate.processors.orders import VERIFIED, Ordered
-from sluicegate.streams.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Step, fill
+from sluicegate.streams.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Step, fill, judge, settled
 
 from tests import shop
 from tests.driver import AGENT
@@ -27,7 +29,9 @@ def filled(one: Step, result: object = RESULT, seen: str = "") -> Step:
     control = Control()
     if seen:
         control.orders = {undo_id(*one.call.key): Ordered("by", "shop.cancel", "saga", state=seen)}
-    fill(one, shop.release(), control, {"item": "a lamp"}, result)
+    judge(one, shop.release(), control)
+    if one.stands == TODO:
+        fill(one, {"item": "a lamp"}, result)
     return one
 
 
@@ -77,3 +81,20 @@ def test_done_is_what_was_read_back_where_the_contract_says_how() -> None:
     assert not filled(step(), seen=VERIFIED).verified, (
         "what control says counts for nothing without the ledger"
     )
+
+
+def test_what_somebody_took_back_already_is_left_alone() -> None:
+    other = Call(AGENT, "i-2", "s-1", "t", 0, 9, 2, "shop.cancel", "idempotent", "released")
+    one = filled(step())
+    settled(one, None)
+    assert one.stands == TODO
+    settled(one, other)
+    assert one.stands == NOTHING and "`i-2`" in one.why
+    vague = filled(step())
+    assert vague.tool is not None
+    contract = vague.tool.contract.model_copy(deep=True)
+    assert contract.governance.compensate is not None
+    contract.governance.compensate.arguments = {"id": "$.args.item"}
+    vague.tool = replace(vague.tool, contract=contract)
+    settled(vague, other)
+    assert vague.stands == CANNOT and "for this call or another one" in vague.why
