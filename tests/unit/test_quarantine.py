@@ -16,6 +16,8 @@ from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver
 from tests.executor_fakes import dispatch, until
 from tests.unit.test_derail import last
 from tests.unit.test_dispatcher import Bench
+from tests.unit.test_guardrails import rule
+from tests.unit.test_plugins import answer, asked, fail
 from tests.unit.test_verify import verify
 
 TEN_S = 10_000_000
@@ -190,3 +192,14 @@ def test_it_waits_for_the_control_event_of_the_decision() -> None:
     one.control_head = 7
     with pytest.raises(Retryable):
         asyncio.run(Follower(Source()).open(0, codec.encode(one)))
+
+
+@pytest.mark.parametrize("how", ["pass", "silence"])
+def test_a_call_that_waited_for_a_plug_in_is_not_offered(how: str) -> None:
+    """Whatever the plug-in says or does not say: every road from a wait to a dispatch asks again."""
+    d, _, dispatch = asked(rule(plugin="sanctions", tools=["bank.*"], on_failure="pass"))
+    stop(d, "tool", "bank.pay")
+    ended = answer(d, dispatch, g="pass") if how == "pass" else fail(d, dispatch, "silence")
+    assert last(ended) == ("refused", "quarantined")
+    assert not ended.dispatches and d.state.open_count == 0
+    assert verify(d).names == set()
