@@ -24,6 +24,7 @@ INVARIANTS: dict[str, str] = {
     "claim": "what may not repeat ends after a claim only, and a claim takes the current offer",
     "approval": "a held call goes on only after as many different people agreed as were asked for",
     "duplicates": "an irreversible call is never claimed twice",
+    "budget": "reserved + spent stay within the cap, or the lease, at every position, and leases within the cap",
     "control_head": "control's head never goes back, and the release is the one deployed at it",
     "non_omission": "every intent taken in is ended or open, and every input record was decided",
     "clickhouse": "ClickHouse holds the same events",

@@ -17,6 +17,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
 from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.verify_budgets import STAGES, BudgetSums
 from sluicegate.processors.verify_lives import Lives
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -148,6 +149,7 @@ class PartitionChecker(Chain):
         self.controls = controls
         super().__init__(partition, controls[-1].log_id if controls else b"")
         self.lives = Lives(self._bad_life)
+        self.budgets = BudgetSums(self._bad_life)
         self.begins = begins or {}
         self.input_counts: Counter[str] = Counter()
         self.input_sums: Counter[str] = Counter()
@@ -189,6 +191,8 @@ class PartitionChecker(Chain):
                 )
             try:
                 self.lives.step(head, rest, parts.facts)
+                if head.stage in STAGES:
+                    self.budgets.step(head, rest, parts.facts)
             except Unreadable as error:
                 self._bad("readable", offset, str(error))
         self._sum(head.seq)
@@ -263,6 +267,7 @@ class PartitionChecker(Chain):
     def close(self) -> dict[str, object]:
         """The counts at the end. An empty partition is no violation: nobody owned it yet."""
         counts = self.lives.counts()
+        self.budgets.close(self.lives.ended_one)
         if counts["in"] != counts["accounted"]:
             self._bad(
                 "non_omission",

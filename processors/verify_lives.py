@@ -176,6 +176,11 @@ class Lives:
                 else:
                     self._buckets.setdefault(hour + 1, []).append(key)
 
+    def ended_one(self, key: str) -> bool:
+        """Whether an intent ended, by tenant, agent and id with zero bytes between."""
+        life = self._lives.get(key)
+        return life is not None and life.state in lifecycle.TERMINAL
+
     def counts(self) -> dict[str, object]:
         """What came in, how it ended, and what is open, for the check that nothing was left out."""
         still = Counter(life.state for life in self._lives.values() if life.state not in lifecycle.TERMINAL)

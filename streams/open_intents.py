@@ -23,7 +23,7 @@ IN_FLIGHT = ("dispatched", "claimed", "parked")
 async def open_intents(settings: Settings, states: Collection[str] = ()) -> list[OpenIntent]:
     """Those in one of `states` (any when empty), the oldest first."""
     found: list[OpenIntent] = []
-    async for state in _partitions(settings):
+    async for state in folded_partitions(settings):
         found += [entry for entry in state.intents.values() if type(entry) is OpenIntent]
     wanted = [entry for entry in found if not states or entry.state in states]
     return sorted(wanted, key=lambda entry: (entry.issued_at, entry.agent_id, entry.intent_id))
@@ -32,12 +32,12 @@ async def open_intents(settings: Settings, states: Collection[str] = ()) -> list
 async def open_sessions(settings: Settings, *, halted: bool = False) -> list[Session]:
     """Open sessions, or only those that were halted; the one that was used last at the end."""
     found: list[Session] = []
-    async for state in _partitions(settings):
+    async for state in folded_partitions(settings):
         found += [one for one in state.sessions.values() if one.halted or not halted]
     return sorted(found, key=lambda one: (one.last_at, one.agent_id, one.session_id))
 
 
-async def _partitions(settings: Settings) -> AsyncIterator[PartitionState]:
+async def folded_partitions(settings: Settings) -> AsyncIterator[PartitionState]:
     """The state of each partition, one after the other."""
     count = await topics.partitions_of(settings)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=5))
