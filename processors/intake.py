@@ -1,7 +1,8 @@
 """Intake: bytes of an input become a record that this topic accepts from this signer.
 
 Type × topic × signer (DESIGN §3): what a topic may carry is in `schemas/topics.py`, who may sign is in control's
-fold. What fails here is an outcome `unreadable` and, where nobody can read it, a dead letter; never an exception.
+fold. What fails here is an outcome `unreadable` and a dead letter with the reason, so that whoever looks after the agents sees
+a key that is missing or wrong; never an exception. Nobody is told: who asked is not known.
 Next: `pipeline.py`.
 """
 
@@ -48,7 +49,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why it was not taken. `dead`: nobody can read it, so it goes to the dead letters."""
+    """Why it was not taken. `dead`: it goes to the dead letters, as nobody is told."""
 
     reason: str
     detail: str
@@ -78,7 +79,7 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
     signed = control.signing == "signed"
     if envelope is None:
         if signed:
-            return Problem("unsigned", "this environment takes signed records only", dead=False)
+            return Problem("unsigned", "this environment takes signed records only")
         return Taken(record, payload, False)
     if now is None:
         now = record.started_at if isinstance(record, Receipt) else record.issued_at
@@ -99,10 +100,10 @@ def _check(
     key = control.keys[envelope.kid]
     named = record.reviewer if isinstance(record, Review | Resolution) else record.agent_id
     if key.role in ("agent", "person") and key.principal != named:
-        return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`", dead=False)
+        return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`")
     # A receipt may be late: it tells what happened. What asks for something may not.
     if not isinstance(record, Receipt) and abs(now - envelope.signed_at) > ACCEPT_WINDOW_US:
-        return Problem("too_old", "it was signed over 24 h from now, sign it anew", dead=False)
+        return Problem("too_old", "it was signed over 24 h from now, sign it anew")
     return None
 
 
@@ -112,20 +113,22 @@ def check_envelope(
     """What is wrong with a signature on a record of `topic`, or None. What is in the envelope is not looked at."""
     key = control.keys.get(envelope.kid)
     if key is None:
-        return Problem("unknown_key", f"key `{envelope.kid[:80]}` is not registered", dead=False)
+        return Problem("unknown_key", f"key `{envelope.kid[:80]}` is not registered")
     if not key.not_before <= envelope.signed_at < key.not_after or now >= key.not_after:
-        return Problem("key_not_valid", f"key `{envelope.kid}` is revoked or not valid now", dead=False)
+        return Problem("key_not_valid", f"key `{envelope.kid}` is revoked or not valid now")
     if envelope.audience != f"{control.env}/{topic}":
         return Problem(
-            "bad_signature", f"audience `{envelope.audience[:80]}` is not `{control.env}/{topic}`", dead=False
+            "bad_signature",
+            f"audience `{envelope.audience[:80]}` is not `{control.env}/{topic}`",
         )
     if envelope.expires_at and envelope.expires_at < now:
-        return Problem("bad_signature", "the signature expired", dead=False)
+        return Problem("bad_signature", "the signature expired")
     secret = control.mac_keys.get(envelope.kid, b"") if key.alg == "HS256" else key.public
     if not secret or not signing.verify(envelope, key.alg, secret):
         return Problem(
-            "bad_signature", f"the signature does not verify under key `{envelope.kid}`", dead=False
+            "bad_signature",
+            f"the signature does not verify under key `{envelope.kid}`",
         )
     if key.role not in roles:
-        return Problem("wrong_signer", f"a key of role `{key.role}` may not sign this record", dead=False)
+        return Problem("wrong_signer", f"a key of role `{key.role}` may not sign this record")
     return None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,8 @@ class LaneMetrics:
     transactions: int = 0
     taints: int = 0
     dead_letters: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    """Dead letters by reason."""
     machinery_failed: int = 0
     recovered_events: int = 0
     recovery_s: float = 0.0
@@ -316,6 +318,7 @@ class Lane:
         self._outgoing.beside(transaction, decision, state)
         self.metrics.outcomes += len(decision.outcomes)
         self.metrics.dead_letters += len(decision.dead_letters)
+        self.metrics.rejected.update(letter.reason for letter in decision.dead_letters)
 
     async def _append_and_commit(self, transaction: Transaction) -> None:
         async with asyncio.timeout(COMMIT_LIMIT_S):

@@ -90,6 +90,8 @@ class LedgerRole:
             found[f"sluicegate_ledger_transactions_total{label}"] = m.transactions
             found[f"sluicegate_ledger_taints_total{label}"] = m.taints
             found[f"sluicegate_ledger_dead_letters_total{label}"] = m.dead_letters
+            for reason, count in m.rejected.items():
+                found[f'sluicegate_ledger_rejected_total{{partition="{index}",reason="{reason}"}}'] = count
             found[f"sluicegate_ledger_machinery_failed_total{label}"] = m.machinery_failed
             found[f"sluicegate_ledger_open_intents{label}"] = lane.state.open_count
             found[f"sluicegate_ledger_sessions{label}"] = len(lane.state.sessions)

@@ -175,6 +175,8 @@ def test_refused(shared: tuple[Loop, Gate], name: str) -> None:
             reason,
         )
         assert isinstance(event.facts, IntakeFacts)
+        assert (await gate.letter(place)).reason == reason
+        assert gate.service.lanes[place.partition].metrics.rejected[reason] > 0
         assert (await gate.ask(payment())).status == "released"
         assert gate.adapter.called.total() == calls + 1
         assert gate.life(record.intent_id) == []

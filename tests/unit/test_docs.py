@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
@@ -49,7 +50,7 @@ REFUSED = [
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
-POLICIES = DOCS / "policies.md"
+POLICIES, BAD_INPUT = DOCS / "policies.md", DOCS / "bad-input.md"
 
 
 def rules(text: str) -> str:
@@ -229,6 +230,21 @@ def test_the_golden_file_and_the_page_agree() -> None:
     golden = json.loads((ROOT / "tests" / "golden" / "schemas.json").read_text("utf-8"))
     page = WIRE.read_text("utf-8")
     assert all(f"| `{name}` | `{row['fingerprint']}` |" in page for name, row in golden.items())
+
+
+def test_every_test_that_the_page_of_bad_input_names_exists() -> None:
+    """Each row names a test at least, and each is a function of that file: a page about tests cannot outlive them."""
+    rows = [
+        line
+        for line in BAD_INPUT.read_text("utf-8").splitlines()
+        if line.startswith("| ") and "---" not in line
+    ]
+    cited = [re.findall(r"`([\w/]+\.py)::(\w+)`", row) for row in rows if "| tests |" not in row]
+    assert len(cited) >= 39 and all(cited)
+    for path, name in {pair for row in cited for pair in row}:
+        tree = ast.parse((ROOT / "tests" / path).read_text("utf-8"))
+        found = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+        assert name in found, f"{path} has no {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
