@@ -2,6 +2,7 @@
 
     ""        plug-ins were asked: `verdicts.py` says what their silence means
     "pause"   a model's server named a time before which it must not be asked again
+    "cache"   an equal call runs, or its home was asked: looked at again when its turn has come (`cache.py`)
     "grant"   a budget's home was asked for more: looked at again when the grant came, and at its deadline
 
 What waits is `OpenIntent.awaits`. Never says how long a call waits: that is its plan's `not_after`. Next: `offering.py`.
@@ -51,5 +52,6 @@ SILENCE: dict[str, Callable[[Work, OpenIntent], None]] = {
     "": decide_silence,
     "grant": look_again,
     PAUSE: look_again,
+    "cache": look_again,
 }
 """What is awaited -> what a due deadline does."""

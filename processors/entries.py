@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sluicegate.processors.budget_state import Account, Home, Reservation, Waiter
+from sluicegate.processors.cache_entries import CacheTable
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.health import Health
 from sluicegate.processors.intents import Intents
@@ -87,6 +88,8 @@ class OpenIntent:
     tried: tuple[str, ...] = ()
     aimed: int = 0
     repair: int = -1
+    cached: bytes = b""
+    """The cache entry it waits for or runs for, or empty."""
 
 
 @dataclass(slots=True)
@@ -125,6 +128,7 @@ class PartitionState:
     """Exchanges taken -> until when they are remembered."""
     alarms: dict[str, int] = field(default_factory=dict)
     """What is due about homes -> when; read by `homes.due_alarm`."""
+    cache: CacheTable = field(default_factory=CacheTable)
     # Derived, not part of the state bytes:
     expiry: dict[int, bytearray] = field(default_factory=dict)
     """Hour of decided time -> keys of the intents that are forgotten then, one after the other."""

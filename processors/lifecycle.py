@@ -1,6 +1,7 @@
 """The life of an intent, as one table.
 
     routed ▸ permitted ▸ validated ▸ dispatched ▸ claimed ▸ released | withheld | failed
+       │        │          ├─ released | withheld, by the cache
        └────────┴──────────┴─ refused      └ expired   ├ parked ▸ parked | released | withheld | failed | in_doubt
                                                        └ in_doubt ▸ resolved | parked | released | withheld | failed
                  └ held ▸ held | permitted | refused | expired
@@ -38,11 +39,11 @@ TABLE: dict[str, tuple[str, ...]] = {
     START: ("routed", "refused"),
     "routed": ("permitted", "held", "refused"),
     "permitted": ("validated", "held", "refused"),
-    # `held` after plug-ins were asked: one of them wants a person.
-    "validated": ("dispatched", "waiting", "held", "refused"),
+    # `held` after plug-ins were asked: one of them wants a person. The ends without an offer: the cache answered.
+    "validated": ("dispatched", "waiting", "held", "refused", "released", "withheld"),
     # `held` again: one approval of several, an edit, or what is asked now differs from what was shown.
     "held": ("held", "permitted", "refused", "expired", "voided"),
-    "waiting": ("validated", "dispatched", "refused", "expired", "voided"),
+    "waiting": ("validated", "dispatched", "refused", "expired", "voided", "released", "withheld"),
     # `dispatched` again: the offer's lease ran out unclaimed, and it is offered anew.
     # The ends without a claim: a read-only call, which may repeat, needs none.
     # `in_doubt`: an earlier offer was claimed, and this one nobody took up in time.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sluicegate.processors import cache
 from sluicegate.processors.aims import aim
 from sluicegate.processors.budgets import reserve
 from sluicegate.processors.plan import plan
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import StageFacts
 
-STEPS: tuple[tuple[str, Callable[[Work], bool]], ...] = (("grant", reserve),)
+STEPS: tuple[tuple[str, Callable[[Work], bool]], ...] = (("cache", cache.answer), ("grant", reserve))
 """In order. The name is what an intent awaits when the step made it wait."""
 
 

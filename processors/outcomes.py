@@ -45,6 +45,28 @@ class Origin:
     """The intent's identity, once somebody computed it (`state.key_of`)."""
 
 
+def intent_key(tenant: str, agent_id: str, intent_id: str) -> bytes:
+    """The identity of an intent, 16 bytes."""
+    return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}".encode()).digest()[:16]
+
+
+def key_of(origin: Origin) -> bytes:
+    """The identity of an outcome's intent, computed once an input. Only for origins that are complete."""
+    if not origin.key:
+        origin.key = intent_key(origin.tenant, origin.agent_id, origin.intent_id)
+    return origin.key
+
+
+def message_key(tenant: str, agent_id: str, message_id: str) -> bytes:
+    """The identity of a channel's message; never equal to an intent's."""
+    return hashlib.sha256(f"message\0{tenant}\0{agent_id}\0{message_id}".encode()).digest()[:16]
+
+
+def transfer_key(transfer_id: bytes) -> bytes:
+    """The identity of a transfer; never equal to an intent's or a message's."""
+    return hashlib.sha256(b"transfer\0" + transfer_id).digest()[:16]
+
+
 @dataclass(slots=True)
 class Outcome:
     """One stage's answer, before it is chained."""

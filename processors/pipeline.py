@@ -28,6 +28,7 @@ from sluicegate.processors.receipts import decide_receipt
 from sluicegate.processors.recipes import redact
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.resolve import decide_resolution
+from sluicegate.processors.results import result_in
 from sluicegate.processors.resume import VERDICT as RESUME
 from sluicegate.processors.resume import decide_resume
 from sluicegate.processors.reviews import decide_review
@@ -38,8 +39,6 @@ from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.trace import stage_facts
 from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Refusal, Work, begin, emit, reply
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.schemas.records import (
     DeadLetter,
@@ -293,15 +292,10 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
 
 
 def _result_of(value: bytes | None, redacted: str) -> bytes | None:
-    """The result in a receipt's or a resolution's bytes, signed or not, without what was taken out of it then."""
-    if value is None:
-        return None
-    try:
-        record = codec.decode(value)
-        if not isinstance(record, Receipt | Resolution):
-            record = codec.decode(getattr(record, "payload", b""))
-    except Unreadable:
-        return None
-    if not isinstance(record, Receipt | Resolution) or record.result is None or not redacted:
-        return record.result if isinstance(record, Receipt | Resolution) else None
-    return orjson.dumps(redact(orjson.loads(record.result), redacted.split()))
+    """The result in an input's bytes, without what was taken out of it then."""
+    result = result_in(value) if value is not None else None
+    return (
+        result
+        if result is None or not redacted
+        else orjson.dumps(redact(orjson.loads(result), redacted.split()))
+    )

@@ -32,6 +32,7 @@ HOLDS = {
 REVIEW = codec.schema_of(r.ReviewFacts).prefix
 CLAIM = codec.schema_of(r.ClaimFacts).prefix
 JOB = codec.schema_of(r.JobFacts).prefix
+CACHE = codec.schema_of(r.CacheFacts).prefix
 RESULT = codec.schema_of(r.ResultFacts).prefix
 
 

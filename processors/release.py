@@ -17,6 +17,7 @@ import rfc8785
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
+from sluicegate.processors.cache_rules import CacheRule, check_cache
 from sluicegate.processors.cedar import PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
 from sluicegate.processors.compensate import Compensation, Verification
@@ -105,6 +106,7 @@ class Governance(Costs, BaseModel):
     measures: list[str] = []
     asset: str = ""
     redact: Redactions = Redactions()
+    cache: CacheRule | None = None
     compensate: Compensation | None = None
     verify: Verification | None = None
     guessed: list[str] = []
@@ -176,6 +178,7 @@ class CompiledTool:
     redact_arguments: tuple[str, ...] = ()
     redact_result: tuple[str, ...] = ()
     path: str = ""
+    cache: CacheRule | None = None
     route: CompiledRoute | None = None
     """Of an alias: the contracts its calls may go to. Everything else is what these have in common."""
 
@@ -306,7 +309,6 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     try:
         contract = Contract.model_validate(orjson.loads(text))
         schema, governance = closed(contract), contract.governance
-        key = ["x-sluicegate", "redact"]
         key = ["x-sluicegate", "executor"]
         if (
             governance.executor.kind == "memory"
@@ -345,6 +347,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     findings += check_contract(path, text, governance.model_dump(by_alias=True), shape)
     executor = governance.executor.model_dump()
     findings += check_executor(path, text, executor, governance.tool_class)
+    findings += check_cache(path, text, governance.cache, governance.tool_class, governance.executor.kind)
     findings += check_completion(
         path, text, executor, governance.completion, governance.timeout_ms, governance.heartbeat_s
     )
@@ -355,7 +358,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         orjson.dumps(executor, option=orjson.OPT_SORT_KEYS), governance.timeout_ms,
         validator, compile_typer(shape), checker, contract, dict(governance.protected),
         {name: frozenset(map(plain, values)) for name, values in governance.constants.items()}, defaults(schema),
-        labels, confidential, governance.measures, arguments, result, path,
+        labels, confidential, governance.measures, arguments, result, path, governance.cache,
     )  # fmt: skip
 
 

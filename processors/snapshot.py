@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import fastavro
 from sluicegate.processors import budget_snapshot, health
 from sluicegate.processors.alarms import remember, set_alarm
+from sluicegate.processors.cache_entries import CacheEntry
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.health import Health
@@ -33,13 +34,16 @@ _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "open
             "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held", "sure", "falls")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality")
+_CACHE = ("tool", "home", "ttl_us", "state", "runner", "away", "lease_until", "topic", "offset", "expires_at",
+          "made_by", "subject")  # fmt: skip
 _COUNTERS = ("counts", "last_used", "sums")
 _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "version", "executor", "state", "digest",
          "issued_at", "deadline_at", "topic", "offset", "release", "last_event", "tool_class", "attempt", "due_at",
          "dispatch_id", "action_digest", "timeout_ms", "claimed_at", "redacted", "asked", "quorum", "reviewers",
          "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
          "edit_offset", "keeps", "awaits", "waits_for", "polls", "alive_until", "ends_at", "job_topic", "job_offset",
-         "routes", "candidate", "tried", "aimed", "repair")  # fmt: skip
+         "routes", "candidate", "tried", "aimed", "repair",
+         "cached")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",
@@ -89,6 +93,8 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     yield encode_long(len(cells))
     for at in range(0, len(cells), PIECE_ENTRIES):
         yield b"".join(key + _fields(state.memory[key], _CELL) for key in cells[at : at + PIECE_ENTRIES])
+    yield encode_long(len(state.cache.entries))
+    yield b"".join(key + _cached(state.cache.entries[key]) for key in sorted(state.cache.entries))
     hour_of = {key: hour for hour, keys in state.expiry.items() for key in keys_in(keys)}
     keys = sorted(state.intents)
     yield encode_long(len(keys))
@@ -103,6 +109,12 @@ def _session(session: Session) -> bytes:
     return b"".join(
         [_fields(session, _SESSION), encode_bytes(cells), encode_long(len(sources)), *sources, *counters]
     )
+
+
+def _cached(entry: CacheEntry) -> bytes:
+    queue = [encode_long(number) for pair in entry.queue for number in pair]
+    waiters = encode_bytes(b"".join(entry.waiters))
+    return _fields(entry, _CACHE) + waiters + encode_long(len(entry.queue)) + b"".join(queue)
 
 
 def _counter(counts: Mapping[str, int]) -> bytes:
@@ -174,6 +186,15 @@ class _Reader:
             setattr(found, name, self.counter() or NO_COUNTS)
         return found
 
+    def cached(self) -> CacheEntry:
+        found = CacheEntry("", 0, 0)
+        for name, value in zip(_CACHE, self.fields(CacheEntry, _CACHE), strict=True):
+            setattr(found, name, value)
+        waiters = self.blob()
+        found.waiters = [waiters[at : at + 16] for at in range(0, len(waiters), 16)]
+        found.queue = [(self.long(), self.long()) for _ in range(self.long())]
+        return found
+
     def one(self, kind: str) -> object:
         kinds = {"str": self.text, "bytes": self.blob, "int": self.long, "tuple[str, ...]": self.texts}
         return kinds[kind]()
@@ -205,6 +226,8 @@ def decode(data: bytes) -> PartitionState:
     for _ in range(read.long()):
         cell = read.raw(16)
         state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]
+    for _ in range(read.long()):
+        state.cache.put(read.raw(16), read.cached())
     for _ in range(read.long()):
         key, hour = read.raw(16), read.long()
         state.expiry.setdefault(hour, bytearray()).extend(key)

@@ -9,13 +9,13 @@ Next: `entries.py` (what it is made of), `session.py`, `snapshot.py` (state <-> 
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from functools import lru_cache
 
 from sluicegate.processors import (
     alarms,
     budget_fold,
+    cache_fold,
     cells,
     derail,
     homes,
@@ -29,11 +29,16 @@ from sluicegate.processors.ended import Ended
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
 from sluicegate.processors.hold_fold import fold_hold
 from sluicegate.processors.intents import keys_in
-from sluicegate.processors.outcomes import Origin, Outcome
+from sluicegate.processors.outcomes import Outcome
+from sluicegate.processors.outcomes import intent_key as intent_key
+from sluicegate.processors.outcomes import key_of as key_of
+from sluicegate.processors.outcomes import message_key as message_key
+from sluicegate.processors.outcomes import transfer_key as transfer_key
 from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, use
 from sluicegate.schemas.records import (
     AnswerFacts,
     AttemptFacts,
+    CacheFacts,
     ChoiceFacts,
     ClaimFacts,
     GenesisFacts,
@@ -77,28 +82,6 @@ be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second un
 
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 """Statuses that move only positions and time, and what is about a home (`homes.py`)."""
-
-
-def intent_key(tenant: str, agent_id: str, intent_id: str) -> bytes:
-    """The identity of an intent, 16 bytes."""
-    return hashlib.sha256(f"{tenant}\0{agent_id}\0{intent_id}".encode()).digest()[:16]
-
-
-def key_of(origin: Origin) -> bytes:
-    """The identity of an outcome's intent, computed once an input. Only for origins that are complete."""
-    if not origin.key:
-        origin.key = intent_key(origin.tenant, origin.agent_id, origin.intent_id)
-    return origin.key
-
-
-def message_key(tenant: str, agent_id: str, message_id: str) -> bytes:
-    """The identity of a channel's message; never equal to an intent's."""
-    return hashlib.sha256(f"message\0{tenant}\0{agent_id}\0{message_id}".encode()).digest()[:16]
-
-
-def transfer_key(transfer_id: bytes) -> bytes:
-    """The identity of a transfer; never equal to an intent's or a message's."""
-    return hashlib.sha256(b"transfer\0" + transfer_id).digest()[:16]
 
 
 def session_key(agent_id: str, session_id: str) -> str:
@@ -290,16 +273,19 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             derail.note_confidence(session_of(state, entry), facts.confidence)
     if status in lifecycle.TERMINAL:
         _keep_session(state, entry, status)
-        redacted = " ".join(facts.redacted) if isinstance(facts, ResultFacts) else ""
+        redacted = " ".join(facts.redacted) if isinstance(facts, ResultFacts | CacheFacts) else ""
         state.intents[key] = Ended(
-            entry.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id, redacted
+            entry.digest, status, outcome.reason, *_place(outcome), outcome.event_id, redacted
         )
         state.open_count -= 1
         if key in state.waiters:
             budget_fold.fold_end(state, key)
+        if entry.cached:
+            cache_fold.ended(state, key, entry.cached, outcome)
         return
     entry.state = status
     entry.last_event = outcome.event_id
+    entry.awaits = ""
     if isinstance(facts, PlanFacts):
         entry.tool_class, entry.attempt, entry.timeout_ms = facts.tool_class, facts.attempt, facts.timeout_ms
         entry.action_digest, entry.executor = facts.action_digest, facts.executor
@@ -325,6 +311,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         job_terms.fold(entry, outcome, facts)
         entry.due_at = facts.due_at + (LEASE_MARGIN_US if facts.not_after else 0)
         heapq.heappush(state.timers, (entry.due_at, key))
+    elif type(facts) is CacheFacts:
+        cache_fold.moved(state, outcome)
     if isinstance(facts, StageFacts | HoldFacts) and facts.redacted:
         entry.redacted = " ".join(sorted({*entry.redacted.split(), *facts.redacted}))
     _keep_session(state, entry, status)
@@ -345,8 +333,13 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     session.confidentiality = max(session.confidentiality, confidentiality)
     if type(outcome.facts) is MemoryFacts or outcome.status == "resolved":
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
-    o = outcome.origin
-    learn(session, Source(outcome.event_id, "result", o.topic, o.offset, entry.tool))
+    learn(session, Source(outcome.event_id, "result", *_place(outcome), entry.tool))
+
+
+def _place(outcome: Outcome) -> tuple[str, int]:
+    """Where the bytes stand that an end tells of: the input's, or those of an earlier result."""
+    o, facts = outcome.origin, outcome.facts
+    return (facts.topic, facts.offset) if type(facts) is CacheFacts and facts.topic else (o.topic, o.offset)
 
 
 def _keep_session(state: PartitionState, entry: OpenIntent, status: str) -> None:

@@ -20,10 +20,13 @@ _OTHER = {
     "intake": ("unreadable",),
     "transfer": (lifecycle.ATTACHED,),
     "budget": (lifecycle.ATTACHED,),
+    "cache": (lifecycle.ATTACHED,),
 }
 """What stages that are no step of an intent's life may say."""
 
 _ENDS_OF_A_CALL = ("released", "withheld", "failed")
+_BEFORE_AN_OFFER = ("validated", "waiting")
+"""What ends there was answered by the cache."""
 _KNOWN = {*lifecycle.TABLE, *lifecycle.TERMINAL}
 
 
@@ -149,6 +152,9 @@ class Lives:
             self._bad("claim", f"intent `{rest.intent_id}` is in doubt and was never claimed")
         elif status == "parked" and kind != reading.JOB:
             self._bad("readable", f"`{status}` of intent `{rest.intent_id}` has no job in its facts")
+        elif status in _ENDS_OF_A_CALL and life.state in _BEFORE_AN_OFFER:
+            if kind != reading.CACHE:
+                self._bad("claim", f"intent `{rest.intent_id}` ended `{status}`, but was never offered")
         elif status in (*_ENDS_OF_A_CALL, "parked") and not life.claims and life.tool_class != "read_only":
             self._bad(
                 "claim", f"{life.tool_class} intent `{rest.intent_id}` ended `{status}` without a claim"

@@ -198,6 +198,28 @@ class MemoryFacts:
 
 
 @dataclass(slots=True)
+class CacheFacts:
+    """A step of the cache: a call waits, runs for all or is answered, or a value came to this partition."""
+
+    op: str
+    entry: bytes
+    home: int
+    tool: str
+    action_digest: bytes = b""
+    ttl_us: int = 0
+    until: int = 0
+    partition: int = -1
+    topic: str = ""
+    offset: int = -1
+    made_by: str = ""
+    executed_by: str = ""
+    result_digest: bytes = b""
+    result_bytes: int = 0
+    observed: list[str] = field(default_factory=list)
+    redacted: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class SessionFacts:
     """A session opened, heard or closed."""
 

@@ -72,6 +72,11 @@ RENAMED: dict[tuple[str, str], str] = {
     ("attempt_facts", "why"): "detail",
     ("answer_facts", "executed_by"): "executor",
     ("answer_facts", "result_digest"): "digest",
+    ("cache_facts", "op"): "kind",
+    ("cache_facts", "action_digest"): "digest",
+    ("cache_facts", "executed_by"): "executor",
+    ("cache_facts", "until"): "lease_until",
+    ("cache_facts", "made_by"): "origin",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
@@ -87,6 +92,10 @@ ONLY_IN_BYTES = {
     ("job_facts", "due_at"),
     ("job_facts", "ends_at"),
     ("job_facts", "handed_over"),
+    *(
+        ("cache_facts", name)
+        for name in ("entry", "home", "ttl_us", "partition", "topic", "offset", "result_digest")
+    ),
     ("memory_facts", "cell"),
     ("memory_facts", "integrity"),
     ("memory_facts", "confidentiality"),

@@ -28,6 +28,14 @@ FETCH_WAIT_MS = 20
 RESULT_CHARS = 500
 ERASED = "ERASED"
 
+_CACHE = {
+    "ask": "asks the cache of another partition",
+    "wait": "waits for an equal call that runs already",
+    "run": "runs for all who ask the same",
+    "hit": "answered from the cache of `{}`",
+    "lost": "the cached result's bytes are gone",
+}
+
 Opener = Callable[[str, bytes, bytes], bytes | None]
 
 
@@ -218,6 +226,8 @@ def _facts(story: Story, step: Step, facts: object) -> None:
         case r.ResultFacts():
             step.attempt, step.by = facts.attempt, facts.executed_by
             step.detail = facts.error_class
+        case r.CacheFacts():
+            step.by, step.detail = facts.executed_by, _CACHE.get(facts.op, "").format(facts.made_by)
         case r.StageFacts() | r.IntakeFacts():
             step.detail = facts.detail
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.processors.alarms import due_alarm
+from sluicegate.processors.cache_entries import WAKE_AT
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
@@ -236,6 +237,8 @@ class Lane:
             self._seek()
         due = next_due(self.state)
         stale = self.service.control.stale  # nothing is offered again under a head that cannot be confirmed
+        if due == WAKE_AT and not stale:  # only those: other deadlines need `_receipts_read`
+            return deque(Tick(self.index, WAKE_AT) for _ in range(BATCH_TICKS))
         if due is not None and due <= now and not stale and await self._receipts_read(now):
             return deque(Tick(self.index, now) for _ in range(BATCH_TICKS))
         if not self._waiting:

@@ -1,0 +1,21 @@
+"""The result in an input's bytes, wherever it came from: an executor's receipt, or a person's word.
+
+Signed or not. Never says whether it fits, or who may see it. Next: `receipts.py`, `resolve.py`, `cache.py`.
+"""
+
+from __future__ import annotations
+
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Envelope, Receipt, Resolution
+
+
+def result_in(value: bytes) -> bytes | None:
+    """The result as it was reported, or None when these bytes hold none."""
+    try:
+        record = codec.decode(value)
+        if isinstance(record, Envelope):
+            record = codec.decode(record.payload)
+    except Unreadable:
+        return None
+    return record.result if isinstance(record, Receipt | Resolution) else None
