@@ -19,6 +19,8 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
 from sluicegate.streams import quarantines, stack
 from sluicegate.streams.cli import app
+from sluicegate.streams.rollback import Wish, make_plan
+from sluicegate.streams.saga import How, carry_out
 from typer.testing import CliRunner
 
 from tests import shop
@@ -211,6 +213,23 @@ def test_what_the_agent_took_back_itself_is_left_alone(stand: Stand) -> None:
             stand.look(ordered, *more)[ordered]["why"]
         )
         assert stand.look(again, *more, "--dry-run")[again]["stands"] == "todo"
+
+
+def test_of_two_operators_at_once_one_has_to_look_again(stand: Stand) -> None:
+    ordered, result = stand.call("shop.order", stand.seller, stand.session(), item="a lamp")
+
+    async def both() -> None:
+        settings, keys = stand.gate.settings, stand.gate.keys
+        first, second = [await make_plan(settings, Wish(ordered), keys.open) for _ in range(2)]
+        assert await carry_out(settings, keys, first, How()) > 0
+        with pytest.raises(Terminal, match="control moved"):
+            await carry_out(settings, keys, second, How())
+        assert (
+            await carry_out(settings, keys, await make_plan(settings, Wish(ordered), keys.open), How()) == -1
+        )
+
+    stand.loop.run(both())
+    assert [d for d in stand.shop.done if "cancel" in d] == [f"shop.cancel {result['id']}"]
 
 
 def test_what_is_read_back_says_no(stand: Stand) -> None:

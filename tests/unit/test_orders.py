@@ -68,6 +68,16 @@ def test_only_the_ordered_tool_and_agent(d: Driver) -> None:
     assert last(d.call("desk.pay", intent_id=undo_id("a", "b"))) == ("refused", "quarantined")
 
 
+def test_the_leave_above_a_release_is_for_the_ordered_tool_only(d: Driver) -> None:
+    stop(d, "release", d.control.deployed)
+    order(d, UNDO, tool="desk.set")
+    assert last(d.call("desk.pay", intent_id=UNDO)) == ("refused", "quarantined")
+    d.open_session("other", OTHER_AGENT)
+    stolen = d.call("desk.set", intent_id=UNDO, agent=OTHER_AGENT, session="other")
+    assert last(stolen) == ("refused", "quarantined"), "and for the agent that carries it out"
+    assert d.call("desk.set", intent_id=f"{UNDO}.2").dispatches
+
+
 def test_a_second_offer_and_an_executor_know_the_order(d: Driver) -> None:
     stop(d, "tool", "desk.set")
     order(d, UNDO, tool="desk.set")
