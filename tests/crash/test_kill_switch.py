@@ -134,13 +134,12 @@ def test_no_permit_and_no_claim_after_the_bound(running: World, scope: str) -> N
             stopped = set(running.agents if wide else running.agents[:1])
             while not stopped <= traffic.refused:
                 await traffic.round()
-            late = [
-                (h.status, h.decided_at - at)
-                for h in await ledger(running)
-                if h.intent_id in traffic.asked and h.agent_id in stopped and h.decided_at > at + BOUND_US
-                and h.status in ("permitted", "validated", "dispatched", "claimed")
-            ]  # fmt: skip
-            assert late == [], f"microseconds after the control event: {late}"
+            last = {"permitted": 0, "claimed": 0}
+            for h in await ledger(running):
+                if h.intent_id in traffic.asked and h.agent_id in stopped and h.status in last:
+                    last[h.status] = max(last[h.status], h.decided_at - at)
+            print(f"{scope}: microseconds from the control event to the last permit and claim: {last}")
+            assert max(last.values()) < BOUND_US
             others = [a for a in running.agents if a not in stopped]
             for agent in others:
                 assert (await traffic.one(agent)).status == "released", "who is not stopped goes on"
