@@ -8,12 +8,13 @@ version does not know, changes nothing. Next: `registry.py` (what it holds), `mo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from sluicegate.processors import control_policy, modes, quarantine
+from sluicegate.processors import control_policy, deployments, modes, quarantine
 from sluicegate.processors import orders as rollbacks
+from sluicegate.processors.deployments import Canary
 from sluicegate.processors.orders import Orders
 from sluicegate.processors.registry import (
     ACTIVE,
@@ -73,10 +74,21 @@ class Control:
     published: dict[str, str] = field(default_factory=dict)
     deployed: str = ""
     previous: tuple[str, ...] = ()
+    canary: Canary | None = None
+    pins: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(agent | session, its id) -> digest; read, like the three above, by `deployments.release_for`."""
+    withdrawn: dict[str, int] = field(default_factory=dict)
+    """Digest -> the control event that ended it for sessions that stood on it."""
+    aborted: frozenset[str] = frozenset()
+    """Digests that were rolled back: nothing goes back to them."""
     release: CompiledRelease | None = None
     """The compiled form of `deployed`, attached by the reader; not part of the fold."""
     mac_keys: dict[str, bytes] = field(default_factory=dict)
     """Secrets of MAC keys by kid, attached by the reader in signed mode; not part of the fold."""
+    releases: Mapping[str, CompiledRelease] = field(default_factory=dict)
+    """Those at hand, by digest, attached by the reader; not part of the fold."""
+    views: dict[str, Control] = field(default_factory=dict, init=False)
+    """See `deployments.view`; every new object begins without."""
 
 
 def fold(control: Control, seq: int, facts: ControlFacts) -> Control:
@@ -212,14 +224,6 @@ def _published(new: Control, body: Body, who: str) -> None:
     new.published = {**new.published, str(body["digest"]): f"{body['name']} {body['version']}"}
 
 
-def _deployed(new: Control, body: Body, who: str) -> None:
-    if new.deployed:
-        new.previous = (*new.previous, new.deployed)[-100:]
-    new.deployed = str(body["digest"])
-    if new.release is not None and new.release.digest != new.deployed:
-        new.release = None
-
-
 _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "genesis": _genesis,
     "agents.registered": _agents_registered,
@@ -239,7 +243,14 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     rollbacks.ENDED_KIND: _rollback_ended,
     "budget.lifted": _budget_lifted,
     "release.published": _published,
-    "release.deployed": _deployed,
+    "release.deployed": deployments.deployed,
+    "release.rolled_back": deployments.rolled_back,
+    "release.pinned": deployments.pinned,
+    "release.unpinned": deployments.unpinned,
+    "canary.started": deployments.canary_started,
+    "canary.paused": deployments.canary_paused,
+    "canary.promoted": deployments.canary_promoted,
+    "canary.aborted": deployments.canary_aborted,
 }
 """Kind -> what it changes in the new `Control`. Steps replace maps, never change them: the old one is still in use."""
 

@@ -112,7 +112,10 @@ class DiffTally:
 def under(history: Sequence[Control], candidate: CompiledRelease) -> list[Control]:
     """Control's history as if the candidate had stood wherever a release was deployed, under that one's name: reviews
     are bound to the release that people were shown, and would all be void under another name."""
-    return [replace(c, release=candidate) if c.deployed else c for c in history]
+    return [
+        replace(c, release=candidate, releases=dict.fromkeys(c.published, candidate)) if c.deployed else c
+        for c in history
+    ]
 
 
 class Diff(Rederive):

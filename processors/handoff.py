@@ -24,7 +24,7 @@ from sluicegate.processors.labels import header_labels
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, session_key, transfer_key
-from sluicegate.processors.work import Refusal, Work, emit, reply
+from sluicegate.processors.work import Refusal, Work, emit, reply, stand_on
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import IntakeFacts, Intent, Reply, SessionFacts, Transfer
 
@@ -145,6 +145,7 @@ def decide_transfer(work: Work, transfer: Transfer) -> None:
     o.intent_id, o.session_id = transfer.transfer_id.hex(), transfer.session_id
     o.subject = transfer.subject
     digest = hashlib.sha256(work.payload).digest()[:16]
+    stand_on(work, transfer.session_id, None)
     seen = state.intents.get(transfer_key(transfer.transfer_id))
     if isinstance(seen, Ended):
         facts: object = IntakeFacts("transfer", len(work.payload), digest)

@@ -33,12 +33,12 @@ from sluicegate.processors.resume import VERDICT as RESUME
 from sluicegate.processors.resume import decide_resume
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
-from sluicegate.processors.sessions import decide_message, decide_session
-from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of
+from sluicegate.processors.sessions import OPEN, decide_message, decide_session
+from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of, session_key
 from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.trace import stage_facts
 from sluicegate.processors.validate import validate
-from sluicegate.processors.work import Refusal, Work, begin, emit, reply
+from sluicegate.processors.work import Refusal, Work, begin, emit, reply, stand_on
 from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.schemas.records import (
     DeadLetter,
@@ -195,6 +195,9 @@ def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
         o.intent_id, o.session_id = "", ""
         _unreadable(work, Problem("bad_identifier", "ids are 1 to 256 printable characters"), source.value)
         return
+    session = work.state.sessions.get(session_key(intent.agent_id, intent.session_id))
+    if session is not None or intent.kind == OPEN:
+        stand_on(work, intent.session_id, session)
     refusal = _before_identity(work, intent, source)
     if refusal is not None:
         _refuse(work, "route", refusal, remembered=False)

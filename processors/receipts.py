@@ -20,7 +20,7 @@ from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, sess
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
 from sluicegate.processors.verdicts import decide_verdict
-from sluicegate.processors.work import Work, emit, reply
+from sluicegate.processors.work import Work, emit, reply, stand_with
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
 
 _WITHHELD = ("malformed_result", "result_too_large", "model_changed")
@@ -31,6 +31,8 @@ def decide_receipt(work: Work, receipt: Receipt) -> None:
     o = work.origin
     o.intent_id, o.session_id = receipt.intent_id, receipt.session_id
     entry = work.state.intents.get(key_of(o))
+    if type(entry) is OpenIntent:
+        stand_with(work, entry)
     if type(entry) is not OpenIntent or not _acceptable(work, entry, receipt):
         digest = hashlib.sha256(work.payload).digest()[:16]
         reason = "late" if type(entry) is Ended or type(entry) is OpenIntent else "unknown_dispatch"

@@ -17,7 +17,7 @@ from sluicegate.processors.guardrails import Guarded
 from sluicegate.processors.receipts import guard_of, labels_of
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.state import Ended, OpenIntent, key_of
-from sluicegate.processors.work import Work, emit, reply
+from sluicegate.processors.work import Work, emit, reply, stand_with
 from sluicegate.schemas.records import IntakeFacts, Resolution, ResultFacts
 
 HAPPENED, DID_NOT_HAPPEN, LOOK_UP = "happened", "did_not_happen", "look_up"
@@ -37,6 +37,7 @@ def decide_resolution(work: Work, said: Resolution) -> None:
         _note(work, "not_in_doubt")
         return
     o.session_id, o.subject = entry.session_id, entry.subject
+    stand_with(work, entry)
     problem = _problem(work, said, entry)
     guarded, labels, result = Guarded(None), [], b""
     if not problem and said.result is not None:

@@ -11,7 +11,7 @@ import hashlib
 
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.state import session_key
-from sluicegate.processors.work import Work, emit, reply
+from sluicegate.processors.work import Work, emit, reply, stand_on
 from sluicegate.schemas.records import IntakeFacts, Review, SessionFacts
 
 VERDICT = "resume"
@@ -29,6 +29,7 @@ def decide_resume(work: Work, review: Review) -> None:
     session = work.state.sessions.get(session_key(o.agent_id, name)) if valid_id(name) else None
     if session is not None:
         o.session_id, o.subject = session.session_id, session.subject
+        stand_on(work, name, session)
     reason = _problem(work, review, session.halted if session else "")
     digest = hashlib.sha256(work.payload).digest()[:16]
     if reason:

@@ -18,7 +18,7 @@ from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.state import Ended, OpenIntent, key_of
-from sluicegate.processors.work import Refusal, Work, emit, reply
+from sluicegate.processors.work import Refusal, Work, emit, reply, stand_with
 from sluicegate.schemas.records import IntakeFacts, Review, ReviewFacts
 
 VERDICTS = ("approve", "reject")
@@ -41,6 +41,7 @@ def decide_review(work: Work, review: Review) -> None:
     entry = work.state.intents.get(key_of(o))
     if type(entry) is OpenIntent:
         o.session_id, o.subject = entry.session_id, entry.subject
+        stand_with(work, entry)
     problem = _problem(work, review, entry)
     if problem or type(entry) is not OpenIntent:
         _note(work, problem)

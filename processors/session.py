@@ -58,6 +58,7 @@ class Session:
         recent, halted, idle, calls_before, sure, falls: see `derail.py`.
         verified: 1 when a token of an issuer that control knows said `on_behalf_of`.
         chain, roles_cap, calls_cap, calls_given: what it may not exceed when it was handed on, see `delegation.py`.
+        release, opened_head: what it began under, and the control event it opened under, see `deployments.py`.
         held: its calls that people hold: closed meanwhile, it is parked until they are settled.
     """
 
@@ -86,6 +87,8 @@ class Session:
     held: int = 0
     sure: int = -1
     falls: int = 0
+    release: str = ""
+    opened_head: int = -1
     cells: tuple[bytes, ...] = ()
     sources: tuple[Source, ...] = ()
     counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)

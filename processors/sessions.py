@@ -13,10 +13,11 @@ from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, message_key, session_key
 from sluicegate.processors.tokens import Refused, Verified, verify_token
-from sluicegate.processors.work import Work, emit, reply
+from sluicegate.processors.work import Work, emit, reply, stand_on
 from sluicegate.schemas.records import IntakeFacts, Message, SessionFacts
 
-KINDS = ("session.open", "session.user_said", "session.close")
+OPEN = "session.open"
+KINDS = (OPEN, "session.user_said", "session.close")
 
 
 def decide_session(
@@ -82,6 +83,9 @@ def decide_message(work: Work, message: Message) -> None:
     """One record of `messages`, from a known agent's channel."""
     o = work.origin
     o.intent_id, o.session_id = message.message_id, message.session_id
+    session = work.state.sessions.get(session_key(o.agent_id, message.session_id))
+    if session is not None or message.kind == OPEN:
+        stand_on(work, message.session_id, session)
     key = message_key(o.tenant, o.agent_id, message.message_id)
     seen = work.state.intents.get(key)
     if isinstance(seen, Ended):

@@ -23,7 +23,7 @@ from sluicegate.processors.job_terms import ABSENT, CALLBACK
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
-from sluicegate.processors.work import Work, emit, reply
+from sluicegate.processors.work import Work, emit, reply, stand_with
 from sluicegate.schemas.kinds import REPEATABLE as REPEATABLE
 from sluicegate.schemas.records import StageFacts
 
@@ -38,6 +38,7 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
         entry.session_id,
     )
     o.subject = entry.subject
+    stand_with(work, entry)
     if entry.state == "held":
         _end(work, entry, "expired", "approval_expired")
         return

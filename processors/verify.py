@@ -19,6 +19,7 @@ from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
 from sluicegate.processors.reading import Head, Rest
 from sluicegate.processors.verify_budgets import STAGES, BudgetSums
 from sluicegate.processors.verify_lives import Lives
+from sluicegate.processors.verify_standing import Standings
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
@@ -150,6 +151,7 @@ class PartitionChecker(Chain):
         super().__init__(partition, controls[-1].log_id if controls else b"")
         self.lives = Lives(self._bad_life)
         self.budgets = BudgetSums(self._bad_life)
+        self.standings = Standings()
         self.begins = begins or {}
         self.input_counts: Counter[str] = Counter()
         self.input_sums: Counter[str] = Counter()
@@ -230,14 +232,14 @@ class PartitionChecker(Chain):
                 offset,
                 f"seq {head.seq} names control event {rest.control_head}, which is not there",
             )
-        elif head.stage != "genesis" and rest.release not in self._releases(rest):
+        elif head.stage != "genesis" and rest.release not in self._releases(head, rest):
             self._bad("control_head", offset, f"seq {head.seq} names release `{rest.release}`, which was not deployed at control {rest.control_head}")  # fmt: skip
         return True
 
-    def _releases(self, rest: Rest) -> tuple[str, ...]:
-        deployed = self.controls[rest.control_head].deployed
+    def _releases(self, head: Head, rest: Rest) -> tuple[str, ...]:
+        allowed = self.standings.allowed(self.controls[rest.control_head], head, rest)
         # A deadline is acted on under the release that the intent was routed by.
-        return (deployed, self.lives.release_now()) if rest.topic == TICK else (deployed,)
+        return (*allowed, self.lives.release_now()) if rest.topic == TICK else allowed
 
     def _place(self, head: Head, rest: Rest, offset: int) -> None:
         topic, at = rest.topic, rest.offset

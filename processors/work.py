@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Conformed
 from sluicegate.processors.control import Control
+from sluicegate.processors.deployments import release_for, view
 from sluicegate.processors.grounding import Grounded
 from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.holds import Hold
@@ -20,7 +21,7 @@ from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
 from sluicegate.processors.prompts import Told
 from sluicegate.processors.registry import Agent
 from sluicegate.processors.release import CompiledRelease, CompiledTool
-from sluicegate.processors.state import PartitionState, Session
+from sluicegate.processors.state import OpenIntent, PartitionState, Session, session_of
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Intent, Receipt, Reply
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
@@ -101,6 +102,21 @@ def begin(state: PartitionState, control: Control, source: Input | Tick, now: in
         "", "", "", "", SYSTEM, now, topic, source.partition, offset, control.head, control.deployed, ENGINE
     )  # fmt: skip
     return Work(state, control, source, now, origin, state.seq)
+
+
+def stand_on(work: Work, session_id: str, session: Session | None) -> None:
+    """Decide under the release of this session; None: it is about to open."""
+    digest = release_for(work.control, work.origin.agent_id, session_id, session)
+    if digest != work.control.deployed:
+        work.control = view(work.control, digest)
+        work.origin.release = digest
+
+
+def stand_with(work: Work, entry: OpenIntent) -> None:
+    """Decide under the release of an open intent's session; when it is gone, under the environment's."""
+    session = session_of(work.state, entry)
+    if session is not None:
+        stand_on(work, entry.session_id, session)
 
 
 def emit(

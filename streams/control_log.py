@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import rfc8785
@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from sluicegate.processors import control as fold
 from sluicegate.processors.control import Control
 from sluicegate.processors.control_policy import not_signed
+from sluicegate.processors.deployments import in_use
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.work import ENGINE, SYSTEM
@@ -150,14 +151,25 @@ class ControlReader:
 
     async def _attach_release(self, control: Control | None = None, *, always: bool = False) -> None:
         target = control or self.control
-        if not (self._with_release or always) or not target.deployed or target.release is not None:
+        if not (self._with_release or always) or not target.deployed:
             return
-        if target.deployed not in self._compiled:
-            self._compiled[target.deployed] = compile_release(
-                await releases.fetch(self._settings, target.deployed),
-                proven=True,
-            )
-        target.release = self._compiled[target.deployed]
+        if target.release is None or in_use(target) - self._compiled.keys():
+            await self._compile(in_use(target))
+            target.release, target.releases = self._compiled[target.deployed], self._compiled
+        if self.history is None:  # nobody can be decided under the others any more
+            kept = {*in_use(target), *target.previous}
+            for digest in self._compiled.keys() - kept:
+                del self._compiled[digest]
+
+    async def have(self, digests: Iterable[str]) -> None:
+        """Have at hand what sessions of before stand on, as far as they may be decided under it still."""
+        control = self.control
+        await self._compile({digest for digest in digests if digest in control.previous})
+
+    async def _compile(self, digests: set[str]) -> None:
+        for digest in sorted(digests - self._compiled.keys()):
+            files = await releases.fetch(self._settings, digest)
+            self._compiled[digest] = compile_release(files, proven=True)
 
 
 async def read(

@@ -153,6 +153,9 @@ class Lane:
             self._snapshot_seq = self.state.seq - found.folded
             begin = await reader.beginning_offsets(list(self.places.values()))
         await service.control.wait_for(self.state.control_head)
+        await service.control.have(
+            {s.release for s in (*self.state.sessions.values(), *self.state.parked.values())}
+        )
         if self.state.seq == 0:
             await self._genesis()
         if self.state.log_id != service.control.control.log_id:

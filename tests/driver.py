@@ -207,7 +207,7 @@ class Driver:
         self._markers = 0
         self._ids = 0
         self._control_prev = self._prev = ZERO_HASH
-        self._deploy_as: CompiledRelease | None = None
+        self._releases: dict[str, CompiledRelease] = {}
         self.control_event("genesis", log_id=LOG_ID.hex(), env="test", partitions=partitions, signing=signing)
         self.control_event("agents.registered", agents=agents())
         self.control_event("people.registered", people=PEOPLE)
@@ -233,16 +233,21 @@ class Driver:
         value, self._control_prev = seal(outcome, LOG_ID, 0, seq, self._control_prev, self.keys.seal)
         self.control_records.append(Record(2 * seq, value))
         after = control_fold.fold(before, seq, facts)
+        after.releases = self._releases
         if after.deployed and after.release is None:
-            after.release = self._deploy_as
+            after.release = self._releases[after.deployed]
         self.controls.append(after)
         return after
 
-    def deploy(self, compiled: CompiledRelease) -> None:
-        """Publish and deploy a release."""
-        self._deploy_as = compiled
+    def deploy(self, compiled: CompiledRelease, *, now: bool = False) -> None:
+        """Publish and deploy a release; `now` for open sessions, too."""
+        self.publish(compiled)
+        self.control_event("release.deployed", digest=compiled.digest, **({"now": True} if now else {}))
+
+    def publish(self, compiled: CompiledRelease) -> None:
+        """Make a release known."""
+        self._releases[compiled.digest] = compiled
         self.control_event("release.published", digest=compiled.digest, name=compiled.name, version=compiled.version)  # fmt: skip
-        self.control_event("release.deployed", digest=compiled.digest)
 
     # -- the loop -----------------------------------------------------------------------------------------------
 

@@ -217,7 +217,7 @@ def test_a_repeated_reply_holds_no_more_than_the_first() -> None:
     intent = d.intent("mail.send", {"to": "a"})
     (dispatch,) = d.feed("intents", intent).dispatches
     first = d.finish(dispatch, orjson.dumps(RESULT)).replies[0]
-    d.deploy(release())  # it takes nothing out any more
+    d.deploy(release(), now=True)  # it takes nothing out any more
     again = d.feed("intents", intent).replies[0]
     assert (again.result, again.duplicate) == (first.result, True)
     assert IBAN.encode() not in (again.result or b"")
@@ -245,7 +245,7 @@ def test_a_result_that_does_not_fit_its_schema_any_more_is_withheld() -> None:
         contract("mail.send", "read_only", output=digits),
         rule(on="result", detect=["phone"], verdict="redact"),
     )
-    d.deploy(narrow)
+    d.deploy(narrow, now=True)
     assert last(finished(d, {"note": "words"})) == ("execute", "withheld", "malformed_result")
     assert last(finished(d, {"note": "call +4930901820"[5:]})) == (
         "execute",
@@ -259,7 +259,7 @@ def test_a_result_of_a_tool_no_contract_names_any_more_is_withheld() -> None:
     d = driver(rule(on="result", tools=["mail.*"], detect=["iban"]))
     (dispatch,) = d.call("mail.send", {"to": "a"}).dispatches
     gone = release()
-    d.deploy(replace(gone, digest="sha256:other", tools={"bank.pay": gone.tools["bank.pay"]}))
+    d.deploy(replace(gone, digest="sha256:other", tools={"bank.pay": gone.tools["bank.pay"]}), now=True)
     assert last(d.finish(dispatch, orjson.dumps(RESULT))) == ("execute", "withheld", "unknown_tool")
 
 

@@ -51,7 +51,7 @@ def desk(extra: str = "") -> dict[str, str]:
 
 def driver(kind: type[Driver] = Driver, extra: str = "") -> Driver:
     d = kind()
-    d.deploy(compile_release(desk(extra)))
+    d.deploy(compile_release(desk(extra)), now=True)
     d.control_event("agents.registered", agents=AGENTS)
     if isinstance(d, SignedDriver):
         for agent in AGENTS:
@@ -181,7 +181,8 @@ def test_a_handoff_needs_a_permit_that_names_it() -> None:
     d.deploy(
         compile_release(
             {**release_files(), "policies/desk.cedar": '@id("all") permit (principal, action, resource);'}
-        )
+        ),
+        now=True,
     )
     assert reason(hand_on(d)) == "no_permit"
     assert not d.transfers
@@ -210,7 +211,7 @@ def test_a_held_permit_is_none() -> None:
     files["policies/desk.cedar"] = POLICIES.replace(
         '@id("hand-on") permit', '@id("hand-on") @hold("ask") permit'
     )
-    d.deploy(compile_release(files))
+    d.deploy(compile_release(files), now=True)
     assert reason(hand_on(d)) == "forbidden"
 
 
@@ -312,7 +313,7 @@ def test_a_new_session_keeps_what_was_secret() -> None:
     contract = json.loads(desk()["contracts/desk.read.json"])
     contract["x-sluicegate"]["confidential"] = {"$": "secret"}
     d = driver()
-    d.deploy(compile_release({**desk(), "contracts/desk.read.json": json.dumps(contract)}))
+    d.deploy(compile_release({**desk(), "contracts/desk.read.json": json.dumps(contract)}), now=True)
     d.finish(call(d, "desk.read", session="s", agent="lead").dispatches[0], b'{"x":1}')
     d.feed("intents", d.intent(agent="lead", session="new", kind="session.open"))
     assert d.state.sessions[session_key("lead", "new")].confidentiality == 2
@@ -373,7 +374,7 @@ def test_another_partition_opens_it() -> None:
     d = driver()
     hand_on(d)
     other = Driver(partition=partition_of("worker", 7), partitions=7)
-    other.deploy(compile_release(desk()))
+    other.deploy(compile_release(desk()), now=True)
     other.control_event("agents.registered", agents=AGENTS)
     other.now = d.now
     assert partition_of("worker", 7) != partition_of("lead", 7), murmur2(b"lead")

@@ -149,7 +149,7 @@ def test_a_call_that_changed_or_lost_its_session_is_refused() -> None:
     d, _, dispatch = asked()
     other = {**contract("bank.pay", "irreversible")}
     other["x-sluicegate"] = {**other["x-sluicegate"], "version": "2"}  # type: ignore[dict-item]
-    d.deploy(compiled(other, contract("mail.send", "read_only"), ASK))
+    d.deploy(compiled(other, contract("mail.send", "read_only"), ASK), now=True)
     assert last(answer(d, dispatch, g="pass")) == ("validate", "refused", "call_changed")
 
 
@@ -264,7 +264,7 @@ def test_a_policy_of_the_same_name_does_not_stand_for_a_plug_in() -> None:
 def test_another_release_asks_its_own_plug_ins() -> None:
     d, _, dispatch = asked()
     held = answer(d, dispatch, g="hold")
-    d.deploy(compiled(contract("bank.pay", "irreversible"), contract("mail.send", "read_only"), rule(plugin="stricter", tools=["bank.*"])))  # fmt: skip
+    d.deploy(compiled(contract("bank.pay", "irreversible"), contract("mail.send", "read_only"), rule(plugin="stricter", tools=["bank.*"])), now=True)  # fmt: skip
     asked_anew = d.review(held)
     assert [o.reason for o in asked_anew.outcomes] == ["release_changed", "approval_required"]
     waiting = d.review(asked_anew)
@@ -278,6 +278,7 @@ def test_a_hold_is_decided_under_the_policies_of_that_moment() -> None:
     d.deploy(
         compiled(
             contract("bank.pay", "irreversible"), contract("mail.send", "read_only"), ASK, policies=forbid
-        )
+        ),
+        now=True,
     )
     assert last(answer(d, dispatch, g="hold")) == ("validate", "refused", "forbidden")

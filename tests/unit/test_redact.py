@@ -49,7 +49,7 @@ def release(policies: str = ALL, **redactions: list[str]) -> CompiledRelease:
 
 def driver(policies: str = ALL, **redactions: list[str]) -> Driver:
     d = Driver()
-    d.deploy(release(policies, **redactions))
+    d.deploy(release(policies, **redactions), now=True)
     d.open_session()
     return d
 
@@ -170,10 +170,10 @@ def test_a_second_offer_is_the_same_call() -> None:
     (first,) = d.call("mail.send", call).dispatches
     (second,) = d.tick(10_000_000).dispatches
     assert (second.arguments, second.action_digest) == (first.arguments, first.action_digest)
-    d.deploy(release())  # it redacts no more, yet this call was made without its subject
+    d.deploy(release(), now=True)  # it redacts no more, yet this call was made without its subject
     (third,) = d.tick(10_000_000).dispatches
     assert third.arguments == first.arguments
-    d.deploy(release(arguments=["to"]))
+    d.deploy(release(arguments=["to"]), now=True)
     (end,) = d.tick(10_000_000).outcomes
     assert (end.status, end.reason) == ("expired", "call_changed")
 
@@ -183,7 +183,7 @@ def test_a_redaction_that_breaks_the_schema_refuses() -> None:
     contract = json.loads(texts["contracts/mail.json"])
     contract["inputSchema"]["dependentRequired"] = {"note": ["size"]}
     d = Driver()
-    d.deploy(compile_release({**texts, "contracts/mail.json": json.dumps(contract)}))
+    d.deploy(compile_release({**texts, "contracts/mail.json": json.dumps(contract)}), now=True)
     d.open_session()
     call = {"to": "a", "amount": 1, "size": 3}
     (fits,) = d.call("mail.send", call).dispatches

@@ -108,7 +108,7 @@ def test_reviewers_without_a_common_role_refuse_at_once() -> None:
         'permit (principal, action == Action::"desk.wire", resource);'
     )
     d = Driver()
-    d.deploy(compile_release(files))
+    d.deploy(compile_release(files), now=True)
     d.open_session()
     decision = d.call("desk.wire", {"value": "1"})
     assert told(decision)[-1] == ("authorize", "refused", "no_reviewer")
@@ -340,7 +340,7 @@ def test_a_suspended_agents_call_is_not_run_after_all() -> None:
 
 
 def deploy(d: Driver, **more: str) -> None:
-    d.deploy(compile_release({**release_files(edition="2"), **more}))
+    d.deploy(compile_release({**release_files(edition="2"), **more}), now=True)
 
 
 def test_another_release_asks_anew_and_earlier_approvals_are_void() -> None:
@@ -367,7 +367,7 @@ def test_another_release_asks_anew_and_earlier_approvals_are_void() -> None:
 def test_a_release_that_forbids_it_by_now_refuses() -> None:
     d, call = held()
     forbids = '@id("no-wires") forbid (principal, action == Action::"desk.wire", resource);'
-    d.deploy(compile_release({**release_files(), "policies/more.cedar": forbids}))
+    d.deploy(compile_release({**release_files(), "policies/more.cedar": forbids}), now=True)
     decision = d.feed("reviews", replace(d.word(call), release=call.outcomes[-1].origin.release))
     assert told(decision) == [("review", "noted", "release_changed"), ("authorize", "refused", "forbidden")]
     intact(d)
@@ -377,7 +377,7 @@ def test_a_release_without_the_tool_refuses() -> None:
     d, call = held()
     files = {k: v for k, v in release_files().items() if k != "contracts/desk.wire.json"}
     files["policies/desk.cedar"] = '@id("desk") permit (principal, action == Action::"desk.read", resource);'
-    d.deploy(compile_release(files))
+    d.deploy(compile_release(files), now=True)
     decision = d.review(call)
     assert told(decision)[-1] == ("authorize", "refused", "unknown_tool")
 
@@ -394,7 +394,7 @@ def watched(session_calls: int, quorum: int) -> str:
 @pytest.mark.parametrize("quorum", [1, 3])
 def test_more_is_asked_by_now_than_was_shown(quorum: int) -> None:
     d = Driver()
-    d.deploy(compile_release({**release_files(), "policies/more.cedar": watched(3, quorum)}))
+    d.deploy(compile_release({**release_files(), "policies/more.cedar": watched(3, quorum)}), now=True)
     d.open_session()
     call = d.call("desk.ask", {"value": "1"})
     assert call.outcomes[-1].policies == ["desk-ask"]
@@ -551,7 +551,7 @@ def test_an_edit_into_what_other_people_decide_is_refused() -> None:
         'permit (principal, action == Action::"desk.wire", resource) when { context.args has value && context.args.value == "huge" };'
     )
     d = Driver()
-    d.deploy(compile_release({**release_files(), "policies/more.cedar": audit}))
+    d.deploy(compile_release({**release_files(), "policies/more.cedar": audit}), now=True)
     d.open_session()
     call = d.call("desk.wire", {"value": "1"})
     decision = d.review(call, arguments=b'{"value":"huge"}')
@@ -591,7 +591,7 @@ def test_plug_ins_are_asked_after_people_even_when_the_session_is_closed() -> No
     files = dict(release_files())
     files["release.yaml"] += rules
     d = Driver()
-    d.deploy(compile_release(files))
+    d.deploy(compile_release(files), now=True)
     d.open_session()
     call = d.call("desk.ask", {"value": "1"})
     d.close_session()

@@ -55,7 +55,7 @@ def driver(*algorithms: str, required: bool = False, prefix: str = "") -> Driver
     if required:
         files = dict(release_files())
         files["release.yaml"] += "require_verified_user: true\n"
-        d.deploy(compile_release(files))
+        d.deploy(compile_release(files), now=True)
     jwks = {"keys": [jwk(a, f"k-{a}") for a in algorithms or ("EdDSA", "ES256", "RS256")]}
     d.control_event("issuer.added", issuer=ISSUER, audience=AUDIENCE, keys=public_keys(jwks), prefix=prefix)
     return d
@@ -219,7 +219,7 @@ def test_bare_names() -> None:
     assert opened(strict, token(strict)).outcomes[0].status == "opened"
     assert strict.call().dispatches
     assert opened(strict, "", "", "nobody").outcomes[0].status == "opened", "nobody is no name"
-    d.deploy(strict.control.release)  # type: ignore[arg-type]
+    d.deploy(strict.control.release, now=True)  # type: ignore[arg-type]
     assert d.call(session="before").outcomes[-1].reason == "unverified_user"
 
 
@@ -227,7 +227,7 @@ def test_a_held_call_of_a_bare_name_is_not_approved_any_more() -> None:
     d = driver()
     opened(d, "", "person-7")
     held = d.call("desk.ask")
-    d.deploy(driver(required=True).control.release)  # type: ignore[arg-type]
+    d.deploy(driver(required=True).control.release, now=True)  # type: ignore[arg-type]
     assert "dispatched" not in [o.status for o in d.review(held).outcomes]
 
 
