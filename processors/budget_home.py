@@ -27,7 +27,7 @@ _TOTALS = ("window", "granted", "returned", "spent", "overran", "frozen_at", "fr
 
 
 def _rule(work: Work, account: str) -> Rule | None:
-    release = work.control.release
+    release = work.environment
     return release.budgets.rules.get(budget_of(account)) if release is not None else None
 
 

@@ -72,7 +72,7 @@ def _reserved(facts: object) -> Iterable[Reservation]:
 def _settle(work: Work, held: list[Reservation], attempt: int, receipt: Receipt | None, unsent: bool) -> None:
     if not held:
         return
-    release = work.control.release
+    release = work.environment
     budgets = release.budgets if release is not None else NO_BUDGETS
     newest = max(r.attempt for r in held)
     answered = 0

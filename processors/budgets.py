@@ -63,8 +63,8 @@ class Ask:
 
 def reserve(work: Work) -> bool:
     """Reserve the attempt that is offered next. False: the call was answered, or waits."""
-    assert work.release is not None and work.tool is not None
-    if not work.release.budgets.by_tool.get(work.tool.name):
+    assert work.environment is not None and work.tool is not None
+    if not work.environment.budgets.by_tool.get(work.tool.name):
         return True
     ask, entry = asked_for(work), open_entry(work)
     if ask.refusal is not None:
@@ -86,9 +86,9 @@ def reserve_again(work: Work, entry: OpenIntent) -> str | None:
     What nobody claimed, or a lookup did not find, was not sent, and its reservation goes with the next offer. A read
     needs no claim.
     """
-    assert work.release is not None and work.tool is not None
+    assert work.environment is not None and work.tool is not None
     unsent = entry.state in ("dispatched", "parked") and entry.tool_class != "read_only"
-    if not work.release.budgets.by_tool.get(work.tool.name) or unsent:
+    if not work.environment.budgets.by_tool.get(work.tool.name) or unsent:
         return ""
     ask = asked_for(work)
     if ask.refusal is not None:
@@ -129,7 +129,7 @@ def account_of(work: Work, rule: Rule) -> str:
 
 def asked_for(work: Work) -> Ask:
     """What one attempt needs, and whether it is there."""
-    release, tool, conformed, state = work.release, work.tool, work.conformed, work.state
+    release, tool, conformed, state = work.environment, work.tool, work.conformed, work.state
     assert release and tool and conformed
     ask = Ask()
     for rule in release.budgets.by_tool[tool.name]:

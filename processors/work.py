@@ -64,6 +64,9 @@ class Work:
     agent: Agent | None = None
     session: Session | None = None
     release: CompiledRelease | None = None
+    """Of the session (`stand_on`)."""
+    environment: CompiledRelease | None = None
+    """Deployed: whose budgets count for every session, whatever it stands on."""
     tool: CompiledTool | None = None
     conformed: Conformed | None = None
     policies: list[str] = field(default_factory=list)
@@ -101,7 +104,7 @@ def begin(state: PartitionState, control: Control, source: Input | Tick, now: in
     origin = Origin(
         "", "", "", "", SYSTEM, now, topic, source.partition, offset, control.head, control.deployed, ENGINE
     )  # fmt: skip
-    return Work(state, control, source, now, origin, state.seq)
+    return Work(state, control, source, now, origin, state.seq, environment=control.release)
 
 
 def stand_on(work: Work, session_id: str, session: Session | None) -> None:
