@@ -67,7 +67,7 @@ def driver(
     route: dict[str, object] | None = None, policy: str = PERMIT, schema: dict[str, object] | None = None, **more: str
 ) -> Driver:  # fmt: skip
     d = Driver()
-    d.deploy(compiled(json.dumps(files(route, policy, schema, **more))))
+    d.deploy(compiled(json.dumps(files(route, policy, schema, **more))), now=True)
     d.open_session()
     return d
 
@@ -264,7 +264,7 @@ def test_a_quarantined_candidate_is_not_asked() -> None:
 def test_another_release_meanwhile_ends_it() -> None:
     d = driver()
     first = ask(d)
-    d.deploy(compiled(json.dumps(files({"attempts": 3}))))
+    d.deploy(compiled(json.dumps(files({"attempts": 3}))), now=True)
     assert fail(d, first, "timeout") == "failed timeout"
 
 

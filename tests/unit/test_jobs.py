@@ -66,7 +66,7 @@ RELEASE = compiled()
 
 def driver() -> Driver:
     d = Driver()
-    d.deploy(RELEASE)
+    d.deploy(RELEASE, now=True)
     d.open_session()
     d.say("please")
     return d
@@ -241,7 +241,7 @@ def test_looks_go_on_in_quarantine_and_when_the_contract_is_gone_it_is_in_doubt(
     assert d.tick(2 * S).dispatches
     other = driver()
     begun(other, "job.poll")
-    other.deploy(compile_release(release_files(edition="2")))
+    other.deploy(compile_release(release_files(edition="2")), now=True)
     assert statuses(other.tick(2 * S)) == [("in_doubt", "unknown_tool")]
 
 
