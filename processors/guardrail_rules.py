@@ -31,6 +31,7 @@ from typing import Literal
 
 import cel
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS
 from sluicegate.processors.expressions import FUNCTIONS as COMMON
@@ -155,13 +156,21 @@ def _compile(
     guardrail: Guardrail, schemas: dict[str, dict[str, Json]], recalls: dict[str, Recalled]
 ) -> Iterator[tuple[str, Rule]]:
     where = f"guardrail `{guardrail.id}`"
-    tools = [t for t in sorted(schemas) if any(fnmatchcase(t, pattern) for pattern in guardrail.tools)]
+    named = HANDOFF in guardrail.tools  # by its name only: `*` means tools
+    tools = [
+        t for t in sorted(schemas)
+        if (named if t == HANDOFF else any(fnmatchcase(t, pattern) for pattern in guardrail.tools))
+    ]  # fmt: skip
     if not tools:
         raise Terminal(f"{where} is about `{', '.join(guardrail.tools)}`, and no contract has such a name")
     allowed = CALL_VERDICTS if guardrail.on == "call" else RESULT_VERDICTS
     verdict = guardrail.verdict or allowed[0]
     if verdict not in allowed:
         raise Terminal(f"{where} says `{verdict}` on a {guardrail.on}, choose one of {', '.join(allowed)}")
+    if HANDOFF in tools and (verdict != "refuse" or guardrail.plugin or guardrail.mode == "observe"):
+        raise Terminal(
+            f"{where} is about hand-offs, which it can only refuse: no plug-in, no `mode: observe`"
+        )
     if guardrail.plugin and (guardrail.on != "call" or verdict == "redact" or guardrail.detect):
         raise Terminal(
             f"{where} asks a plug-in, which can refuse or hold a call: it takes `when`, no `detect`"
@@ -175,6 +184,8 @@ def _compile(
         raise Terminal(f"{where} redacts nothing, give it `fields` or `detect`")
     program = _program(guardrail, where, [schemas[t] for t in tools]) if guardrail.when else None
     recalled = _recalled(guardrail.when, where, recalls)
+    if HANDOFF in tools and recalled:
+        raise Terminal(f"{where} is about hand-offs and uses `seen`, which only calls have")
     kinds = tuple(k for k in DETECTORS if k in guardrail.detect)
     missing: list[NoSuchPath] = []
     for tool in tools:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import cel
 import jsonschema_rs
 import orjson
+from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.conform import Json
 from sluicegate.processors.detectors import DETECTORS, detects
 from sluicegate.processors.expressions import ExpressionError, truth
@@ -59,6 +60,21 @@ def guard_call(work: Work) -> Refusal | None:
         refusal = _apply(work, rule, asked)
         if refusal is not None:
             return refusal
+    return None
+
+
+def guard_handoff(work: Work, goal: str) -> Refusal | None:
+    """Ask the rules about hand-offs, over its terms and its goal. They refuse or let it pass; nothing else."""
+    release, conformed = work.release, work.conformed
+    assert release and conformed
+    asked = _Asked("args", {**conformed.args, "goal": goal}, work)
+    for rule in release.guardrails.calls.get(HANDOFF, ()):
+        try:
+            hit = asked.hit(rule)
+        except ExpressionError as error:
+            return Refusal("guardrail_error", f"`{rule.rule_id}` failed: {error}", (rule.rule_id,))
+        if hit:
+            return Refusal("guardrail", _told(rule), (rule.rule_id,))
     return None
 
 
@@ -201,9 +217,9 @@ def _detects(kind: str, value: object) -> bool:
 def around(work: Work) -> dict[str, Json]:
     """What an expression may look at beside the arguments or the result."""
     agent, tool, session = work.agent, work.tool, work.session
-    assert agent and tool
+    assert agent
     return {
-        "tool": tool.name,
+        "tool": tool.name if tool else HANDOFF,
         "environment": work.control.env,
         "agent": {
             "id": agent.agent_id,

@@ -4,7 +4,8 @@
     transfers  ▸ `opened` there, with the label, goal, chain, roles and budget it carries; both agents are told
 
 The intent's arguments: `{"agent": ..., "session": ..., "roles": [...], "max_calls": ...}`, the last two optional. It needs
-a permit that names `Action::"handoff"`; a policy reads them as `context.args`. Never observed: mode observe does not
+a permit that names `Action::"handoff"`; a policy reads them as `context.args`, a guardrail whose `tools` name `handoff` as
+`args`, with the goal. Never observed: mode observe does not
 widen a hand-off. Next: `delegation.py` (what such a session may not exceed), `sessions.py`.
 """
 
@@ -19,6 +20,7 @@ from sluicegate.processors.authorize import ask
 from sluicegate.processors.cedar import names_action
 from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.conform import Conformed, Misfit, conform
+from sluicegate.processors.guardrails import guard_handoff
 from sluicegate.processors.handoff_terms import MAX_ROLES, TYPER, VALIDATOR
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.registry import inactive
@@ -35,7 +37,7 @@ MAX_GOAL_BYTES = 4_096
 def decide_handoff(work: Work, intent: Intent) -> None:
     """One intent of kind `handoff`."""
     digest = hashlib.sha256(work.payload).digest()[:16]
-    refusal = _terms(work, intent) or _permitted(work)
+    refusal = _terms(work, intent) or _permitted(work) or guard_handoff(work, intent.goal)
     if refusal is not None:
         facts: object = IntakeFacts(refusal.reason, len(work.payload), digest)
         outcome = emit(work, "session", "session_refused", facts, refusal.reason, list(refusal.policies))

@@ -14,17 +14,21 @@ from sluicegate.processors.shapes import shape_of
 MAX_ROLES = 50
 
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 256}
+PROPERTIES: dict[str, object] = {
+    "agent": _TEXT,
+    "session": _TEXT,
+    "roles": {"type": "array", "items": _TEXT, "maxItems": MAX_ROLES},
+    "max_calls": {"type": "integer", "minimum": 1, "maximum": MAX_CALLS},
+}
 SCHEMA: dict[str, object] = {
     "type": "object",
     "additionalProperties": False,
     "required": ["agent", "session"],
-    "properties": {
-        "agent": _TEXT,
-        "session": _TEXT,
-        "roles": {"type": "array", "items": _TEXT, "maxItems": MAX_ROLES},
-        "max_calls": {"type": "integer", "minimum": 1, "maximum": MAX_CALLS},
-    },
+    "properties": PROPERTIES,
 }
+RULED: dict[str, object] = {**SCHEMA, "properties": {**PROPERTIES, "goal": {"type": "string"}}}
+"""What guardrails may look at: the terms and the goal."""
+
 _SHAPE = shape_of({**SCHEMA, "required": ["agent", "session", "roles", "max_calls"]})
 
 VALIDATOR = jsonschema_rs.validator_for(SCHEMA)

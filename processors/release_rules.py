@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from sluicegate.processors.cedar import Policy
+from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.contract_check import line_of
 from sluicegate.processors.findings import Finding
 from sluicegate.processors.grounding import plain
 from sluicegate.processors.guardrail_rules import NO_GUARDRAILS, Guardrails, compile_guardrails
+from sluicegate.processors.handoff_terms import RULED
 from sluicegate.processors.recall_rules import compile_recalls
 from sluicegate.processors.recipes import policy_recipes
 from sluicegate.schemas.errors import Terminal
@@ -25,7 +27,7 @@ def guardrails(
     manifest: Manifest, tools: dict[str, CompiledTool], files: dict[str, str], findings: list[Finding]
 ) -> Guardrails:
     """The compiled guardrails, none when one of them does not work."""
-    inputs = {name: closed(tool.contract) for name, tool in tools.items()}
+    inputs = {HANDOFF: RULED} | {name: closed(tool.contract) for name, tool in tools.items()}
     outputs = {name: tool.contract.output_schema or {} for name, tool in tools.items()}
     try:
         return compile_guardrails(

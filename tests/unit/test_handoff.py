@@ -423,3 +423,63 @@ def test_an_agent_may_not_send_a_transfer_as_an_intent() -> None:
     refused = d.feed("intents", d.transfers[0]).outcomes[0]
     assert (refused.status, refused.reason) == ("unreadable", "unexpected_type")
     assert isinstance(refused.facts, r.IntakeFacts)
+
+
+# -- guardrails ----------------------------------------------------------------------------------------------------
+
+
+def ruled(*rules: dict[str, object]) -> Driver:
+    """A driver whose release has these guardrails."""
+    d = driver()
+    files = desk()
+    files["release.yaml"] += json.dumps({"guardrails": list(rules)})[1:-1] + "\n"
+    d.deploy(compile_release(files))
+    return d
+
+
+def about(**fields: object) -> dict[str, object]:
+    return {"id": "g", "on": "call", "tools": ["handoff"], **fields}
+
+
+SECRET = about(detect=["secret"], fields=["args.goal"], say="no keys in goals")
+
+
+def test_guardrails_refuse_a_handoff() -> None:
+    key = "use AKIA" + "QRSTUVWXYZ234567"
+    for rule, terms in (
+        (SECRET, {"goal": key}),
+        (about(when="args.agent == 'worker' && args.max_calls > 5"), {"max_calls": 6}),
+        (
+            about(when="tool == 'handoff' && session.calls == 0 && args.goal.contains('post')"),
+            {"goal": "the post"},
+        ),
+    ):
+        d = ruled(rule)
+        refused = hand_on(d, **terms)
+        assert [(o.status, o.reason, o.policies) for o in refused.outcomes] == [
+            ("session_refused", "guardrail", ["g"])
+        ]
+        assert (refused.transfers, d.replies[-1].status) == ([], "refused")
+        assert "`g`" in d.replies[-1].for_developer
+        assert hand_on(d, goal="sort it", max_calls=5).outcomes[0].status == "delegated"
+        assert check(d).different == 0
+
+
+def test_a_guardrail_that_errors_refuses_the_handoff() -> None:
+    assert reason(hand_on(ruled(about(when="args.roles[9] == 'a'")))) == "guardrail_error"
+
+
+def test_rules_about_tools_are_not_about_handoffs() -> None:
+    d = ruled({"id": "g", "on": "call", "when": "true"})
+    assert hand_on(d).outcomes[0].status == "delegated"
+    assert reason(d.call("desk.read", session="s", agent="lead")) == "guardrail"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"when": "true", "verdict": "hold"}, {"detect": ["iban"], "verdict": "redact"}, {"plugin": "p"},
+     {"when": "true", "mode": "observe"}, {"when": "args.goul == ''"}, {"detect": ["iban"], "fields": ["args.goul"]}],
+)  # fmt: skip
+def test_what_a_guardrail_cannot_do_about_a_handoff(fields: dict[str, object]) -> None:
+    with pytest.raises(Terminal, match="guardrail `g`"):
+        ruled(about(**fields))
