@@ -101,6 +101,7 @@ class Matrix:
             self._run(cell, found, on_answer)
         except AssertionError as error:
             found.broken.append(str(error) or traceback.format_exc(limit=-2))
+            found.broken += [last_words(r) for r in self._world.running.roles if r.process.poll()]
         found.seconds = time.monotonic() - started
         return found
 
@@ -203,6 +204,12 @@ def playing(running: World, per_class: int, on_answer: Callable[[int], None]) ->
         thread.join()
     if raised:
         raise raised[0]
+
+
+def last_words(role: Role) -> str:
+    """What a worker that ended said last."""
+    lines = role.log.read_text(errors="replace").splitlines() or [""]
+    return f"{role.name} {role.process.pid} ended with {role.process.returncode}: {lines[-1][:200]}"
 
 
 def end(role: Role) -> None:
