@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from importlib import resources
 from typing import TypeVar, cast
 
@@ -50,11 +51,14 @@ def encode_long(value: int) -> bytes:
     if not -(1 << 63) <= value < 1 << 63:
         raise ValueError(f"`{value}` does not fit 64 bits")
     z = (value << 1) ^ (value >> 63)
-    head = b""
-    while z >= _TABLE:  # two bytes a step: a timestamp takes four steps, not eight
-        head += _CHUNK[z & 0x3FFF]
-        z >>= 14
-    return head + _varint(z)
+    if z >> 28:  # of a timestamp the upper half stays for two minutes
+        return _CHUNK[z & 0x3FFF] + _CHUNK[z >> 14 & 0x3FFF] + _upper(z >> 28)
+    return _CHUNK[z & 0x3FFF] + _varint(z >> 14) if z >= _TABLE else _varint(z)
+
+
+@lru_cache(maxsize=1_024)
+def _upper(z: int) -> bytes:
+    return _varint(z)
 
 
 def encode_bytes(value: bytes) -> bytes:
@@ -86,17 +90,23 @@ class Schema:
     encode_body: Callable[[object], bytes]
 
 
+_LENGTH = "(zigzag[n] if (n := len({0})) < table else long(n))"
 _ATOMS = {
-    "string": "string({0})",
-    "bytes": "bytes_({0})",
-    "int": "long({0})",
-    "long": "long({0})",
+    # Two parts of the join. Calls cost more than what they do here, so the usual case is written out.
+    "string": _LENGTH.format("s{1} := {0}.encode()") + ", s{1}",
+    "bytes": _LENGTH.format("s{1} := {0}") + ", s{1}",
+    "int": "(zigzag[n] if 0 <= (n := {0}) < table else long(n))",
+    "long": "(zigzag[n] if 0 <= (n := {0}) < table else long(n))",
     "boolean": "(b'\\x01' if {0} else b'\\x00')",
 }
+_ITEMS = {**_ATOMS, "string": "string({0})", "bytes": "bytes_({0})", "int": "long({0})", "long": "long({0})"}
+"""In arrays and behind a union: one expression."""
 
 
-def _expression(avro_type: object, value: str, fixed: dict[str, int]) -> str:
-    """The Python expression that encodes `value` as `avro_type`."""
+def _expression(
+    avro_type: object, value: str, fixed: dict[str, int], atoms: dict[str, str] = _ITEMS, at: int = 0
+) -> str:
+    """The Python expression, or expressions, that encode `value`, the field at index `at`, as `avro_type`."""
     if isinstance(avro_type, list):  # only ["null", T] is used
         inner = _expression(avro_type[1], value, fixed)
         return f"(b'\\x00' if {value} is None else b'\\x02' + {inner})"
@@ -108,10 +118,10 @@ def _expression(avro_type: object, value: str, fixed: dict[str, int]) -> str:
         if kind == "fixed":
             fixed[avro_type["name"].rsplit(".", 1)[-1]] = avro_type["size"]
             return f"fixed({value}, {avro_type['size']})"
-        return _expression(kind, value, fixed)
+        return _expression(kind, value, fixed, atoms, at)
     name = cast(str, avro_type)
-    if name in _ATOMS:
-        return _ATOMS[name].format(value)
+    if name in atoms:
+        return atoms[name].format(value, at)
     return f"fixed({value}, {fixed[name.rsplit('.', 1)[-1]]})"
 
 
@@ -124,7 +134,8 @@ def _fixed(value: bytes, size: int) -> bytes:
 def _compile(raw: dict[str, object]) -> Callable[[object], bytes]:
     fixed: dict[str, int] = {}
     parts = [
-        _expression(f["type"], f"r.{f['name']}", fixed) for f in cast(list[dict[str, object]], raw["fields"])
+        _expression(f["type"], f"r.{f['name']}", fixed, _ATOMS, at)
+        for at, f in enumerate(cast(list[dict[str, object]], raw["fields"]))
     ]
     source = "lambda r: b''.join((" + ", ".join(parts) + ",))"
     scope = {
@@ -133,6 +144,8 @@ def _compile(raw: dict[str, object]) -> Callable[[object], bytes]:
         "long": encode_long,
         "array": encode_array,
         "fixed": _fixed,
+        "zigzag": _ZIGZAG,
+        "table": _TABLE,
     }
     return cast(Callable[[object], bytes], eval(source, scope))  # built from our own .avsc files only
 
