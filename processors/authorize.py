@@ -142,6 +142,8 @@ class Answer:
 
 def policy_modes(work: Work) -> tuple[tuple[str, str], ...]:
     """(policy, mode) where control says one."""
+    if not work.control.modes:
+        return ()
     return tuple((name, mode) for (scope, name), mode in work.control.modes.items() if scope == "policy")
 
 

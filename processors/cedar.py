@@ -69,6 +69,8 @@ class Handle:
     ids: dict[str, str]
     memo: Memo = field(default_factory=dict)
     """Shared by a release's handles."""
+    alike: bool = False
+    """Every principal of the slice gets the same answer: no condition looks at who asks."""
 
 
 @dataclass(slots=True)
@@ -146,6 +148,14 @@ def _may_apply(
     return True
 
 
+def _by_role(policy: Policy) -> bool:
+    """Whether the policy's scope tells agents apart by nothing but their roles, or by a name that has its own slice."""
+    principal = cast("dict[str, Json]", policy.est["principal"])
+    if principal["op"] == "in":
+        return cast("dict[str, str]", principal.get("entity") or {}).get("type") == "Role"
+    return principal["op"] in ("All", "==")
+
+
 def names_action(policy: Policy, action: str) -> bool:
     """Whether the policy's scope names the action, rather than leaving it open."""
     scope = cast("dict[str, Json]", policy.est["action"])
@@ -174,21 +184,26 @@ def slice_for(
 def _cut(chosen: list[Policy], modes: dict[str, str], memo: Memo) -> Slice:
     enforced = [p for p in chosen if modes.get(p.policy_id, p.annotations.get("mode")) != OBSERVE]
     lifted = [p for p in enforced if not (p.effect == "forbid" and HOLD in p.annotations)]
+    mentions = mentions_of([p.est for p in chosen])
+    # A slice has one set of roles and one tool, and an agent that a scope names has its own: the rest of a request is
+    # its context. INVARIANT: agents share an answer only where nothing tells them apart
+    # (tests/unit/test_authorize.py::test_agents_share_an_answer_unless_a_condition_tells_them_apart).
+    alike = not mentions.principal and all(map(_by_role, chosen))
     return Slice(
         enforced,
-        handle_of(enforced, memo),
-        handle_of(lifted, memo) if len(lifted) < len(enforced) else None,
-        handle_of(chosen, memo) if len(enforced) < len(chosen) else None,
+        handle_of(enforced, memo, alike),
+        handle_of(lifted, memo, alike) if len(lifted) < len(enforced) else None,
+        handle_of(chosen, memo, alike) if len(enforced) < len(chosen) else None,
         frozenset(p.policy_id for p in enforced if HOLD in p.annotations),
-        mentions_of([p.est for p in chosen]),
+        mentions,
     )
 
 
-def handle_of(policies: list[Policy], memo: Memo | None = None) -> Handle:
-    """Policies parsed together, for `evaluate`."""
+def handle_of(policies: list[Policy], memo: Memo | None = None, alike: bool = False) -> Handle:
+    """Policies parsed together, for `evaluate`. `alike`: whoever asks gets the same answer."""
     parsed = cedarpy.PolicySet.from_str("\n".join(p.text for p in policies))
     ids = {f"policy{i}": p.policy_id for i, p in enumerate(policies)}
-    return Handle(parsed, ids, {} if memo is None else memo)
+    return Handle(parsed, ids, {} if memo is None else memo, alike)
 
 
 def entities_for(book: PolicyBook, agent: Agent, tool: str, tool_class: str) -> cedarpy.Entities:
@@ -224,12 +239,15 @@ def request_of(agent: Agent, tool: str, context: Json, resource: str = "") -> di
 
 def evaluate(handle: Handle, entities: cedarpy.Entities, request: dict[str, Json]) -> Verdict:
     """One authorization. Total: what Cedar cannot answer is a refusal with `error` set."""
-    if len(cast(str, request["context"])) > MAX_REMEMBERED_CONTEXT_CHARS:
+    context = cast(str, request["context"])
+    if len(context) > MAX_REMEMBERED_CONTEXT_CHARS:
         return _evaluate(handle, entities, request)
-    ids = [cast("dict[str, str]", request[part])["id"] for part in ("principal", "action", "resource")]
-    key = (id(handle), *ids, request["context"])
+    principal, action, resource = (
+        cast("dict[str, str]", request[part])["id"] for part in ("principal", "action", "resource")
+    )
+    key = (id(handle), "" if handle.alike else principal, action, resource, context)
     known = handle.memo.get(key)
-    if known is not None and known[0] is handle and known[1] is entities:
+    if known is not None and known[0] is handle and (handle.alike or known[1] is entities):
         return known[2]
     if len(handle.memo) >= MAX_VERDICTS:
         handle.memo.clear()

@@ -1,7 +1,7 @@
-"""Mentions: which parts of a request's context a set of policies speaks about.
+"""Mentions: which parts of a request a set of policies speaks about.
 
 Cedar reads the whole context of every request, so a context holds only what its policies can look at; nothing else
-could change their answer. Found once a slice, by walking the policies' EST. Never evaluates anything.
+could change their answer. Nor could the principal, beyond their scopes, where no condition looks at it. Found once a slice, by walking the policies' EST. Never evaluates anything.
 Next: `cedar.py` (slices), `history.py` and `authorize.py` (who build contexts).
 """
 
@@ -16,6 +16,7 @@ SESSION_FIELDS = ("calls", "user_messages", "origin", "integrity", "confidential
 """All of `context.session`."""
 
 _CONTEXT: Json = {"Var": "context"}
+_PRINCIPAL: Json = {"Var": "principal"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Mentions:
     sums: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
     prompt: bool = False
+    principal: bool = True
+    """Whether a condition looks at the principal; its scope does not count."""
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class _Found:
     """Paths below `context`, as far as they are written out; a path that ends early stands for all below it."""
 
     paths: set[tuple[str, ...]] = field(default_factory=set)
+    principal: bool = False
 
     def below(self, *prefix: str) -> set[str]:
         """The next names after a prefix."""
@@ -73,6 +77,7 @@ def mentions_of(ests: list[dict[str, Json]]) -> Mentions:
         names["sums"],
         names["since"],
         found.speaks_of("prompt"),
+        found.principal,
     )
 
 
@@ -81,6 +86,7 @@ def _walk(node: Json, found: _Found) -> None:
         for item in node:
             _walk(item, found)
     elif isinstance(node, dict):
+        found.principal = found.principal or node == _PRINCIPAL
         path = _path(node)
         if path is not None:
             found.paths.add(path)

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from sluicegate.processors import cedar, conform
 from sluicegate.processors.control import Agent
 from sluicegate.processors.explain_policy import nearest_permit
@@ -101,3 +102,51 @@ def test_a_policy_for_one_agent_is_in_its_slices_only() -> None:
     book = parse_policies({"p": policies})
     assert len(cedar.slice_for(book, (), "pay", (), "a1").policies) == 2
     assert cedar.slice_for(book, (), "pay", (), "x") is cedar.slice_for(book, (), "pay", (), "y")
+
+
+@pytest.mark.parametrize(
+    ("policy", "others_too"),
+    [
+        ('permit (principal in Role::"clerk", action, resource);', True),
+        ('permit (principal, action, resource) when { context.environment == "dev" };', True),
+        ('permit (principal == Agent::"a", action, resource);', False),
+        ('permit (principal in Agent::"a", action, resource);', False),
+        ('permit (principal is Agent in Agent::"a", action, resource);', False),
+        ('permit (principal, action, resource) when { principal.team == "red" };', False),
+        (
+            'permit (principal, action, resource) when { principal has team && principal.team like "r*" };',
+            False,
+        ),
+        ('permit (principal, action, resource) when { [principal].contains(Agent::"a") };', False),
+        (
+            'permit (principal, action, resource) when { if principal in Agent::"a" then true else false };',
+            False,
+        ),
+    ],
+)
+def test_agents_share_an_answer_unless_a_condition_tells_them_apart(policy: str, others_too: bool) -> None:
+    book = parse_policies({"p": f'@id("p") {policy}'})
+    for agent, allowed in (
+        (Agent("a", "t", "red", ("clerk",)), True),
+        (Agent("b", "t", "blue", ("clerk",)), others_too),
+        (Agent("c", "t", "blue", ()), others_too and "Role" not in policy),
+    ):
+        cut = cedar.slice_for(book, agent.roles, "pay", (), agent.agent_id)
+        entities = cedar.entities_for(book, agent, "pay", "read_only")
+        request = cedar.request_of(agent, "pay", {"environment": "dev"})
+        assert cedar.evaluate(cut.enforced, entities, request).allowed is allowed, agent.agent_id
+
+
+def test_a_shared_answer_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = parse_policies({"p": '@id("p") permit (principal in Role::"clerk", action, resource);'})
+    asked: list[str] = []
+    real = cedar._evaluate
+    monkeypatch.setattr(cedar, "_evaluate", lambda *args: asked.append("") or real(*args))
+    for n in range(5):
+        agent = Agent(f"a{n}", "t", "red", ("clerk",))
+        cut = cedar.slice_for(book, agent.roles, "pay", (), agent.agent_id)
+        request = cedar.request_of(agent, "pay", {})
+        assert cedar.evaluate(
+            cut.enforced, cedar.entities_for(book, agent, "pay", "read_only"), request
+        ).allowed
+    assert len(asked) == 1
