@@ -168,11 +168,11 @@ class Worker:
         """The sum of a metric over its labels."""
         return demo.metric(self.role.announce, name)
 
-    def wait(self, name: str, value: float, limit_s: float = 300.0) -> None:
+    def wait(self, name: str, value: float, limit_s: float = 300.0, poll_s: float = 0.02) -> None:
         """Until a metric reaches a value."""
         deadline = time.monotonic() + limit_s
         while self.metric(name) < value:
             self.stack.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is {self.metric(name)}, not {value}, after {limit_s} s")
-            time.sleep(0.02)
+            time.sleep(poll_s)

@@ -9,6 +9,7 @@ Next: `pipeline.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast, get_args
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.state import ACCEPT_WINDOW_US
@@ -30,6 +31,10 @@ DEAD_LETTER_HEAD_BYTES = 4_096
 """How much of an unreadable value is kept."""
 
 InputRecord = Intent | Message | Receipt | Resolution | Review | Transfer | Exchange
+
+
+_INPUT_RECORDS = frozenset(get_args(InputRecord))
+_ACCEPTS = {topic: dict(about.accepts) for topic, about in BY_NAME.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +78,10 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
             record = codec.decode(payload)
     except Unreadable as error:
         return Problem(error.reason, str(error))
-    roles = dict(BY_NAME[topic].accepts).get(codec.schema_of(type(record)).name)
-    if roles is None or not isinstance(record, InputRecord):
+    roles = _ACCEPTS[topic].get(codec.schema_of(type(record)).name)
+    if roles is None or type(record) not in _INPUT_RECORDS:
         return Problem("unexpected_type", f"topic `{topic}` does not accept a {type(record).__name__}")
+    record = cast(InputRecord, record)
     signed = control.signing == "signed"
     if envelope is None:
         if signed:

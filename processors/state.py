@@ -313,7 +313,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         heapq.heappush(state.timers, (entry.due_at, key))
     elif type(facts) is CacheFacts:
         cache_fold.moved(state, outcome)
-    if isinstance(facts, StageFacts | HoldFacts) and facts.redacted:
+    if (type(facts) is StageFacts or type(facts) is HoldFacts) and facts.redacted:
         entry.redacted = " ".join(sorted({*entry.redacted.split(), *facts.redacted}))
     _keep_session(state, entry, status)
     if status == "in_doubt":

@@ -31,7 +31,6 @@ MAX_NUMBERS = 2_000
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _RUN_ON = re.compile(r"(?<=[a-z0-9])[.!?](?=[A-Z][a-z]+\s)")
 """People forget the blank after a sentence: `look at www.example.com.They sent it` names no host `com.They`."""
-_BLANKS = re.compile(r"\s+")
 _NUMBER = re.compile(
     r"(?<![\w.,])[-+]?(?:\d{1,3}(?:[,'\u2019 ]\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d+(?:[.,]\d+)?)(?!\w|[.,]\d)"
 )
@@ -105,9 +104,8 @@ NOTHING = Words(0)
 
 def normal(text: str) -> str:
     """The form two texts are compared in."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    return _BLANKS.sub(" ", text.translate(_LOWER)).strip()
+    lower = text.lower() if text.isascii() else unicodedata.normalize("NFC", text).translate(_LOWER)
+    return " ".join(lower.split())
 
 
 def compact(text: str) -> str:
