@@ -25,6 +25,12 @@ ErrorClass = Literal[
     "crashed",
     "model_changed",
     "descriptor_changed",
+    "rate_limit",
+    "overload",
+    "context_length",
+    "content_policy",
+    "authentication",
+    "server_error",
 ]
 
 ERROR_CHARS = 300
@@ -46,11 +52,13 @@ class Failed:
         error_class: the reason the ledger records.
         error: one sentence for the agent's developer.
         sent: False only with proof that nothing reached the tool.
+        retry_after_ms: how long the other side asks to wait, or 0.
     """
 
     error_class: ErrorClass
     error: str
     sent: bool = True
+    retry_after_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,7 +307,7 @@ class Calls:
         elif isinstance(answer, Failed):
             self.counters.failed += 1
             receipt.kind, receipt.error_class, receipt.sent = "failed", answer.error_class, answer.sent
-            receipt.error = answer.error[: 2 * ERROR_CHARS]
+            receipt.error, receipt.retry_after_ms = answer.error[: 2 * ERROR_CHARS], answer.retry_after_ms
         else:
             self.counters.parked += 1
             _tell(receipt, answer)

@@ -1,17 +1,19 @@
 """The `model` adapter: chat completions of any OpenAI-compatible server, one request, one normalised answer.
 
     {"kind": "model", "url": "https://api.openai.com/v1", "model": "gpt-4.1-2025-04-14", "api_key": "env:OPENAI_API_KEY",
-     "max_tokens": 1024}
+     "max_tokens": 1024, "logprobs": true, "features": ["tools", "json"], "region": "eu"}
 
 The contract names the server, the model and the key; a call brings messages and options of `OPTIONS` and can choose none of
-these. The answer is {text, tool_calls, finish_reason, served_model, usage{input_tokens, output_tokens}}. A dated model
-is a pin: another served model fails the call with `model_changed`, and its text is never shown.
+these. The answer is {text, tool_calls, finish_reason, served_model, usage{input_tokens, output_tokens}}, with `logprobs` also
+`confidence`. A dated model is a pin: another served model fails the call with `model_changed` and an alarm, and its text is
+never shown. What the server refuses is told by its class, so that the ledger can decide what follows (`processors/attempts.py`).
 Never streams, never asks for more than `max_tokens`, never puts a key into an answer. Next: `wire.py`, `retries.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import time
@@ -24,8 +26,8 @@ import orjson
 from sluicegate.executors.adapter import ERROR_CHARS, Answer, Failed, Finished
 from sluicegate.executors.egress import Egress, Lookup, system_lookup
 from sluicegate.executors.http_template import BadTemplate, compile_template
-from sluicegate.executors.model_answer import normalised, refusal_kind
-from sluicegate.executors.retries import with_retries
+from sluicegate.executors.model_answer import REFUSALS, normalised, refusal_kind
+from sluicegate.executors.retries import retry_after_s, with_retries
 from sluicegate.executors.secret_refs import NoSecret, fetch, redact
 from sluicegate.executors.wire import (
     Answered,
@@ -75,6 +77,7 @@ class ModelContract:
     max_tokens: int
     tokens_name: str
     retries: int
+    logprobs: bool
 
 
 def compile_model(executor: bytes, names: Mapping[str, str]) -> ModelContract:
@@ -95,12 +98,15 @@ def compile_model(executor: bytes, names: Mapping[str, str]) -> ModelContract:
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
         raise BadTemplate("`max_tokens` of the contract is no number of tokens")
     name = str(raw.get("tokens_name", TOKENS_NAMES[0]))
+    logprobs = raw.get("logprobs", False)
+    if not isinstance(logprobs, bool):
+        raise BadTemplate("`logprobs` of the contract is neither true nor false")
     if name not in TOKENS_NAMES:
         raise BadTemplate(f"`tokens_name` is not one of {', '.join(TOKENS_NAMES)}")
     path = template.target[0].rstrip("/")
     url = URL(template.base + (path if path.endswith(_PATH) else path + _PATH), encoded=True)
     target = Target("POST", url, template.host, template.port)
-    return ModelContract(target, model, pinned, key, most, name, template.retries)
+    return ModelContract(target, model, pinned, key, most, name, template.retries, logprobs)
 
 
 class ModelAdapter:
@@ -118,6 +124,7 @@ class ModelAdapter:
         plain = plain_names(names)
         self._contract = lru_cache(maxsize=CONTRACTS)(lambda executor: compile_model(executor, plain))
         self._wire = Wire(egress, lookup)
+        self._log = logging.getLogger("sluicegate.executor")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ModelAdapter:
@@ -158,7 +165,10 @@ class ModelAdapter:
             return _refused(answered, secrets)
         if not answered.whole:
             return Failed("result_too_large", f"the model's answer has more than {ANSWER_BYTES} bytes")
-        return _finished(redact(answered.body, secrets), contract, asked)
+        answer = _finished(redact(answered.body, secrets), contract, asked)
+        if isinstance(answer, Failed) and answer.error_class == "model_changed":
+            self._log.error("alarm: `%s`: %s", dispatch.tool, answer.error)
+        return answer
 
 
 def request_of(contract: ModelContract, arguments: Mapping[str, object]) -> dict[str, object]:
@@ -172,20 +182,21 @@ def request_of(contract: ModelContract, arguments: Mapping[str, object]) -> dict
     # INVARIANT: never more than the contract's bound is asked for (tests/unit/test_model_adapter.py::test_max_tokens).
     tokens = min(contract.max_tokens, wanted) if isinstance(wanted, int) else contract.max_tokens
     options = {name: arguments[name] for name in sorted(OPTIONS & set(arguments))}
-    return {"model": contract.model, **options, contract.tokens_name: tokens, "n": 1, "stream": False}
+    more_said = {"logprobs": True} if contract.logprobs else {}
+    return {
+        "model": contract.model, **options, **more_said, contract.tokens_name: tokens, "n": 1, "stream": False,
+    }  # fmt: skip
 
 
 def _refused(answered: Answered, secrets: list[str]) -> Failed:
     kind = refusal_kind(answered.status, answered.body)
     text = f"{kind} {refusal_text(answered, secrets)}"
-    return Failed("refused_by_tool", text[: 2 * ERROR_CHARS])
+    wait_ms = int(retry_after_s(answered) * 1_000)
+    return Failed(REFUSALS.get(kind, "refused_by_tool"), text[: 2 * ERROR_CHARS], retry_after_ms=wait_ms)
 
 
 def _finished(body: bytes, contract: ModelContract, asked: Mapping[str, object]) -> Answer:
-    json_mode = isinstance(asked.get("response_format"), dict) and (
-        cast("dict[str, object]", asked["response_format"]).get("type") in ("json_object", "json_schema")
-    )
-    answer = normalised(body, json_mode=json_mode)
+    answer = normalised(body, asked)
     if isinstance(answer, Failed):
         return answer
     served = answer["served_model"]

@@ -1,13 +1,19 @@
 """What an OpenAI-compatible server says, in one shape: a completion, or the kind of its refusal.
 
-A completion that breaks its own promises is malformed: no choice, arguments of a tool call that are no JSON object, JSON
-mode without JSON. Never guesses what was meant and repairs nothing. Next: `model.py`.
+A completion that breaks its promises is malformed: no choice, arguments of a tool call that are no JSON object or do not fit the
+tool's parameters, JSON mode without JSON, a schema that was asked for and does not fit. Never guesses what was meant and
+repairs nothing: the ledger asks once more (`processors/attempts.py`). Next: `model.py`.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import NoReturn, cast
+
+import jsonschema_rs
 import orjson
-from sluicegate.executors.adapter import Failed
+from sluicegate.executors.adapter import ErrorClass, Failed
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 MAX_TOOL_CALLS = 128
@@ -23,6 +29,16 @@ _BY_CODE = {
 """`error.code` of OpenAI and Azure that say more than the status."""
 
 
+REFUSALS: dict[str, ErrorClass] = {
+    "rate_limit": "rate_limit", "quota": "rate_limit", "overload": "overload", "timeout": "timeout",
+    "context_length": "context_length", "content_policy": "content_policy", "authentication": "authentication",
+    "server_error": "server_error",
+}  # fmt: skip
+"""Kind of a refusal -> error class of the receipt; anything else was refused."""
+SAID_CHARS = 300
+"""Of a validator's words."""
+
+
 def refusal_kind(status: int, body: bytes) -> str:
     """The kind of a refusal, one word: `rate_limit`, `overload`, `context_length`, `content_policy`, ..."""
     try:
@@ -36,8 +52,9 @@ def refusal_kind(status: int, body: bytes) -> str:
     return _KINDS.get(status, "server_error" if status >= 500 else "refused")
 
 
-def normalised(body: bytes, *, json_mode: bool) -> dict[str, object] | Failed:
-    """{text, tool_calls, finish_reason, served_model, usage} of a completion's bytes."""
+def normalised(body: bytes, asked: Mapping[str, object]) -> dict[str, object] | Failed:
+    """{text, tool_calls, finish_reason, served_model, usage} of a completion's bytes, and `confidence` where the request
+    asked for log probabilities. `asked`: the request."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -57,8 +74,11 @@ def normalised(body: bytes, *, json_mode: bool) -> dict[str, object] | Failed:
     if isinstance(calls, Failed):
         return calls
     finish = choices[0].get("finish_reason")
-    if json_mode and not calls and finish == "stop" and not message.get("refusal") and not _is_json(text):
-        return _malformed("json was asked for, and the text is none")
+    wrong = _unfit_arguments(calls, asked.get("tools"))
+    if not wrong and not calls and finish == "stop" and not message.get("refusal"):
+        wrong = _unfit_text(text, asked.get("response_format"))
+    if wrong:
+        return _malformed(wrong)
     served = value.get("model")
     answer: dict[str, object] = {
         "text": text,
@@ -67,6 +87,8 @@ def normalised(body: bytes, *, json_mode: bool) -> dict[str, object] | Failed:
         "served_model": served if isinstance(served, str) else "",
         "usage": _usage(value.get("usage")),
     }
+    if asked.get("logprobs"):
+        answer["confidence"] = _confidence(choices[0].get("logprobs"))
     size = len(orjson.dumps(answer))
     if size > MAX_RESULT_BYTES:
         return Failed("result_too_large", f"the completion has {size} bytes, the limit is {MAX_RESULT_BYTES}")
@@ -107,12 +129,68 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _is_json(text: str) -> bool:
+def _confidence(raw: object) -> float | None:
+    """The mean probability of the answer's tokens; None where the server does not say it of every one."""
+    tokens = raw.get("content") if isinstance(raw, dict) else None
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    logs = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
+    if not all(isinstance(log, int | float) and not isinstance(log, bool) and log <= 0 for log in logs):
+        return None
+    return round(sum(math.exp(cast(float, log)) for log in logs) / len(logs), 3)
+
+
+def _unfit_text(text: str, form: object) -> str:
+    """Why a text is not of the form that was asked for, or an empty text."""
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind not in ("json_object", "json_schema"):
+        return ""
     try:
-        orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return False
-    return True
+        return "json was asked for, and the text is none"
+    if kind == "json_object":
+        return "" if isinstance(value, dict) else "a json object was asked for, and the text is none"
+    named = cast("dict[str, object]", form).get("json_schema")
+    wrong = _misfit(named.get("schema") if isinstance(named, dict) else None, value)
+    return f"the text does not fit the schema that was asked for: {wrong}" if wrong else ""
+
+
+def _unfit_arguments(calls: list[dict[str, object]], tools: object) -> str:
+    """The first tool call that the request's own tools do not allow, or an empty text."""
+    schemas: dict[object, object] = {}
+    for tool in tools if isinstance(tools, list) else ():
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict):
+            schemas[function.get("name")] = function.get("parameters")
+    for call in calls if schemas else ():
+        if call["name"] not in schemas:
+            return f"it calls `{str(call['name'])[:60]}`, which is not one of the tools"
+        if wrong := _misfit(schemas[call["name"]], call["arguments"]):
+            return f"the arguments of `{str(call['name'])[:60]}` do not fit its parameters: {wrong}"
+    return ""
+
+
+def _misfit(schema: object, value: object) -> str:
+    """What speaks against a value, in a line; empty when it fits, or when the schema is none that can be read."""
+    if not isinstance(schema, dict):
+        return ""
+    try:
+        # Schemas are the agent's: no address in them is followed, and their patterns take linear time.
+        validator = jsonschema_rs.validator_for(
+            schema, retriever=_nowhere, pattern_options=jsonschema_rs.RegexOptions()
+        )
+        error = next(iter(validator.iter_errors(value)), None)
+    except (ValueError, jsonschema_rs.ValidationError):
+        return ""
+    if error is None:
+        return ""
+    where = ".".join(str(part) for part in error.instance_path)
+    return f"`{where or 'value'}`: {error.message[:SAID_CHARS]}"
+
+
+def _nowhere(uri: str) -> NoReturn:
+    raise ValueError(f"`{uri[:80]}` is not followed")
 
 
 def _malformed(said: str) -> Failed:

@@ -190,8 +190,10 @@ class Session:
     async def call_model(
         self,
         alias: str,
-        messages: Sequence[Mapping[str, Json]],
+        messages: Sequence[Mapping[str, Json]] = (),
         *,
+        prompt: str = "",
+        variables: Mapping[str, str | int] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
         intent_id: str | None = None,
         traceparent: str = "",
@@ -200,8 +202,9 @@ class Session:
         """Ask a model, and wait for its answer.
 
         Args:
-            alias: the contract's name, such as `model.triage`; which model that is, the release says.
+            alias: a route's name, such as `triage`, or a contract's; which model that is, the release says.
             messages: as in OpenAI's chat completions.
+            prompt, variables: what the model is told, by name out of the release; it comes before the messages.
             timeout_s, intent_id, traceparent: as for `call_tool`.
             options: further arguments that the contract takes: `max_tokens`, `tools`, `response_format`, ...
 
@@ -213,6 +216,8 @@ class Session:
         """
         said: list[Json] = [dict(message) for message in messages]
         arguments: dict[str, Json] = {"messages": said, **options}
+        if prompt:
+            arguments |= {"prompt": prompt, "variables": dict(variables or {})}
         return await self._call(alias, arguments, timeout_s, intent_id, traceparent, kind=MODEL_CALL)
 
     async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:

@@ -3,7 +3,7 @@
     python -m tests.servers.model_server PORT [JOURNAL_FILE]
 
 It repeats the last message, counts words as tokens and obeys `max_tokens`. `say:` in the last message is a completion given
-word by word, as JSON: `say:{"message": {...}, "model": "...", "finish_reason": "..."}` replaces these parts.
+word by word, as JSON: `say:{"message": {...}, "model": "...", "finish_reason": "...", "logprob": -0.5}` replaces these parts.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def completion(body: object) -> dict[str, object]:
     }
     choice = cast("list[dict[str, object]]", answer["choices"])[0]
     choice.update({k: v for k, v in told.items() if k in ("message", "finish_reason")})
+    if asked.get("logprobs"):
+        sure = told.get("logprob", -0.1)
+        choice["logprobs"] = {"content": [{"token": word, "logprob": sure} for word in words]}
     answer.update({k: v for k, v in told.items() if k in ("model", "usage", "choices")})
     return answer
 

@@ -223,8 +223,68 @@ def test_another_model_than_the_pinned_one(
 def test_a_refusal_names_its_kind(fault: str, kind: str) -> None:
     answer, _ = ask(fault=fault)
     assert isinstance(answer, Failed)
-    assert answer.error_class == "refused_by_tool"
+    word = kind.split()[0]
+    assert answer.error_class == (word if word not in ("invalid_request", "refused") else "refused_by_tool")
     assert answer.error.startswith(kind + ":")
+
+
+def test_a_server_that_asks_to_wait() -> None:
+    answer, _ = ask(fault="status=429,retry_after=7")
+    assert isinstance(answer, Failed)
+    assert (answer.error_class, answer.retry_after_ms) == ("rate_limit", 7_000)
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": SCHEMA}}]
+
+
+def called(name: str, arguments: str) -> str:
+    calls = [{"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}]
+    return say(
+        message={"role": "assistant", "content": None, "tool_calls": calls}, finish_reason="tool_calls"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ('{"n": 1}', {"response_format": FORM}, ""),
+        ('{"n": "x"}', {"response_format": FORM}, "`n`"),
+        ("{}", {"response_format": FORM}, "required"),
+        ("[]", {"response_format": {"type": "json_object"}}, "json object"),
+        (called("look", '{"n": 1}'), {"tools": TOOLS}, ""),
+        (called("look", '{"n": 1.5}'), {"tools": TOOLS}, "arguments of `look`"),
+        (called("leap", "{}"), {"tools": TOOLS}, "not one of the tools"),
+        (
+            called("look", "{}"),
+            {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"$ref": "http://x.invalid/"}}}]},
+            "",
+        ),
+    ],
+)  # fmt: skip
+def test_an_answer_is_held_to_what_was_asked_for(text: str, options: dict[str, object], words: str) -> None:
+    answer, _ = ask(text=text, options=options)
+    if not words:
+        assert isinstance(answer, Finished), answer
+        return
+    assert isinstance(answer, Failed)
+    assert answer.error_class == "malformed_result" and words in answer.error
+
+
+def test_how_sure_a_model_was_is_asked_for_by_the_contract() -> None:
+    answer, journal = ask(text=say(logprob=-0.5), logprobs=True)
+    assert said(answer)["confidence"] == 0.607
+    assert journal.bodies[0]["logprobs"] is True  # type: ignore[index]
+    answer, _ = ask(text=say(logprob=0.5), logprobs=True)
+    assert said(answer)["confidence"] is None, "no logarithm of a probability"
+    answer, _ = ask(options={})
+    assert "confidence" not in said(answer)
+
+
+def test_a_changed_model_alarms(caplog: pytest.LogCaptureFixture) -> None:
+    ask(text=say(model="another"), model=DATED)
+    assert [r.message for r in caplog.records if "alarm" in r.message and DATED in r.message]
 
 
 @pytest.mark.parametrize(
