@@ -214,6 +214,9 @@ def _facts(story: Story, step: Step, facts: object) -> None:
         case r.IntentFacts():
             story.kind, story.tool, story.tool_version = facts.kind, facts.tool, facts.version
             story.issued_at = _iso(facts.issued_at)
+        case r.AttemptFacts():
+            story.tool_class, step.attempt = facts.tool_class, facts.attempt
+            step.by = f"asks {facts.candidate} ({facts.why})"
         case r.PlanFacts():
             story.tool_class, step.attempt, step.by = facts.tool_class, facts.attempt, facts.executor
         case r.HoldFacts():
@@ -223,13 +226,32 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             step.by = f"{facts.reviewer}, {len(facts.approvals)} of {facts.quorum} agreed"
         case r.ClaimFacts():
             step.attempt, step.by = facts.attempt, facts.executor
+        case r.AnswerFacts():
+            step.attempt, step.detail = facts.attempt, facts.error_class
+            served = f"{facts.candidate} as {facts.served_model}" if facts.served_model else facts.candidate
+            sure = f", confidence {facts.confidence / 1_000:.3f}" if facts.confidence >= 0 else ""
+            step.by = f"{served or facts.executed_by}{sure}"
         case r.ResultFacts():
             step.attempt, step.by = facts.attempt, facts.executed_by
             step.detail = facts.error_class
         case r.CacheFacts():
             step.by, step.detail = facts.executed_by, _CACHE.get(facts.op, "").format(facts.made_by)
+        case r.ChoiceFacts():
+            step.detail = _choice(facts)
         case r.StageFacts() | r.IntakeFacts():
             step.detail = facts.detail
+
+
+def _choice(facts: r.ChoiceFacts) -> str:
+    """What a model call was told, and every candidate in the order it would be asked."""
+    said = [facts.detail] if facts.detail else []
+    if facts.prompt:
+        said.append(f"prompt `{facts.prompt}` sha256 {facts.prompt_digest.hex()[:12]}")
+    if facts.unversioned:
+        said.append("brings system text that no release holds")
+    rows = zip(facts.candidates, facts.scores, facts.standing, strict=True)
+    said += [f"{name} score {score}: {standing}" for name, score, standing in rows]
+    return "; ".join(said)
 
 
 def _input(story: Story, step: Step, content: bytes | str | None) -> None:
@@ -250,6 +272,10 @@ def _input(story: Story, step: Step, content: bytes | str | None) -> None:
         case r.Resolution() as said:
             step.by, step.detail = said.reviewer, f"{said.verdict}: {said.why}" if said.why else said.verdict
             story.result = (said.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]
+        case r.Receipt() as receipt if step.status in ("dispatched", "waiting"):
+            step.detail = (
+                receipt.error or "the answer does not fit the contract"
+            )  # and another attempt followed
         case r.Receipt() as receipt if step.status in lifecycle.EXECUTED_TERMINAL:
             step.detail = receipt.error or step.detail
             story.result = (receipt.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]

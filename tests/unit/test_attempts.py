@@ -44,14 +44,15 @@ def contract(name: str, schema: dict[str, object] | None = None, **executor: obj
 
 
 def files(
-    route: dict[str, object] | None = None, policy: str = PERMIT, schema: dict[str, object] | None = None, **more: str
+    route: dict[str, object] | None = None, policy: str = PERMIT, schema: dict[str, object] | None = None,
+    more_yaml: str = "", **more: str,
 ) -> dict[str, str]:  # fmt: skip
     plain = release_files()
     names = (LARGE, SMALL, SPARE)
     alias = {"candidates": [{"contract": name} for name in names], **(route or {})}
     return {
         **plain,
-        "release.yaml": plain["release.yaml"] + yaml.safe_dump({"models": {"triage": alias}}),
+        "release.yaml": plain["release.yaml"] + yaml.safe_dump({"models": {"triage": alias}}) + more_yaml,
         **{f"contracts/{name}.json": contract(name, schema) for name in names},
         "policies/model.cedar": policy,
         **more,
@@ -64,10 +65,11 @@ def compiled(text: str) -> CompiledRelease:
 
 
 def driver(
-    route: dict[str, object] | None = None, policy: str = PERMIT, schema: dict[str, object] | None = None, **more: str
+    route: dict[str, object] | None = None, policy: str = PERMIT, schema: dict[str, object] | None = None,
+    more_yaml: str = "", **more: str,
 ) -> Driver:  # fmt: skip
     d = Driver()
-    d.deploy(compiled(json.dumps(files(route, policy, schema, **more))), now=True)
+    d.deploy(compiled(json.dumps(files(route, policy, schema, more_yaml, **more))), now=True)
     d.open_session()
     return d
 
@@ -83,7 +85,7 @@ def fail(d: Driver, dispatch: r.Dispatch, error_class: str, **more: object) -> r
     decision = d.receipt(dispatch, "failed", error_class=error_class, error="as ordered", **more)
     if decision.dispatches:
         return decision.dispatches[0]
-    last = decision.outcomes[-1]
+    last = next(o for o in reversed(decision.outcomes) if o.stage != "budget")
     return f"{last.status} {last.reason}"
 
 
@@ -304,3 +306,31 @@ def test_a_replay_and_a_snapshot_say_the_same() -> None:
 def test_the_ledger_verifies() -> None:
     found = verify(everything())
     assert found.names == set()
+
+
+def test_answers_that_get_less_sure_halt_the_session_until_a_person_resumes_it() -> None:
+    d = driver(more_yaml="derail: {falling_confidence: 2}\n")
+    for sure in (0.9, 0.895, 0.7, 0.5):
+        d.finish(ask(d), answer(LARGE, confidence=sure))
+    refused = d.call("triage", {"messages": MESSAGES}, kind="model_call").outcomes[-1]
+    assert (refused.status, refused.reason) == ("refused", "falling_confidence")
+    refused = d.call("desk.read").outcomes[-1]
+    assert (refused.status, refused.reason) == ("refused", "halted")
+
+
+def test_how_sure_counts_for_contracts_without_a_route_too() -> None:
+    policy = PERMIT.replace("triage", LARGE)
+    d = driver(policy=PERMIT + policy, more_yaml="derail: {falling_confidence: 1}\n")
+    for sure in (0.5, 0.9, None, 0.8):
+        d.finish(ask(d, LARGE), answer(LARGE, confidence=sure))
+    assert d.call("desk.read").outcomes[-1].reason == "falling_confidence"
+
+
+def test_each_attempt_is_reserved_and_settled_apart() -> None:
+    budget = "budgets:\n  - {id: few, scope: agent, unit: calls, cap: 3}\n"
+    d = driver(more_yaml=budget)
+    second = next_of(d, ask(d), "timeout")
+    d.finish(second, answer(SMALL))
+    (account,) = d.state.accounts.values()
+    assert (account.spent, account.reserved) == (2, 0)
+    assert fail(d, ask(d), "timeout") == "failed budget_exceeded"
