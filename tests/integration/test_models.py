@@ -49,15 +49,19 @@ class Running:
         record = replace(intent("triage", {"messages": HELLO, **arguments}), kind="model_call")
         return record.intent_id, self.loop.run(self.gate.ask(record))
 
-    def deploy(self, prompt: str) -> None:
-        """Deploy the release with this prompt, and wait until the ledger decides by it."""
+    def deploy(self, prompt: str, *, back: bool = False) -> None:
+        """Deploy the release with this prompt for open sessions too, or roll back to it, and wait until the ledger decides by it."""
         made = release_of(self.place, prompt)
         digest = compile_release(made).digest
 
         async def run() -> None:
             about = {"digest": digest, "name": "models", "version": "1"}
             await releases.publish(self.gate.settings, made)
-            events = [("release.published", about), ("release.deployed", {"digest": digest})]
+            events: list[tuple[str, dict[str, object]]] = [
+                ("release.published", about), ("release.deployed", {"digest": digest, "now": True}),
+            ]  # fmt: skip
+            if back:
+                events = [("release.rolled_back", {"to": digest})]
             await control_log.append(self.gate.settings, self.gate.keys, events, who="a test", why="a test")
             await until(lambda: self.gate.service.control.control.deployed == digest, "the deployment")
 
@@ -130,7 +134,7 @@ def test_a_prompt_rolled_back_is_what_the_model_is_told_without_a_restart_of_the
     assert ask() == "You triage mail for night."
     running.deploy(NEW)
     assert ask() == "You triage letters for night, and you are brief."
-    running.deploy(OLD)
+    running.deploy(OLD, back=True)
     assert ask() == "You triage mail for night."
 
 

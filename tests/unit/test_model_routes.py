@@ -62,7 +62,10 @@ def test_no_candidate_is_a_refusal_that_names_each() -> None:
 
 
 def test_each_candidate_is_authorised_and_a_forbidden_one_is_skipped_with_its_policies() -> None:
-    policy = PERMIT + f'@id("not-large")\nforbid (principal, action == Action::"triage", resource == Tool::"{LARGE}");\n'
+    policy = (
+        PERMIT
+        + f'@id("not-large")\nforbid (principal, action == Action::"triage", resource == Tool::"{LARGE}");\n'
+    )
     d = driver(policy=policy)
     assert choice(d)[0] == (LARGE, "forbidden not-large")
     assert model_of(ask(d)) == SMALL
