@@ -49,9 +49,11 @@ def desk(extra: str = "") -> dict[str, str]:
     return {**release_files(), "release.yaml": MANIFEST, "policies/desk.cedar": POLICIES + extra}
 
 
-def driver(kind: type[Driver] = Driver, extra: str = "") -> Driver:
+def driver(kind: type[Driver] = Driver, extra: str = "", manifest: str = "") -> Driver:
     d = kind()
-    d.deploy(compile_release(desk(extra)), now=True)
+    files = desk(extra)
+    files["release.yaml"] += manifest
+    d.deploy(compile_release(files), now=True)
     d.control_event("agents.registered", agents=AGENTS)
     if isinstance(d, SignedDriver):
         for agent in AGENTS:
@@ -430,11 +432,7 @@ def test_an_agent_may_not_send_a_transfer_as_an_intent() -> None:
 
 def ruled(*rules: dict[str, object]) -> Driver:
     """A driver whose release has these guardrails."""
-    d = driver()
-    files = desk()
-    files["release.yaml"] += json.dumps({"guardrails": list(rules)})[1:-1] + "\n"
-    d.deploy(compile_release(files))
-    return d
+    return driver(manifest=json.dumps({"guardrails": list(rules)})[1:-1] + "\n")
 
 
 def about(**fields: object) -> dict[str, object]:
