@@ -28,18 +28,18 @@ Row = dict[str, object]
 
 async def deploy(settings: Settings, keys: Keys, folder: Path, why: str) -> tuple[str, int]:
     """Check, publish and deploy a release folder; (digest, control head). Raises `Terminal` when it does not check."""
-    digest, published = await _bytes_of(settings, folder)
+    digest, published = await bytes_of(settings, folder)
     events = [published, ("release.deployed", cast("Row", {"digest": digest}))]
     return digest, await control_log.append(settings, keys, events, who=operator(), why=why)
 
 
 async def publish(settings: Settings, keys: Keys, folder: Path, why: str) -> tuple[str, int]:
     """Check and publish a release folder, and put nothing into force; (digest, control head). Raises as `deploy`."""
-    digest, published = await _bytes_of(settings, folder)
+    digest, published = await bytes_of(settings, folder)
     return digest, await control_log.append(settings, keys, [published], who=operator(), why=why)
 
 
-async def _bytes_of(settings: Settings, folder: Path) -> tuple[str, tuple[str, Row]]:
+async def bytes_of(settings: Settings, folder: Path) -> tuple[str, tuple[str, Row]]:
     """A checked folder's bytes, put on their topic; its digest, and the event that says so."""
     files = releases.read_folder(folder)
     compiled = compile_release(files)

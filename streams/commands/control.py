@@ -1,4 +1,4 @@
-"""`sluicegate deploy`: a release into force."""
+"""`sluicegate deploy | pin | unpin | canary …`, and `rollback release`: which release decides."""
 
 from __future__ import annotations
 
@@ -7,27 +7,145 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.streams import operations
+from sluicegate.streams import control_log, deployments
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import console
-from sluicegate.streams.commands.release import check
+from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.commands.release import check, release
+from sluicegate.streams.commands.rollback import rollback
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
+
+canary = typer.Typer(help="Try a release on some of the new sessions.", no_args_is_help=True)
+
+Why = Annotated[str, typer.Option(help="for the record")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would change only")]
+What = Annotated[str, typer.Argument(help="a release folder, or the digest (or its beginning) or name of a published one")]  # fmt: skip
+Scope = Annotated[str, typer.Argument(help="agent or session")]
+Value = Annotated[str, typer.Argument(help="its id", metavar="ID")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.add_typer(canary, name="canary")
 
     @app.command()
     def deploy(
-        folder: Annotated[Path, typer.Argument(help="a release folder, with release.yaml")],
-        why: Annotated[str, typer.Option(help="for the record")] = "",
+        what: What,
+        why: Why = "",
+        now: Annotated[bool, typer.Option("--now", help="for open sessions, too")] = False,
         dry_run: Annotated[bool, typer.Option("--dry-run", help="`sluicegate release check` only")] = False,
     ) -> None:
-        """Check, publish and deploy a release, e.g. `sluicegate deploy examples/release --why "first release"`."""
-        if dry_run:
-            check(folder)
+        """Check, publish and deploy a release, e.g. `sluicegate deploy examples/release --why "first release"`.
+
+        Sessions that are open stay on the release they began under; `--now` moves them, too.
+        """
+        if dry_run and Path(what).is_dir():
+            check(Path(what))
             return
         settings = attach(Settings.from_env())
-        digest, head = asyncio.run(operations.deploy(settings, Keys(settings.home), folder, why))
-        console().print(f"deployed {digest} as control event {head}")
+        before, digest = asyncio.run(deployments.known(settings, what))
+        done = _change(deployments.deploy(before, digest, now=now), why, dry_run, settings)
+        if not dry_run:
+            console().print(f"deployed {digest} as control event {done.head}", markup=False)
+
+    @app.command()
+    def pin(scope: Scope, value: Value, digest: What, why: Why = "", dry_run: DryRun = False) -> None:
+        """Have one agent or session decided under one release, e.g. `sluicegate pin agent triage-1 sha256:4c1f…`.
+
+        It counts before all that is deployed, canaries included, until `sluicegate unpin`.
+        """
+        _say(_change(deployments.pin(scope, value, digest), why, dry_run), dry_run)
+
+    @app.command()
+    def unpin(scope: Scope, value: Value, why: Why = "", dry_run: DryRun = False) -> None:
+        """Take a pin back, e.g. `sluicegate unpin agent triage-1`."""
+        _say(_change(deployments.unpin(scope, value), why, dry_run), dry_run)
+
+
+@rollback.command("release")
+def rollback_release(
+    to: Annotated[str, typer.Option("--to", help="digest or name; the last known good one if left out")] = "",
+    why: Why = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Go back to the last known good release, for every session, e.g. `sluicegate rollback release --why "refunds loop"`.
+
+    Releases deployed after it are withdrawn from open sessions; a running canary ends. Deploying again takes it back.
+    """
+    _say(_change(deployments.roll_back(to), why, dry_run), dry_run)
+
+
+@canary.command("start")
+def canary_start(
+    what: What,
+    weight: Annotated[str, typer.Option(help="share of new sessions, e.g. 10%")] = "10%",
+    why: Why = "",
+    dry_run: DryRun = False,
+) -> None:
+    """Decide some of the new sessions under another release, e.g. `sluicegate canary start ./candidate --weight 10%`."""
+    settings = attach(Settings.from_env())
+    before, digest = asyncio.run(deployments.known(settings, what))
+    _say(_change(deployments.start_canary(before, digest, weight), why, dry_run, settings), dry_run)
+
+
+def _ending(kind: str, name: str, text: str) -> None:
+    def command(why: Why = "", dry_run: DryRun = False) -> None:
+        _say(_change(deployments.end_canary(kind), why, dry_run), dry_run)
+
+    command.__doc__ = text
+    canary.command(name)(command)
+
+
+_ending("paused", "pause", "Draw no new session into the canary, e.g. `sluicegate canary pause`.")
+_ending("resumed", "resume", "Draw new sessions into it again, e.g. `sluicegate canary resume`.")
+_ending("promoted", "promote", "Make it the environment's release, e.g. `sluicegate canary promote`.")
+_ending("aborted", "abort", "End it, for its open sessions too, e.g. `sluicegate canary abort`.")
+
+
+@canary.command("status")
+def canary_status(output: OutputOption = Format.TABLE) -> None:
+    """What is running, and what both arms decided so far, e.g. `sluicegate canary status`."""
+    settings = attach(Settings.from_env())
+    control = asyncio.run(control_log.read(settings)).control
+    found = control.canary
+    if found is None:
+        console().print("no canary is running")
+        return
+    if output is Format.TABLE:
+        paused = ", paused" if found.paused else ""
+        said = f"{deployments.named(control, found.digest)} decides {found.weight_bp / 100:g} % of new sessions{paused}"
+        console().print(f"{said}, since control event {found.started}", markup=False)
+    rows = deployments.arms(settings, control)
+    show(("arm", "release", "sessions", "intents", "refused", "failed", "held"), rows, output)
+
+
+@release.command("list")
+def release_list(output: OutputOption = Format.TABLE) -> None:
+    """Published releases and what stands on them, e.g. `sluicegate release list`."""
+    control = asyncio.run(control_log.read(attach(Settings.from_env()))).control
+    rows = []
+    for digest, name in control.published.items():
+        stands = ["deployed"] if digest == control.deployed else []
+        if control.canary is not None and control.canary.digest == digest:
+            stands.append(f"canary {control.canary.weight_bp / 100:g} %")
+        stands += [
+            f"{scope} {value}" for (scope, value), one in sorted(control.pins.items()) if one == digest
+        ]
+        if digest in control.aborted:
+            stands.append("rolled back")
+        elif digest in control.previous and digest != control.deployed:
+            stands.append("was deployed")
+        rows.append((name, digest, ", ".join(stands)))
+    show(("release", "digest", "stands"), rows, output)
+
+
+def _change(
+    plan: deployments.Plan, why: str, dry_run: bool, settings: Settings | None = None
+) -> deployments.Change:
+    settings = settings or attach(Settings.from_env())
+    return asyncio.run(deployments.change(settings, Keys(settings.home), plan, why, dry_run=dry_run))
+
+
+def _say(done: deployments.Change, dry_run: bool) -> None:
+    text = f"would be: {done.said}" if dry_run else f"{done.said} (control event {done.head})"
+    console().print(text, markup=False)

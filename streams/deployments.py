@@ -1,0 +1,219 @@
+"""What operators do about releases: deploy, canary, pin, roll back. Each is one control event.
+
+Looks first, says in a sentence what would be without effect, and then appends on the head it looked at: of two operators
+at once one is told to look again. Never decides who may write control. Next: `processors/deployments.py` (the fold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from sluicegate.processors.control import Control
+from sluicegate.processors.deployments import PIN_SCOPES, WHOLE_BP, good_before
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.operations import Row, bytes_of, operator
+from sluicegate.streams.settings import Settings
+
+MIN_PREFIX_CHARS = 6
+"""Of a digest that is not written out: 24 bits tell 100 releases apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A control event that was, or would be, written.
+
+    Attributes:
+        head: the control event; with `dry_run` the one it would follow.
+        said: what it does, in words.
+    """
+
+    head: int
+    said: str
+
+
+Plan = Callable[[Control], tuple[list[tuple[str, Row]], str]]
+"""Control now -> the events, and what they do in words. Raises `Terminal` for what would have no effect."""
+
+
+async def change(settings: Settings, keys: Keys, plan: Plan, why: str, *, dry_run: bool = False) -> Change:
+    """Write what `plan` says about control as it stands. Raises `Terminal` when somebody else was first."""
+    control = (await control_log.read(settings)).control
+    events, said = plan(control)
+    if dry_run:
+        return Change(control.head, said)
+    # INVARIANT: of two operators at once one wins (tests/integration/test_deployments.py::test_two_operators_at_once).
+    head = await control_log.append(
+        settings, keys, events, who=operator(), why=why, expected_head=control.head
+    )
+    return Change(head, said)
+
+
+async def known(settings: Settings, what: str) -> tuple[list[tuple[str, Row]], str]:
+    """A release folder, published now, or the digest of one that was published; (events, digest)."""
+    if (Path(what) / "release.yaml").is_file():
+        digest, published = await bytes_of(settings, Path(what))
+        return [published], digest
+    return [], find((await control_log.read(settings)).control, what)
+
+
+def find(control: Control, what: str) -> str:
+    """The published digest that begins so, or that has this name and version. Raises `Terminal` for none or several."""
+    bare = what.removeprefix("sha256:")
+    found = [
+        digest for digest, name in control.published.items()
+        if name == what or (len(bare) >= MIN_PREFIX_CHARS and digest.removeprefix("sha256:").startswith(bare))
+    ]  # fmt: skip
+    if len(found) != 1:
+        few = "is no published release" if not found else "names several releases"
+        raise Terminal(f"`{what[:80]}` {few}, see `sluicegate release list`")
+    return found[0]
+
+
+def named(control: Control, digest: str) -> str:
+    """A release in words."""
+    return f"{control.published.get(digest, 'a release')} ({digest.removeprefix('sha256:')[:12]})"
+
+
+def _deployable(control: Control, digest: str) -> None:
+    if control.canary is not None:
+        raise Terminal("a canary is running, promote or abort it first: sluicegate canary status")
+    if digest == control.deployed:
+        raise Terminal(f"{named(control, digest)} is deployed already")
+
+
+def deploy(before: list[tuple[str, Row]], digest: str, *, now: bool) -> Plan:
+    """Into force for new sessions; `now` for open ones, too."""
+
+    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+        _deployable(control, digest)
+        body: Row = {"digest": digest, "now": True} if now else {"digest": digest}
+        whom = "every session" if now else "every session that opens from now on"
+        return [*before, ("release.deployed", body)], f"{digest} decides {whom}"
+
+    return plan
+
+
+def roll_back(to: str = "") -> Plan:
+    """The environment back to an earlier release, and every session off those deployed after it."""
+
+    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+        digest = find(control, to) if to else good_before(control)
+        if not digest:
+            raise Terminal(
+                "no earlier release is known to be good, name one: sluicegate rollback release --to DIGEST"
+            )
+        if digest == control.deployed:
+            raise Terminal(f"{named(control, digest)} is deployed already")
+        if digest not in control.previous:
+            raise Terminal(f"{named(control, digest)} was never deployed here, deploy it: sluicegate deploy")
+        said = f"from {named(control, control.deployed)} back to {named(control, digest)}, for every session"
+        return [("release.rolled_back", {"to": digest})], said
+
+    return plan
+
+
+def pin(scope: str, value: str, digest: str) -> Plan:
+    """One agent or session decided under one release, whatever else is deployed."""
+
+    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+        if scope not in PIN_SCOPES or not value:
+            raise Terminal(f"`{scope[:40]}` cannot be pinned, pin an {' or a '.join(PIN_SCOPES)}")
+        found = find(control, digest)
+        body: Row = {"scope": scope, "value": value, "digest": found}
+        return [("release.pinned", body)], f"{scope} `{value}` is decided under {named(control, found)}"
+
+    return plan
+
+
+def unpin(scope: str, value: str) -> Plan:
+    """Take a pin back."""
+
+    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+        if (scope, value) not in control.pins:
+            raise Terminal(f"{scope} `{value[:80]}` is not pinned, see `sluicegate release list`")
+        return [
+            ("release.unpinned", {"scope": scope, "value": value})
+        ], f"{scope} `{value}` is pinned no more"
+
+    return plan
+
+
+def start_canary(before: list[tuple[str, Row]], digest: str, weight: str) -> Plan:
+    """Some of the new sessions under another release."""
+    weight_bp = weight_of(weight)
+
+    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+        if not control.deployed:
+            raise Terminal("nothing is deployed yet, a canary needs something to stand against")
+        _deployable(control, digest)
+        body: Row = {"digest": digest, "weight_bp": weight_bp}
+        said = f"{weight_bp / 100:g} % of new sessions are decided under {digest}"
+        return [*before, ("canary.started", body)], said
+
+    return plan
+
+
+def end_canary(kind: str) -> Plan:
+    """`promoted`, `aborted`, `paused` or `resumed`."""
+    words = {
+        "promoted": "the canary {} is the environment's release",
+        "aborted": "sessions of the canary {} go on under the environment's release",
+        "paused": "no new session is drawn into the canary {}",
+        "resumed": "new sessions are drawn into the canary {} again",
+    }
+
+    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+        canary = control.canary
+        if canary is None:
+            raise Terminal("no canary is running, start one: sluicegate canary start FOLDER --weight 10%")
+        if kind in ("paused", "resumed"):
+            if canary.paused == (kind == "paused"):
+                raise Terminal(f"the canary is {kind} already")
+            event: tuple[str, Row] = ("canary.paused", {"paused": kind == "paused"})
+        else:
+            event = (f"canary.{kind}", cast("Row", {"digest": canary.digest}))
+        return [event], words[kind].format(named(control, canary.digest))
+
+    return plan
+
+
+def weight_of(text: str) -> int:
+    """`10%` or `0.1` in basis points. Raises `Terminal` outside 0.01 % to 100 %."""
+    try:
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    weight_bp = round(share * WHOLE_BP) if 0 < share <= 1 else 0
+    if not weight_bp:
+        raise Terminal(f"`{text[:20]}` is no share of sessions, write e.g. 10%")
+    return weight_bp
+
+
+def arms(settings: Settings, control: Control) -> list[tuple[str, str, int, int, int, int, int]]:
+    """(arm, release, sessions, intents, refused, failed, held) of both arms, from sessions that opened since the canary began."""
+    from sluicegate.sinks.embedded import connect, database
+
+    canary = control.canary
+    assert canary is not None
+    name = database(settings)
+    query = f"""
+        SELECT s.release, uniqExact(s.agent_id, s.session_id), uniqExactIf((i.agent_id, i.intent_id), i.intent_id != ''),
+            countIf(i.state = 'refused'), countIf(i.state IN ('failed', 'withheld')), countIf(i.state = 'held')
+        FROM (
+            SELECT agent_id, session_id, release FROM `{name}`.events FINAL
+            WHERE stage = 'session' AND status = 'opened' AND control_head >= {canary.started}
+        ) AS s
+        LEFT JOIN `{name}`.intents AS i ON i.agent_id = s.agent_id AND i.session_id = s.session_id
+        GROUP BY s.release
+    """
+    found = {row[0]: row[1:] for row in connect(settings, "reader", name).query(query).result_rows}
+    nothing = (0, 0, 0, 0, 0)
+    return [
+        (arm, digest, *found.get(digest, nothing))
+        for arm, digest in (("control", control.deployed), ("canary", canary.digest))
+    ]

@@ -1,0 +1,148 @@
+"""Releases on a real Kafka, by the commands: sessions stand on theirs, a canary, a pin, a rollback, two operators at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log, deployments, stack
+from sluicegate.streams.cli import app
+from sluicegate.streams.settings import Settings
+from typer.testing import CliRunner
+
+from tests.driver import AGENT, release_files
+from tests.integration import gate as gates
+from tests.integration.gate import Gate, Loop, intent
+
+Command = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
+    settings = gates.new_settings(kafka, tmp_path_factory.mktemp("deployments"))
+    with gates.running(settings) as pair:
+        yield pair
+
+
+@pytest.fixture
+def command(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch) -> Command:
+    _, gate = shared
+    for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words: str, code: int = 0) -> str:
+        found = CliRunner().invoke(app, list(words))
+        said = found.output + (str(found.exception) if found.exception else "")
+        assert found.exit_code == code, said
+        return " ".join(said.split())
+
+    return run
+
+
+def folder(path: Path, edition: str) -> Path:
+    """A release folder; another edition has another digest and decides alike."""
+    for name, text in release_files(edition=edition).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text, "utf-8")
+    return path
+
+
+def digest_in(text: str) -> str:
+    return next(word for word in text.split() if word.startswith("sha256:"))
+
+
+async def decided_under(gate: Gate, session: str) -> str:
+    """The release of a session's next call, once this worker knows of all control."""
+    head = (await control_log.read(gate.settings)).control.head
+    await gate.service.control.wait_for(head)
+    one = intent("desk.read", session=session)
+    assert (await gate.ask(one)).status == "released"
+    return next(e.header.release for _, e in gate.events if e.header.intent_id == one.intent_id)
+
+
+def test_a_release_comes_and_goes(shared: tuple[Loop, Gate], command: Command, tmp_path: Path) -> None:
+    loop, gate = shared
+    first = gate.service.control.control.deployed
+    loop.run(gate.open_session(AGENT, "old"))
+    second = digest_in(command("deploy", str(folder(tmp_path / "two", "two")), "--why", "a test"))
+    loop.run(_until_known(gate))
+    loop.run(gate.open_session(AGENT, "new"))
+    assert loop.run(decided_under(gate, "old")) == first
+    assert loop.run(decided_under(gate, "new")) == second
+    command("pin", "session", "old", second[:20])
+    assert loop.run(decided_under(gate, "old")) == second
+    command("unpin", "session", "old")
+
+    candidate = folder(tmp_path / "three", "three")
+    assert "would be: 100 % of new sessions" in command("canary", "start", str(candidate), "--weight", "100%", "--dry-run")  # fmt: skip
+    third = digest_in(command("canary", "start", str(candidate), "--weight", "100%"))
+    assert "a canary is running" in command("deploy", str(candidate), code=1)
+    loop.run(_until_known(gate))
+    loop.run(gate.open_session(AGENT, "arm"))
+    assert loop.run(decided_under(gate, "arm")) == third
+    command("canary", "abort", "--why", "too many refusals")
+    assert loop.run(decided_under(gate, "arm")) == second
+
+    assert "would be: from" in command("rollback", "release", "--dry-run")
+    command("rollback", "release", "--why", "it refunds twice")
+    assert loop.run(decided_under(gate, "new")) == first
+    rows = json.loads(command("release", "list", "-o", "json"))
+    stands = {row["digest"]: row["stands"] for row in rows}
+    assert (stands[first], stands[second]) == ("deployed", "rolled back")
+    assert "no earlier release" in command("rollback", "release", code=1)
+    loop.run(gate.intact())
+
+
+async def _until_known(gate: Gate) -> None:
+    await gate.service.control.wait_for((await control_log.read(gate.settings)).control.head)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("canary", "abort"), "no canary is running"),
+        (("unpin", "agent", "nobody"), "is not pinned"),
+        (("pin", "team", "x", "sha256:0000000"), "cannot be pinned"),
+        (("pin", "agent", "x", "sha256:0000000"), "is no published release"),
+        (("rollback", "release", "--to", "nothing"), "is no published release"),
+        (("canary", "start", "nothing", "--weight", "10%"), "is no published release"),
+    ],
+)
+def test_what_would_have_no_effect_is_said(command: Command, words: tuple[str, ...], said: str) -> None:
+    assert said in command(*words, code=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "weight_bp"), [("10%", 1_000), ("0.5", 5_000), ("100%", 10_000), ("0.01%", 1)]
+)
+def test_weights(text: str, weight_bp: int) -> None:
+    assert deployments.weight_of(text) == weight_bp
+
+
+@pytest.mark.parametrize("text", ["0", "101%", "ten", "-5%", "nan", ""])
+def test_what_is_no_weight(text: str) -> None:
+    with pytest.raises(Terminal, match="no share of sessions"):
+        deployments.weight_of(text)
+
+
+def test_two_operators_at_once(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, gate = shared
+    plan = deployments.pin("session", "s", gate.service.control.control.deployed)
+    look = control_log.read
+
+    async def scenario() -> None:
+        async def overtaken(settings: Settings) -> control_log.ControlReader:
+            """Another operator writes between this one's look and word."""
+            seen = await look(settings)
+            monkeypatch.setattr(control_log, "read", look)
+            await deployments.change(gate.settings, gate.keys, plan, "the faster one")
+            return seen
+
+        monkeypatch.setattr(control_log, "read", overtaken)
+        with pytest.raises(Terminal, match="control moved"):
+            await deployments.change(gate.settings, gate.keys, plan, "the slower one")
+
+    loop.run(scenario())
