@@ -116,13 +116,15 @@ def decide_idle(work: Work, alarm: str) -> None:
     """At the partition: a lease may be idle. What is left of it goes back, and the home learns what was spent."""
     name = alarm.partition(":")[2]
     one = work.state.accounts.get(name) or Account()
-    idle = work.now - one.used_at >= IDLE_US and name not in work.state.queues
+    # Who waits may be served by what is left: it is looked at again later.
+    since = work.now if name in work.state.queues else one.used_at
+    idle = work.now - since >= IDLE_US
     left = max(0, one.free(one.window)) if idle else 0
     returned = one.returned + left
     told = one.spent + one.overran + returned
     amounts = {
         "window": one.window, "returned": returned, "reported": told if idle else one.reported,
-        "again_at": 0 if idle else max(one.used_at + IDLE_US, work.now + 1),
+        "again_at": 0 if idle else since + IDLE_US,
     }  # fmt: skip
     outcome = alarmed(work, "budget.idle", alarm, amounts)
     if idle and told != one.reported:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.processors import lifecycle
+from sluicegate.processors.budget_words import in_words
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
 from sluicegate.processors.policy_files import parse_policies
@@ -240,6 +241,8 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             step.detail = _choice(facts)
         case r.StageFacts() | r.IntakeFacts():
             step.detail = facts.detail
+        case r.BudgetFacts():
+            step.attempt, step.detail = facts.attempt, in_words(facts)
 
 
 def _choice(facts: r.ChoiceFacts) -> str:

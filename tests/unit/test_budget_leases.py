@@ -141,6 +141,20 @@ def test_idle_leases_go_back_and_others_get_them() -> None:
     check(w)
 
 
+def test_an_alarm_never_comes_back_at_once() -> None:
+    w = world(cap=1_200)
+    call(w, 0)
+    w.settle()
+    call(w, 0)
+    w.collect()
+    w.lanes.clear()
+    d = w.drivers[0]
+    assert d.state.queues
+    for _ in range(4):
+        w.tick(0, 6_000_000)
+        assert all(due > d.now for due in d.state.alarms.values())
+
+
 def test_nobody_answers() -> None:
     w = world()
     call(w, 0)

@@ -1,0 +1,21 @@
+"""What a call reserved, spent or waits for of budgets, in words for `explain`. Never decides. Next: `budgets.py`."""
+
+from __future__ import annotations
+
+from sluicegate.schemas.records import BudgetFacts
+
+
+def in_words(facts: BudgetFacts) -> str:
+    """`reserved 100 of team:desk/purse (cap 4000)`, one part for each account."""
+    return "; ".join(_part(facts, at, name.replace("\t", " ")) for at, name in enumerate(facts.accounts))
+
+
+def _part(facts: BudgetFacts, at: int, name: str) -> str:
+    if facts.what == "reserved":
+        return f"reserved {facts.reserved[at]} of {name} (cap {facts.caps[at]})"
+    if facts.what == "settled":
+        over = f", overran by {facts.overran[at]}" if facts.overran[at] else ""
+        frozen = ", which is frozen" if facts.freezes[at] else ""
+        return f"spent {facts.spent[at]} of {-facts.reserved[at]} reserved of {name}{over}{frozen}"
+    asked = ", whose home was asked" if facts.sent else ""
+    return f"waits for {facts.needs[at]} of {name}{asked}"
