@@ -64,7 +64,7 @@ class Ask:
 def reserve(work: Work) -> bool:
     """Reserve the attempt that is offered next. False: the call was answered, or waits."""
     assert work.environment is not None and work.tool is not None
-    if not work.environment.budgets.by_tool.get(work.tool.name):
+    if not work.environment.budgets.by_tool.get(asked(work).name):
         return True
     ask, entry = asked_for(work), open_entry(work)
     if ask.refusal is not None:
@@ -88,7 +88,7 @@ def reserve_again(work: Work, entry: OpenIntent) -> str | None:
     """
     assert work.environment is not None and work.tool is not None
     unsent = entry.state in ("dispatched", "parked") and entry.tool_class != "read_only"
-    if not work.environment.budgets.by_tool.get(work.tool.name) or unsent:
+    if not work.environment.budgets.by_tool.get(asked(work).name) or unsent:
         return ""
     ask = asked_for(work)
     if ask.refusal is not None:
@@ -121,7 +121,7 @@ def account_of(work: Work, rule: Rule) -> str:
     o = work.origin
     name = {
         "agent": o.agent_id, "session": f"{o.agent_id}\t{o.session_id}", "team": work.agent.team,
-        "tenant": work.agent.tenant, "tool": work.tool.name,
+        "tenant": work.agent.tenant, "tool": asked(work).name,
     }[rule.scope]  # fmt: skip
     matched = o.agent_id if rule.scope == "session" else name
     return f"{rule.scope}:{name}/{rule.rule_id}" if name and fits(rule.match, matched) else ""
@@ -129,10 +129,10 @@ def account_of(work: Work, rule: Rule) -> str:
 
 def asked_for(work: Work) -> Ask:
     """What one attempt needs, and whether it is there."""
-    release, tool, conformed, state = work.environment, work.tool, work.conformed, work.state
-    assert release and tool and conformed
+    release, tool, state = work.environment, asked(work), work.state
+    assert release is not None
     ask = Ask()
-    for rule in release.budgets.by_tool[tool.name]:
+    for rule in release.budgets.by_tool.get(tool.name, ()):
         account = account_of(work, rule)
         if not account:
             continue
