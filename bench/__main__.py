@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("authz", "ledger", "signed", "latency", "sink", "recovery", "sustained")
+ALL = ("authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "sustained")
 
 
 def main() -> None:

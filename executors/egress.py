@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from sluicegate.schemas.errors import Terminal
@@ -28,6 +29,10 @@ _MORE_INSIDE = tuple(
     map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16"))
 )
 """Special purpose by the IANA registries, and global in the eyes of Python 3.11."""
+
+
+MAX_ALLOWED = 4_096
+"""Hosts remembered as allowed, about 150 bytes each; contracts name them, so there are few."""
 
 
 class Denied(Exception):
@@ -47,6 +52,7 @@ class _Rule:
         return host == self.host
 
 
+@lru_cache(maxsize=4_096)
 def _normal(host: str) -> str:
     host = host.strip("[]").rstrip(".").lower()
     try:
@@ -96,6 +102,7 @@ class Egress:
 
     def __init__(self, patterns: str) -> None:
         self._rules = [_rule(part.strip()) for part in patterns.split(",") if part.strip()]
+        self._allowed: set[tuple[str, int]] = set()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Egress:
@@ -104,7 +111,14 @@ class Egress:
 
     def check_host(self, host: str, port: int) -> None:
         """Raise `Denied` unless a rule names this host. An address as host is checked at once."""
+        if (host, port) in self._allowed:
+            return  # the list never changes; what a name resolves to is checked each time
         name = _normal(host)
+        self._check(host, port, name)
+        if len(self._allowed) < MAX_ALLOWED:
+            self._allowed.add((host, port))
+
+    def _check(self, host: str, port: int, name: str) -> None:
         if not any(rule.allows(name, port) for rule in self._rules):
             raise Denied(f"`{name}:{port}` is not on the egress list, add it to SLUICEGATE_EGRESS")
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -52,6 +52,7 @@ class Template:
         headers: name and value, split at its secret references: text, reference, text, ...
         pointer: RFC 6901, where in the answer the result is; None = the usual place.
         retries: how often the same request may be made again inside one attempt (`retries.py`).
+        fixed: the address, where no call changes it.
     """
 
     method: str
@@ -62,9 +63,12 @@ class Template:
     headers: tuple[tuple[str, tuple[str, ...]], ...]
     pointer: tuple[str, ...] | None
     retries: int = 0
+    fixed: URL | None = None
 
     def url(self, arguments: Mapping[str, object]) -> URL:
         """The address of one call. Raises `BadTemplate`."""
+        if self.fixed is not None:
+            return self.fixed
         used = self.target[1::2]
         parts = list(self.target)
         for i, name in enumerate(used):
@@ -112,7 +116,7 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
     if not target[0].startswith("/"):
         target = ("/" + target[0], *target[1:])
     base = f"{parts.scheme}://{parts.netloc}"
-    return Template(
+    template = Template(
         method,
         parts.hostname,
         port,
@@ -122,6 +126,9 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
         pointer(raw.get("result")),
         retries_of(raw),
     )
+    if len(target) > 1 or method not in WITH_BODY:
+        return template
+    return replace(template, fixed=template.url({}))
 
 
 def _named(text: str, names: Mapping[str, str]) -> str:
