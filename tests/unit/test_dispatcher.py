@@ -481,6 +481,29 @@ def test_receipts_wait_for_kafka_and_stop_new_calls() -> None:
     assert set(b.called.values()) == {1}
 
 
+def test_a_slow_tool_stops_the_fetching_and_nothing_is_lost() -> None:
+    """Back-pressure: what waits, waits in Kafka."""
+    adapter = FakeAdapter(sleeping(0.005))
+    b = bench(adapter=adapter, concurrency=8)
+    most = 0
+
+    async def scenario() -> None:
+        nonlocal most
+        b.log.put(
+            *[
+                dispatch(i, tool_class="read_only" if i % 2 else "irreversible", lease_s=300)
+                for i in range(400)
+            ]
+        )
+        while len(b.receipts) < 400:
+            most = max(most, b.calls.counters.fetched - len(b.receipts))
+            await asyncio.sleep(0.001)
+
+    b.run(scenario)
+    assert most <= 3 * 8, "taken in: what runs, what the last fetch brought, and receipts on their way"
+    assert set(b.called.values()) == {1} and len(b.called) == 400
+
+
 def test_key_in_flight() -> None:
     """The ledger offered a call again that still runs here: it is not started beside itself."""
     adapter = FakeAdapter(sleeping(0.2))
@@ -643,6 +666,9 @@ class FakeProducer:
             asyncio.get_running_loop().call_later(0.01, future.set_exception, KafkaError("no"))
         elif self.fail == "silence":
             pass
+        elif self.fail == "late":
+            self.took.append(value)
+            asyncio.get_running_loop().call_later(0.01, future.set_result, None)
         else:
             self.took.append(value)
             future.set_result(None)
@@ -676,6 +702,34 @@ def test_receipt_is_sent_again_by_a_new_producer(fail: str, monkeypatch: pytest.
     asyncio.run(main())
     assert sorted(took) == [bytes([i]) for i in range(5)]
     assert [p.stopped for p in producers] == [True, True, True]
+
+
+@pytest.mark.parametrize("fail", ["late", "future"])
+def test_many_receipts_are_gathered_in_order_and_none_is_lost(
+    fail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than go at once; with `future` the first producer fails under them."""
+    took: list[bytes] = []
+    left = [FakeProducer(took, fail), FakeProducer(took, "late")]
+
+    async def connect(_: object) -> FakeProducer:
+        return left.pop(0)
+
+    monkeypatch.setattr(reports_module.kafka, "connect", connect)
+    monkeypatch.setattr(reports_module.kafka, "producer", lambda *_: None)
+
+    async def main() -> None:
+        reports = Reports(Settings(kafka="nowhere:1"))
+        await reports.start()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*[reports.send(0, b"k", bytes([i]), []) for i in range(50)])
+        assert reports.waiting == 0
+        assert await reports.stop(1) == 0
+
+    asyncio.run(main())
+    assert sorted(set(took)) == [bytes([i]) for i in range(50)]
+    if fail == "late":
+        assert took == [bytes([i]) for i in range(50)], "once each, and in order"
 
 
 def test_reports_say_what_kafka_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

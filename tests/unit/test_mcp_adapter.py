@@ -13,7 +13,8 @@ from pathlib import Path
 import aiohttp
 import orjson
 import pytest
-from aiohttp.test_utils import unused_port
+from aiohttp import web
+from aiohttp.test_utils import TestServer, unused_port
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from sluicegate.executors.adapter import Answer, Failed, Finished
@@ -148,6 +149,35 @@ def test_a_changed_descriptor_is_refused(tmp_path: Path, variant: str) -> None:
 
     run(scenario, journal, variant=variant)
     assert notes(journal) == []
+
+
+def test_an_answer_to_another_request_is_nobodys() -> None:
+    """A server that answers each request under an id of its own, with a result that would pass."""
+    seen: list[object] = []
+    pinned = pins()["say"]
+
+    async def serve(request: web.Request) -> web.Response:
+        asked = await request.json() if request.method == "POST" else {}
+        seen.append(asked.get("method"))
+        if "id" not in asked:
+            return web.Response(status=202 if asked else 405)
+        said = {"content": [{"type": "text", "text": "for somebody else"}]}
+        return web.json_response({"jsonrpc": "2.0", "id": 4711, "result": said})
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/mcp", serve)
+        async with TestServer(app, host="127.0.0.1") as server:
+            place = f"127.0.0.1:{server.port}"
+            adapter = McpAdapter(Egress(place), {}, {}, environ={})
+            contract = {"kind": "mcp", "tool": "say", "pinned": pinned, "url": f"http://{place}/mcp"}
+            answer = await adapter.call(dispatch(1, executor=orjson.dumps(contract)), 2.0)
+            await adapter.close()
+        assert isinstance(answer, Failed), answer
+        assert "somebody else" not in answer.error
+
+    asyncio.run(main())
+    assert seen and "tools/call" not in seen
 
 
 def test_a_server_that_hangs_or_dies(tmp_path: Path) -> None:

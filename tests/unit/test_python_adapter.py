@@ -141,6 +141,19 @@ def test_timeout_really_ends_the_work(function: str, tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_the_pool_serves_on_after_functions_that_loop_for_ever(tmp_path: Path) -> None:
+    """One more of them than there are processes."""
+
+    async def scenario(adapter: PythonAdapter, call: Call) -> None:
+        for n in range(3):
+            await call("pid")
+            answer = await call("busy", timeout_s=0.3, mark=str(tmp_path / f"mark-{n}"), seconds=1e9)
+            assert isinstance(answer, Failed) and answer.error_class == "timeout"
+        assert [value(await call("add", a=n, b=1)) for n in range(3)] == [1, 2, 3]
+
+    run(scenario)
+
+
 def test_the_mark_is_left_when_there_is_time(tmp_path: Path) -> None:
     """What the test above proves the absence of would be seen."""
 
