@@ -13,8 +13,8 @@ from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.words import NOTHING, Words, words_of
 
-KEPT_TOPICS = ("messages", "receipts", "intents")
-"""Inputs that are asked for again: words that ground values, and calls that are offered a second time."""
+KEPT_TOPICS = ("messages", "receipts", "intents", "transfers")
+"""Inputs that are asked for again: words that ground values, calls that are offered a second time, and cached results."""
 
 MAX_LIBRARY_BYTES = 16 * 1024 * 1024
 """Of one partition: 16,000 calls of 600 bytes that wait for an executor, or 2,500 results of 6 kB. What was not used for

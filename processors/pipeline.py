@@ -17,6 +17,7 @@ import orjson
 from sluicegate.processors.approvals import hold_call
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.budget_settle import settle
+from sluicegate.processors.cache_homes import tell
 from sluicegate.processors.control import Control
 from sluicegate.processors.exchanges import decide_alarm, decide_exchange, drop_alarm
 from sluicegate.processors.handoff import decide_handoff, decide_transfer
@@ -79,6 +80,7 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
             _decide_input(work, source)
         if not work.decision.needs:
             settle(work)
+            tell(work)
     except Exception as error:  # total: a bug becomes an outcome with an alarm, and the partition goes on
         return machinery_failed(state, control, source, now, type(error).__name__)
     if work.decision.needs:

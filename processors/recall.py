@@ -15,11 +15,12 @@ from sluicegate.processors.conform import Json
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.recall_rules import Recalled
 from sluicegate.processors.recipes import parts
+from sluicegate.processors.results import observed
 from sluicegate.processors.state import Source
 from sluicegate.processors.work import Work
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Receipt
+from sluicegate.schemas.records import Envelope
 
 MAX_RECALLED = 50
 """Results looked at for one call, the newest first: at most 64 kB each, 3.2 MB, and about 0.1 ms each to parse."""
@@ -76,8 +77,8 @@ def _result(raw: bytes) -> Json:
         record = codec.decode(raw)
         if isinstance(record, Envelope):
             record = codec.decode(record.payload)
-        if isinstance(record, Receipt) and record.result is not None:
-            value: Json = orjson.loads(record.result)
+        if (result := observed(record)) is not None:
+            value: Json = orjson.loads(result)
             return value
     except (Unreadable, orjson.JSONDecodeError):
         pass

@@ -1,4 +1,4 @@
-"""The result in an input's bytes, wherever it came from: an executor's receipt, or a person's word.
+"""The result in an input's bytes, wherever it came from: an executor's receipt, a person's word, another partition.
 
 Signed or not. Never says whether it fits, or who may see it. Next: `receipts.py`, `resolve.py`, `cache.py`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Receipt, Resolution
+from sluicegate.schemas.records import Envelope, Exchange, Receipt, Resolution
 
 
 def result_in(value: bytes) -> bytes | None:
@@ -18,4 +18,11 @@ def result_in(value: bytes) -> bytes | None:
             record = codec.decode(record.payload)
     except Unreadable:
         return None
-    return record.result if isinstance(record, Receipt | Resolution) else None
+    return record.result if isinstance(record, Resolution) else observed(record)
+
+
+def observed(record: object) -> bytes | None:
+    """The result in a record that an executor made, here or for another partition: no person's word."""
+    if isinstance(record, Exchange):  # `cache_homes.py` writes them: a line about the result, then the result
+        return record.body.partition(b"\n")[2] or None
+    return record.result if isinstance(record, Receipt) else None

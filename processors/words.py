@@ -16,9 +16,10 @@ from decimal import Decimal, InvalidOperation
 
 import orjson
 from sluicegate.processors.labels import leaves
+from sluicegate.processors.results import observed
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Message, Receipt
+from sluicegate.schemas.records import Envelope, Message
 
 Json = object
 Paths = tuple[str, ...]
@@ -163,8 +164,8 @@ def words_of(value: bytes) -> Words:
             record = codec.decode(record.payload)
         if isinstance(record, Message):
             _add(words, "$", record.goal if record.kind == "session.open" else record.text, True)
-        elif isinstance(record, Receipt) and record.result is not None:
-            for path, leaf in leaves(orjson.loads(record.result)):
+        elif (result := observed(record)) is not None:
+            for path, leaf in leaves(orjson.loads(result)):
                 _add(words, path, leaf, False)
     except (Unreadable, orjson.JSONDecodeError):
         pass  # it stands on the ledger as what it is; nothing can be found in it
