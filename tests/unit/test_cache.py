@@ -201,7 +201,8 @@ def test_who_may_not_call_gets_no_hit() -> None:
     files = cached_release("tenant")
     files["policies/no.cedar"] = '@id("no") forbid (principal, action == Action::"desk.read", resource);'
     d.deploy(compile_release(files))
-    assert read(d).outcomes[-1].status == "refused"
+    d.open_session("s2")  # sessions stand on the release they began under
+    assert read(d, session="s2").outcomes[-1].status == "refused"
 
 
 def test_a_hit_brings_the_labels_and_the_duty_to_redact() -> None:
@@ -228,7 +229,8 @@ guardrails:
     verdict: withhold
 """
     d.deploy(compile_release(cached_release(manifest=rules)))
-    hit = read(d)
+    d.open_session("s2")
+    hit = read(d, session="s2")
     assert (statuses(hit)[-1], hit.outcomes[-1].reason, hit.replies[0].result) == (
         "withheld",
         "guardrail",
@@ -289,7 +291,8 @@ def test_a_new_release_keeps_what_it_leaves_alone(change: dict[str, object], kep
     d = driver()
     d.finish(read(d).dispatches[0])
     d.deploy(compile_release(cached_release(more=change)))
-    assert (read(d).dispatches == []) is kept
+    d.open_session("s2")
+    assert (read(d, session="s2").dispatches == []) is kept
 
 
 def test_what_was_redacted_is_redacted_in_the_key() -> None:
