@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "sustained", "cache")
+ALL = ("authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "budget", "sustained", "cache")
 
 
 def main() -> None:

@@ -299,7 +299,8 @@ def main() -> None:
             Result("budget.grant_wait_p95", common.quantile(waits, 0.95), "ms", f"{len(waits)} waits; {conditions}"),
         ],
     )  # fmt: skip
-    sys.exit(0 if not found.overshoot and found.report.ok else 1)
+    if found.overshoot or not found.report.ok:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
