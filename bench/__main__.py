@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "budget", "sustained", "cache")
+ALL = (
+    "authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "budget", "sustained", "cache", "model_faults",
+)  # fmt: skip
 
 
 def main() -> None:
