@@ -51,3 +51,10 @@ def due_alarm(state: PartitionState, now: int) -> str | None:
     """The alarm that has been due longest, or None."""
     due = next_alarm(state)
     return None if due is None or due > now else state.alarm_timers[0][1]
+
+
+def alarm_first(state: PartitionState, due: int) -> bool:
+    """Whether an alarm is due before an intent that is due at `due`. What is due longest comes first, always: a replay
+    knows when a tick was decided, not up to when the loop had looked."""
+    alarm = next_alarm(state)
+    return alarm is not None and alarm < due

@@ -20,6 +20,7 @@ from sluicegate.processors.budget_state import (
     name_of,
     shared,
 )
+from sluicegate.processors.cache_entries import WAKE_AT
 from sluicegate.processors.entries import OpenIntent, PartitionState
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.schemas.records import BudgetFacts, ExchangeFacts
@@ -129,7 +130,8 @@ def wake(state: PartitionState, name: str, everybody: bool = False) -> None:
             break
         entry = state.intents.get(key)
         if type(entry) is OpenIntent and entry.due_at > state.now:
-            entry.due_at = state.now
+            # One that was offered before may have a receipt that was not read yet.
+            entry.due_at = WAKE_AT if entry.state == "waiting" else state.now
             heapq.heappush(state.timers, (entry.due_at, key))
 
 

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable
 
 import orjson
+from sluicegate.processors.alarms import alarm_first
 from sluicegate.processors.approvals import hold_call
 from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.budget_settle import settle
@@ -72,7 +73,7 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
     try:
         if isinstance(source, Tick):
             due = due_intent(state, source.due_by)
-            if due is not None:
+            if due is not None and not alarm_first(state, due[1].due_at):
                 decide_tick(work, due[1])
             else:
                 decide_alarm(work, source.due_by)
@@ -96,7 +97,7 @@ def machinery_failed(
     value = source.value if isinstance(source, Input) else b""
     if isinstance(source, Tick):
         due = due_intent(state, source.due_by)
-        if due is not None:  # it must not come back at once: end it
+        if due is not None and not alarm_first(state, due[1].due_at):  # it must not come back at once: end it
             entry, o = due[1], work.origin
             o.intent_id, o.tenant, o.agent_id = entry.intent_id, entry.tenant, entry.agent_id
             o.session_id, o.subject = entry.session_id, entry.subject

@@ -12,6 +12,7 @@ from sluicegate.schemas import records as r
 from tests.driver import Driver, agents
 from tests.exchange_driver import World
 from tests.unit.test_budgets import files
+from tests.unit.test_rederive import check as decide_again
 
 TEAM = "payments-desk"
 ACCOUNT = f"team:{TEAM}/purse"
@@ -62,6 +63,8 @@ def check(w: World) -> None:
     for index in range(PARTITIONS):
         w.crash(index)
         w.restore(index)
+        tally = decide_again(w.drivers[index])
+        assert tally.differences == [] and not tally.without_bytes
 
 
 def test_a_call_waits_for_the_first_grant_and_goes_on() -> None:

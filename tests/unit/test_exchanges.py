@@ -152,3 +152,13 @@ def test_facts_say_what_came() -> None:
 def exchange_deadline(d: Driver) -> int:
     """As `exchange` made it, one step before it arrived."""
     return d.now - 1_000 + 1_000_000
+
+
+def test_what_is_due_longest_comes_first() -> None:
+    d = Driver(partitions=1)
+    d.open_session()
+    d.call("desk.read")  # offered again 7 s later
+    d.feed("transfers", replace(exchange(d), to_partition=0))  # an alarm 5 s later
+    assert d.tick(8_000_000).outcomes[0].stage == "transfer"
+    assert d.tick().outcomes[0].stage == "transfer"  # the broken one, at 6 s
+    assert d.tick().outcomes[0].status == "dispatched"
