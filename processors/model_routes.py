@@ -58,7 +58,7 @@ RULES: Mapping[str, Rule] = {
 VARIABLES = ("agent", "session", "arguments", "environment", "health")
 OK, UNHEALTHY = "ok", "unhealthy"
 """Standings of a candidate that may be asked; every other one says why it is not."""
-_SAME = ("tool_class", "protected", "constants", "measures", "redact_arguments", "redact_result")
+_SAME = ("tool_class", "protected", "constants", "measures", "redact_arguments", "redact_result", "cache")
 
 
 class Candidate(BaseModel):

@@ -1,0 +1,44 @@
+"""`explain` of a model call that fell back twice, from a ledger in memory."""
+
+from __future__ import annotations
+
+import pytest
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.streams.commands.explain import _print
+from sluicegate.streams.explain import Story, tell
+from sluicegate.streams.find import LedgerEvent
+
+from tests.driver import Driver
+from tests.unit.test_attempts import LARGE, SMALL, SPARE, answer, ask, driver, next_of
+
+
+def story(d: Driver, intent_id: str) -> Story:
+    """What `explain` tells."""
+    events = []
+    for record in d.records:
+        outcome = codec.decode_as(r.Outcome, record.value)
+        header = codec.decode_as(r.Header, outcome.header)
+        if header.intent_id == intent_id:
+            events.append(LedgerEvent(0, record.offset, header, codec.decode(outcome.facts), outcome.content))
+    return tell(events, None, d.controls, d.keys.open)
+
+
+def test_two_fallbacks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    d = driver(**{"prompts/triage.md": "You are $role."})
+    first = ask(d, prompt="triage", variables={"role": "a clerk"})
+    third = next_of(d, next_of(d, first, "rate_limit"), "overload")
+    d.receipt(third, "finished", result=answer(SPARE, confidence=0.8))
+    told = story(d, first.intent_id)
+    assert [(s.status, s.by) for s in told.steps if s.stage in ("plan", "execute")] == [
+        ("dispatched", f"asks {LARGE} (first)"),
+        ("dispatched", f"asks {SMALL} (rate_limit next)"),
+        ("dispatched", f"asks {SPARE} (overload next)"),
+        ("released", f"{SPARE} as {SPARE}, confidence 0.800"),
+    ]
+    permitted = next(s for s in told.steps if s.status == "permitted")
+    assert f"{LARGE} score 1000: ok; {SMALL} score 1000: ok; {SPARE} score 1000: ok" in permitted.detail
+    assert "prompt `triage` sha256 " in permitted.detail
+    assert [s.detail for s in told.steps if s.status == "dispatched"][1:] == ["as ordered", "as ordered"]
+    _print(told)
+    assert f"asks {SPARE} (overload next)" in " ".join(capsys.readouterr().out.split())
