@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.shapes import UNTYPED, Shape
 
 Json = object
@@ -21,6 +22,7 @@ Type = dict[str, Json]
 
 STRING: Type = {"type": "String"}
 LONG: Type = {"type": "Long"}
+BOOLEAN: Type = {"type": "Boolean"}
 DECIMAL: Type = {"type": "Extension", "name": "decimal"}
 STRINGS: Type = {"type": "Set", "element": STRING}
 UNTYPED_NAME = "Untyped"
@@ -73,17 +75,23 @@ def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
     }
 
 
-def control_schema() -> dict[str, Json]:
-    """The schema of `control.cedar`: people change modes (`control_policy.py`)."""
+def control_schema(*, deploying: bool) -> dict[str, Json]:
+    """The schema of `control.cedar`: people change modes and, where a policy names such an event, deploy (`control_policy.py`)."""
     resources = ["Agent", "Tool", "Environment", "Policy"]
     context = record({"mode": STRING, "environment": STRING})
     applies = {"principalTypes": ["Person"], "resourceTypes": resources, "context": context}
     entities: dict[str, Json] = {
         "Role": {},
         "Person": {"memberOfTypes": ["Role"]},
-        **{n: {} for n in resources},
+        **{n: {} for n in (*resources, "Release")},
     }
-    return {"": {"entityTypes": entities, "actions": {"mode.set": {"appliesTo": applies}}}}
+    about = record({"environment": STRING, "weight_bp": LONG, "now": BOOLEAN})
+    events: Json = {"principalTypes": ["Person"], "resourceTypes": ["Release"], "context": about}
+    actions: dict[str, Json] = {
+        "mode.set": {"appliesTo": applies},
+        **{kind: {"appliesTo": events} for kind in (DEPLOYING if deploying else ())},
+    }
+    return {"": {"entityTypes": entities, "actions": actions}}
 
 
 def context_of(tool: ToolTypes) -> Type:

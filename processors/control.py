@@ -101,13 +101,15 @@ def fold(control: Control, seq: int, facts: ControlFacts) -> Control:
     if control_policy.not_signed(control, seq, facts):
         return new
     body = cast(Body, json.loads(facts.body))
+    if control_policy.may_deploy(new, facts.who, facts.kind, body):
+        return new
     step = _STEPS.get(facts.kind)
     if step is not None:
         step(new, body, facts.who)
     return new
 
 
-ASKS_RELEASE = frozenset(("mode.set",))
+ASKS_RELEASE = frozenset(("mode.set", *deployments.DEPLOYING))
 """Kinds whose fold asks the release that was deployed before them."""
 
 

@@ -8,11 +8,13 @@ may always enforce, suspend and revoke. Pure. Next: `control.py` (the fold that 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import cedarpy
 import orjson
-from sluicegate.processors.cedar import evaluate, handle_of
+from sluicegate.processors.cedar import PolicyBook, evaluate, handle_of, names_action
+from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.modes import ENFORCE
 from sluicegate.processors.registry import OPERATOR_ROLE, Person
 from sluicegate.schemas import signing
@@ -64,13 +66,39 @@ def may_set_mode(control: Control, who: str, scope: str, value: str, mode: str) 
         if OPERATOR_ROLE in person.roles:
             return ""
         return f"`{who}` has not the role `{OPERATOR_ROLE}`, which it takes without a `control.cedar`"
+    resource = {"type": _RESOURCES.get(scope, "Scope"), "id": value}
+    return _ask(book, person, "mode.set", resource, {"mode": mode, "environment": control.env})
+
+
+def may_deploy(control: Control, who: str, kind: str, body: Mapping[str, object]) -> str:
+    """Empty when `who` may write this event about a release now, else the reason in words.
+
+    Asked only where `control.cedar` names the event: else whoever may write control may deploy. Without the deployed
+    release at hand nothing is asked, and `ledger verify` finds what the fold of a worker left out.
+    """
+    book = control.release.control_book if control.release is not None else None
+    if book is None or kind not in DEPLOYING or not any(names_action(p, kind) for p in book.policies):
+        return ""
+    person = control.people.get(who)
+    if person is None:
+        return f"`{who}` is no registered person, register them with `sluicegate people register`"
+    digest = str(body.get("to", body.get("digest", "")))
+    context: dict[str, object] = {
+        "environment": control.env, "weight_bp": body.get("weight_bp", 0), "now": bool(body.get("now", False)),
+    }  # fmt: skip
+    return _ask(book, person, kind, {"type": "Release", "id": digest}, context)
+
+
+def _ask(
+    book: PolicyBook, person: Person, action: str, resource: dict[str, str], context: dict[str, object]
+) -> str:
     # All of it: the slices of tools drop what names another tool than the action, and here that is the resource.
     whole = handle_of(book.policies)
     request: dict[str, object] = {
-        "principal": {"type": "Person", "id": who},
-        "action": {"type": "Action", "id": "mode.set"},
-        "resource": {"type": _RESOURCES.get(scope, "Scope"), "id": value},
-        "context": orjson.dumps({"mode": mode, "environment": control.env}).decode(),
+        "principal": {"type": "Person", "id": person.person_id},
+        "action": {"type": "Action", "id": action},
+        "resource": resource,
+        "context": orjson.dumps(context).decode(),
     }
     verdict = evaluate(whole, _entities(person), request)
     if verdict.allowed:
@@ -79,7 +107,7 @@ def may_set_mode(control: Control, who: str, scope: str, value: str, mode: str) 
     return verdict.error or (
         f"`control.cedar` forbids it by `{named}`"
         if named
-        else f"`control.cedar` does not permit it to `{who}`"
+        else f"`control.cedar` does not permit it to `{person.person_id}`"
     )
 
 

@@ -28,6 +28,10 @@ MAX_PINS = 10_000
 WHOLE_BP = 10_000
 """A weight in basis points: all sessions."""
 
+DEPLOYING = ("release.deployed", "release.rolled_back", "release.pinned", "canary.started", "canary.promoted")
+"""Events that `control.cedar` may ask for a permit. Aborting and pausing a canary and unpinning take something back, and
+are never asked."""
+
 PIN_SCOPES = ("agent", "session")
 
 Pins = Mapping[tuple[str, str], str]

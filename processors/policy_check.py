@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import cedarpy
-from sluicegate.processors.cedar import Json, Policy
+from sluicegate.processors.cedar import Json, Policy, names_action
 from sluicegate.processors.cedar_schema import UNTYPED_NAME, ToolTypes, control_schema, schema_of
+from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.policy_words import Words
 from sluicegate.processors.vocabulary import Vocabulary, dotted, scope_tools
@@ -37,6 +38,13 @@ def check_policies(
     return sorted(set(findings))
 
 
+_CONTROL_SAYS = (
+    'there is Person in Role, Action::"mode.set" with context.mode and .environment, and '
+    + ", ".join(f'"{kind}"' for kind in DEPLOYING)
+    + " with context.environment, .now and .weight_bp"
+)
+
+
 def check_control(policies: Sequence[Policy]) -> list[Finding]:
     """What is wrong with `control.cedar`, where people change modes and nothing is held, observed or redacted."""
     found = []
@@ -45,9 +53,11 @@ def check_control(policies: Sequence[Policy]) -> list[Finding]:
             said = f"`{policy.policy_id}`: @{name} means nothing in control.cedar"
             line = policy.source.line_of(name)
             found.append(Finding(policy.source.path, line, "unknown-annotation", "error", said))
-    for about, text in _cedar_says(policies, control_schema()):
+    named = [p for p in policies if any(names_action(p, kind) for kind in DEPLOYING)]
+    said_of = _cedar_says([p for p in policies if p not in named], control_schema(deploying=False))
+    for about, text in [*said_of, *_cedar_says(named, control_schema(deploying=True))]:
         name, source = (about.policy_id, about.source) if about else ("", policies[0].source)
-        said = f'`{name}`: {text}, there is Person in Role, Action::"mode.set", context.mode and .environment'
+        said = f"`{name}`: {text}, {_CONTROL_SAYS}"
         found.append(Finding(source.path, source.line, "type", "error", said))
     return sorted(found)
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import cast
 
 from sluicegate.processors.control import Control
+from sluicegate.processors.control_policy import may_deploy
 from sluicegate.processors.deployments import PIN_SCOPES, WHOLE_BP, good_before
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.operations import Row, bytes_of, operator
+from sluicegate.streams.operations import Row, bytes_of
+from sluicegate.streams.operators import operator, who
 from sluicegate.streams.settings import Settings
 
 MIN_PREFIX_CHARS = 6
@@ -42,8 +44,12 @@ Plan = Callable[[Control], tuple[list[tuple[str, Row]], str]]
 
 async def change(settings: Settings, keys: Keys, plan: Plan, why: str, *, dry_run: bool = False) -> Change:
     """Write what `plan` says about control as it stands. Raises `Terminal` when somebody else was first."""
-    control = (await control_log.read(settings)).control
+    control = (await control_log.read(settings, with_release=True)).control
     events, said = plan(control)
+    for kind, body in events:
+        # INVARIANT: what the fold would leave out is not written (tests/integration/test_deployments.py::test_who_may_deploy).
+        if reason := may_deploy(control, who(settings, control), kind, body):
+            raise Terminal(reason)
     if dry_run:
         return Change(control.head, said)
     # INVARIANT: of two operators at once one wins (tests/integration/test_deployments.py::test_two_operators_at_once).

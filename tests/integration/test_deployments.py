@@ -134,9 +134,9 @@ def test_two_operators_at_once(shared: tuple[Loop, Gate], monkeypatch: pytest.Mo
     look = control_log.read
 
     async def scenario() -> None:
-        async def overtaken(settings: Settings) -> control_log.ControlReader:
+        async def overtaken(settings: Settings, **more: bool) -> control_log.ControlReader:
             """Another operator writes between this one's look and word."""
-            seen = await look(settings)
+            seen = await look(settings, **more)
             monkeypatch.setattr(control_log, "read", look)
             await deployments.change(gate.settings, gate.keys, plan, "the faster one")
             return seen
@@ -146,3 +146,11 @@ def test_two_operators_at_once(shared: tuple[Loop, Gate], monkeypatch: pytest.Mo
             await deployments.change(gate.settings, gate.keys, plan, "the slower one")
 
     loop.run(scenario())
+
+
+def test_who_may_deploy(shared: tuple[Loop, Gate], command: Command, tmp_path: Path) -> None:
+    closed = folder(tmp_path / "closed", "closed")
+    (closed / "control.cedar").write_text('@id("a") permit (principal in Role::"lead", action == Action::"release.deployed", resource);')  # fmt: skip
+    command("deploy", str(closed))
+    assert "is no registered person" in command("deploy", str(folder(tmp_path / "four", "four")), code=1)
+    command("rollback", "release")  # no policy names it

@@ -12,7 +12,7 @@ from sluicegate.processors.release import compile_release
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 
-from tests.driver import AGENT, Driver, release_files
+from tests.driver import AGENT, Driver, release, release_files
 from tests.signed_driver import SignedDriver
 
 SECRET = bytes(range(32))
@@ -212,6 +212,31 @@ def test_control_cedar_decides_where_the_release_has_one() -> None:
     assert not taken("olga", "tool", "desk.set"), "the role operator counts only without a control.cedar"
     assert not taken("ute", "tool", "desk.set"), "a policy that errs refuses"
     assert "never-this" in may_set_mode(start, "otto", "tool", "desk.pay", "observe")
+
+
+DEPLOYERS = """
+@id("leads-deploy") permit (principal in Role::"lead", action in [Action::"release.deployed", Action::"release.rolled_back"], resource);
+@id("small-canaries") permit (principal, action == Action::"canary.started", resource) when { context.weight_bp <= 1000 };
+"""
+
+
+def test_control_cedar_says_who_deploys_where_it_names_the_event() -> None:
+    d = Driver()
+    d.deploy(compile_release({**release_files(), "control.cedar": DEPLOYERS}))
+    d.publish(release(edition="two"))
+    start = folded(person("lea", "lead"), person("otto", "on-call"), start=d.control)
+    two = release(edition="two").digest
+
+    def after(kind: str, who: str, **body: object) -> Control:
+        return folded((kind, body), who=who, start=start)
+
+    assert after("release.deployed", "lea", digest=two).deployed == two
+    for who in ("otto", "nobody"):
+        assert after("release.deployed", who, digest=two).deployed != two
+    assert after("canary.started", "otto", digest=two, weight_bp=1_000).canary is not None
+    assert after("canary.started", "otto", digest=two, weight_bp=1_001).canary is None
+    pinned = after("release.pinned", "nobody", scope="agent", value="a", digest=two)
+    assert pinned.pins, "no policy names pins, so whoever may write control may pin"
 
 
 def test_events_of_no_form_change_no_mode() -> None:

@@ -215,6 +215,8 @@ def test_a_manifest_that_is_none(text: str | None) -> None:
     [
         ('@id("a") permit (principal in Role::"sec", action == Action::"mode.set", resource) when { context.mode == "observe" };', ""),
         ('@id("a") permit (principal, action == Action::"mode.set", resource is Agent) unless { context.environment == "prod" };', ""),
+        ('@id("a") permit (principal in Role::"sec", action == Action::"canary.started", resource) when { context.weight_bp <= 1000 };', ""),
+        ('@id("a") permit (principal, action == Action::"release.deployed", resource) when { context.mode == "x" };', "context.environment, .now"),
         ('@id("a") permit (principal, action == Action::"mode.sett", resource);', "unrecognized action"),
         ('@id("a") permit (principal, action, resource) when { context.mod == "observe" };', "context.mode and .environment"),
         ('@id("a") permit (principal is Agent, action, resource);', "there is Person"),
