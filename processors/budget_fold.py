@@ -171,7 +171,8 @@ def _fold_home(state: PartitionState, facts: ExchangeFacts, amounts: dict[str, i
 def _fold_grant(state: PartitionState, name: str, amounts: dict[str, int]) -> None:
     """At the partition: the home answered, or an overrun elsewhere froze the budget."""
     one = state.accounts.setdefault(name, Account(amounts["window"]))
-    if amounts["frozen_at"] > one.frozen_at:
+    stopped = amounts["frozen_at"] > one.frozen_at
+    if stopped:
         one.frozen_at, one.frozen_cap = amounts["frozen_at"], amounts["frozen_cap"]
     if "granted" in amounts:
         one.roll(amounts["window"])
@@ -183,7 +184,7 @@ def _fold_grant(state: PartitionState, name: str, amounts: dict[str, int]) -> No
             one.home_cap = amounts["cap"]
         if alarm_of(name) not in state.alarms:
             set_alarm(state, alarm_of(name), state.now + IDLE_US)
-    wake(state, name, everybody=one.denied_until > state.now or one.frozen_at >= 0)
+    wake(state, name, everybody=stopped or one.denied_until > state.now)
 
 
 def _fold_idle(state: PartitionState, name: str, amounts: dict[str, int]) -> None:
