@@ -227,6 +227,9 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             step.by = f"{facts.reviewer}, {len(facts.approvals)} of {facts.quorum} agreed"
         case r.ClaimFacts():
             step.attempt, step.by = facts.attempt, facts.executor
+        case r.JobFacts():
+            step.attempt, step.detail = facts.attempt, facts.note
+            step.by = f"waits for {facts.waits_for}, look {facts.polls}, at most until {_iso(facts.ends_at)}"
         case r.AnswerFacts():
             step.attempt, step.detail = facts.attempt, facts.error_class
             served = f"{facts.candidate} as {facts.served_model}" if facts.served_model else facts.candidate
