@@ -12,7 +12,7 @@ Next: `compensate_check.py`, `lineage.py`, `streams/rollback.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import cel
 import orjson
@@ -22,6 +22,7 @@ ARGS, RESULT = "$.args.", "$.result."
 NAMES = frozenset(("result", "args", "original"))
 """What `expect` may look at."""
 MAX_EXPECT_CHARS = 2_000
+MIN_SHARED_CHARS = 6
 MAX_TRIES = 20
 """Of one compensation, each under an id of its own: the next one only after a try that had no effect."""
 
@@ -99,6 +100,31 @@ def _at(value: object, path: str) -> object:
             raise LookupError(part)
         value = value[part]
     return value
+
+
+def shared_value(args: object, result: object) -> str:
+    """A value of a result that stands in a later call's arguments, whole; an empty text for none.
+
+    Shorter texts and numbers than `MIN_SHARED_CHARS` occur by chance. It says no more than that: the value may come from elsewhere.
+    """
+    told = set(_leaves(opened(result)))
+    return next((leaf for leaf in _leaves(args) if leaf in told), "")
+
+
+def _leaves(value: object) -> Iterator[str]:
+    """Texts and numbers in a value, as texts, in order."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif (
+        isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+        and len(str(value)) >= MIN_SHARED_CHARS
+    ):
+        yield str(value)
 
 
 def unfit(expect: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.compensate import MAX_TRIES, RESULT, arguments_of, saga_id, undo_id
+from sluicegate.processors.compensate import MAX_TRIES, RESULT, arguments_of, saga_id, shared_value, undo_id
 from sluicegate.processors.compensate_check import INSIDE
 from sluicegate.processors.control import Control
 from sluicegate.processors.lineage import Call, Cascade, Key, Lineage, TooWide
@@ -27,6 +27,9 @@ from sluicegate.streams.settings import Settings
 
 DEFAULT_AGENT = "rollback-{tenant}"
 """The registered agent that carries sagas out, unless another one is named: one a tenant, with policies of its own."""
+
+MAX_UNSURE = 50
+"""Calls that may have followed and are looked into; 60 ms each."""
 
 _PEOPLE = {
     "held": "a person has to agree, see `sluicegate approvals`",
@@ -79,6 +82,7 @@ class Plan:
         by: the agent that carries it out.
         control: as it was read; the order must still find this head.
         steps: by call, every call after all that followed from it.
+        hints: of calls that may have followed, a value that stands in the result and in their arguments.
         verified_users: whether the release wants proof of whom a session is for.
     """
 
@@ -88,6 +92,7 @@ class Plan:
     cascade: Cascade
     steps: dict[Key, Step]
     verified_users: bool = False
+    hints: dict[Key, str] = field(default_factory=dict)
 
     @property
     def cannot(self) -> list[Step]:
@@ -146,11 +151,23 @@ async def make_plan(
                 if step.stands == NOTHING and same is not None and same.key in plan.steps:
                     plan.steps[same.key].stands = NOTHING
                     plan.steps[same.key].why = f"it took `{step.call.intent_id}` back"
+        await _look_at_unsure(plan, reader, opener)
         return plan
     except TooWide as error:
         raise Terminal(str(error)) from error
     finally:
         await consumer.stop()
+
+
+async def _look_at_unsure(plan: Plan, reader: LineageReader, opener: Opener) -> None:
+    """Whether what may have followed holds a value of the result that its session saw."""
+    results: dict[Key, object] = {}
+    for key, link in list(plan.cascade.unsure.items())[:MAX_UNSURE]:
+        if link.parent not in results:
+            _, results[link.parent] = await reader.contents(reader.lineage.calls[link.parent], opener)
+        args, _ = await reader.contents(reader.lineage.calls[key], opener)
+        if value := shared_value(args, results[link.parent]):
+            plan.hints[key] = value
 
 
 def _by(control: Control, found: Cascade, wish: Wish, root: Call) -> str:

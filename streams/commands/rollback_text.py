@@ -13,12 +13,10 @@ from rich.markup import escape
 from rich.tree import Tree
 from sluicegate.processors.lineage import DATA, HANDED_ON, MEMORY, SAW, Key, Link
 from sluicegate.streams.commands.approvals_text import printable
-from sluicegate.streams.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Plan, Step
+from sluicegate.streams.rollback import CANNOT, DONE, LEFT, MAX_UNSURE, NOTHING, TODO, Plan, Step
 
 _COLOUR = {NOTHING: "dim", CANNOT: "red", TODO: "yellow", DONE: "green", LEFT: "red"}
 _CLOSEST = (DATA, MEMORY, HANDED_ON, SAW)
-MAX_UNSURE = 20
-"""Shown of the calls that may have followed."""
 MAX_LINE_CHARS = 20_000
 
 
@@ -32,7 +30,9 @@ def print_first(out: Console, plan: Plan) -> None:
     if unsure:
         _say(out, f"{len(unsure)} later call(s) saw a result and were not traced; take them in with --seen")
         for agent, intent in list(unsure)[:MAX_UNSURE]:
-            _say(out, f"  {_e(intent)} of {_e(agent)}")
+            value = plan.hints.get((agent, intent), "")
+            holds = f", which holds `{value[:80]}` of it" if value else ""
+            _say(out, f"  {_e(intent)} of {_e(agent)}{_e(holds)}")
 
 
 def print_tree(plan: Plan, title: str) -> None:
@@ -82,7 +82,9 @@ def as_json(plan: Plan, order: int) -> dict[str, object]:
     return {
         "saga": plan.saga, "by": plan.by, "order": order, "left": [s.call.intent_id for s in plan.left],
         "cannot": [{"intent_id": s.call.intent_id, "agent_id": s.call.agent_id, "why": s.why} for s in plan.cannot],
-        "unsure": [{"intent_id": i, "agent_id": a} for a, i in plan.cascade.unsure],
+        "unsure": [
+            {"intent_id": i, "agent_id": a, "holds": plan.hints.get((a, i), "")} for a, i in plan.cascade.unsure
+        ],
         "calls": rows(plan),
     }  # fmt: skip
 

@@ -208,6 +208,10 @@ def test_what_the_agent_took_back_itself_is_left_alone(stand: Stand) -> None:
     ordered, result = stand.call("shop.order", stand.seller, session, item="a lamp")
     returned, _ = stand.call("shop.cancel", stand.seller, session, id=result["id"])
     again, _ = stand.call("shop.order", stand.seller, session, item="a table")
+    mailed, _ = stand.call("shop.mail", stand.seller, session, text=result["id"])
+    assert f"{mailed} of {stand.seller}, which holds `{result['id']}` of it" in stand.cli(
+        "call", ordered, "--cascade", "--dry-run"
+    )
     for more in ((), ("--cascade",)):
         assert f"`{returned}` of `{stand.seller}` took it back already" in str(
             stand.look(ordered, *more)[ordered]["why"]

@@ -12,6 +12,7 @@ from sluicegate.processors.compensate import (
     check_id,
     met,
     saga_id,
+    shared_value,
     undo_id,
     unfit,
 )
@@ -69,6 +70,22 @@ def test_the_id_is_the_originals_and_nobody_elses() -> None:
 def test_only_true_is_a_yes(expect: str, holds: bool) -> None:
     found, why = met(expect, {"status": "cancelled", "id": "1"}, {"item": "a lamp"}, {"id": "1"})
     assert found is holds and bool(why) is not holds
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        ({"note": "order-1001"}, "order-1001"),
+        ({"deep": [{"n": 1234567}]}, "1234567"),
+        ({"note": "about order-1001"}, ""),
+        ({"note": "open"}, ""),
+        ({"yes": True}, ""),
+        (None, ""),
+    ],
+)
+def test_a_value_that_two_calls_share(args: object, value: str) -> None:
+    result = {"id": "order-1001", "n": 1234567, "status": "open", "yes": True}
+    assert shared_value(args, result) == shared_value(args, json.dumps(result)) == value
 
 
 def test_an_expectation_that_cannot_be_meant() -> None:
