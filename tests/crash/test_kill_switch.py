@@ -71,6 +71,11 @@ class Traffic:
             self.refused.add(agent)
         return reply
 
+    async def until_refused(self, agent: str) -> None:
+        """One call after the other, before, while and after it is thrown."""
+        while agent not in self.refused:
+            await self.one(agent)
+
     async def round(self) -> list[Reply]:
         """Every agent asks once, at the same time."""
         return list(await asyncio.gather(*(self.one(agent) for agent in self.world.agents)))
@@ -120,20 +125,19 @@ def test_no_permit_and_no_claim_after_the_bound(running: World, scope: str) -> N
             assert {r.status for r in await traffic.round()} == {"released"}
             deployed = (await control_log.read(running.settings)).control.deployed
             value = value_of(running, scope, traffic, deployed)
+            wide = scope in ("tool", "release")
+            stopped = set(running.agents if wide else running.agents[:1])
+            asking = [asyncio.create_task(traffic.until_refused(agent)) for agent in sorted(stopped)]
             for role in sleepers:
-                role.process.send_signal(signal.SIGSTOP)
-            asking = asyncio.create_task(traffic.round())  # some of it waits for who sleeps
+                role.process.send_signal(signal.SIGSTOP)  # some of what is asked waits for them
             head, _ = await quarantines.add(running.settings, keys, scope, value, "a test")
             at = await thrown_at(running, head)
             while time.time_ns() // 1000 < at + BOUND_US:
                 await asyncio.sleep(0.05)
             for role in sleepers:
                 role.process.send_signal(signal.SIGCONT)
-            await asking
-            wide = scope in ("tool", "release")
-            stopped = set(running.agents if wide else running.agents[:1])
-            while not stopped <= traffic.refused:
-                await traffic.round()
+            await asyncio.gather(*asking)
+            assert {r.reason for r in await asyncio.gather(*map(traffic.one, sorted(stopped)))} == {REASON}
             last = {"permitted": 0, "claimed": 0}
             for h in await ledger(running):
                 if h.intent_id in traffic.asked and h.agent_id in stopped and h.status in last:
