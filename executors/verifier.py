@@ -91,9 +91,10 @@ class Follower:
             raise Retryable("control could not be confirmed, nothing is begun on an old one")
 
     def stopped(self, dispatch: Dispatch) -> str:
-        """What is quarantined. The release that counts is the one in force now, as for a second offer."""
+        """What is quarantined. The release that counts is the one it was decided under."""
         control, d = self._source.control, dispatch
-        return quarantined(control, d.agent_id, d.tool, d.session_id, control.deployed, d.intent_id)
+        release = d.release or control.deployed
+        return quarantined(control, d.agent_id, d.tool, d.session_id, release, d.intent_id)
 
 
 class SignedVerifier(Follower):

@@ -208,7 +208,7 @@ def _quarantine_lifted(new: Control, body: Body, who: str) -> None:
 
 
 def _rollback_ordered(new: Control, body: Body, who: str) -> None:
-    new.orders = rollbacks.with_order(new.orders, body, new.quarantines, new.deployed, new.head, who)
+    new.orders = rollbacks.with_order(new.orders, body, new.quarantines, new.head, who)
 
 
 def _rollback_ended(new: Control, body: Body, who: str) -> None:

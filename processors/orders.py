@@ -51,11 +51,13 @@ Orders = Mapping[str, Ordered]
 
 
 def with_order(
-    orders: Orders, body: Mapping[str, object], stands: Mapping[tuple[str, str], str], deployed: str, seq: int, who: str
+    orders: Orders, body: Mapping[str, object], stands: Mapping[tuple[str, str], str], seq: int, who: str
 ) -> dict[str, Ordered]:  # fmt: skip
     """The map after one `rollback.ordered`; `stands`: what is quarantined at that moment."""
     new = dict(orders)
     agent, saga = str(body["agent_id"]), str(body["saga"])
+    # Which release will decide is not known here: the saga's session may be of a canary, or pinned.
+    releases = frozenset(place for place in stands if place[0] == "release")
     for row in cast("list[Mapping[str, object]]", body["calls"]):
         ident, tool = str(row["id"]), str(row["tool"])
         known = new.pop(ident, None)  # to the end: it is no longer the oldest
@@ -63,7 +65,7 @@ def with_order(
             # INVARIANT: one agent takes a call back, the one of its first order (tests/unit/test_orders.py).
             new[ident] = known
             continue
-        above = frozenset(place for place in (("tool", tool), ("release", deployed)) if place in stands)
+        above = releases | ({("tool", tool)} & stands.keys())
         state = known.state if known is not None else OPEN
         new[ident] = Ordered(agent, tool, saga, above, state, seq, who, str(body["of_intent"]))
     for ident in list(new)[: max(0, len(new) - MAX_ORDERED)]:

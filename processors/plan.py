@@ -96,7 +96,7 @@ def dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
             arguments_of(work), work.action_digest,
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
-            not_after, intent.traceparent, work.control.head, proof, transformed,
+            not_after, intent.traceparent, work.control.head, proof, transformed, release=work.control.deployed,
         )
     )  # fmt: skip
 

@@ -181,6 +181,7 @@ class Dispatch:
     transformed: bool = False
     purpose: str = ""
     job: str = ""
+    release: str = ""
 
 
 @dataclass(slots=True)

@@ -42,8 +42,11 @@ def test_the_cascades_of_the_docs(
             monkeypatch.setenv(name, value)
         said = run(f"airline-0036@{RUN}:25", "--cascade", code=0)
         before, after = said.split("after: ")
-        assert before.count("to do: airline.cancel_reservation") == after.count(", read back") == 3
-        assert "3 taken back, nothing is left" in after
+        assert before.count("took it back already") == 2, (
+            "the traveller changed his mind twice, and his agent cancelled two"
+        )
+        assert before.count("to do: airline.cancel_reservation") == after.count(", read back") == 1
+        assert "1 taken back, nothing is left" in after
         guest = f"slack-0003@{RUN}:4"
         assert "nothing was done" in run(guest, "--cascade", code=1)
         found = json.loads(run(guest, "--cascade", "--partial", "-o", "json", code=1))

@@ -107,7 +107,7 @@ def test_the_first_order_says_which_agent_takes_a_call_back(d: Driver) -> None:
 def test_what_was_done_is_remembered_and_the_oldest_forgotten() -> None:
     calls = [{"id": f"undo-{n}", "tool": "t"} for n in range(MAX_ORDERED + 2)]
     body = {"agent_id": "a", "saga": "s", "of_intent": "i", "calls": calls}
-    orders = with_order({}, body, {}, "", 3, "ana")
+    orders = with_order({}, body, {}, 3, "ana")
     assert len(orders) == MAX_ORDERED and "undo-1" not in orders and "undo-2" in orders
     ended = with_end(orders, {"done": ["undo-5"], "verified": ["undo-6", "undo-0"]})
     assert (ended["undo-5"].state, ended["undo-6"].state, ended["undo-7"].state) == (
@@ -115,7 +115,7 @@ def test_what_was_done_is_remembered_and_the_oldest_forgotten() -> None:
         "verified",
         "ordered",
     )
-    again = with_order(ended, {**body, "calls": calls[5:7]}, {}, "", 9, "ben")
+    again = with_order(ended, {**body, "calls": calls[5:7]}, {}, 9, "ben")
     assert again["undo-6"] == Ordered("a", "t", "s", frozenset(), "verified", 9, "ben", "i")
     assert list(again)[-2:] == ["undo-5", "undo-6"]
 

@@ -203,3 +203,25 @@ def test_a_call_that_waited_for_a_plug_in_is_not_offered(how: str) -> None:
     assert last(ended) == ("refused", "quarantined")
     assert not ended.dispatches and d.state.open_count == 0
     assert verify(d).names == set()
+
+
+def test_the_release_that_counts_is_the_one_it_was_decided_under() -> None:
+    """A session may stand on another release than the deployed one: what is stopped is what decided."""
+    d = Driver()
+    d.open_session()
+    [offer] = d.call("desk.pay").dispatches
+    assert offer.release == d.control.deployed
+    d.control_event("quarantine.added", scope="release", value="sha256:an-earlier-one", why="an alarm")
+
+    class Source:
+        control = d.control
+        stale = False
+
+        async def wait_for(self, head: int, limit_s: float = 0.0) -> None:
+            return None
+
+    assert Follower(Source()).stopped(offer) == ""
+    offer.release = "sha256:an-earlier-one"
+    assert "an alarm" in Follower(Source()).stopped(offer)
+    offer.release = ""  # of a ledger that did not say: the deployed one counts
+    assert Follower(Source()).stopped(offer) == ""
