@@ -25,12 +25,14 @@ from tests.crash.harness import ARGUMENTS, PARTITIONS, TOOLS, World, small_relea
 BOUND_US = 5_000_000
 """No new permit and no new claim so long after the control event, by the ledger's own times."""
 TOOL = TOOLS["irreversible"]
+TIMEOUT_MS = 5_000
+"""Of a call: a busy machine's tool server needs its time."""
 
 
 @pytest.fixture(scope="module")
 def running(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     home = tmp_path_factory.mktemp("kill-switch")
-    release = small_release(home / "release", 1_000)
+    release = small_release(home / "release", TIMEOUT_MS)
     with world(kafka, "", home, release, {"ledger": 3, "executor": 3}, each=2) as made:
         yield made
 
@@ -76,9 +78,10 @@ class Traffic:
         while agent not in self.refused:
             await self.one(agent)
 
-    async def round(self) -> list[Reply]:
-        """Every agent asks once, at the same time."""
-        return list(await asyncio.gather(*(self.one(agent) for agent in self.world.agents)))
+    async def goes_through(self, agent: str) -> None:
+        """Until a call is released: on a busy machine one may fail at its tool."""
+        while (await self.one(agent)).status != "released":
+            pass
 
 
 async def ledger(world: World) -> list[Header]:
@@ -122,7 +125,7 @@ def test_no_permit_and_no_claim_after_the_bound(running: World, scope: str) -> N
         async with Fleet(running.settings, PARTITIONS) as fleet:
             traffic = Traffic(running, fleet)
             await traffic.open()
-            assert {r.status for r in await traffic.round()} == {"released"}
+            await asyncio.gather(*(traffic.goes_through(agent) for agent in running.agents))
             deployed = (await control_log.read(running.settings)).control.deployed
             value = value_of(running, scope, traffic, deployed)
             wide = scope in ("tool", "release")
@@ -145,11 +148,10 @@ def test_no_permit_and_no_claim_after_the_bound(running: World, scope: str) -> N
             print(f"{scope}: microseconds from the control event to the last permit and claim: {last}")
             assert max(last.values()) < BOUND_US
             others = [a for a in running.agents if a not in stopped]
-            for agent in others:
-                assert (await traffic.one(agent)).status == "released", "who is not stopped goes on"
+            await asyncio.gather(*(traffic.goes_through(agent) for agent in others))
+            assert not traffic.refused & set(others), "who is not stopped goes on"
             await quarantines.lift(running.settings, keys, scope, value, "a test")
-            while (await traffic.one(running.agents[0])).status != "released":
-                pass
+            await traffic.goes_through(running.agents[0])
         keys.close()
 
     try:
