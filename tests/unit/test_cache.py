@@ -14,6 +14,8 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.processors.verify import ControlChecker, PartitionChecker
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.explain import tell
+from sluicegate.streams.find import decode
 from sluicegate.streams.recovery import fold_record
 
 from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver, agents, release_files
@@ -369,3 +371,18 @@ def test_a_late_verdict_does_not_move_a_call_that_waits_for_the_cache() -> None:
     late = r.Receipt(entry.dispatch_id or bytes(16), entry.intent_id, AGENT, SESSION, "finished", 1, "x", d.now, d.now, b"[]")  # fmt: skip
     assert statuses(d.feed("receipts", late)) == ["noted"]
     assert statuses(second)[-1] == "waiting"
+
+
+def test_explain_says_whose_result_it_was() -> None:
+    d = driver()
+    first = read(d)
+    read(d)
+    d.finish(first.dispatches[0], b'{"n":1}')
+    settle(d)
+    found = [decode(0, *record) for record in d.records]
+    mine = [event for event in found if event.header.intent_id == "i-3"]
+    story = tell(mine, None, d.controls, d.keys.open)
+    said = [(s.status, s.by, s.detail) for s in story.steps[-2:]]
+    assert said[0] == ("waiting", "", "waits for an equal call that runs already")
+    assert said[1] == ("released", "cache", "answered from the cache of `i-2`")
+    assert story.state == "released"
