@@ -26,6 +26,7 @@ from aiokafka import TopicPartition
 from sluicegate.processors import reading
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams import budgets, kafka
 from sluicegate.streams.broker import EmbeddedBroker
@@ -213,8 +214,11 @@ def _lift(settings: Settings, over: threading.Event, found: Found) -> None:
     """A person who lifts the freeze, again and again."""
     keys = Keys(settings.home)
     while not over.wait(LIFT_EVERY_S):
-        asyncio.run(budgets.lift(settings, keys, ACCOUNT, "a bench"))
-        found.lifted += 1
+        try:
+            asyncio.run(budgets.lift(settings, keys, ACCOUNT, "a bench"))
+            found.lifted += 1
+        except SluicegateError as error:  # a person would try again, too
+            print(f"not lifted: {error}", file=sys.stderr)
     keys.close()
 
 
