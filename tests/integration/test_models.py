@@ -21,19 +21,10 @@ from tests.integration import gate as gates
 from tests.integration.gate import Gate, Loop, intent, until
 from tests.servers.faults import Journal
 from tests.servers.model_server import model_server
-from tests.unit.test_attempts import LARGE, PERMIT, SMALL, SPARE, contract, files
+from tests.unit.test_attempts import LARGE, SMALL, SPARE
+from tests.unit.test_models_upstream import NEW, OLD, release_of
 
-OLD, NEW = "You triage mail for $team.", "You triage letters for $team, and you are brief."
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-def release_of(place: str, prompt: str) -> dict[str, str]:
-    """Three candidates: one is asked too often, one is overloaded, one answers."""
-    faults = {LARGE: "status=429", SMALL: "status=503", SPARE: "ok"}
-    made = files(policy=PERMIT, **{"prompts/triage.md": prompt})
-    for name, fault in faults.items():
-        made[f"contracts/{name}.json"] = contract(name, url=f"http://{place}/{fault}/v1")
-    return made
 
 
 @dataclass
