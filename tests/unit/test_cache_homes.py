@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from sluicegate.processors.cache_entries import AWAY, READY
 from sluicegate.processors.outcomes import Decision
@@ -226,3 +228,30 @@ def test_an_answer_that_nobody_wants_any_more_is_given_back() -> None:
     w.settle()
     assert all(e.state != AWAY for d in w.drivers for e in d.state.cache.entries.values())
     everything_holds(w)
+
+
+def test_the_bar_in_memory() -> None:
+    """1,000 requests of 50 agents on three partitions, 100 distinct, 64 at a time, lanes and ends in any order."""
+    chance, w, total, each = random.Random(1), World(PARTITIONS), 1_000, 10
+    names = [f"cache-agent-{n}" for n in range(50)]
+    w.control_event("agents.registered", agents=[{**ROW, "agent_id": name} for name in names])
+    w.deploy(compile_release(cached_release("tenant")))
+    for name in names:
+        w.on(name).open_session(f"s-{name}", name)
+    asked, ended = 0, set[bytes]()
+    while len(released(w)) < total:
+        while asked < total and asked - len(released(w)) < 64:
+            ask(w, names[asked * 7 % len(names)], str(asked // each))
+            asked += 1
+        for _ in range(4):
+            w.deliver(chance.choice)
+        for index in w.due():
+            w.tick(index)
+        running = [(d, one) for d, one in dispatches(w) if one.dispatch_id not in ended]
+        if running and chance.random() < 0.7:
+            d, one = chance.choice(running)
+            d.now = w.now
+            ended.add(one.dispatch_id)
+            d.receipt(one, "finished", result=one.arguments)
+    assert len(dispatches(w)) == total // each
+    assert {w.at(name) for name in names} == set(range(PARTITIONS))
