@@ -6,7 +6,8 @@
     irreversible   at most one call, ever
 
 Beside that: every call has a record, every permitted one is terminal or `in_doubt`, nothing is called without a permit,
-and nothing is in doubt but what a worker that was killed or stopped had claimed, or what a faulty tool left unknown.
+and nothing is in doubt but what a worker that was killed or stopped had claimed, or what its executor reported as unknown:
+no answer in time, a broken connection, a 5xx.
 Reads the topics itself, not through anything that is tested here. Next: `scenario.py`.
 """
 
@@ -53,12 +54,13 @@ class Record:
 
 @dataclass
 class Life:
-    """What the ledger says about one intent. `claimers`: executors, one a claim."""
+    """What the ledger says about one intent. `claimers`: executors, one a claim; `silent`: in doubt without a receipt."""
 
     status: str = ""
     reason: str = ""
     key: str = ""
     claimers: list[str] = field(default_factory=list)
+    silent: bool = True
 
 
 @dataclass
@@ -145,6 +147,7 @@ def _note(found: Record, outcome: Outcome) -> None:
         found.opened[ident] += 1
     life = found.lives.setdefault(ident, Life())
     life.status, life.reason = header.status, header.reason
+    life.silent = header.stage == "tick"
     if header.status == "dispatched":
         facts = codec.decode_as(PlanFacts, outcome.facts)
         life.key = idempotency_key(header.tenant, header.agent_id, ident, facts.action_digest)
@@ -183,7 +186,7 @@ def judge(
             tally.breaks("what is released was done", call.intent_id)
         if broken := over(call.tool_class, requests, effects):
             tally.breaks(broken, call.intent_id)
-        if life.status == "in_doubt" and call.clean and not victims.intersection(life.claimers):
+        if life.status == "in_doubt" and life.silent and not victims.intersection(life.claimers):
             tally.breaks("in doubt for a reason", call.intent_id)
     return tallies
 

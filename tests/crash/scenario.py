@@ -63,11 +63,6 @@ class Call:
     tool_class: str
     kind: str
 
-    @property
-    def clean(self) -> bool:
-        """Whether its tool works."""
-        return self.kind == "works"
-
 
 @dataclass
 class Traffic:
