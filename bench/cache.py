@@ -76,7 +76,7 @@ def run(running: World, calls: int, agents: int = AGENTS) -> Found:
     found = Found()
     asyncio.run(_play(running, calls, agents, found))
     with urllib.request.urlopen(f"{running.tools.url}/journal", timeout=30) as answer:
-        found.upstream = sum(json.load(answer).values())
+        found.upstream = sum(json.load(answer)["requests"].values())
     found.report = asyncio.run(verify(running.settings, clickhouse=False))
     return found
 
