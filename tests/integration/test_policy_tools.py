@@ -108,7 +108,7 @@ def test_an_agent_goes_from_observing_to_enforcing(
     assert command("replay", "--mode", "diff", "--release", str(none), "--expect-changes")[0] == 0
     assert command("replay", "--mode", "check")[0] == 0
 
-    assert command("deploy", str(candidate), "--why", "observed for a week")[0] == 0
+    assert command("deploy", str(candidate), "--now", "--why", "observed for a week")[0] == 0
     assert command("mode", "set", "agent", NEW, "enforce")[0] == 0
     assert ask("desk.never", "card_9") == "released"
     assert ask("desk.never", "iban_1") == "refused no_permit"
