@@ -12,7 +12,10 @@ MEANINGS = {
     "permitted": "Cedar permitted it, or a person approved it and Cedar permits it still",
     "validated": "bound to its action digest",
     "held": "waits for people: as many as its policies ask for; expires after 24 h, or earlier where they say so",
-    "waiting": "waits for guardrail plug-ins, whose answer, failure or silence decides; or for an equal call that runs already",
+    "waiting": (
+        "waits for guardrail plug-ins, whose answer, failure or silence decides; for a budget's grant; "
+        "for an equal call that runs already; or until a model may be asked again"
+    ),
     "dispatched": "offered to executors, or permitted to run in process; a lease of 5 s",
     "claimed": "one executor has it: from here the call may have happened",
     "parked": "the tool works on, or the call's end is looked up: polled, called back, or given up at its bound",
