@@ -138,6 +138,12 @@ class Budgets:
     by_tool: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     prices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
+    def of(self, tool: str) -> tuple[Rule, ...]:
+        """The rules that calls of a tool may fall under; also of one that only another release has."""
+        # INVARIANT: no release takes a call out of a budget (tests/unit/test_deployments.py::test_a_canarys_tool_is_counted).
+        found = self.by_tool.get(tool)
+        return _covering(self.rules, tool) if found is None else found
+
 
 NO_BUDGETS = Budgets()
 
@@ -145,6 +151,13 @@ NO_BUDGETS = Budgets()
 def fits(pattern: str, name: str) -> bool:
     """Whether a name fits: the same, or any with that beginning."""
     return name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1]))
+
+
+def _covering(rules: Mapping[str, Rule], tool: str) -> tuple[Rule, ...]:
+    return tuple(
+        rule for rule in rules.values()
+        if rule.covers(tool) and (rule.scope != "tool" or fits(rule.match, tool))
+    )  # fmt: skip
 
 
 def compile_budgets(
@@ -174,13 +187,7 @@ def compile_budgets(
             row.id, row.scope, row.match, tuple(row.tools), row.unit, row.cap, headroom, row.window,
             isinstance(row, LimitRow),
         )  # fmt: skip
-    by_tool = {
-        tool: tuple(
-            rule for rule in rules.values()
-            if rule.covers(tool) and (rule.scope != "tool" or fits(rule.match, tool))
-        )
-        for tool in tools
-    }  # fmt: skip
+    by_tool = {tool: _covering(rules, tool) for tool in tools}
     rates = {name: (row.input_per_mtok, row.output_per_mtok) for name, row in prices.items()}
     return Budgets(rules, by_tool, rates)
 

@@ -138,7 +138,8 @@ def rolled_back(new: Control, body: Body, who: str) -> None:
     if to not in new.previous or to == new.deployed:
         return
     at = len(new.previous) - 1 - new.previous[::-1].index(to)
-    later = {new.deployed, *new.previous[at + 1 :]} - {to}
+    arm = {new.canary.digest} if new.canary is not None else set()
+    later = {new.deployed, *new.previous[at + 1 :], *arm} - {to}
     new.withdrawn = {**new.withdrawn, **dict.fromkeys(sorted(later), new.head)}
     new.aborted |= later
     new.canary = None

@@ -23,6 +23,7 @@ RULES: dict[str, str] = {
     "unknown-role": "a policy names a role that `release.yaml` does not list",
     "unknown-annotation": "an annotation that means nothing here, or has a value that means nothing",
     "contract": "a contract is not what `x-sluicegate` and JSON Schema say it must be",
+    "executor": "`executor` of a contract names what its kind does not have, or lacks what it needs",
     "guessed": "a contract still holds guesses of `release init`",
     "never-matches": "no call can meet a policy's scope and conditions",
     "nobody-may-call": "no policy can permit a tool",

@@ -35,7 +35,7 @@ _ALL = (
     Reason(
         "too_large",
         "The request is too large.",
-        "keep an intent under 256 kB; put large data into the artifact store",
+        "keep an intent under 256 kB; hand on a reference to large data instead",
     ),
     Reason(
         "misrouted",
@@ -45,7 +45,7 @@ _ALL = (
     Reason(
         "unsigned",
         "The request is not signed.",
-        "sign it with a key that `sluicegate agents register` bound to this agent",
+        "sign it with a key of this agent, made by `sluicegate keys new`",
     ),
     Reason(
         "bad_signature",
@@ -274,7 +274,7 @@ _ALL = (
     Reason(
         "release_changed",
         "The rules changed since a person was asked.",
-        "another release is deployed now and asks anew; look at it again and approve what is shown",
+        "the session stands on another release now, which asks anew; look at it again and approve what is shown",
     ),
     Reason(
         "review_outdated",

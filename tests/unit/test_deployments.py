@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
 from sluicegate.processors import deployments
 from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import Canary, drawn, good_before, in_use
+from sluicegate.processors.release import compile_release
 from sluicegate.processors.snapshot import decode, encode
 
-from tests.driver import AGENT, Driver, release
+from tests.driver import AGENT, Driver, release, release_files
 from tests.unit.test_verify import forged, with_header
 
 ONE, TWO, THREE = (release(edition=e) for e in ("1", "two", "three"))
@@ -184,3 +186,29 @@ def test_a_deployment_may_move_open_sessions_too(d: Driver) -> None:
     d.deploy(TWO, now=True)
     assert decided_under(d, "old") == TWO.digest
     assert good_before(d.control) == ONE.digest
+
+
+def test_a_rollback_ends_the_canary_of_an_earlier_release_too(d: Driver) -> None:
+    d.deploy(TWO)
+    d.deploy(THREE)
+    d.control_event("canary.started", digest=ONE.digest, weight_bp=10_000)
+    d.open_session("arm")
+    assert decided_under(d, "arm") == ONE.digest
+    d.control_event("release.rolled_back", to=TWO.digest)
+    assert decided_under(d, "arm") == TWO.digest
+
+
+def test_a_canarys_tool_is_counted() -> None:
+    """By the environment's budgets, which do not know it by name."""
+    files = release_files()
+    row = "budgets:\n  - {id: few, scope: agent, unit: calls, cap: 1}\n"
+    d = Driver()
+    d.deploy(compile_release({**files, "release.yaml": files["release.yaml"] + row}))
+    contract = json.loads(files["contracts/desk.read.json"]) | {"name": "desk.more"}
+    permit = '@id("more") permit (principal, action == Action::"desk.more", resource);'
+    more = {"contracts/desk.more.json": json.dumps(contract), "policies/more.cedar": permit}
+    canary_release = compile_release({**files, **more})
+    d.publish(canary_release)
+    d.control_event("canary.started", digest=canary_release.digest, weight_bp=10_000)
+    d.open_session("arm")
+    assert [d.call("desk.more", session="arm").outcomes[-1].reason for _ in range(2)][-1] == "budget_exceeded"
