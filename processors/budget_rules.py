@@ -14,7 +14,7 @@ Never counts. Next: `budget_costs.py` (what a call costs), `budgets.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -138,11 +138,12 @@ class Budgets:
     by_tool: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     prices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    def of(self, tool: str) -> tuple[Rule, ...]:
-        """The rules that calls of a tool may fall under; also of one that only another release has."""
-        # INVARIANT: no release takes a call out of a budget (tests/unit/test_deployments.py::test_a_canarys_tool_is_counted).
-        found = self.by_tool.get(tool)
-        return _covering(self.rules, tool) if found is None else found
+    def rules_of(self, tool: str) -> tuple[Rule, ...]:
+        """The rules that a contract may fall under."""
+        # INVARIANT: a tool that only another release has, a canary's or a pinned one, counts as well
+        # (tests/unit/test_seams.py).
+        known = self.by_tool.get(tool)
+        return known if known is not None else rules_for(self.rules.values(), tool)
 
 
 NO_BUDGETS = Budgets()
@@ -153,11 +154,9 @@ def fits(pattern: str, name: str) -> bool:
     return name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1]))
 
 
-def _covering(rules: Mapping[str, Rule], tool: str) -> tuple[Rule, ...]:
-    return tuple(
-        rule for rule in rules.values()
-        if rule.covers(tool) and (rule.scope != "tool" or fits(rule.match, tool))
-    )  # fmt: skip
+def rules_for(rules: Iterable[Rule], tool: str) -> tuple[Rule, ...]:
+    """Those of the rules that a tool may fall under, in their order."""
+    return tuple(r for r in rules if r.covers(tool) and (r.scope != "tool" or fits(r.match, tool)))
 
 
 def compile_budgets(
@@ -187,7 +186,7 @@ def compile_budgets(
             row.id, row.scope, row.match, tuple(row.tools), row.unit, row.cap, headroom, row.window,
             isinstance(row, LimitRow),
         )  # fmt: skip
-    by_tool = {tool: _covering(rules, tool) for tool in tools}
+    by_tool = {tool: rules_for(rules.values(), tool) for tool in tools}
     rates = {name: (row.input_per_mtok, row.output_per_mtok) for name, row in prices.items()}
     return Budgets(rules, by_tool, rates)
 

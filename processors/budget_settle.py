@@ -45,6 +45,9 @@ def settle(work: Work) -> None:
         return
     entry = state.intents.get(key)
     receipt = work.receipt if work.receipt is not None and work.receipt.kind != "claimed" else None
+    if type(entry) is OpenIntent and entry.state == "waiting":
+        # INVARIANT: what a plug-in says of itself settles nothing of the call it was asked about (tests/unit/test_seams.py).
+        receipt = None
     if last.status in lifecycle.TERMINAL:
         tool_class = entry.tool_class if type(entry) is OpenIntent else ""
         unsent = last.status in ("refused", "voided") or last.reason in (DID_NOT_HAPPEN, "not_found")

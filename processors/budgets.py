@@ -64,7 +64,7 @@ class Ask:
 def reserve(work: Work) -> bool:
     """Reserve the attempt that is offered next. False: the call was answered, or waits."""
     assert work.environment is not None and work.tool is not None
-    if not work.environment.budgets.of(asked(work).name):
+    if not work.environment.budgets.rules_of(asked(work).name):
         return True
     ask, entry = asked_for(work), open_entry(work)
     if ask.refusal is not None:
@@ -88,7 +88,7 @@ def reserve_again(work: Work, entry: OpenIntent) -> str | None:
     """
     assert work.environment is not None and work.tool is not None
     unsent = entry.state in ("dispatched", "parked") and entry.tool_class != "read_only"
-    if not work.environment.budgets.of(asked(work).name) or unsent:
+    if not work.environment.budgets.rules_of(asked(work).name) or unsent:
         return ""
     ask = asked_for(work)
     if ask.refusal is not None:
@@ -132,7 +132,7 @@ def asked_for(work: Work) -> Ask:
     release, tool, state = work.environment, asked(work), work.state
     assert release is not None
     ask = Ask()
-    for rule in release.budgets.of(tool.name):
+    for rule in release.budgets.rules_of(tool.name):
         account = account_of(work, rule)
         if not account:
             continue

@@ -35,6 +35,10 @@ WAKE_AT = 1
 IDLE, RUNNING, ASKING, AWAY, READY = "idle", "running", "asking", "away", "ready"
 
 
+OVER = lifecycle.TERMINAL | {"in_doubt"}
+"""Statuses that end a run, or a wait, for an entry. A call in doubt may stay so until a person looks at it."""
+
+
 class Send(NamedTuple):
     """What another partition must be told: `ask`, `run`, `hit`, `done` or `failed`. `until` in microseconds."""
 
@@ -100,7 +104,7 @@ def step(entry: CacheEntry | None, me: int, intent: bytes, outcome: Outcome, roo
         if facts.op in _OF_A_CALL:
             return _call(entry, intent, facts, now, room)
         return _told(entry, me, outcome, facts, now, room)
-    if entry is None or outcome.status not in lifecycle.TERMINAL:
+    if entry is None or outcome.status not in OVER:
         return Moved(entry, [], [])
     return _ended(entry, me, intent, outcome)
 

@@ -13,8 +13,8 @@ is sent is never decided here: `cache_entries.step` says it, as it will be folde
 from __future__ import annotations
 
 import orjson
-from sluicegate.processors import exchanges, lifecycle
-from sluicegate.processors.cache_entries import CacheEntry, Send, step
+from sluicegate.processors import exchanges
+from sluicegate.processors.cache_entries import OVER, CacheEntry, Send, step
 from sluicegate.processors.cache_fold import CACHE
 from sluicegate.processors.inputs import Input
 from sluicegate.processors.outcomes import Outcome, key_of
@@ -55,7 +55,7 @@ def tell(work: Work) -> None:
             key = facts.entry
             if facts.op in ("ask", "wait", "run"):
                 entry_of[intent] = key
-        elif outcome.status in lifecycle.TERMINAL:
+        elif outcome.status in OVER:
             call = state.intents.get(intent)
             key = entry_of.get(intent) or (call.cached if isinstance(call, OpenIntent) else b"")
         else:

@@ -4,7 +4,7 @@
     the home there    ▸ its kind's handler: an outcome `noted` of the stage `transfer`, perhaps an answer
     the answer here   ▸ its kind's handler; what waited for it goes on by its own tick
 
-Each is taken once: its id is remembered until its deadline. A handler emits at least one outcome, by `sending.taken`.
+Each is taken once: its id is remembered until its deadline, ten minutes at most. A handler emits at least one outcome, by `sending.taken`.
 Never trusts an order between partitions. Next: `sending.py`, `homes.py` (the fold), `budget_home.py` (a user of this).
 """
 

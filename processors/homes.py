@@ -25,8 +25,9 @@ DROPPED = "alarm.dropped"
 FOLDS: dict[str, Callable[[PartitionState, Outcome], None]] = {"budget": fold_exchange}
 """First word of an exchange's or alarm's kind -> the fold of what was taken."""
 
-FOR_EVER_US = 24 * 3_600 * 1_000_000
-"""How long an exchange without a deadline is remembered; its handler must bear it again after that."""
+REMEMBERED_US = 600_000_000
+"""How long an exchange is remembered at most; its handler must bear it again after that. Kafka's transactions bring each
+once, so this is a second guard; it bounds `seen` by the rate: 800 exchanges/s of one partition fill it (`MAX_SEEN`)."""
 
 
 def fold(state: PartitionState, outcome: Outcome) -> None:
@@ -45,7 +46,9 @@ def _fold_exchange(state: PartitionState, outcome: Outcome) -> None:
     if outcome.reason:
         return  # it was not acted on
     if any(facts.exchange_id):
-        remember(state, facts.exchange_id, facts.deadline_at or state.now + FOR_EVER_US)
+        # INVARIANT: neither a grant nor a result that lives for days is remembered as long (tests/unit/test_seams.py).
+        latest = state.now + REMEMBERED_US
+        remember(state, facts.exchange_id, min(facts.deadline_at or latest, latest))
     step = FOLDS.get(facts.kind.partition(".")[0])
     if step is not None:
         step(state, outcome)

@@ -318,6 +318,9 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     _keep_session(state, entry, status)
     if status == "in_doubt":
         entry.due_at = 0  # nothing happens by itself any more
+        if entry.cached:
+            # INVARIANT: no call in doubt keeps equal ones waiting (tests/unit/test_seams.py).
+            cache_fold.ended(state, key, entry.cached, outcome)
 
 
 def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:

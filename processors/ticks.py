@@ -2,7 +2,8 @@
 
     dispatched, unclaimed   offered again with the next attempt, until the deadline: then `expired`
     claimed, no receipt     read_only, idempotent: offered again with the same key, while it lives; queryable: looked up
-                            where the contract says how; else `in_doubt`, never by itself
+                            where the contract says how; else `in_doubt`, never by itself. `in_doubt`, too, when another
+                            release decides by now: it may name another server
     parked                  looked at again, or given up at its bound (`jobs.py`)
     held, no review         `expired`
     waiting, no verdict     what the guardrail says about a plug-in that fails
@@ -19,7 +20,7 @@ from sluicegate.processors import jobs
 from sluicegate.processors.aims import aim
 from sluicegate.processors.awaiting import SILENCE
 from sluicegate.processors.budgets import reserve_again
-from sluicegate.processors.job_terms import ABSENT, CALLBACK
+from sluicegate.processors.job_terms import ABSENT, CALLBACK, LOOKUP
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
@@ -44,6 +45,10 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
         return
     if entry.state == "waiting":
         SILENCE[entry.awaits](work, entry)
+        return
+    if _elsewhere(work, entry):
+        # INVARIANT: what may have happened is neither repeated nor looked up at another server (tests/unit/test_seams.py).
+        _end(work, entry, "in_doubt", "call_in_doubt")
         return
     if entry.state == "parked":
         _parked(work, entry)
@@ -70,6 +75,15 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
         _end(work, entry, "expired", "no_executor")
     else:
         _offer_again(work, entry)
+
+
+def _elsewhere(work: Work, entry: OpenIntent) -> bool:
+    """Whether a call that may have happened would be asked about, or for, under another release than it was offered under:
+    its session was closed or its release withdrawn, and the other one may name another server."""
+    if not entry.claimed_at or entry.tool_class == "read_only" or entry.executor == "in_process":
+        return False
+    asks = entry.state != "parked" or entry.waits_for in (LOOKUP, ABSENT)
+    return asks and work.control.deployed != (entry.hold_release or entry.release)
 
 
 def _parked(work: Work, entry: OpenIntent) -> None:
