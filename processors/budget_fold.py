@@ -11,6 +11,7 @@ import heapq
 
 from sluicegate.processors.alarms import set_alarm
 from sluicegate.processors.budget_state import (
+    GRANT_LIMIT_US,
     Account,
     Home,
     Lease,
@@ -84,7 +85,8 @@ def _fold_asked(state: PartitionState, key: bytes, facts: BudgetFacts) -> None:
     one = state.accounts.setdefault(name, Account(facts.windows[0]))
     one.roll(facts.windows[0])
     if facts.sent:
-        one.asked_until = until
+        # INVARIANT: a request that was lost keeps nobody from asking again (tests/unit/test_seams.py).
+        one.asked_until = min(until, state.now + GRANT_LIMIT_US)
     waiter = state.waiters.get(key)
     if waiter is None or waiter.account != name:
         _leave(state, key)

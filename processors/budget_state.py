@@ -21,6 +21,10 @@ MAX_ACCOUNTS = 500_000
 """Accounts in one partition: about 400 bytes each, 200 MB; a call that needs one more is refused `overloaded`."""
 
 
+GRANT_LIMIT_US = 20_000_000
+"""How long a call waits for a grant, and a request is on its way: the home's partition may need 7 s to find another owner."""
+
+
 @dataclass(slots=True)
 class Account:
     """One budget in one partition, in its newest window.

@@ -17,6 +17,7 @@ from sluicegate.processors import delegation
 from sluicegate.processors.aims import arguments_of, asked, facts_of
 from sluicegate.processors.budget_costs import bound
 from sluicegate.processors.budget_rules import Rule, fits
+from sluicegate.processors.budget_state import GRANT_LIMIT_US as GRANT_LIMIT_US
 from sluicegate.processors.budget_state import MAX_ACCOUNTS, Account, frozen, name_of, scope_of, shared
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.plan import deadline_of
@@ -31,9 +32,6 @@ STAGE = "budget"
 
 GRANT = "grant"
 """What a call awaits, and the executor kind of its plan meanwhile."""
-
-GRANT_LIMIT_US = 20_000_000
-"""How long a call waits for a grant: the home's partition may need 7 s to find another owner."""
 
 SLICES = 4
 """A lease grows by at most cap / (SLICES x partitions), so that what is idle never holds up more than a quarter of the

@@ -154,8 +154,10 @@ def _told(
             return Moved(fresh, [], grant)
         if entry.state == READY:
             return Moved(entry, [], [Send("hit", other, entry.expires_at)])
-        if entry.state == AWAY and (entry.away == other or now >= entry.lease_until):
-            entry.away, entry.lease_until = other, facts.until
+        nobody = entry.state == IDLE and not entry.waiters  # its result was lost
+        if nobody or (entry.state == AWAY and (entry.away == other or now >= entry.lease_until)):
+            entry.state, entry.away, entry.lease_until, entry.ttl_us = AWAY, other, facts.until, facts.ttl_us
+            entry.queue = [(p, until) for p, until in entry.queue if p != other]
             return Moved(entry, [], [Send("run", other, facts.until)])
         entry.queue = [(p, until) for p, until in entry.queue if p != other] + [(other, facts.until)]
         return Moved(entry, [], [])

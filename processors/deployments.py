@@ -147,9 +147,9 @@ def rolled_back(new: Control, body: Body, who: str) -> None:
 
 
 def pinned(new: Control, body: Body, who: str) -> None:
-    """`release.pinned` {scope, value, digest}."""
+    """`release.pinned` {scope, value, digest}. Nothing while nothing is deployed: budgets are the deployed release's."""
     key = (str(body["scope"]), str(body["value"]))
-    fits = key[0] in PIN_SCOPES and key[1] and str(body["digest"]) in new.published
+    fits = new.deployed and key[0] in PIN_SCOPES and key[1] and str(body["digest"]) in new.published
     if fits and (key in new.pins or len(new.pins) < MAX_PINS):
         new.pins = {**new.pins, key: str(body["digest"])}
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from sluicegate.processors import lifecycle
 from sluicegate.schemas.records import (
+    CacheFacts,
     Header,
     HoldFacts,
     IntentFacts,
@@ -133,6 +134,8 @@ class Lineage:
             call.sources.update(event for event in facts.grounded_events if event)
         if isinstance(facts, PlanFacts | HoldFacts):
             call.tool_class = facts.tool_class
+        elif isinstance(facts, CacheFacts):
+            call.tool_class = "read_only"  # of others nothing is kept
         elif isinstance(facts, ReviewFacts) and facts.edited:
             call.edited = (partition, offset)
         elif isinstance(facts, MemoryFacts):

@@ -105,7 +105,11 @@ def machinery_failed(
             emit(
                 work, "tick", status, StageFacts(detail[:80]), "machinery_failed", caused_by=entry.last_event
             )
-            settle(work)
+            try:
+                settle(work)
+            except Exception:  # what broke may be this: the reservation stays, and `ledger verify` says so
+                del work.decision.outcomes[1:]
+                work.decision.exchanges.clear()
             return work.decision
         if drop_alarm(work, source.due_by):
             return work.decision

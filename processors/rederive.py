@@ -173,6 +173,7 @@ class Rederive:
         entries = [e for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
         held = [(e.topic, e.offset) for e in entries]
         held += [(e.edit_topic, e.edit_offset) for e in entries if isinstance(e, OpenIntent) and e.edit_topic]
+        held += [(e.job_topic, e.job_offset) for e in entries if isinstance(e, OpenIntent) and e.job_topic]
         held += [(RECEIPTS, e.repair) for e in entries if isinstance(e, OpenIntent) and e.repair >= 0]
         for sessions in (state.sessions, state.parked):
             held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]

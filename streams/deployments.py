@@ -129,6 +129,8 @@ def pin(scope: str, value: str, digest: str) -> Plan:
     def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
         if scope not in PIN_SCOPES or not value:
             raise Terminal(f"`{scope[:40]}` cannot be pinned, pin an {' or a '.join(PIN_SCOPES)}")
+        if not control.deployed:
+            raise Terminal("nothing is deployed yet, deploy a release before you pin one")
         found = find(control, digest)
         body: Row = {"scope": scope, "value": value, "digest": found}
         return [("release.pinned", body)], f"{scope} `{value}` is decided under {named(control, found)}"

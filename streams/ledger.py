@@ -101,6 +101,7 @@ class Lane:
         self._suspect: tuple[Place, int] | None = None
         self._first: Place | None = None
         self._pause_s = RETRY_MIN_S
+        self._lone = 0
         self._library = Library()
         self._outgoing = Outgoing(self.env, index, service.sign_dispatch, service.sign_transfer)
 
@@ -243,11 +244,13 @@ class Lane:
             return deque(Tick(self.index, WAKE_AT) for _ in range(BATCH_TICKS))
         if due is not None and due <= now and not stale:
             first = due_intent(self.state, now)
-            if first is not None and (first[1].state == "held" or first[1].awaits):
+            lone = first is not None and (first[1].state == "held" or bool(first[1].awaits))
+            self._lone = self._lone + 1 if lone else 0
+            if lone and self._lone % BATCH_TICKS:  # now and then inputs, which may end what waits
                 # No receipt can move it. INVARIANT: it alone is acted on: what is due after it may have been claimed
                 # by now, and receipts were not read (tests/unit/test_due.py).
                 return deque((Tick(self.index, due),))
-            if first is None or await self._receipts_read():
+            if not lone and (first is None or await self._receipts_read()):
                 return deque(Tick(self.index, now) for _ in range(BATCH_TICKS))
         if not self._waiting:
             wait_ms = IDLE_POLL_MS if due is None else max(1, min(IDLE_POLL_MS, (due - now) // 1000))

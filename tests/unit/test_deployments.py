@@ -175,7 +175,7 @@ def test_a_release_that_is_not_at_hand_is_an_alarm_and_no_guess(d: Driver) -> No
 
 def test_too_many_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployments, "MAX_PINS", 1)
-    new = Control(published={"x": "a release"})
+    new = Control(published={"x": "a release"}, deployed="x")
     for agent in ("a", "b", "a"):
         deployments.pinned(new, {"scope": "agent", "value": agent, "digest": "x"}, "")
     assert new.pins == {("agent", "a"): "x"} and in_use(new) == {"x"}

@@ -12,6 +12,7 @@ import pytest
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Receipt
+from sluicegate.streams import ledger
 from sluicegate.streams.ledger import Lane
 from sluicegate.streams.ledger_service import LedgerService
 
@@ -90,3 +91,25 @@ def test_a_held_call_that_is_due_first_brings_no_other_along(unread: bool) -> No
     asyncio.run(steps())
     # With a claim on its way, that is read first; without one, the lease has run out.
     assert seen == ["expired", "Input" if unread else "offered again"]
+
+
+def test_deadlines_that_are_acted_on_alone_let_inputs_through() -> None:
+    _, claim = driver_with_both()
+    d = Driver()
+    d.open_session()
+    for _ in range(ledger.BATCH_TICKS + 10):
+        d.call("desk.ask", {"value": "1000"})
+    d.now += 2 * DAY_US
+    lane = Lane(0, cast(LedgerService, Service(d, [claim])))
+    lane.state = d.state
+    seen: list[str] = []
+
+    async def steps() -> None:
+        for _ in range(ledger.BATCH_TICKS):
+            for source in await lane._fetch():
+                seen.append(type(source).__name__)
+                if isinstance(source, Tick):
+                    d._decide(source, d.control)
+
+    asyncio.run(steps())
+    assert "Input" in seen

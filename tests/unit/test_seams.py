@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from sluicegate.processors import rederive
+from sluicegate.processors.budgets import GRANT_LIMIT_US
 from sluicegate.processors.homes import REMEMBERED_US
+from sluicegate.processors.library import Library
+from sluicegate.processors.lineage import Lineage
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import compile_release
+from sluicegate.streams.rollback import NOTHING, Step, judge
 
-from tests.driver import AGENT, Driver, release, release_files
+from tests.driver import AGENT, Driver, read, release, release_files
 from tests.unit import test_budget_leases as leases
 from tests.unit import test_budgets as budgets
 from tests.unit import test_cache as one
 from tests.unit import test_cache_homes as many
 from tests.unit import test_jobs as jobs
+from tests.unit.test_rederive import check as decide_again
 
 
 def test_a_read_that_was_stopped_in_mid_run_blocks_no_equal_call() -> None:
@@ -57,6 +63,28 @@ def test_a_read_that_broke_the_machinery_in_mid_run_blocks_no_equal_call(
     assert one.read(d).dispatches != []
 
 
+def test_a_home_that_lost_its_result_lets_who_asks_run() -> None:
+    w = many.world()
+    runner = many.named(0)
+    many.ask(w, runner)
+    w.settle()
+    ((d, dispatch),) = many.dispatches(w)
+    d.finish(dispatch, b'{"n":1}')
+    w.settle()
+    at_home = many.home(w)
+    h = w.drivers[at_home]
+    for topic in ("receipts", "transfers"):  # retention passed by
+        h.inputs.get(topic, {}).clear()
+    h.library = Library()
+    other = next(many.named(p) for p in range(many.PARTITIONS) if p not in (0, at_home))
+    many.ask(w, other)
+    w.settle()
+    assert len(many.dispatches(w)) == 2
+    for index in range(many.PARTITIONS):
+        w.crash(index)
+        w.restore(index)
+
+
 def test_grants_and_returns_are_remembered_for_minutes() -> None:
     w = leases.world()
     leases.call(w, 0)
@@ -81,6 +109,36 @@ def test_results_that_live_long_are_not_remembered_as_long() -> None:
     w.settle()
     kept = [until for d in w.drivers for until in d.state.seen.values()]
     assert kept and max(kept) <= w.now + REMEMBERED_US
+
+
+def test_a_request_of_a_second_offer_that_is_lost_keeps_nobody_from_asking() -> None:
+    w = leases.world(cap=100)
+    leases.call(w, 0, "cost.read")
+    w.settle()
+    d = w.drivers[0]
+    w.tick(0, 8_000_000)
+    while w.tick(0).outcomes:  # its lease ran out: the second offer needs as much again, and asks
+        pass
+    assert d.state.waiters
+    w.collect()
+    w.lanes.clear()  # the home is away
+    sent = len(d.exchanges)
+    d.now += GRANT_LIMIT_US
+    leases.call(w, 0, "cost.read")
+    assert [x.kind for x in d.exchanges[sent:]] == ["budget.request"]
+    leases.check(w)
+
+
+def test_a_parked_jobs_bytes_are_kept_to_decide_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rederive, "_KEEP_SLACK", -100)
+    d = jobs.driver()
+    dispatch = d.call("job.poll").dispatches[0]
+    d.claim(dispatch)
+    d.receipt(dispatch, "parked", result=b'{"completion":"poll","job":"j-1"}')
+    d.say("and now?")
+    look = d.tick(120_000_000)
+    assert look.dispatches[0].job == "j-1"
+    assert decide_again(d).differences == []
 
 
 def test_a_held_call_of_a_closed_session_is_verified_under_its_release() -> None:
@@ -118,6 +176,19 @@ def test_a_plug_ins_receipt_settles_nothing_of_the_call(how: str) -> None:
     accounts = {name: (one.reserved, one.spent) for name, one in d.state.accounts.items()}
     assert accounts == {f"agent:{AGENT}/purse": (0, 30), f"agent:{AGENT}/at_once": (0, 0)}
     assert pay().dispatches != []
+
+
+def test_a_read_that_the_cache_answered_is_a_read_to_who_takes_back() -> None:
+    d = one.driver()
+    d.finish(one.read(d).dispatches[0], b'{"n":1}')
+    hit = one.read(d).outcomes[0].origin
+    lineage = Lineage(hit.tenant)
+    for record in d.records:
+        event = read(record)
+        lineage.take(0, record.offset, event.header, event.facts)
+    step = Step(lineage.calls[hit.agent_id, hit.intent_id])
+    judge(step, release(), d.control)
+    assert (step.stands, step.why) == (NOTHING, "it only reads")
 
 
 def canary(tool: str) -> Driver:
