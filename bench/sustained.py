@@ -10,6 +10,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,16 +26,22 @@ MINUTES = float(os.environ.get("BENCH_MINUTES", "10"))
 AT_ONCE = 32
 
 
-async def _play(settings: Settings, folder: Path) -> tuple[int, int, float]:
+async def _play(
+    settings: Settings, folder: Path, ledger_mb: Callable[[], float]
+) -> tuple[int, int, float, float]:
+    """Calls, unanswered ones, seconds, and the ledger role's MB half-way."""
     calls = unanswered = 0
+    half = 0.0
     started = time.perf_counter()
     async with Fleet(settings, await topics.partitions_of(settings)) as fleet:
         while time.perf_counter() - started < MINUTES * 60:
             fleet.results.clear()
-            await fleet.play(demo.scripts(folder, demo.new_run()), lambda _: None, AT_ONCE)
+            await fleet.play(demo.scripts(folder, demo.new_run()), lambda _: None, AT_ONCE, close=True)
             calls += len(fleet.results)
             unanswered += sum(1 for r in fleet.results if r.reply is None)
-    return calls, unanswered, time.perf_counter() - started
+            if not half and time.perf_counter() - started > MINUTES * 30:
+                half = ledger_mb()
+    return calls, unanswered, time.perf_counter() - started, half
 
 
 def main() -> None:
@@ -49,9 +56,13 @@ def main() -> None:
             demo.wait_for_head(running, asyncio.run(demo.deploy(running.settings, folder)))
             ledger = next(r for r in running.roles if r.name == "ledger")
             asyncio.run(_warm(running.settings, folder))
-            before = psutil.Process(ledger.process.pid).memory_info().rss / 1e6
-            calls, unanswered, seconds = asyncio.run(_play(running.settings, folder))
-            after = psutil.Process(ledger.process.pid).memory_info().rss / 1e6
+
+            def ledger_mb() -> float:
+                return float(psutil.Process(ledger.process.pid).memory_info().rss / 1e6)
+
+            before = ledger_mb()
+            calls, unanswered, seconds, half = asyncio.run(_play(running.settings, folder, ledger_mb))
+            after = ledger_mb()
             lag = sum(
                 max(0.0, demo.metric(r.announce, "sluicegate_sink_lag"))
                 for r in running.roles
@@ -60,9 +71,7 @@ def main() -> None:
         finally:
             running.stop()
             tools.stop()
-    conditions = (
-        f"{seconds / 60:.1f} min, {AT_ONCE} sessions at once, all roles and the load on {common.machine()}"
-    )
+    conditions = f"{seconds / 60:.1f} min, {AT_ONCE} sessions at once, each closed at its end, {calls:,} calls, all roles and the load on {common.machine()}"
     common.write(
         "sustained",
         [
@@ -70,6 +79,7 @@ def main() -> None:
             Result("e2e.unanswered", unanswered, "intents", conditions),
             Result("e2e.sink_lag_at_end", lag, "events", conditions),
             Result("e2e.ledger_rss_start_mb", before, "MB", conditions),
+            Result("e2e.ledger_rss_half_mb", half, "MB", conditions),
             Result("e2e.ledger_rss_end_mb", after, "MB", conditions),
         ],
     )

@@ -119,14 +119,23 @@ class Fleet:
             del self._waiting[key]
 
     async def play(
-        self, scripts: Iterable[Script], on_step: Callable[[int], None], at_once: int = SESSIONS_AT_ONCE
+        self,
+        scripts: Iterable[Script],
+        on_step: Callable[[int], None],
+        at_once: int = SESSIONS_AT_ONCE,
+        *,
+        close: bool = False,
     ) -> None:
-        """Play all scripts, `at_once` sessions at a time; `on_step(1)` after every step."""
+        """Play all scripts, `at_once` sessions at a time; `on_step(1)` after every step. `close` ends each, as the SDK does."""
         queue = iter(scripts)
 
         async def runner() -> None:
             for script in queue:  # one shared iterator: each script is played once
                 await self._play_one(script, on_step)
+                if close:
+                    ident = f"{script.session_id}:close"
+                    message = Message(ident, script.agent_id, script.session_id, "session.close", _now())
+                    await self.ask("messages", message, ident)
 
         await asyncio.gather(*(runner() for _ in range(at_once)))
 
