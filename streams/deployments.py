@@ -200,28 +200,3 @@ def weight_of(text: str) -> int:
     if not weight_bp:
         raise Terminal(f"`{text[:20]}` is no share of sessions, write e.g. 10%")
     return weight_bp
-
-
-def arms(settings: Settings, control: Control) -> list[tuple[str, str, int, int, int, int, int]]:
-    """(arm, release, sessions, intents, refused, failed, held) of both arms, from sessions that opened since the canary began."""
-    from sluicegate.sinks.embedded import connect, database
-
-    canary = control.canary
-    assert canary is not None
-    name = database(settings)
-    query = f"""
-        SELECT s.release, uniqExact(s.agent_id, s.session_id), uniqExactIf((i.agent_id, i.intent_id), i.intent_id != ''),
-            countIf(i.state = 'refused'), countIf(i.state IN ('failed', 'withheld')), countIf(i.state = 'held')
-        FROM (
-            SELECT agent_id, session_id, release FROM `{name}`.events FINAL
-            WHERE stage = 'session' AND status = 'opened' AND control_head >= {canary.started}
-        ) AS s
-        LEFT JOIN `{name}`.intents AS i ON i.agent_id = s.agent_id AND i.session_id = s.session_id
-        GROUP BY s.release
-    """
-    found = {row[0]: row[1:] for row in connect(settings, "reader", name).query(query).result_rows}
-    nothing = (0, 0, 0, 0, 0)
-    return [
-        (arm, digest, *found.get(digest, nothing))
-        for arm, digest in (("control", control.deployed), ("canary", canary.digest))
-    ]

@@ -1,4 +1,4 @@
-"""`sluicegate deploy | pin | unpin | canary …`, and `rollback release`: which release decides."""
+"""`sluicegate deploy | pin | unpin`, and `rollback release`: which release decides. Canaries: `canary.py`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from sluicegate.streams.commands.rollback import rollback
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
-canary = typer.Typer(help="Try a release on some of the new sessions.", no_args_is_help=True)
-
 Why = Annotated[str, typer.Option(help="for the record")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would change only")]
 What = Annotated[str, typer.Argument(help="a release folder, or the digest (or its beginning) or name of a published one")]  # fmt: skip
@@ -26,7 +24,6 @@ Value = Annotated[str, typer.Argument(help="its id", metavar="ID")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.add_typer(canary, name="canary")
 
     @app.command()
     def deploy(
@@ -44,7 +41,7 @@ def register(app: typer.Typer) -> None:
             return
         settings = attach(Settings.from_env())
         before, digest = asyncio.run(deployments.known(settings, what))
-        done = _change(deployments.deploy(before, digest, now=now), why, dry_run, settings)
+        done = change_now(deployments.deploy(before, digest, now=now), why, dry_run, settings)
         if not dry_run:
             console().print(f"deployed {digest} as control event {done.head}", markup=False)
 
@@ -54,12 +51,12 @@ def register(app: typer.Typer) -> None:
 
         It counts before all that is deployed, canaries included, until `sluicegate unpin`.
         """
-        _say(_change(deployments.pin(scope, value, digest), why, dry_run), dry_run)
+        say(change_now(deployments.pin(scope, value, digest), why, dry_run), dry_run)
 
     @app.command()
     def unpin(scope: Scope, value: Value, why: Why = "", dry_run: DryRun = False) -> None:
         """Take a pin back, e.g. `sluicegate unpin agent triage-1`."""
-        _say(_change(deployments.unpin(scope, value), why, dry_run), dry_run)
+        say(change_now(deployments.unpin(scope, value), why, dry_run), dry_run)
 
 
 @rollback.command("release")
@@ -72,51 +69,7 @@ def rollback_release(
 
     Releases deployed after it are withdrawn from open sessions; a running canary ends. Deploying again takes it back.
     """
-    _say(_change(deployments.roll_back(to), why, dry_run), dry_run)
-
-
-@canary.command("start")
-def canary_start(
-    what: What,
-    weight: Annotated[str, typer.Option(help="share of new sessions, e.g. 10%")] = "10%",
-    why: Why = "",
-    dry_run: DryRun = False,
-) -> None:
-    """Decide some of the new sessions under another release, e.g. `sluicegate canary start ./candidate --weight 10%`."""
-    settings = attach(Settings.from_env())
-    before, digest = asyncio.run(deployments.known(settings, what))
-    _say(_change(deployments.start_canary(before, digest, weight), why, dry_run, settings), dry_run)
-
-
-def _ending(kind: str, name: str, text: str) -> None:
-    def command(why: Why = "", dry_run: DryRun = False) -> None:
-        _say(_change(deployments.end_canary(kind), why, dry_run), dry_run)
-
-    command.__doc__ = text
-    canary.command(name)(command)
-
-
-_ending("paused", "pause", "Draw no new session into the canary, e.g. `sluicegate canary pause`.")
-_ending("resumed", "resume", "Draw new sessions into it again, e.g. `sluicegate canary resume`.")
-_ending("promoted", "promote", "Make it the environment's release, e.g. `sluicegate canary promote`.")
-_ending("aborted", "abort", "End it, for its open sessions too, e.g. `sluicegate canary abort`.")
-
-
-@canary.command("status")
-def canary_status(output: OutputOption = Format.TABLE) -> None:
-    """What is running, and what both arms decided so far, e.g. `sluicegate canary status`."""
-    settings = attach(Settings.from_env())
-    control = asyncio.run(control_log.read(settings)).control
-    found = control.canary
-    if found is None:
-        console().print("no canary is running")
-        return
-    if output is Format.TABLE:
-        paused = ", paused" if found.paused else ""
-        said = f"{deployments.named(control, found.digest)} decides {found.weight_bp / 100:g} % of new sessions{paused}"
-        console().print(f"{said}, since control event {found.started}", markup=False)
-    rows = deployments.arms(settings, control)
-    show(("arm", "release", "sessions", "intents", "refused", "failed", "held"), rows, output)
+    say(change_now(deployments.roll_back(to), why, dry_run), dry_run)
 
 
 @release.command("list")
@@ -139,13 +92,15 @@ def release_list(output: OutputOption = Format.TABLE) -> None:
     show(("release", "digest", "stands"), rows, output)
 
 
-def _change(
+def change_now(
     plan: deployments.Plan, why: str, dry_run: bool, settings: Settings | None = None
 ) -> deployments.Change:
+    """Look at control, and write what the plan says of it."""
     settings = settings or attach(Settings.from_env())
     return asyncio.run(deployments.change(settings, Keys(settings.home), plan, why, dry_run=dry_run))
 
 
-def _say(done: deployments.Change, dry_run: bool) -> None:
+def say(done: deployments.Change, dry_run: bool) -> None:
+    """What was done, or would be."""
     text = f"would be: {done.said}" if dry_run else f"{done.said} (control event {done.head})"
     console().print(text, markup=False)
