@@ -91,10 +91,14 @@ class Follower:
             raise Retryable("control could not be confirmed, nothing is begun on an old one")
 
     def stopped(self, dispatch: Dispatch) -> str:
-        """What is quarantined. The release that counts is the one it was decided under."""
+        """What is quarantined. The release that counts is the one it was decided under; of a call through an alias, the
+        candidate that is asked counts, too."""
         control, d = self._source.control, dispatch
         release = d.release or control.deployed
-        return quarantined(control, d.agent_id, d.tool, d.session_id, release, d.intent_id)
+        # INVARIANT: a candidate quarantined after its offer is not called (tests/unit/test_quarantine.py).
+        tools = (d.tool, d.candidate) if d.candidate else (d.tool,)
+        said = (quarantined(control, d.agent_id, t, d.session_id, release, d.intent_id) for t in tools)
+        return next((why for why in said if why), "")
 
 
 class SignedVerifier(Follower):

@@ -41,14 +41,32 @@ def aim(work: Work) -> bool:
     entry = work.state.intents.get(key_of(work.origin))
     known = entry if type(entry) is OpenIntent else None
     if known is not None and known.candidate:
-        work.aim = _again(work, known, tool)
         work.attempt = known.attempt
-        return True
+        work.aim = (
+            _again(work, known, tool)
+            if not _stopped(work, known.candidate)
+            else _instead(work, known, tool.route)
+        )
+        return work.aim is not None
     usable = work.choice.usable if work.choice is not None else known.routes if known is not None else ()
     name = next_of(work, tool.route, usable, ())
     if name:
         work.aim = Aim(name, FIRST, (), 1)
     return bool(name)
+
+
+def _stopped(work: Work, name: str) -> bool:
+    """Whether control forbids this candidate now."""
+    o = work.origin
+    return bool(quarantine.quarantined(work.control, o.agent_id, name, o.session_id, work.control.deployed))
+
+
+def _instead(work: Work, entry: OpenIntent, route: CompiledRoute) -> Aim | None:
+    """The aim of an offer that is made again, when its candidate was quarantined meanwhile: the next one, if there is any."""
+    tried = (*entry.tried, f"{entry.candidate} {quarantine.REASON}")
+    name = next_of(work, route, entry.routes, tried)
+    attempt = entry.attempt if entry.state == "waiting" else entry.attempt + 1
+    return Aim(name, f"{quarantine.REASON} next", tried, attempt) if name else None
 
 
 def _again(work: Work, entry: OpenIntent, tool: CompiledTool) -> Aim:
@@ -63,13 +81,12 @@ def _again(work: Work, entry: OpenIntent, tool: CompiledTool) -> Aim:
 
 def next_of(work: Work, route: CompiledRoute, usable: tuple[str, ...], tried: tuple[str, ...]) -> str:
     """The first candidate that may be asked, was not asked yet and is not stopped; or an empty text."""
-    o = work.origin
     before = {row.rsplit(" ", 1)[0] for row in tried}
     for name in usable:
         if name in before or route.way(name) is None:
             continue
         # INVARIANT: a quarantined candidate is not asked (tests/unit/test_attempts.py::test_a_quarantined_candidate).
-        if not quarantine.quarantined(work.control, o.agent_id, name, o.session_id, work.control.deployed):
+        if not _stopped(work, name):
             return name
     return ""
 

@@ -6,6 +6,7 @@
     repair                        the same candidate once more, told what is wrong with its answer; then `next`
     stop                          the call ends with this failure
 
+A candidate that was quarantined between its offer and its call is followed by the next one, whatever the rules say.
 Each is a new `dispatched` with the next attempt, which names the candidate, everybody tried, and why. It is bounded by the
 route's `attempts`, by its candidates and by the call's deadline, and never begins for a session nobody has open any more.
 Who may be asked was settled at authorize. Never repeats by itself what may have had an effect: candidates are `read_only`.
@@ -41,8 +42,9 @@ def follow(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
     tool = work.control.release.tools.get(entry.tool) if work.control.release is not None else None
     if tool is None or tool.route is None or tool.version != entry.version:
         return False  # another release routes by now: the failure stands
-    failure = _failure(receipt, tool)
-    if not failure or receipt.error_class == quarantine.REASON:
+    stopped = receipt.kind == "failed" and receipt.error_class == quarantine.REASON
+    failure = quarantine.REASON if stopped else _failure(receipt, tool)
+    if not failure:
         return False
     tried = (*entry.tried, f"{entry.candidate} {failure}")
     wait_us = receipt.retry_after_ms * 1_000
@@ -81,7 +83,9 @@ def _next_aim(
     work: Work, entry: OpenIntent, route: CompiledRoute, failure: str, tried: tuple[str, ...], left_us: int
 ) -> Aim | None:
     """Who is asked next by the route's rule; None when the failure stands. `left_us`: after the wait it asks for."""
-    rule, attempt = route.rules[failure], entry.attempt + 1
+    # Stopped at the executor: this candidate, or the whole call, which `restore_call` finds out.
+    rule = "next" if failure == quarantine.REASON else route.rules[failure]
+    attempt = entry.attempt + 1
     if rule == "stop":
         return None
     again = entry.candidate if tried.count(tried[-1]) == 1 else ""

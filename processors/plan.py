@@ -97,6 +97,7 @@ def dispatch(
             arguments_of(work), work.action_digest,
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
             not_after, intent.traceparent, work.control.head, proof, transformed, release=work.control.deployed,
+            candidate=work.aim.candidate if work.aim else "",
         )
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from sluicegate.processors.awaiting import SILENCE
 from sluicegate.processors.budgets import reserve_again
 from sluicegate.processors.job_terms import ABSENT, CALLBACK, LOOKUP
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
+from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply, stand_with
@@ -112,8 +113,11 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
     if problem:
         _end(work, entry, _ended_by(entry), problem)
         return
-    aim(work)
+    aimed = aim(work)
     if work.decision.needs:
+        return
+    if not aimed:
+        _end(work, entry, _ended_by(entry), QUARANTINED)  # the one that was asked is, and no other is left
         return
     reason = reserve_again(work, entry)
     if reason is None:

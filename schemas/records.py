@@ -182,6 +182,7 @@ class Dispatch:
     purpose: str = ""
     job: str = ""
     release: str = ""
+    candidate: str = ""
 
 
 @dataclass(slots=True)

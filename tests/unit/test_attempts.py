@@ -147,7 +147,7 @@ def test_every_attempt_is_on_the_ledger_with_who_failed_before() -> None:
     [
         ("rate_limit", SMALL), ("overload", SMALL), ("timeout", SMALL), ("context_length", SMALL),
         ("authentication", SMALL), ("server_error", SMALL), ("model_changed", SMALL), ("unreachable", SMALL),
-        ("refused_by_tool", SMALL), ("content_policy", "failed content_policy"), ("quarantined", "failed quarantined"),
+        ("refused_by_tool", SMALL), ("content_policy", "failed content_policy"), ("quarantined", SMALL),
     ],
 )  # fmt: skip
 def test_what_follows_by_default(error_class: str, expected: str) -> None:
@@ -261,6 +261,36 @@ def test_a_quarantined_candidate_is_not_asked() -> None:
     assert model_of(fail(d, first, "timeout")) == SPARE
     d.control_event("quarantine.added", scope="tool", value=LARGE, why="")
     assert model_of(ask(d)) == SPARE
+
+
+def test_a_candidate_quarantined_after_its_offer_is_followed_by_the_next() -> None:
+    """The executor says so before it calls (tests/unit/test_quarantine.py), and a lapsed offer is not made to it again."""
+    d = driver({"on_error": {"refused": "stop"}})
+    first = ask(d)
+    assert (first.tool, first.candidate) == ("triage", LARGE)
+    d.control_event("quarantine.added", scope="tool", value=LARGE, why="it lies")
+    second = next_of(d, first, "quarantined", sent=False)
+    assert (model_of(second), second.candidate) == (SMALL, SMALL)
+    assert d.state.health == {}, "nobody was asked"
+    d.control_event("quarantine.added", scope="tool", value=SMALL, why="")
+    again = d.tick(10_000_000)
+    [third] = again.dispatches
+    assert (third.candidate, third.attempt) == (SPARE, 3)
+    facts = again.outcomes[-1].facts
+    assert isinstance(facts, r.AttemptFacts)
+    assert (facts.tried, facts.why) == ([f"{LARGE} quarantined", f"{SMALL} quarantined"], "quarantined next")
+    d.control_event("quarantine.added", scope="tool", value=SPARE, why="")
+    ended = d.tick(10_000_000)
+    assert not ended.dispatches and d.state.open_count == 0
+    assert (ended.outcomes[0].status, ended.outcomes[0].reason) == ("expired", "quarantined")
+    assert verify(d).names == set()
+
+
+def test_the_whole_call_stopped_at_the_executor_is_not_followed() -> None:
+    d = driver()
+    first = ask(d)
+    d.control_event("quarantine.added", scope="tool", value="triage", why="")
+    assert fail(d, first, "quarantined", sent=False) == "failed quarantined"
 
 
 def test_another_release_meanwhile_ends_it() -> None:

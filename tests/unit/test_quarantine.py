@@ -174,6 +174,24 @@ def test_claimed_and_then_quarantined_is_not_called() -> None:
     assert (said.kind, said.error_class, said.sent) == ("failed", "quarantined", False)
 
 
+def test_a_candidate_of_an_alias_is_stopped_between_offer_and_call() -> None:
+    """What is asked is the candidate: the alias itself is not quarantined."""
+    source = Source()
+    source.stop("model.large")
+    b = guarded(source)
+    large, small = dispatch(1, tool_class="read_only"), dispatch(2, tool_class="read_only")
+    large.candidate, small.candidate = "model.large", "model.small"
+
+    async def scenario() -> None:
+        b.log.put(large, small)
+        await until(lambda: len(b.receipts) == 2)
+
+    b.run(scenario)
+    assert set(b.called) == {small.idempotency_key}
+    [said] = [one for one in b.receipts if one.kind == "failed"]
+    assert (said.intent_id, said.error_class, said.sent) == ("intent-1", "quarantined", False)
+
+
 def test_an_executor_cut_off_from_control_claims_nothing() -> None:
     source = Source()
     source.stale = True
