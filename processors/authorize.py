@@ -29,7 +29,7 @@ from sluicegate.processors.delegation import delegators, names
 from sluicegate.processors.explain_policy import nearest_permit
 from sluicegate.processors.grounding import worst_of
 from sluicegate.processors.history import session_context
-from sluicegate.processors.holds import hold_of
+from sluicegate.processors.holds import hold_of, stricter, under_review
 from sluicegate.processors.labels import INTEGRITY
 from sluicegate.processors.model_routes import OK, UNHEALTHY, CompiledRoute
 from sluicegate.processors.modes import mode_for
@@ -76,8 +76,18 @@ def authorize(work: Work) -> Refusal | None:
     """Ask Cedar. Sets `work.policies`, and `work.hold` where people have to agree first; plain forbids refuse.
 
     Whether people agreed already is weighed by `approvals.py`. When the words of earlier events are needed and not at
-    hand, `work.decision.needs` is set and the answer means nothing.
+    hand, `work.decision.needs` is set and the answer means nothing. An agent under review is held whatever permits it.
     """
+    refusal = _by_policies(work)
+    if refusal is None and work.control.reviews and work.agent is not None:
+        why = work.control.reviews.get(work.agent.agent_id)
+        if why is not None:
+            # INVARIANT: no call of an agent under review runs without a person (tests/unit/test_reviewed_agents.py).
+            work.hold = stricter(work.hold, under_review(why)) if work.hold is not None else under_review(why)
+    return refusal
+
+
+def _by_policies(work: Work) -> Refusal | None:
     agent, tool, conformed = work.agent, work.tool, work.conformed
     assert agent and tool and conformed and work.release
     cut = slice_for(work.release.book, agent.roles, tool.name, policy_modes(work), agent.agent_id)

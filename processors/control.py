@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from sluicegate.processors import control_policy, deployments, modes, quarantine
+from sluicegate.processors import alarm_events, control_policy, deployments, modes, quarantine
 from sluicegate.processors import orders as rollbacks
+from sluicegate.processors.alarm_events import Alarm, Bounds
 from sluicegate.processors.deployments import Canary
 from sluicegate.processors.orders import Orders
 from sluicegate.processors.registry import (
@@ -81,6 +82,15 @@ class Control:
     """Digest -> the control event that ended it for sessions that stood on it."""
     aborted: frozenset[str] = frozenset()
     """Digests that were rolled back: nothing goes back to them."""
+    at: int = 0
+    """Time of the newest event, in microseconds; never runs backwards. What bounds automatic actions goes by it."""
+    alarms: Mapping[str, Alarm] = field(default_factory=dict)
+    """The sentinel's, by id; these three are read by `alarm_events.py`."""
+    bounds: Bounds = field(default_factory=Bounds)
+    acts: tuple[int, ...] = ()
+    """Times of the automatic actions of the last day."""
+    reviews: Mapping[str, str] = field(default_factory=dict)
+    """Agent -> why every call of it needs a person; read by `authorize.py`."""
     release: CompiledRelease | None = None
     """The compiled form of `deployed`, attached by the reader; not part of the fold."""
     mac_keys: dict[str, bytes] = field(default_factory=dict)
@@ -91,21 +101,24 @@ class Control:
     """See `deployments.view`; every new object begins without."""
 
 
-def fold(control: Control, seq: int, facts: ControlFacts) -> Control:
-    """Control after one event. Unknown kinds change nothing, so an older worker can read a newer ledger.
+def fold(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> Control:
+    """Control after one event, decided `at` microseconds. Unknown kinds change nothing, so an older worker can read a newer ledger.
 
     For the kinds in `ASKS_RELEASE` the release must be attached to `control`, since its `control.cedar` is asked.
     `ledger verify` folds without releases, and so reads no modes.
     """
-    new = replace(control, head=seq)
+    new = replace(control, head=seq, at=max(control.at, at))
     if control_policy.not_signed(control, seq, facts):
         return new
     body = cast(Body, json.loads(facts.body))
     if control_policy.may_deploy(new, facts.who, facts.kind, body):
         return new
+    if alarm_events.may_act(new, facts.who, facts.kind, body):
+        return new
     step = _STEPS.get(facts.kind)
     if step is not None:
         step(new, body, facts.who)
+        alarm_events.acted(new, facts.who, facts.kind, body)
     return new
 
 
@@ -253,6 +266,7 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "canary.paused": deployments.canary_paused,
     "canary.promoted": deployments.canary_promoted,
     "canary.aborted": deployments.canary_aborted,
+    **alarm_events.STEPS,
 }
 """Kind -> what it changes in the new `Control`. Steps replace maps, never change them: the old one is still in use."""
 

@@ -22,6 +22,7 @@ from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.conform import Conformed, Misfit, conform
 from sluicegate.processors.guardrails import guard_handoff
 from sluicegate.processors.handoff_terms import MAX_ROLES, TYPER, VALIDATOR
+from sluicegate.processors.holds import UNDER_REVIEW
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
@@ -121,6 +122,9 @@ def _permitted(work: Work) -> Refusal | None:
     assert work.agent is not None and session is not None and release is not None
     if not any(names_action(p, HANDOFF) for p in release.book.policies):
         return Refusal("no_permit", f'no policy of the release names Action::"{HANDOFF}"')
+    if work.agent.agent_id in work.control.reviews:
+        said = f"`{work.agent.agent_id}` is under review, and nobody is asked about a hand-off"
+        return Refusal("forbidden", said, (UNDER_REVIEW,))
     chain, reason = delegation.delegators(work.control, session)
     if reason:
         return Refusal(reason)

@@ -95,6 +95,15 @@ def hold_of(policies: Sequence[Policy]) -> Hold | None:
     return reduce(stricter, found)
 
 
+UNDER_REVIEW = "under_review"
+"""Stands for a policy's id where an agent is under review (`alarm_events.py`)."""
+
+
+def under_review(why: str) -> Hold:
+    """What is asked for every call of an agent under review: any registered person's agreement."""
+    return Hold(f"the agent is under review: {why}" if why else "the agent is under review", (UNDER_REVIEW,))
+
+
 def stricter(one: Hold, other: Hold) -> Hold:
     """What both ask for together."""
     common = set(one.reviewers) & set(other.reviewers)

@@ -111,7 +111,7 @@ class ControlChecker(Chain):
         try:
             rest = reading.rest(head.rest)
             facts = codec.decode_as(r.ControlFacts, parts.facts)
-            after = control_fold.fold(before, head.seq, facts)
+            after = control_fold.fold(before, head.seq, facts, rest.decided_at)
         except (Unreadable, ValueError, KeyError, TypeError) as error:
             self._bad("readable", offset, f"control event {head.seq} cannot be read ({type(error).__name__})")
             self.seq = head.seq + 1

@@ -139,7 +139,7 @@ class ControlReader:
             log.error("alarm: control event %d (`%s`) has no effect: %s", header.seq, facts.kind[:40], reason)
         if facts.kind in fold.ASKS_RELEASE:
             await self._attach_release(self.control, always=True)
-        new = fold.fold(self.control, header.seq, facts)
+        new = fold.fold(self.control, header.seq, facts, header.decided_at)
         if facts.kind == "key.added":  # a MAC key's secret was put into this home before
             new.mac_keys = mac_keys.load(self._settings.home)
         if self._task is not None or self.history is not None:
@@ -220,7 +220,7 @@ async def append(
                 event_id(log_id, 0, control.head + 1, "control", 0), b"/control", b"ai.sluicegate.control"
             )
             transaction.add(full_name(settings.env, "control"), 0, None, value, now // 1000, headers)
-            control = replace(fold.fold(control, control.head + 1, facts), release=None)
+            control = replace(fold.fold(control, control.head + 1, facts, now), release=None)
         async with asyncio.timeout(COMMIT_LIMIT_S):
             await transaction.append()
             await transaction.commit()

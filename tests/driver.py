@@ -232,7 +232,7 @@ class Driver:
         outcome = Outcome(origin, event_id(LOG_ID, 0, seq, "control", 0), "control", "recorded", kind, facts)
         value, self._control_prev = seal(outcome, LOG_ID, 0, seq, self._control_prev, self.keys.seal)
         self.control_records.append(Record(2 * seq, value))
-        after = control_fold.fold(before, seq, facts)
+        after = control_fold.fold(before, seq, facts, self.now)
         after.releases = self._releases
         if after.deployed and after.release is None:
             after.release = self._releases[after.deployed]
