@@ -63,15 +63,21 @@ def actual(unit: str, tool: CompiledTool | None, receipt: Receipt, reserved: int
         return reserved
     if tool.executor_kind != MODEL:
         return reserved if unit == "tokens" else _said(tool, result, reserved)
-    usage = result.get("usage")
-    used = cast("dict[str, Json]", usage) if isinstance(usage, dict) else {}
-    given, output = _int(used.get("input_tokens"), -1), _int(used.get("output_tokens"), -1)
+    given, output = usage_of(receipt)
     if given < 0 or output < 0:
         return reserved
     if unit == "tokens":
         return min(MAX_AMOUNT, given + output)
     price = _price(tool, _executor(tool), budgets)
     return _said(tool, result, reserved) if price is None else min(MAX_AMOUNT, _money(given, output, price))
+
+
+def usage_of(receipt: Receipt) -> tuple[int, int]:
+    """Tokens of the input and of the answer, by a model's receipt; -1 where it does not say."""
+    usage = (_result(receipt) or {}).get("usage")
+    used = cast("dict[str, Json]", usage) if isinstance(usage, dict) else {}
+    given, output = _int(used.get("input_tokens"), -1), _int(used.get("output_tokens"), -1)
+    return (given if given <= MAX_AMOUNT else -1), (output if output <= MAX_AMOUNT else -1)
 
 
 def _money(given: int, output: int, price: tuple[int, int]) -> int:

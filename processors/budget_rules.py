@@ -15,7 +15,7 @@ Never counts. Next: `budget_costs.py` (what a call costs), `budgets.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,6 +77,8 @@ class Tables(BaseModel):
     budgets: list[BudgetRow] = []
     limits: list[LimitRow] = []
     prices: dict[str, PriceRow] = {}
+    spend: bool = False
+    """What every reported attempt cost is written to the ledger (`spend.py`)."""
 
 
 class Costs(BaseModel):
@@ -132,11 +134,13 @@ class Budgets:
         rules: by id.
         by_tool: contract -> the rules it may fall under, in the release's order.
         prices: contract or model -> (input, output) in micro-units for a million tokens.
+        spend: whether what attempts cost is recorded.
     """
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
     by_tool: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
     prices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    spend: bool = False
 
     def rules_of(self, tool: str) -> tuple[Rule, ...]:
         """The rules that a contract may fall under."""
@@ -193,8 +197,12 @@ def compile_budgets(
 
 def read_budgets(tables: Tables, tools: Sequence[str], text: str, findings: list[Finding]) -> Budgets:
     """`compile_budgets` for a release that is being checked: a fault becomes a finding with its line."""
+    if tables.prices and not tables.spend:
+        said = "there are prices, and no `spend: true`: the view `spend` will know no money"
+        findings.append(Finding("release.yaml", line_of(text, ["prices"]), "spend", "warning", said))
     try:
-        return compile_budgets(tables.budgets, tables.limits, tables.prices, tools)
+        compiled = compile_budgets(tables.budgets, tables.limits, tables.prices, tools)
+        return replace(compiled, spend=tables.spend)
     except Terminal as error:
         key = "budgets" if any(f"`{row.id}`" in str(error) for row in tables.budgets) else "limits"
         findings.append(Finding("release.yaml", line_of(text, [key]), "release", "error", str(error)))

@@ -28,7 +28,8 @@ from sluicegate.processors.state import OpenIntent, key_of
 from sluicegate.processors.work import Work, emit
 from sluicegate.schemas.records import BudgetFacts, Receipt
 
-_STEPS = lifecycle.TERMINAL | {"in_doubt", "claimed", "dispatched", "waiting"}
+STEPS = lifecycle.TERMINAL | {"in_doubt", "claimed", "dispatched", "waiting"}
+"""Statuses with which a decision moves its call."""
 
 
 def settle(work: Work) -> None:
@@ -38,7 +39,7 @@ def settle(work: Work) -> None:
         return
     key = key_of(work.origin)
     held = list(state.reservations.get(key, ()))
-    last = next((o for o in reversed(outcomes) if o.status in _STEPS), None)
+    last = next((o for o in reversed(outcomes) if o.status in STEPS), None)
     for outcome in outcomes:
         held += _reserved(outcome.facts)
     if not held or last is None or last.status == "in_doubt":

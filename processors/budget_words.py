@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.schemas.records import BudgetFacts
+from sluicegate.schemas.records import BudgetFacts, SpendFacts
 
 
 def in_words(facts: BudgetFacts) -> str:
@@ -19,3 +19,14 @@ def _part(facts: BudgetFacts, at: int, name: str) -> str:
         return f"spent {facts.spent[at]} of {-facts.reserved[at]} reserved of {name}{over}{frozen}"
     asked = ", whose home was asked" if facts.sent else ""
     return f"waits for {facts.needs[at]} of {name}{asked}"
+
+
+def cost_in_words(facts: SpendFacts) -> str:
+    """What a reported attempt cost: `12 micro-units, 3 + 2 tokens`."""
+    money = f"{facts.money} micro-units" if facts.money >= 0 else "nobody said how much money"
+    tokens = (
+        f", {facts.input_tokens} + {facts.output_tokens} tokens"
+        if min(facts.input_tokens, facts.output_tokens) >= 0
+        else ""
+    )
+    return f"cost {money}{tokens}"

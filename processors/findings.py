@@ -35,6 +35,7 @@ RULES: dict[str, str] = {
     "prompt": "a prompt cannot be rendered",
     "redaction": "a policy's `@redact` names what is not there, or could never fit the contract",
     "compensation": "`compensate` or `verify` of a contract could never work",
+    "spend": "prices that no record of costs is made with",
     "release": "`release.yaml` is not valid",
     "case": "a row of `tests/` cannot be read",
 }

@@ -36,6 +36,7 @@ from sluicegate.processors.resume import decide_resume
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
 from sluicegate.processors.sessions import OPEN, decide_message, decide_session
+from sluicegate.processors.spend import note_spend
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of, session_key
 from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.trace import stage_facts
@@ -81,6 +82,7 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
             _decide_input(work, source)
         if not work.decision.needs:
             settle(work)
+            note_spend(work)
             tell(work)
     except Exception as error:  # total: a bug becomes an outcome with an alarm, and the partition goes on
         return machinery_failed(state, control, source, now, type(error).__name__)

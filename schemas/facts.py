@@ -50,6 +50,18 @@ class BudgetFacts:
 
 
 @dataclass(slots=True)
+class SpendFacts:
+    """What a reported attempt cost. Amounts that nobody said are -1."""
+
+    attempt: int
+    contract: str
+    model: str
+    money: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(slots=True)
 class ExchangeFacts:
     """An exchange was taken, or an alarm of a home's was due."""
 

@@ -24,6 +24,7 @@ from sluicegate.schemas.facts import PlanFacts as PlanFacts
 from sluicegate.schemas.facts import ResultFacts as ResultFacts
 from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
 from sluicegate.schemas.facts import SessionFacts as SessionFacts
+from sluicegate.schemas.facts import SpendFacts as SpendFacts
 from sluicegate.schemas.facts import StageFacts as StageFacts
 from sluicegate.schemas.model_facts import AnswerFacts as AnswerFacts
 from sluicegate.schemas.model_facts import AttemptFacts as AttemptFacts

@@ -1,6 +1,6 @@
 """How the tables and views of one environment's ClickHouse database come to be, and are rebuilt.
 
-`ensure_schema` may be run by any number of processes at any time. Never changes a table that exists.
+`ensure_schema` may be run by any number of processes at any time. Of a table that exists it changes nothing but to add columns.
 Next: `tables.py` (what the columns mean), `views.sql`.
 """
 
@@ -59,10 +59,16 @@ def check_database(database: str) -> str:
 
 
 def ensure_schema(client: Client, database: str) -> None:
-    """Create what is missing: database, tables, views. Changes no table that exists."""
+    """Create what is missing: database, tables, columns that an earlier version did not have, views. Nothing else changes."""
     client.command(f"CREATE DATABASE IF NOT EXISTS `{check_database(database)}`")
     for table in tables.TABLES:
         client.command(table.ddl(database))
+        place = f"database = {tables.quote(database)} AND table = {tables.quote(table.name)}"
+        known = client.command(
+            f"SELECT arrayStringConcat(groupArray(name), ' ') FROM system.columns WHERE {place}"
+        )
+        if added := table.added(database, str(known).split()):
+            client.command(added)
     for view in views(database):
         client.command(view)
 

@@ -51,8 +51,16 @@ DEFAULTS: dict[str, object] = {
     "reviewer": b"",
     "approvals": (),
     "edited": None,
+    "candidate": b"",
+    "model": b"",
+    "money": None,
+    "input_tokens": None,
+    "output_tokens": None,
 }
 """Column -> what a row has whose facts say nothing of it; the same as ClickHouse fills in."""
+
+AMOUNTS = ("money", "input_tokens", "output_tokens")
+"""Columns of what was said to be used."""
 
 RENAMED: dict[tuple[str, str], str] = {
     ("intent_facts", "version"): "tool_version",
@@ -77,6 +85,8 @@ RENAMED: dict[tuple[str, str], str] = {
     ("cache_facts", "executed_by"): "executor",
     ("cache_facts", "until"): "lease_until",
     ("cache_facts", "made_by"): "origin",
+    ("answer_facts", "served_model"): "model",
+    ("spend_facts", "contract"): "candidate",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
@@ -137,11 +147,8 @@ ONLY_IN_BYTES = {
             "unversioned",
         )
     ),
-    *(("attempt_facts", name) for name in ("measured", "amounts", "candidate", "tried", "aimed", "repair")),
-    *(
-        ("answer_facts", name)
-        for name in ("candidate", "served_model", "input_tokens", "output_tokens", "confidence")
-    ),
+    *(("attempt_facts", name) for name in ("measured", "amounts", "tried", "aimed", "repair")),
+    ("answer_facts", "confidence"),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),
@@ -161,10 +168,12 @@ def _kind(schema: str) -> Kind:
     name, columns, values = schema.split(".")[0], [], []
     for field in avro.names_of(schema):
         column = RENAMED.get((name, field), field)
-        if column in DEFAULTS:  # a time of 0 is no time
+        if column in DEFAULTS:  # a time of 0 is no time, and an amount of -1 was not said
             none = " or None" if column.endswith(("_at", "_after", "_until")) else ""
             columns.append(column)
-            values.append(f"f_{field}{none}")
+            values.append(
+                f"None if f_{field} < 0 else f_{field}" if column in AMOUNTS else f"f_{field}{none}"
+            )
     return Kind(
         name.encode(),
         tuple(columns),

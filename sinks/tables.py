@@ -6,7 +6,9 @@ Next: `ddl.py` (creates them), `rows.py` (fills them).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 
 DEDUPLICATION_WINDOW = 10_000
 """Blocks a table remembers the token of: at most 1 range/s a partition, so 13 partitions fill it in 12 minutes."""
@@ -25,6 +27,13 @@ class Column:
     type: str
     comment: str
     codec: str = ""
+
+    @property
+    def ddl(self) -> str:
+        """As a table's definition has it."""
+        return (
+            f"`{self.name}` {self.type} COMMENT {quote(self.comment)}{self.codec and f' CODEC({self.codec})'}"
+        )
 
     @property
     def inserted(self) -> bool:
@@ -54,12 +63,16 @@ class Table:
         """The types of `names`."""
         return [c.type for c in self.columns if c.inserted]
 
+    def added(self, database: str, known: Collection[str]) -> str:
+        """The statement that gives a table of an earlier version the columns it lacks; empty when it has all."""
+        after = {c.name: f" AFTER `{b.name}`" for b, c in pairwise(self.columns)}
+        lacking = [c for c in self.columns if c.name not in known]
+        parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {c.ddl}{after.get(c.name, ' FIRST')}" for c in lacking)
+        return parts and f"ALTER TABLE `{database}`.`{self.name}` {parts}"
+
     def ddl(self, database: str, suffix: str = "") -> str:
         """CREATE TABLE IF NOT EXISTS."""
-        lines = [
-            f"    `{c.name}` {c.type} COMMENT {quote(c.comment)}{c.codec and f' CODEC({c.codec})'}"
-            for c in self.columns
-        ]
+        lines = [f"    {c.ddl}" for c in self.columns]
         lines += [f"    {index}" for index in self.indexes]
         return (
             f"CREATE TABLE IF NOT EXISTS `{database}`.`{self.name}{suffix}`\n(\n"
@@ -154,6 +167,11 @@ _FACTS = (
     Column("reviewer", LC, "of a review that counted: id of the person"),
     Column("approvals", f"Array({LC})", "of a review that counted: who agreed so far"),
     Column("edited", "Nullable(Bool)", "of a review that counted: the person changed the arguments"),
+    Column("candidate", LC, "of a call through a model alias: the contract that was asked; of spend_facts of any call"),
+    Column("model", LC, "the model that answered; of spend_facts, else, the one that was asked"),
+    Column("money", "Nullable(Int64)", "of spend_facts: what an attempt cost, in micro-units of the currency", _INT),
+    Column("input_tokens", "Nullable(Int64)", "of a model's answer, as its server says", _INT),
+    Column("output_tokens", "Nullable(Int64)", "of a model's answer, as its server says", _INT),
 )  # fmt: skip
 
 EVENTS = Table(

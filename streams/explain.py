@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.budget_words import in_words
+from sluicegate.processors.budget_words import cost_in_words, in_words
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
 from sluicegate.processors.policy_files import parse_policies
@@ -246,6 +246,12 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             step.detail = facts.detail
         case r.BudgetFacts():
             step.attempt, step.detail = facts.attempt, in_words(facts)
+        case r.SpendFacts():
+            step.attempt, step.by, step.detail = (
+                facts.attempt,
+                facts.model or facts.contract,
+                cost_in_words(facts),
+            )
 
 
 def _choice(facts: r.ChoiceFacts) -> str:

@@ -18,8 +18,9 @@ from sluicegate.sinks.ranges import Collector, Range
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
 
-from tests.driver import AGENT, LOG_ID, Driver
+from tests.driver import AGENT, LOG_ID, SESSION, Driver
 from tests.ledger_records import Ledger, PlainOpener, log_id
+from tests.unit import test_spend as spending
 
 DAY_US = 24 * 3600 * 1_000_000
 _numbers = itertools.count()
@@ -394,3 +395,39 @@ class ClickHouseContract:
     def test_a_name_that_cannot_be_a_database_is_refused(self, sink: Any) -> None:
         with pytest.raises(Terminal, match="cannot be a database"):
             ddl.ensure_schema(sink, "x`; DROP DATABASE y")
+
+    def test_the_view_of_spend_adds_up_what_was_reported(self, sink: Any, database: str) -> None:
+        d = spending.driver()
+        spending.traffic(d)
+        for topic, written in (("outcomes", d.records), ("control", d.control_records)):
+            collector = Collector(LOG_ID, topic, 0)
+            for offset, value in written:
+                collector.add(Record(topic, 0, offset, value), 0.0)
+            frozen = collector.take(float("inf"))
+            assert frozen is not None
+            for _ in range(2):  # the same rows again are no other rows
+                Sink(lambda: sink, database, None).write(frozen, True)
+        query = (
+            "SELECT team, agent_id, tool, candidate, model, calls, tokens, toInt64(round(money * 1000000)), calls_without_money "
+            "FROM {d}.spend ORDER BY tool, candidate"
+        )
+        assert self.rows(sink, database, query) == spending.SPENT
+        hours = "SELECT DISTINCT hour = toStartOfHour(hour), session_id, tenant, release FROM {d}.spend"
+        assert self.rows(sink, database, hours) == [
+            (1, SESSION, d.control.agents[AGENT].tenant, d.control.deployed)
+        ]
+
+    def test_a_table_of_an_earlier_version_gets_its_columns(self, sink: Any, database: str) -> None:
+        writer = Sink(lambda: sink, database, None)
+        ledger = Ledger()
+        writer.write(one_range(ledger.many(8)), True)
+        for view in ("spend",):
+            sink.command(f"DROP VIEW `{database}`.{view}")
+        sink.command(f"ALTER TABLE `{database}`.events DROP COLUMN money, DROP COLUMN model")
+        for _ in range(2):
+            ddl.ensure_schema(sink, database)
+        found = [row[0] for row in self.rows(sink, database, "DESCRIBE TABLE {d}.events")]
+        assert found == [column.name for column in tables.EVENTS.columns]
+        writer.write(one_range(ledger.many(8), next_seq=8), True)
+        assert self.counts(sink, database) == (16, 16)
+        assert self.rows(sink, database, "SELECT count(money) FROM {d}.events") == [(0,)]
