@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from sluicegate.processors.deployments import good_before
+from sluicegate.processors.deployments import good_before, judged
 
 if TYPE_CHECKING:
     from sluicegate.processors.control import Body, Control
@@ -118,7 +118,7 @@ def may_act(control: Control, who: str, kind: str, body: Mapping[str, object]) -
 
     INVARIANT: no number of sentinels does more than the bounds (tests/unit/test_alarm_events.py).
     """
-    if not is_sentinel(control, who) or kind == RAISED:
+    if not is_sentinel(control, who) or kind == RAISED or judged(control, kind, body):
         return ""
     action = DOES.get(kind)
     alarm = control.alarms.get(str(body.get("alarm", "")))

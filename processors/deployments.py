@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ DEPLOYING = ("release.deployed", "release.rolled_back", "release.pinned", "canar
 """Events that `control.cedar` may ask for a permit. Aborting and pausing a canary and unpinning take something back, and
 are never asked."""
 
+JUDGED = ("canary.aborted", "canary.promoted", "canary.paused")
+"""What the judge of a canary may do by itself where it was started so."""
+
+MAX_PAUSES = 199
+"""Pauses and resumptions of one canary that the judge tells apart. Odd: what opens after the last one is not judged."""
+
 PIN_SCOPES = ("agent", "session")
 
 Pins = Mapping[tuple[str, str], str]
@@ -46,12 +52,22 @@ class Canary:
         weight_bp: how many of 10,000 new sessions.
         started: control event that began it; part of the draw, so that another canary draws other sessions.
         paused: no new session is drawn; those drawn stay.
+        auto: the judge may end it by itself (`canary_judge.py`, `canary_watcher.py`).
+        control: the release it stands against, deployed when it began.
+        at: time of the event that began it, in microseconds.
+        pauses: control events that paused and resumed it, in turn.
+        pinned: (agent | session, id) -> since which control event it was pinned while the canary ran.
     """
 
     digest: str
     weight_bp: int
     started: int
     paused: bool = False
+    auto: bool = False
+    control: str = ""
+    at: int = 0
+    pauses: tuple[int, ...] = ()
+    pinned: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def drawn(canary: Canary, agent_id: str, session_id: str) -> bool:
@@ -152,6 +168,8 @@ def pinned(new: Control, body: Body, who: str) -> None:
     fits = new.deployed and key[0] in PIN_SCOPES and key[1] and str(body["digest"]) in new.published
     if fits and (key in new.pins or len(new.pins) < MAX_PINS):
         new.pins = {**new.pins, key: str(body["digest"])}
+        if new.canary is not None and key not in new.canary.pinned:
+            new.canary = replace(new.canary, pinned={**new.canary.pinned, key: new.head})
 
 
 def unpinned(new: Control, body: Body, who: str) -> None:
@@ -161,31 +179,51 @@ def unpinned(new: Control, body: Body, who: str) -> None:
 
 
 def canary_started(new: Control, body: Body, who: str) -> None:
-    """`canary.started` {digest, weight_bp}. A second one changes nothing."""
+    """`canary.started` {digest, weight_bp, auto?}. A second one changes nothing."""
     digest, weight = str(body["digest"]), cast(int, body["weight_bp"])
     if new.canary is None and digest in new.published and digest != new.deployed and 0 < weight <= WHOLE_BP:
-        new.canary = Canary(digest, weight, new.head)
+        new.canary = Canary(
+            digest, weight, new.head, auto=bool(body.get("auto")), control=new.deployed, at=new.at,
+            pinned=dict.fromkeys(new.pins, new.head),
+        )  # fmt: skip
         new.withdrawn = {d: at for d, at in new.withdrawn.items() if d != digest}
 
 
 def canary_paused(new: Control, body: Body, who: str) -> None:
-    """`canary.paused` {paused}: or resumed."""
-    if new.canary is not None:
-        new.canary = replace(new.canary, paused=bool(body["paused"]))
+    """`canary.paused` {paused, canary?}: or resumed."""
+    canary, paused = new.canary, bool(body["paused"])
+    if canary is not None and _meant(canary, body):
+        pauses = canary.pauses
+        if paused != canary.paused and len(pauses) < MAX_PAUSES:
+            pauses = (*pauses, new.head)
+        new.canary = replace(canary, paused=paused, pauses=pauses)
 
 
 def canary_promoted(new: Control, body: Body, who: str) -> None:
-    """`canary.promoted`: it becomes the environment's release; sessions of the other arm stay where they are."""
-    if new.canary is not None:
+    """`canary.promoted` {canary?}: it becomes the environment's release; sessions of the other arm stay where they are."""
+    if new.canary is not None and _meant(new.canary, body):
         _stand(new, new.canary.digest)
         new.canary = None
 
 
 def canary_aborted(new: Control, body: Body, who: str) -> None:
-    """`canary.aborted`: its sessions go on under the environment's release."""
-    if new.canary is not None:
+    """`canary.aborted` {canary?}: its sessions go on under the environment's release."""
+    if new.canary is not None and _meant(new.canary, body):
         new.withdrawn = {**new.withdrawn, new.canary.digest: new.head}
         new.canary = None
+
+
+def _meant(canary: Canary, body: Body) -> bool:
+    """Whether an event is about this canary. An operator's word is about the one that runs; the judge names its own, so that
+    what it found out about one never ends the next."""
+    # INVARIANT: two watchers, or one that starts anew, end one canary once (tests/unit/test_canary_events.py).
+    return body.get("canary", canary.started) == canary.started
+
+
+def judged(control: Control, kind: str, body: Mapping[str, object]) -> bool:
+    """Whether an event is the verdict on the canary that runs, which may be given without a person."""
+    canary = control.canary
+    return canary is not None and canary.auto and kind in JUDGED and body.get("canary") == canary.started
 
 
 def _stand(new: Control, digest: str) -> None:

@@ -18,6 +18,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
 from sluicegate.processors.cache_rules import CacheRule, check_cache
+from sluicegate.processors.canary_rules import (
+    DEFAULT_FORM,
+    DEFAULT_RULES,
+    CanaryForm,
+    CanaryRules,
+    compile_canary,
+)
 from sluicegate.processors.cedar import PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
 from sluicegate.processors.compensate import Compensation, Verification
@@ -151,6 +158,7 @@ class Manifest(Tables, BaseModel):
     recall: dict[str, Recall] = {}
     derail: Derail = NO_LIMITS
     models: dict[str, Route] = {}
+    canary: CanaryForm = DEFAULT_FORM
     require_verified_user: bool = False
     """Sessions may name whom they are for only by a token that was verified."""
 
@@ -204,6 +212,8 @@ class CompiledRelease:
     require_verified_user: bool = False
     budgets: Budgets = NO_BUDGETS
     prompts: dict[str, Prompt] = field(default_factory=dict)
+    canary: CanaryRules = DEFAULT_RULES
+    """How a canary against this release is judged."""
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -269,6 +279,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         tuple(manifest.roles), manifest.grounding, guardrails(manifest, tools, files, findings), manifest.derail,
         manifest.require_verified_user,
         read_budgets(manifest, sorted(tools), files["release.yaml"], findings), prompts,
+        compile_canary(manifest.canary, files["release.yaml"], findings),
     )  # fmt: skip
     return release, findings
 

@@ -222,11 +222,11 @@ class Driver:
         """Control as of its head."""
         return self.controls[-1]
 
-    def control_event(self, kind: str, /, **body: object) -> Control:
+    def control_event(self, kind: str, /, who: str = "operator", **body: object) -> Control:
         """Append one control event and fold it."""
         before = self.controls[-1] if self.controls else Control()
         seq = before.head + 1
-        facts = r.ControlFacts(kind, "operator", "a test", rfc8785.dumps(body))  # type: ignore[arg-type]
+        facts = r.ControlFacts(kind, who, "a test", rfc8785.dumps(body))  # type: ignore[arg-type]
         self.now += STEP_US
         origin = Origin("", "", "operator", "", SYSTEM, self.now, "control", 0, seq, before.head, before.deployed, ENGINE)  # fmt: skip
         outcome = Outcome(origin, event_id(LOG_ID, 0, seq, "control", 0), "control", "recorded", kind, facts)
