@@ -96,8 +96,8 @@ def prepared(play: Rehearsal, library: Library, tool: str, arguments: bytes) -> 
     """A call after `route` and `conform`."""
     intent = Intent("bench", AGENT.agent_id, SESSION, "tool_call", tool, arguments, play.now)
     value = codec.encode(intent)
-    source = Input("intents", 0, play.state.positions["intents"], value, library=library)
-    work = begin(play.state, play.control, source, play.now)
+    source = Input("intents", 0, play.ledger.state.positions["intents"], value, library=library)
+    work = begin(play.ledger.state, play.ledger.control, source, play.now)
     work.intent, work.payload, work.agent = intent, value, AGENT
     assert route(work) is None and conform_arguments(work) is None
     return work

@@ -18,12 +18,12 @@ import orjson
 from sluicegate.processors.cases import Case, Step
 from sluicegate.processors.control import Control
 from sluicegate.processors.holds import MAX_QUORUM, REVIEWERS
-from sluicegate.processors.inputs import Input, Place
+from sluicegate.processors.inputs import Place
+from sluicegate.processors.one_partition import OnePartition
 from sluicegate.processors.outcomes import Decision, Outcome
-from sluicegate.processors.pipeline import decide
 from sluicegate.processors.registry import Agent, Person
 from sluicegate.processors.release import CompiledRelease
-from sluicegate.processors.state import PartitionState, apply
+from sluicegate.processors.state import PartitionState
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.kinds import call_kind
@@ -47,15 +47,14 @@ class Rehearsal:
     """One agent with one session on one partition."""
 
     def __init__(self, release: CompiledRelease, agent: Agent, environment: str = "test") -> None:
-        self.agent, self.now = agent, T0
-        people = _people(release)
-        self.control = Control(
+        self.agent, self.now, self._release = agent, T0, release
+        people = reviewers(release)
+        control = Control(
             0, LOG_ID, environment, 1, "dev", {agent.agent_id: agent}, {p.person_id: p for p in people},
             deployed=release.digest, release=release,
         )  # fmt: skip
-        self.state = PartitionState(LOG_ID, 0, 1, environment)
+        self.ledger = OnePartition(control, PartitionState(LOG_ID, 0, 1, environment))
         self._reviewers = [p.person_id for p in people]
-        self._contents: dict[Place, bytes | None] = {}
         self._ids = 0
 
     def begin(self, goal: str = "", on_behalf_of: str = "") -> Decision:
@@ -74,7 +73,7 @@ class Rehearsal:
 
     def call(self, tool: str, arguments: bytes) -> Decision:
         """The agent asks for a call."""
-        found = self.control.release.tools.get(tool) if self.control.release else None
+        found = self._release.tools.get(tool)
         kind = call_kind(found.executor_kind if found else "")
         intent = r.Intent(self._id(), self.agent.agent_id, SESSION, kind, tool, arguments, self.now)
         return self._take("intents", intent)
@@ -115,7 +114,7 @@ class Rehearsal:
 
     def bytes_at(self, place: Place) -> bytes | None:
         """An input's bytes."""
-        return self._contents.get(place)
+        return self.ledger.bytes_at(place)
 
     def _id(self) -> str:
         self._ids += 1
@@ -123,20 +122,10 @@ class Rehearsal:
 
     def _take(self, topic: str, record: object) -> Decision:
         self.now += STEP_US
-        offset = self.state.positions.get(topic, 0)
-        value = codec.encode(record)
-        self._contents[topic, offset] = value
-        source = Input(topic, 0, offset, value)
-        decision = decide(self.state, self.control, source, self.now)
-        while decision.needs:
-            source.contents.update({place: self._contents.get(place) for place in decision.needs})
-            decision = decide(self.state, self.control, source, self.now)
-        for outcome in decision.outcomes:
-            apply(self.state, outcome)
-        return decision
+        return self.ledger.take(topic, codec.encode(record), self.now)[0]
 
 
-def _people(release: CompiledRelease) -> list[Person]:
+def reviewers(release: CompiledRelease) -> list[Person]:
     """Enough people with every role that any policy asks for."""
     asked = {role for p in release.book.policies for role in p.annotations.get(REVIEWERS, "").split()}
     return [Person(f"reviewer-{n}", "", tuple(sorted(asked))) for n in range(1, MAX_QUORUM + 1)]
