@@ -118,7 +118,7 @@ class Lane:
                 self.stopped_because = str(error)
                 self.service.log.error("partition %d stopped: %s", self.index, error)
                 return
-            except (KafkaError, SluicegateError, TimeoutError, AssertionError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it was, the cure is the same: recover in a new epoch
                 await self._taint(error)
             finally:
                 await close_quietly(self._producer)
@@ -130,7 +130,10 @@ class Lane:
 
     async def _taint(self, error: Exception) -> None:
         self.metrics.taints += 1
-        self.service.log.warning("partition %d tainted by %s: %s", self.index, type(error).__name__, error)
+        known = isinstance(error, KafkaError | SluicegateError | TimeoutError | OSError)
+        self.service.log.warning(
+            "partition %d tainted by %s: %s", self.index, type(error).__name__, error, exc_info=not known
+        )
         away = isinstance(error, Retryable | TimeoutError | OSError) or getattr(error, "retriable", False)
         if self._first is not None and not away:
             times = self._suspect[1] + 1 if self._suspect and self._suspect[0] == self._first else 1
@@ -153,6 +156,8 @@ class Lane:
             self._snapshot_seq = self.state.seq - found.folded
             begin = await reader.beginning_offsets(list(self.places.values()))
         await service.control.wait_for(self.state.control_head)
+        # A process that stood still knows control as of then: it would refuse what nobody has to refuse.
+        await service.control.confirmed()
         await service.control.have(
             {s.release for s in (*self.state.sessions.values(), *self.state.parked.values())}
         )

@@ -9,6 +9,7 @@ Never reuses a producer after an error. Next: `ledger.py`, `executors/dispatcher
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import aiokafka.producer.sender as _sender
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -29,6 +30,8 @@ TRANSFERS = ".transfers"
 """How the name of that topic ends."""
 
 Headers = list[tuple[str, bytes]]
+
+log = logging.getLogger("sluicegate.transactions")
 
 
 class _StrictEndTxnHandler(_sender.EndTxnHandler):  # type: ignore[misc]
@@ -138,5 +141,5 @@ async def close_quietly(producer: AIOKafkaProducer | None) -> None:
     try:
         async with asyncio.timeout(CLOSE_LIMIT_S):
             await producer.stop()
-    except (KafkaError, TimeoutError, AssertionError, OSError):
-        pass  # it is replaced, and fenced by the start of its successor
+    except Exception as error:  # it is replaced, and fenced by the start of its successor
+        log.info("a producer did not close well: %r", error)

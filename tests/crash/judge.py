@@ -198,7 +198,9 @@ def hand_offs(handed: list[str], found: Record) -> list[str]:
         sent = found.sent.get(ident, [])
         opened = sum(found.opened[transfer] for transfer in sent)
         if (len(sent), opened) != (1, 1):
-            wrong.append(f"hand-off {ident} sent {len(sent)} transfers and opened {opened} sessions")
+            life = found.lives.get(ident, Life())
+            end = f"{life.status} {life.reason}".strip()
+            wrong.append(f"hand-off {ident} sent {len(sent)} transfers and opened {opened} sessions: {end}")
     return wrong
 
 
