@@ -44,7 +44,7 @@ def aim(work: Work) -> bool:
         work.attempt = known.attempt
         work.aim = (
             _again(work, known, tool)
-            if not _stopped(work, known.candidate)
+            if not stopped(work, known.candidate)
             else _instead(work, known, tool.route)
         )
         return work.aim is not None
@@ -55,7 +55,7 @@ def aim(work: Work) -> bool:
     return bool(name)
 
 
-def _stopped(work: Work, name: str) -> bool:
+def stopped(work: Work, name: str) -> bool:
     """Whether control forbids this candidate now."""
     o = work.origin
     return bool(quarantine.quarantined(work.control, o.agent_id, name, o.session_id, work.control.deployed))
@@ -86,7 +86,7 @@ def next_of(work: Work, route: CompiledRoute, usable: tuple[str, ...], tried: tu
         if name in before or route.way(name) is None:
             continue
         # INVARIANT: a quarantined candidate is not asked (tests/unit/test_attempts.py::test_a_quarantined_candidate).
-        if not _stopped(work, name):
+        if not stopped(work, name):
             return name
     return ""
 

@@ -6,7 +6,8 @@
 
 It is asked after every stage, so who may not call gets no hit either. What is kept is the tool's own answer; each
 asker's contract, redactions and guardrails look at it anew, and its labels join each asker's session. Nothing is kept
-of a call that failed or was withheld: the next one who waits runs. Never holds a value; state says where bytes stand.
+of a call that failed or was withheld: the next one who waits runs. A call through a model's alias runs with all its fallbacks
+for who waits, and is kept when the candidate asked first answered. Never holds a value; state says where bytes stand.
 Next: `cache_rules.py` (which calls are the same), `cache_entries.py` (how an entry moves).
 """
 
@@ -16,12 +17,14 @@ import hashlib
 from dataclasses import replace
 
 import orjson
+from sluicegate.processors.aims import asked, stopped
 from sluicegate.processors.cache_entries import (
     ASKING,
     AWAY,
     IDLE,
     MAX_WAITERS,
     READY,
+    RUNNING,
     CacheEntry,
 )
 from sluicegate.processors.cache_fold import CACHE
@@ -52,11 +55,19 @@ def answer(work: Work) -> bool:
     """Whether the call goes on to its dispatch; else it was answered, waits, or bytes are needed first."""
     assert work.tool is not None
     rule = work.tool.cache
-    if rule is None or work.attempt > 1:  # a further attempt runs for those who wait for the first
+    if rule is None:
+        return True
+    known = work.state.intents.get(key_of(work.origin))
+    if work.attempt > 1:  # a further attempt runs for those who wait for the first
+        if type(known) is OpenIntent:
+            turn_to(work, known)
         return True
     facts = _facts(work, rule)
-    known = work.state.intents.get(key_of(work.origin))
     waited = known if type(known) is OpenIntent and known.awaits == CACHE else None
+    if waited is not None and waited.cached != facts.entry:
+        # INVARIANT: who waits for another call than it is by now leaves it (tests/unit/test_cache_routes.py).
+        _mark(work, "leave", replace(facts, entry=waited.cached), waited)
+    new = waited is None or waited.cached != facts.entry
     entry = work.state.cache.entries.get(facts.entry)
     if entry is not None and entry.answers(work.now):
         if _hit(work, entry, facts, waited) or work.decision.needs:
@@ -70,7 +81,7 @@ def answer(work: Work) -> bool:
             emit(work, "validate", "validated", stage_facts(work, "its turn"), caused_by=cause)
         _mark(work, "run", facts, waited)
         return True
-    if entry is not None and waited is None and len(entry.waiters) >= MAX_WAITERS:
+    if entry is not None and new and len(entry.waiters) >= MAX_WAITERS:
         outcome = emit(work, "plan", "refused", StageFacts(""), "overloaded", content=_FULL.encode())
         reply(work, outcome, detail=_FULL)
         return False
@@ -89,10 +100,43 @@ def _facts(work: Work, rule: CacheRule) -> CacheFacts:
     assert tool is not None and work.conformed is not None
     # Of a session that was closed meanwhile nobody knows what it saw: it counts as a secret one.
     seen = work.session.confidentiality if work.session is not None else len(CONFIDENTIALITY) - 1
-    call = tool.name, tool.version, tool.executor, work.conformed.canonical
+    call = tool.name, tool.version, _asked(work), work.conformed.canonical
     key = entry_key(rule, state.env, o.tenant, o.agent_id, seen, call)
     home = home_of(rule, key, state.partition, state.partitions)
     return CacheFacts("", key, home, tool.name, work.action_digest, rule.ttl_s * 1_000_000)
+
+
+def _asked(work: Work) -> bytes:
+    """Who answers: the contract's executor object. Of an alias that of the candidate asked first, and who else may be asked.
+
+    INVARIANT: nobody gets the answer of a candidate that may not be asked for it (tests/unit/test_cache_routes.py).
+    """
+    tool = asked(work)
+    if work.aim is None:
+        return tool.executor
+    known = work.state.intents.get(key_of(work.origin))
+    routes = known.routes if type(known) is OpenIntent else ()
+    usable = work.choice.usable if work.choice is not None else routes
+    others = sorted(name for name in usable if not stopped(work, name))
+    return orjson.dumps([tool.name, tool.version, others]) + tool.executor
+
+
+def turn_to(work: Work, known: OpenIntent) -> None:
+    """A call of an alias that runs for others turns to another candidate: its answer is for who waits already, and is not kept.
+
+    Else the answer of a lesser model would be given for as long as the entry stands, when the first is well again.
+    """
+    entry = work.state.cache.entries.get(known.cached) if known.cached and work.aim is not None else None
+    runs = entry is not None and entry.state == RUNNING and entry.runner == key_of(work.origin)
+    if (
+        entry is None
+        or work.aim is None
+        or not runs
+        or not entry.ttl_us
+        or known.candidate == work.aim.candidate
+    ):
+        return
+    _mark(work, "turned", CacheFacts("", known.cached, entry.home, known.tool, known.action_digest), known)
 
 
 def _turn(work: Work, entry: CacheEntry | None, facts: CacheFacts, waited: OpenIntent | None) -> str:

@@ -102,25 +102,33 @@ def step(entry: CacheEntry | None, me: int, intent: bytes, outcome: Outcome, roo
     facts, now = outcome.facts, outcome.origin.decided_at
     if type(facts) is CacheFacts and facts.op != "hit":
         if facts.op in _OF_A_CALL:
-            return _call(entry, intent, facts, now, room)
+            return _call(entry, me, intent, facts, now, room)
         return _told(entry, me, outcome, facts, now, room)
     if entry is None or outcome.status not in OVER:
         return Moved(entry, [], [])
     return _ended(entry, me, intent, outcome)
 
 
-_OF_A_CALL = ("ask", "wait", "run", "lost")
+_OF_A_CALL = ("ask", "wait", "run", "lost", "turned", "leave")
 
 
-def _call(entry: CacheEntry | None, intent: bytes, facts: CacheFacts, now: int, room: bool) -> Moved:
-    """A call of this partition asks, waits, runs, or found a result's bytes gone."""
+def _call(entry: CacheEntry | None, me: int, intent: bytes, facts: CacheFacts, now: int, room: bool) -> Moved:
+    """A call of this partition asks, waits, runs, turned to another candidate, leaves, or found a result's bytes gone."""
+    if facts.op == "leave":
+        return Moved(None, [], []) if entry is None else _left(entry, me, intent)
     if entry is None:
+        if facts.op == "turned":
+            return Moved(None, [], [])
         if not room or facts.op == "lost":
             sends = [Send("ask", facts.home, facts.until)] if facts.op == "ask" else []
             return Moved(None, [], sends)
         entry = CacheEntry(facts.tool, facts.home, facts.ttl_us)
     if facts.op == "lost":
         entry.state, entry.topic, entry.offset, entry.expires_at = IDLE, "", -1, 0
+        return Moved(entry, [], [])
+    if facts.op == "turned":
+        if entry.state == RUNNING and entry.runner == intent:
+            entry.ttl_us = 0
         return Moved(entry, [], [])
     if facts.op == "run":
         entry.state, entry.runner, entry.ttl_us = RUNNING, intent, facts.ttl_us
@@ -189,6 +197,11 @@ def _ended(entry: CacheEntry, me: int, intent: bytes, outcome: Outcome) -> Moved
             return _keep(entry, me, o.topic, o.offset, until, o.intent_id, o.subject)
         entry.state = IDLE
         return _advance(entry, me)
+    return _left(entry, me, intent)
+
+
+def _left(entry: CacheEntry, me: int, intent: bytes) -> Moved:
+    """An intent waits no more."""
     if intent in entry.waiters:
         entry.waiters.remove(intent)
         if entry.state == IDLE:

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import heapq
 
-from sluicegate.processors.cache_entries import WAKE_AT
+from sluicegate.processors.cache_entries import (
+    ASKING,
+    AWAY,
+    IDLE,
+    READY,
+    RUNNING,
+    WAKE_AT,
+    CacheEntry,
+)
 from sluicegate.processors.entries import OpenIntent, PartitionState
 from sluicegate.processors.homes import STAGES
 from sluicegate.processors.outcomes import Outcome, key_of
@@ -42,6 +50,37 @@ def _fold(state: PartitionState, key: bytes, entry: bytes, outcome: Outcome) -> 
         if isinstance(call, OpenIntent) and call.state == "waiting" and call.awaits == CACHE:
             call.due_at = WAKE_AT
             heapq.heappush(state.timers, (WAKE_AT, waiter))
+
+
+def sweep(state: PartitionState) -> None:
+    """Once an hour of decided time: entries that nobody will end any more.
+
+    After a long outage an answer of the home is late and dropped, or the partition that ran a call never tells: who waited
+    went at their deadlines, and the entry would stay. INVARIANT: an entry without a waiter ends within an hour of its lease
+    or its result (tests/unit/test_cache_ends.py). Whoever asks or tells of it later finds none, which every step allows.
+    """
+    table, now = state.cache, state.now
+    for key in list(table.entries):
+        entry = table.entries[key]
+        entry.waiters = [one for one in entry.waiters if _waits(state, one, key)]
+        entry.queue = [(partition, until) for partition, until in entry.queue if until > now]
+        if entry.state == RUNNING and type(state.intents.get(entry.runner)) is not OpenIntent:
+            entry.state, entry.runner = IDLE, b""
+        if not entry.waiters and _over(entry, now):
+            del table.entries[key]
+
+
+def _waits(state: PartitionState, intent: bytes, entry: bytes) -> bool:
+    call = state.intents.get(intent)
+    return isinstance(call, OpenIntent) and call.state == "waiting" and call.cached == entry
+
+
+def _over(entry: CacheEntry, now: int) -> bool:
+    if entry.state == READY:
+        return entry.expires_at <= now
+    return entry.state == IDLE or (
+        entry.state in (ASKING, AWAY) and entry.lease_until <= now and not entry.queue
+    )
 
 
 STAGES[CACHE] = moved

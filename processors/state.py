@@ -377,6 +377,8 @@ def _sweep(state: PartitionState) -> None:
                 state.expiry.setdefault(hour + 1, bytearray()).extend(key)
     if state.accounts:
         budget_fold.sweep(state)
+    if state.cache:
+        cache_fold.sweep(state)
     limit = state.now - SESSION_IDLE_US
     for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
         cells.forget_session(state.memory, state.sessions.pop(name))

@@ -20,6 +20,7 @@ from sluicegate.processors import jobs
 from sluicegate.processors.aims import aim
 from sluicegate.processors.awaiting import SILENCE
 from sluicegate.processors.budgets import reserve_again
+from sluicegate.processors.cache import turn_to
 from sluicegate.processors.job_terms import ABSENT, CALLBACK, LOOKUP
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
 from sluicegate.processors.quarantine import REASON as QUARANTINED
@@ -116,6 +117,7 @@ def _offer_again(work: Work, entry: OpenIntent) -> None:
     aimed = aim(work)
     if work.decision.needs:
         return
+    turn_to(work, entry)
     if not aimed:
         _end(work, entry, _ended_by(entry), QUARANTINED)  # the one that was asked is, and no other is left
         return

@@ -35,6 +35,8 @@ _CACHE = {
     "run": "runs for all who ask the same",
     "hit": "answered from the cache of `{}`",
     "lost": "the cached result's bytes are gone",
+    "turned": "another candidate is asked now: its answer is for who waits already, and is not kept",
+    "leave": "waits for that call no more, it is another one by now",
 }
 
 Opener = Callable[[str, bytes, bytes], bytes | None]
