@@ -32,6 +32,14 @@ from sluicegate.processors.compensate_check import check_compensations
 from sluicegate.processors.conform import Typer, compile_typer
 from sluicegate.processors.contract_check import check_contract, check_executor, line_of
 from sluicegate.processors.derail import NO_LIMITS, Derail
+from sluicegate.processors.drift_rules import (
+    DEFAULT_DRIFT,
+    NO_SECTION,
+    Drift,
+    DriftRow,
+    check_drift,
+    compile_drift,
+)
 from sluicegate.processors.findings import Finding, errors
 from sluicegate.processors.grounding import plain
 from sluicegate.processors.guardrail_rules import (
@@ -159,6 +167,7 @@ class Manifest(Tables, BaseModel):
     derail: Derail = NO_LIMITS
     models: dict[str, Route] = {}
     canary: CanaryForm = DEFAULT_FORM
+    drift: DriftRow = NO_SECTION
     require_verified_user: bool = False
     """Sessions may name whom they are for only by a token that was verified."""
 
@@ -214,6 +223,7 @@ class CompiledRelease:
     prompts: dict[str, Prompt] = field(default_factory=dict)
     canary: CanaryRules = DEFAULT_RULES
     """How a canary against this release is judged."""
+    drift: Drift = DEFAULT_DRIFT
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -273,13 +283,14 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         known = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
         findings += check_policies(policies, known, manifest.roles)
         findings += check_compensations(tools, files)
+    findings += check_drift(manifest.drift, set(tools), files["release.yaml"])
     recipes = redactions(policies, tools, findings)
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies, ways=ways), recipes, control,
         tuple(manifest.roles), manifest.grounding, guardrails(manifest, tools, files, findings), manifest.derail,
         manifest.require_verified_user,
         read_budgets(manifest, sorted(tools), files["release.yaml"], findings), prompts,
-        compile_canary(manifest.canary, files["release.yaml"], findings),
+        compile_canary(manifest.canary, files["release.yaml"], findings), compile_drift(manifest.drift),
     )  # fmt: skip
     return release, findings
 
