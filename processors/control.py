@@ -73,6 +73,8 @@ class Control:
     lifted: dict[str, int] = field(default_factory=dict)
     """Account of a budget -> the event that lifted its freeze; read by `budget_state.frozen`."""
     published: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    """Published digest -> the digest it was derived from, where it says so."""
     deployed: str = ""
     previous: tuple[str, ...] = ()
     canary: Canary | None = None
@@ -236,7 +238,10 @@ def _budget_lifted(new: Control, body: Body, who: str) -> None:
 
 
 def _published(new: Control, body: Body, who: str) -> None:
-    new.published = {**new.published, str(body["digest"]): f"{body['name']} {body['version']}"}
+    digest, parent = str(body["digest"]), str(body.get("parent", ""))
+    new.published = {**new.published, digest: f"{body['name']} {body['version']}"}
+    if parent:
+        new.parents = {**new.parents, digest: parent}
 
 
 _STEPS: dict[str, Callable[[Control, Body, str], None]] = {

@@ -132,6 +132,19 @@ def good_before(control: Control) -> str:
     return ""
 
 
+def stands(control: Control, digest: str) -> list[str]:
+    """What stands on a release now, in words: `deployed`, `canary 10 %`, pins; else what became of it."""
+    found = ["deployed"] if digest == control.deployed else []
+    if control.canary is not None and control.canary.digest == digest:
+        found.append(f"canary {control.canary.weight_bp / 100:g} %")
+    found += [f"{scope} {value}" for (scope, value), one in sorted(control.pins.items()) if one == digest]
+    if digest in control.aborted:
+        found.append("rolled back")
+    elif digest in control.previous and digest != control.deployed:
+        found.append("was deployed")
+    return found
+
+
 # -- steps of the fold: each changes the new `Control` ---------------------------------------------------------------
 
 

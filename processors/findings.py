@@ -37,6 +37,7 @@ RULES: dict[str, str] = {
     "compensation": "`compensate` or `verify` of a contract could never work",
     "spend": "prices that no record of costs is made with",
     "release": "`release.yaml` is not valid",
+    "parent": "`parent:` of `release.yaml` is no digest",
     "case": "a row of `tests/` cannot be read",
 }
 """Rule -> what it finds. Docs list this table."""

@@ -83,6 +83,21 @@ def impossible(policy: Policy) -> str:
     return reasons[0] if all(reasons) else ""
 
 
+def implies(narrow: Policy, wide: Policy) -> bool:
+    """Whether every call that meets `narrow`'s conditions meets `wide`'s. False also where it is too hard to tell."""
+    cases: list[list[Atom]] = [[]]
+    for condition in cast("list[dict[str, Json]]", narrow.est.get("conditions", [])):
+        more = _branches(condition["body"], condition["kind"] == "when")
+        cases = [a + b for a in cases for b in more]
+        if len(cases) > MAX_BRANCHES:
+            return False
+    for condition in cast("list[dict[str, Json]]", wide.est.get("conditions", [])):
+        for against in _branches(condition["body"], condition["kind"] != "when"):
+            if not all(_clash(case + against) for case in cases):
+                return False
+    return True
+
+
 def _branches(node: Json, holds: bool) -> list[list[Atom]]:
     if isinstance(node, dict):
         if "!" in node:

@@ -63,6 +63,7 @@ from sluicegate.processors.policy_files import read_policies
 from sluicegate.processors.prompts import Prompt, compile_prompts
 from sluicegate.processors.recall_rules import Recall
 from sluicegate.processors.recipes import compile_recipes
+from sluicegate.processors.release_file import CONTROL_CEDAR, check_parent, parent_in
 from sluicegate.processors.release_rules import closed, defaults, guardrails, redactions
 from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
@@ -77,9 +78,6 @@ MAX_TIMEOUT_MS = 600_000
 """One call; longer work needs `completion: callback | poll`."""
 MEMORY_OPS = ("write", "read", "forget")
 """What a contract of executor kind `memory` may do, see `memory.py`."""
-CONTROL_CEDAR = "control.cedar"
-MAX_RELEASE_BYTES = 16 * 1024 * 1024
-"""All files of a release: 32 chunks of 512 kB."""
 UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction", "route", "prompt")
 """Rules without which there is nothing to decide by, however often a release was proven before."""
 
@@ -160,6 +158,8 @@ class Manifest(Tables, BaseModel):
     name: str
     version: str
     description: str = ""
+    parent: object = ""
+    """Digest of the release it was derived from. What is no digest names none: releases of before may have a key of theirs."""
     roles: list[str] = []
     grounding: Literal["off", "observe", "enforce"] = "observe"
     guardrails: list[Guardrail] = []
@@ -224,6 +224,8 @@ class CompiledRelease:
     canary: CanaryRules = DEFAULT_RULES
     """How a canary against this release is judged."""
     drift: Drift = DEFAULT_DRIFT
+    parent: str = ""
+    """Digest of the release it was derived from, or empty."""
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -283,6 +285,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         known = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
         findings += check_policies(policies, known, manifest.roles)
         findings += check_compensations(tools, files)
+        findings += check_parent(manifest.parent, files["release.yaml"])
     findings += check_drift(manifest.drift, set(tools), files["release.yaml"])
     recipes = redactions(policies, tools, findings)
     release = CompiledRelease(
@@ -291,6 +294,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         manifest.require_verified_user,
         read_budgets(manifest, sorted(tools), files["release.yaml"], findings), prompts,
         compile_canary(manifest.canary, files["release.yaml"], findings), compile_drift(manifest.drift),
+        parent_in(manifest.parent),
     )  # fmt: skip
     return release, findings
 

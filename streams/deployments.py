@@ -15,7 +15,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.control_policy import may_deploy
 from sluicegate.processors.deployments import PIN_SCOPES, WHOLE_BP, good_before
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log
+from sluicegate.streams import control_log, releases
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operations import Row, bytes_of
 from sluicegate.streams.operators import operator, who
@@ -60,8 +60,8 @@ async def change(settings: Settings, keys: Keys, plan: Plan, why: str, *, dry_ru
 
 
 async def known(settings: Settings, what: str) -> tuple[list[tuple[str, Row]], str]:
-    """A release folder, published now, or the digest of one that was published; (events, digest)."""
-    if (Path(what) / "release.yaml").is_file():
+    """A release folder or built file, published now, or the digest of one that was published; (events, digest)."""
+    if releases.is_release(Path(what)):
         digest, published = await bytes_of(settings, Path(what))
         return [published], digest
     return [], find((await control_log.read(settings)).control, what)

@@ -112,6 +112,7 @@ def producer(
     linger_ms: int = 0,
     max_batch_bytes: int = MAX_BATCH_BYTES,
     max_request_bytes: int = MAX_REQUEST_BYTES,
+    compression: Literal["gzip"] | None = None,
 ) -> AIOKafkaProducer:
     """A producer of bytes that waits for every replica and never duplicates on its own retries.
 
@@ -127,6 +128,7 @@ def producer(
         linger_ms=linger_ms,
         max_batch_size=max_batch_bytes,
         max_request_size=max_request_bytes,
+        compression_type=compression,
     )
 
 

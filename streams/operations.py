@@ -39,15 +39,19 @@ async def publish(settings: Settings, keys: Keys, folder: Path, why: str) -> tup
     return digest, await control_log.append(settings, keys, [published], who=operator(), why=why)
 
 
-async def bytes_of(settings: Settings, folder: Path) -> tuple[str, tuple[str, Row]]:
-    """A checked folder's bytes, put on their topic; its digest, and the event that says so."""
-    files = releases.read_folder(folder)
+async def bytes_of(settings: Settings, path: Path) -> tuple[str, tuple[str, Row]]:
+    """A release folder or a built file, checked and put on its topic; its digest, and the event that says so."""
+    return await bytes_in(settings, releases.read_release(path))
+
+
+async def bytes_in(settings: Settings, files: dict[str, str]) -> tuple[str, tuple[str, Row]]:
+    """As `bytes_of`, of files that were read already."""
     compiled = compile_release(files)
     digest = await releases.publish(settings, files)
-    return digest, (
-        "release.published",
-        {"digest": digest, "name": compiled.name, "version": compiled.version},
-    )
+    body: Row = {"digest": digest, "name": compiled.name, "version": compiled.version}
+    if compiled.parent:
+        body["parent"] = compiled.parent
+    return digest, ("release.published", body)
 
 
 async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: str) -> int:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.streams import control_log, deployments
+from sluicegate.streams import deployments
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.commands.release import check, release
+from sluicegate.streams.commands.output import console
+from sluicegate.streams.commands.release import check
 from sluicegate.streams.commands.rollback import rollback
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
 Why = Annotated[str, typer.Option(help="for the record")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would change only")]
-What = Annotated[str, typer.Argument(help="a release folder, or the digest (or its beginning) or name of a published one")]  # fmt: skip
+What = Annotated[str, typer.Argument(help="a release folder, a built file, or the digest (or its beginning) or name of a published one")]  # fmt: skip
 Scope = Annotated[str, typer.Argument(help="agent or session")]
 Value = Annotated[str, typer.Argument(help="its id", metavar="ID")]
 
@@ -70,26 +70,6 @@ def rollback_release(
     Releases deployed after it are withdrawn from open sessions; a running canary ends. Deploying again takes it back.
     """
     say(change_now(deployments.roll_back(to), why, dry_run), dry_run)
-
-
-@release.command("list")
-def release_list(output: OutputOption = Format.TABLE) -> None:
-    """Published releases and what stands on them, e.g. `sluicegate release list`."""
-    control = asyncio.run(control_log.read(attach(Settings.from_env()))).control
-    rows = []
-    for digest, name in control.published.items():
-        stands = ["deployed"] if digest == control.deployed else []
-        if control.canary is not None and control.canary.digest == digest:
-            stands.append(f"canary {control.canary.weight_bp / 100:g} %")
-        stands += [
-            f"{scope} {value}" for (scope, value), one in sorted(control.pins.items()) if one == digest
-        ]
-        if digest in control.aborted:
-            stands.append("rolled back")
-        elif digest in control.previous and digest != control.deployed:
-            stands.append("was deployed")
-        rows.append((name, digest, ", ".join(stands)))
-    show(("release", "digest", "stands"), rows, output)
 
 
 def change_now(

@@ -18,13 +18,14 @@ from sluicegate.streams import junit, operations
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.releases import read_folder, read_tests
+from sluicegate.streams.releases import read_folder, read_release, read_tests
 from sluicegate.streams.settings import Settings
 
 EXIT_FOUND = 1
 
 release = typer.Typer(help="Check, test, publish and begin a release.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="a release folder, with release.yaml")]
+FolderOrFile = Annotated[Path, typer.Argument(help="a release folder, or a file that `release build` wrote")]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 @release.command()
 def check(
-    folder: Folder,
+    folder: FolderOrFile,
     strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for warnings, too")] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -43,7 +44,7 @@ def check(
     Errors refuse it: what does not parse, and what policies and contracts do not agree on. Warnings are what its author
     hardly meant: policies that never match or are shadowed, tools nobody may call, guesses. Exit code 1 on errors.
     """
-    compiled, findings = check_release(read_folder(folder))
+    compiled, findings = check_release(read_release(folder))
     print_findings(compiled, findings, output)
     if any(strict or f.severity == "error" for f in findings):
         raise typer.Exit(EXIT_FOUND)
@@ -51,7 +52,7 @@ def check(
 
 @release.command()
 def publish(
-    folder: Folder,
+    folder: FolderOrFile,
     why: Annotated[str, typer.Option(help="for the record")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="`sluicegate release check` only")] = False,
 ) -> None:
