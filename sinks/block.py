@@ -12,12 +12,13 @@ from typing import Any
 
 from sluicegate.schemas import codec, records
 from sluicegate.sinks import facts, native, tables
+from sluicegate.sinks.calls import NONE, Call
 from sluicegate.sinks.rows import Row
 
 TURN_ROWS = 256
 """x 40 values x about 60 bytes = 600 kB: half of a core's second cache."""
 
-SEALED_IDS = tables.CONTENTS.names[2:-2]
+SEALED_IDS = tables.CONTENTS.names[2:-3]
 """The columns of `contents` that a header has, but for the log."""
 TYPES = dict(zip(tables.EVENTS.names, tables.EVENTS.types, strict=True))
 _FIELDS = ["src_partition" if n == "partition" else n for n in codec.field_names(records.Header)]
@@ -69,14 +70,16 @@ class Block:
         self._topic = topic.encode()
         self._columns = {name: _Column(kind, native.column(kind).zero) for name, kind in TYPES.items()}
         self._fresh: list[Row] = []
+        self._calls: list[Call] = []
         self._rows = 0
         self._hashes = sha256()
         self.sealed: list[Sealed] = []
         self.decided_until = 0
 
-    def append(self, item: Row) -> None:
-        """Add a row."""
+    def append(self, item: Row, call: Call = NONE) -> None:
+        """Add a row, and which call it is about."""
         self._fresh.append(item)
+        self._calls.append(call)
         if len(self._fresh) == TURN_ROWS:
             self._turn()
 
@@ -102,6 +105,8 @@ class Block:
                 columns[name].add(said[name])
             else:
                 columns[name].skip(n)
+        for name, those in zip(("call_tool", "previous_tool"), zip(*self._calls, strict=True), strict=True):
+            columns[name].add(those)
         self._hashes.update(b"".join(hashes))
         self.decided_until = always[_DECIDED_AT][-1]
         self.sealed += [
@@ -111,6 +116,7 @@ class Block:
         ]
         self._rows += n
         self._fresh.clear()
+        self._calls.clear()
 
 
 def _by_column(kinds: Sequence[int], values: Sequence[Sequence[Any]], rows: int) -> dict[str, list[Any]]:

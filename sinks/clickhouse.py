@@ -7,6 +7,7 @@ The protocol of one partition; the numbers are used in comments, tests and docs.
 3. *Insert* the range into `events`, `contents`, `ingest_rejects`: one insert each, its token made from the range.
 4. *Manifest*: one row in `ingest_batches`. Only now does the range count as there.
 5. *Commit* the group's offset behind the range: for lag tools only, the manifest is the truth of what is there.
+Beside that, every few seconds the minutes that got rows are computed anew from them (`rollup.py`), which may be repeated.
 
 | killed after | on restart |
 | --- | --- |
@@ -38,6 +39,7 @@ from sluicegate.schemas.topics import full_name
 from sluicegate.sinks import ddl
 from sluicegate.sinks.embedded import database as database_of
 from sluicegate.sinks.ranges import Collector, Frozen, Range
+from sluicegate.sinks.rollup import ROLL_EVERY_S, Rollup
 from sluicegate.sinks.rows import LOG_ID, ContentOpener, Reject, row
 from sluicegate.sinks.source import KafkaSource, Source
 from sluicegate.sinks.writer import Sink
@@ -45,7 +47,8 @@ from sluicegate.streams import kafka
 from sluicegate.streams.failpoints import hit
 from sluicegate.streams.settings import Settings
 
-TOPICS = ("outcomes", "control")
+OUTCOMES = "outcomes"
+TOPICS = (OUTCOMES, "control")
 FETCH_S = 0.25  # how long one fetch waits for records
 INSERTS_AT_ONCE = 2  # ranges of different partitions being written; the embedded ClickHouse has two writers
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.2, 15.0  # between attempts, doubling; for ever
@@ -81,6 +84,9 @@ class Projection:
         self._uncertain = -1, -1
         self._writing: asyncio.Task[None] | None = None
         self._in_flight = 0
+        self._rollup: Rollup | None = None
+        self._written = -1
+        self._grown = asyncio.Event()
 
     @property
     def lag(self) -> int:
@@ -90,6 +96,7 @@ class Projection:
 
     async def run(self) -> None:
         """Until cancelled. What is held then is not lost: the manifest does not have it."""
+        rolling = asyncio.create_task(self._roll())
         try:
             while True:
                 due = float("inf") if self._collector is None else self._collector.due()
@@ -105,6 +112,7 @@ class Projection:
                     self._collector.add(record, now)
                 await self._flush(self._collector)
         finally:
+            rolling.cancel()
             if self._writing is not None:
                 self._writing.cancel()
 
@@ -121,8 +129,26 @@ class Projection:
         if frozen is not None and frozen.last_offset <= at.last_offset:
             frozen = None  # killed between 4 and 5
         self._uncertain = at.rows_until, frozen.last_offset if frozen else -1
+        calls = await self._retrying(lambda: asyncio.to_thread(self._sink.calls, *place, at.last_seq + 1))
         self._source.seek(at.last_offset + 1)
-        return Collector(*place, next_seq=at.last_seq + 1, frozen=frozen)
+        if self._source.topic == OUTCOMES:
+            self._rollup = self._sink.rollup(log_id, self._source.partition)
+            self._grew(at.last_seq)
+        return Collector(*place, next_seq=at.last_seq + 1, frozen=frozen, calls=calls)
+
+    def _grew(self, seq: int) -> None:
+        self._written = seq
+        self._grown.set()
+
+    async def _roll(self) -> None:
+        """Compute what grew, again and again. The last minutes of a partition that is taken away are its next owner's."""
+        while True:
+            await self._grown.wait()
+            self._grown.clear()
+            assert self._rollup is not None
+            while await self._retrying(partial(asyncio.to_thread, self._rollup.step, self._written)):
+                pass
+            await asyncio.sleep(ROLL_EVERY_S)
 
     async def _flush(self, collector: Collector) -> None:
         self._counters.gaps += collector.gaps
@@ -153,6 +179,8 @@ class Projection:
         self._counters.rows += frozen.n
         self._counters.rejects += len(frozen.rejects)
         self._counters.batches += 1
+        if self._rollup is not None:
+            self._grew(frozen.last_seq)
 
     async def _retrying(self, work: Callable[[], Awaitable[T]]) -> T:
         place = f"{self._source.topic}/{self._source.partition}"

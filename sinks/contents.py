@@ -25,6 +25,25 @@ def _json(value: bytes) -> object:
     return orjson.Fragment(value)
 
 
+_TYPES = {str: "string", int: "number", float: "number", bool: "boolean", list: "array", dict: "object"}
+SHAPE_NAMES = 30
+"""Arguments a shape names; of more, the first ones and how many there are."""
+SHAPE_CHARS = 300
+
+
+def shape_of(arguments: bytes) -> bytes:
+    """Names and types of arguments, never a value: two calls of one shape differ in values only."""
+    try:
+        given = orjson.loads(arguments)
+    except ValueError:
+        return b"not json"
+    if type(given) is not dict:
+        return b"not an object"
+    named = sorted(f"{name}:{_TYPES.get(type(value), 'null')}" for name, value in given.items())
+    more = [f"+{len(named) - SHAPE_NAMES}"] if len(named) > SHAPE_NAMES else []
+    return ",".join(named[:SHAPE_NAMES] + more)[:SHAPE_CHARS].encode("utf-8", "replace")
+
+
 def _source(name: str, avro_type: object) -> str:
     """The source of what a field becomes."""
     field = f"f_{name}"
@@ -41,12 +60,13 @@ def _source(name: str, avro_type: object) -> str:
     return field
 
 
-def _reader(name: str) -> Callable[[bytes], dict[str, object]]:
+def _reader(name: str) -> Callable[[bytes], tuple[dict[str, object], bytes]]:
     fields = cast(list[dict[str, Any]], codec.SCHEMAS[name].parsed["fields"])
     values = ", ".join(f"{f['name']!r}: {_source(f['name'], f['type'])}" for f in fields)
-    return cast(
-        Callable[[bytes], dict[str, object]], avro.compile_reader(name, returns=f"{{{values}}}", json=_json)
-    )
+    shape = "shape(f_arguments)" if name == "intent" else 'b""'
+    source = f"{{{values}}}, {shape}"
+    read = avro.compile_reader(name, returns=source, json=_json, shape=shape_of)
+    return cast(Callable[[bytes], tuple[dict[str, object], bytes]], read)
 
 
 # What an input can be; the first outcome of an input carries its bytes.
@@ -59,8 +79,8 @@ _read_envelope = avro.compile_reader("envelope")
 _PAYLOAD, _KID = (codec.field_names(codec.SCHEMAS["envelope"].cls).index(name) for name in ("payload", "kid"))
 
 
-def readable(plain: bytes) -> tuple[bytes, bytes]:
-    """Which record it is, or nothing for a text, and the content in words."""
+def readable(plain: bytes) -> tuple[bytes, bytes, bytes]:
+    """Which record it is, or nothing for a text; the content in words; of an intent, the shape of its arguments."""
     signed: dict[str, object] = {}
     try:
         if plain[:_PREFIX] == _ENVELOPE:
@@ -70,8 +90,9 @@ def readable(plain: bytes) -> tuple[bytes, bytes]:
         found = _READERS.get(plain[:_PREFIX])
         if found is not None:
             name, read = found
-            return name, orjson.dumps(read(plain) | signed if signed else read(plain))
+            said, shape = read(plain)
+            return name, orjson.dumps(said | signed if signed else said), shape
         plain.decode()
     except (IndexError, ValueError):
-        return b"", plain.hex().encode()
-    return b"", plain
+        return b"", plain.hex().encode(), b""
+    return b"", plain, b""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sluicegate.processors import lifecycle
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks import tables
+from sluicegate.sinks.rollup import COUNTS, SUMS
 
 _DATABASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -39,6 +40,9 @@ def _statuses() -> dict[str, str]:
         "open": listed(lifecycle.OPEN),
         "terminal": listed(terminal),
         "steps": listed((*lifecycle.PASSING, *lifecycle.OPEN, *terminal)),
+        "session_counts": ", ".join(
+            f"sum(s.{name}) AS {name}" for name in (*dict(COUNTS), "user_messages", *dict(SUMS))
+        ),
     }
 
 
@@ -81,14 +85,14 @@ REBUILD = "_rebuild"
 
 def begin_rebuild(client: Client, database: str) -> None:
     """Empty tables beside the live ones, for a sink with `suffix=REBUILD`."""
-    for table in tables.LEDGER_TABLES:
+    for table in (*tables.LEDGER_TABLES, *tables.ROLLUPS):
         client.command(f"DROP TABLE IF EXISTS `{check_database(database)}`.`{table.name}{REBUILD}` SYNC")
         client.command(table.ddl(database, REBUILD))
 
 
 def finish_rebuild(client: Client, database: str) -> None:
     """Put the rebuilt tables in the place of the live ones, which are dropped. Stop the sink first."""
-    for table in tables.LEDGER_TABLES:
+    for table in (*tables.LEDGER_TABLES, *tables.ROLLUPS):
         live, new = f"`{check_database(database)}`.`{table.name}`", f"`{database}`.`{table.name}{REBUILD}`"
         client.command(f"EXCHANGE TABLES {live} AND {new}")
         client.command(f"DROP TABLE {new} SYNC")

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from sluicegate.sinks.block import Block, Sealed
+from sluicegate.sinks.calls import Call, Calls
 from sluicegate.sinks.rows import DECIDED_AT, LOG_ID, SEQ, Record, Reject, Row, row
 
 RANGE_ROWS = 20_000  # ClickHouse likes 10,000 and more; at 60,000 rows/s that is three ranges a second
@@ -46,6 +47,8 @@ class Range:
     rejects: tuple[Reject, ...]
     records: Sequence[Record]
     """What it was made of: after a failure some rows may have to be sent without the others."""
+    calls: Sequence[Call] = ()
+    """Of each row, the call it is about."""
 
     def __len__(self) -> int:
         """Records in it."""
@@ -56,7 +59,8 @@ class Range:
         part = Block(self.topic)
         for item in map(row, self.records):
             if not isinstance(item, Reject) and item[0][SEQ] in seqs and item[0][LOG_ID] == self.log_id:
-                part.append(item)
+                place = cast(int, item[0][SEQ]) - self.first_seq  # rows are consecutive
+                part.append(item, self.calls[place])
         return part.finish()[0]
 
     @property
@@ -104,8 +108,11 @@ class Collector:
     next_seq: int = 0
     frozen: Frozen | None = None
     gaps: int = 0
+    calls: Calls = field(default_factory=Calls)
+    """What the rows before these began."""
     _block: Block = field(init=False)
     _records: list[Record] = field(default_factory=list)
+    _calls: list[Call] = field(default_factory=list)
     _n: int = 0
     _rejects: list[Reject] = field(default_factory=list)
     _bytes: int = 0
@@ -140,14 +147,19 @@ class Collector:
 
     def _follow(self, item: Row, record: Record, now: float) -> None:
         """A row that continues what is held."""
-        self._block.append(item)
-        self._records.append(record)
-        self._n += 1
+        self._take(item, record)
         self.next_seq += 1
         self._bytes += len(record.value or b"")
         self._last_offset = record.offset
         if self._n + len(self._rejects) >= RANGE_ROWS or self._bytes >= RANGE_BYTES:
             self._close(now)
+
+    def _take(self, item: Row, record: Record) -> None:
+        call = self.calls.see(item)
+        self._block.append(item, call)
+        self._calls.append(call)
+        self._records.append(record)
+        self._n += 1
 
     def _consider(self, item: Row | Reject, record: Record, now: float) -> None:
         """Anything else."""
@@ -172,9 +184,7 @@ class Collector:
             if not self._n:
                 self._begin(record.offset, now)
                 self._first_seq = seq
-            self._block.append(item)
-            self._records.append(record)
-            self._n += 1
+            self._take(item, record)
             self.next_seq = seq + 1
         self._bytes += len(record.value or b"")
         self._last_offset = record.offset
@@ -228,10 +238,11 @@ class Collector:
             Range(
                 self.log_id, self.topic, self.partition, self._first_seq, self.next_seq - 1, self._first_offset,
                 self._last_offset, self._n, block, hashes, self._block.decided_until, self._block.sealed,
-                tuple(self._rejects), self._records,
+                tuple(self._rejects), self._records, self._calls,
             )
         )  # fmt: skip
         self._block, self._records, self._n, self._rejects = Block(self.topic), [], 0, []
+        self._calls = []
         self._bytes, self._closed = 0, now
 
 

@@ -6,98 +6,14 @@ Next: `ddl.py` (creates them), `rows.py` (fills them).
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from itertools import pairwise
-
-DEDUPLICATION_WINDOW = 10_000
-"""Blocks a table remembers the token of: at most 1 range/s a partition, so 13 partitions fill it in 12 minutes."""
-WIDE_BYTES = 64 * 1024 * 1024
-"""A range of 20,000 rows has 13 MB: below this a part has one file instead of 200 that are synced one by one, which halves
-the server's work for an insert; what was merged is above it."""
-MERGE_PARTS = 10
-"""A range is a part: fewer and larger merges take a quarter off the server's work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: name, ClickHouse type, what it means, and codec when the default (LZ4) is not the best."""
-
-    name: str
-    type: str
-    comment: str
-    codec: str = ""
-
-    @property
-    def ddl(self) -> str:
-        """As a table's definition has it."""
-        return (
-            f"`{self.name}` {self.type} COMMENT {quote(self.comment)}{self.codec and f' CODEC({self.codec})'}"
-        )
-
-    @property
-    def inserted(self) -> bool:
-        """False for what ClickHouse fills in by itself."""
-        return "ALIAS" not in self.type and "DEFAULT" not in self.type
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One table. `extra` are indexes and the engine's settings."""
-
-    name: str
-    comment: str
-    columns: tuple[Column, ...]
-    order_by: str
-    partition_by: str = ""
-    version: str = ""
-    indexes: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        """Columns that are inserted, in order."""
-        return [c.name for c in self.columns if c.inserted]
-
-    @property
-    def types(self) -> list[str]:
-        """The types of `names`."""
-        return [c.type for c in self.columns if c.inserted]
-
-    def added(self, database: str, known: Collection[str]) -> str:
-        """The statement that gives a table of an earlier version the columns it lacks; empty when it has all."""
-        after = {c.name: f" AFTER `{b.name}`" for b, c in pairwise(self.columns)}
-        lacking = [c for c in self.columns if c.name not in known]
-        parts = ", ".join(f"ADD COLUMN IF NOT EXISTS {c.ddl}{after.get(c.name, ' FIRST')}" for c in lacking)
-        return parts and f"ALTER TABLE `{database}`.`{self.name}` {parts}"
-
-    def ddl(self, database: str, suffix: str = "") -> str:
-        """CREATE TABLE IF NOT EXISTS."""
-        lines = [f"    {c.ddl}" for c in self.columns]
-        lines += [f"    {index}" for index in self.indexes]
-        return (
-            f"CREATE TABLE IF NOT EXISTS `{database}`.`{self.name}{suffix}`\n(\n"
-            + ",\n".join(lines)
-            + f"\n)\nENGINE = ReplacingMergeTree({self.version})\n"
-            + (f"PARTITION BY {self.partition_by}\n" if self.partition_by else "")
-            + f"ORDER BY {self.order_by}\n"
-            + f"SETTINGS non_replicated_deduplication_window = {DEDUPLICATION_WINDOW}, "
-            + f"fsync_after_insert = 1, fsync_part_directory = 1, min_parts_to_merge_at_once = {MERGE_PARTS}, "
-            + f"min_bytes_for_wide_part = {WIDE_BYTES}\n"
-            + f"COMMENT {quote(self.comment)}"
-        )
-
-
-def quote(text: str) -> str:
-    """A string literal."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-LC = "LowCardinality(String)"
-TIME = "DateTime64(6, 'UTC')"
-TIME_OR_NONE = f"Nullable({TIME})"
-_INT = "T64, LZ4"
-_CLOCK = "Delta, LZ4"
-_BYTES = "ZSTD(1)"  # where most of the bytes are; ZSTD everywhere would save 3 % of the disk for 10 % of the processor
+from sluicegate.sinks.columns import BYTES as _BYTES
+from sluicegate.sinks.columns import CLOCK as _CLOCK
+from sluicegate.sinks.columns import INT as _INT
+from sluicegate.sinks.columns import LC, TIME, TIME_OR_NONE, Column
+from sluicegate.sinks.columns import Table as Table
+from sluicegate.sinks.columns import quote as quote
+from sluicegate.sinks.rollup_tables import DRIFT_1M as DRIFT_1M
+from sluicegate.sinks.rollup_tables import SESSION_1M as SESSION_1M
 
 _HEADER = (
     Column("v", "UInt16", "format version of the header", _INT),
@@ -174,6 +90,11 @@ _FACTS = (
     Column("output_tokens", "Nullable(Int64)", "of a model's answer, as its server says", _INT),
 )  # fmt: skip
 
+_CALL = (
+    Column("call_tool", LC, "the tool of the intent, on each of its outcomes; empty for what is older than the sink remembers"),
+    Column("previous_tool", LC, "on the first outcome of an intent: the tool of the call before it in the session"),
+)  # fmt: skip
+
 EVENTS = Table(
     "events",
     "The ledger: one row an outcome, header and facts typed, and their exact bytes. Times are UTC.",
@@ -184,6 +105,7 @@ EVENTS = Table(
         Column("header_hash", "FixedString(32)", "sha256(0x00 || header): the RFC 6962 leaf", "NONE"),
         Column("header", "String", "exact bytes of the header", _BYTES),
         Column("facts", "String", "exact bytes of the facts: the state is rebuilt from these", _BYTES),
+        *_CALL,
         *_FACTS,
         Column("event", "ALIAS lower(hex(event_id))", "event_id in hex, as the command line prints it"),
     ),
@@ -220,6 +142,11 @@ CONTENTS = Table(
             "intent, message, review, receipt: what the content is, as JSON; empty for a plain text",
         ),
         Column("content", "String", "the input with its arguments or result as JSON, or the text", "ZSTD(3)"),
+        Column(
+            "shape",
+            LC,
+            "of an intent: names and types of its arguments, sorted: `amount:number,to:string`",
+        ),
         Column("event", "ALIAS lower(hex(event_id))", "event_id in hex"),
     ),
     order_by="(log_id, src_topic, src_partition, seq)",
@@ -282,6 +209,8 @@ RELEASES = Table(
     order_by="(digest, path)",
 )
 
-TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS, RELEASES)
+TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS, RELEASES, DRIFT_1M, SESSION_1M)
 LEDGER_TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS)
 """What the sink fills, and what a rebuild fills anew beside them."""
+ROLLUPS = (DRIFT_1M, SESSION_1M)
+"""What is computed from those, by minute (`rollup.py`); a rebuild computes it anew."""

@@ -192,3 +192,63 @@ LEFT JOIN (
     ON spent.log_id = teams.log_id AND spent.agent_id = teams.registered
 GROUP BY ALL
 COMMENT 'What reported calls cost, by hour, tenant, team (as registered last), agent, session, tool, candidate of an alias, model and release. calls: attempts that an executor or agent reported; of a tool without a cost the one that ended the call. money: in whole units of the currency, NULL where nobody said: it needs `spend: true` in release.yaml and a price, `max_cost` or `cost`. Hits of the cache cost nothing and are not here; budgets count in full what nobody reported.';
+
+
+CREATE OR REPLACE VIEW `{database}`.`drift` AS
+SELECT * FROM `{database}`.`drift_1m` FINAL
+COMMENT 'drift_1m, each row once: what happened in each minute, by tenant, agent, release and tool. Sum over it; maps add up with sumMap. Seconds behind `events`: see `freshness`.';
+
+CREATE OR REPLACE VIEW `{database}`.`sessions` AS
+SELECT
+    s.environment AS environment, s.tenant AS tenant, s.agent_id AS agent_id, s.session_id AS session_id,
+    argMaxIf(s.release, s.opened_seq, s.opened_seq >= 0) AS release,
+    argMaxIf(s.opened_at, s.opened_seq, s.opened_seq >= 0) AS opened_at,
+    argMaxIf(s.opened_head, s.opened_seq, s.opened_seq >= 0) AS opened_head,
+    if(max(s.close_seq) > max(s.opened_seq), argMaxIf(s.closed_at, s.close_seq, s.close_seq >= 0), NULL) AS closed_at,
+    if(max(s.close_seq) > max(s.opened_seq), max(s.close_seq), NULL) AS close_seq,
+    max(s.last_at) AS last_at,
+    lower(hex(s.log_id)) AS log, s.src_partition AS src_partition,
+    argMaxIf(s.origin, s.opened_seq, s.opened_seq >= 0) AS origin,
+    argMaxIf(s.on_behalf_of, s.opened_seq, s.opened_seq >= 0) AS on_behalf_of,
+    {session_counts},
+    if(scores = 0, NULL, quality_sum / (10000 * scores)) AS quality
+FROM `{database}`.`session_1m` AS s FINAL
+GROUP BY s.log_id, s.src_partition, s.environment, s.tenant, s.agent_id, s.session_id
+HAVING max(s.opened_seq) >= 0
+COMMENT 'One row a session: when it was opened, under which release and control head, when it was closed (NULL while open), and what was counted in it. Unit of a canary. What comes after the close (a late receipt, a score) still counts. Only those of late: sessions_since(since = ''2026-11-28 10:00:00'').';
+
+CREATE OR REPLACE VIEW `{database}`.`sessions_since` AS
+SELECT
+    s.environment AS environment, s.tenant AS tenant, s.agent_id AS agent_id, s.session_id AS session_id,
+    argMaxIf(s.release, s.opened_seq, s.opened_seq >= 0) AS release,
+    argMaxIf(s.opened_at, s.opened_seq, s.opened_seq >= 0) AS opened_at,
+    argMaxIf(s.opened_head, s.opened_seq, s.opened_seq >= 0) AS opened_head,
+    if(max(s.close_seq) > max(s.opened_seq), argMaxIf(s.closed_at, s.close_seq, s.close_seq >= 0), NULL) AS closed_at,
+    if(max(s.close_seq) > max(s.opened_seq), max(s.close_seq), NULL) AS close_seq,
+    max(s.last_at) AS last_at,
+    lower(hex(s.log_id)) AS log, s.src_partition AS src_partition,
+    argMaxIf(s.origin, s.opened_seq, s.opened_seq >= 0) AS origin,
+    argMaxIf(s.on_behalf_of, s.opened_seq, s.opened_seq >= 0) AS on_behalf_of,
+    {session_counts},
+    if(scores = 0, NULL, quality_sum / (10000 * scores)) AS quality
+FROM `{database}`.`session_1m` AS s FINAL
+WHERE (s.agent_id, s.session_id) IN (SELECT agent_id, session_id FROM `{database}`.`session_1m` WHERE minute >= toStartOfMinute({since:DateTime('UTC')}))
+GROUP BY s.log_id, s.src_partition, s.environment, s.tenant, s.agent_id, s.session_id
+HAVING max(s.opened_seq) >= 0
+COMMENT '`sessions` in which something happened since a time; reads only those: SELECT * FROM sessions_since(since = ''2026-11-28 10:00:00'') ORDER BY closed_at.';
+
+CREATE OR REPLACE VIEW `{database}`.`freshness` AS
+SELECT
+    lower(hex(b.log_id)) AS log, b.topic AS topic, b.partition AS partition, b.copied_until_seq AS copied_until_seq,
+    b.complete_until AS complete_until, b.copied_at AS copied_at, dateDiff('millisecond', b.complete_until, b.copied_at) / 1000 AS copy_lag_s,
+    if(b.topic = 'outcomes', toInt64(d.computed_until_seq), NULL) AS computed_until_seq,
+    if(b.topic = 'outcomes', b.copied_until_seq - computed_until_seq, NULL) AS not_computed,
+    if(b.topic = 'outcomes', d.n, NULL) AS computed
+FROM (
+    SELECT log_id, topic, partition, max(last_seq) AS copied_until_seq, max(decided_until) AS complete_until, max(inserted_at) AS copied_at
+    FROM `{database}`.`ingest_batches` GROUP BY log_id, topic, partition
+) AS b
+LEFT JOIN (
+    SELECT log_id, src_partition, max(until_seq) AS computed_until_seq, sum(n) AS n FROM `{database}`.`drift_1m` FINAL GROUP BY log_id, src_partition
+) AS d ON b.log_id = d.log_id AND b.partition = d.src_partition
+COMMENT 'How current this database is, by ledger partition. Before complete_until nothing is missing; a partition that says nothing new may be idle or behind: ask `sluicegate status`. not_computed: events not yet in drift and sessions. computed = computed_until_seq + 1, unless the ledger has a gap.';

@@ -6,23 +6,30 @@ Next: `clickhouse.py` (the five steps), `ddl.py` (the tables).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol, cast
 
+from sluicegate.processors import lifecycle
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks import ddl, native, tables
 from sluicegate.sinks.avro import Values
 from sluicegate.sinks.block import SEALED_IDS
+from sluicegate.sinks.calls import OPEN_MAX, SESSIONS_MAX, Calls
 from sluicegate.sinks.contents import readable
 from sluicegate.sinks.ranges import RANGE_BYTES, RANGE_ROWS, Range
+from sluicegate.sinks.rollup import Rollup
 from sluicegate.sinks.rows import HEAD_BYTES, ContentOpener
 from sluicegate.streams.failpoints import hit
 
 REPEATS_MAX = (
     4  # inserts of a range whose rows do not appear, each under another token; then somebody must look
 )
+
+CALLS_ROWS = 2_000_000
+"""Rows looked through after a restart for calls without an end: a second, and 2 million ids at 100 bytes. Of a call that was
+held since longer the later outcomes have an empty `call_tool`."""
 
 # Every setting that decides about repetition, since servers' defaults differ. One block an insert: with several the
 # token would cover them one by one.
@@ -62,6 +69,10 @@ class Client(Protocol):
         """Run a SELECT; the answer has `result_rows`."""
         ...
 
+    def command(self, cmd: str, *, settings: dict[str, str]) -> Any:
+        """Run a statement."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
@@ -98,6 +109,29 @@ class Sink:
             f"WHERE {_where(events, *place)} AND toInt64(seq) > {last_seq}"
         )[0]
         return Position(last_seq, last_offset, until if rows else last_seq)
+
+    def rollup(self, log_id: bytes, partition: int) -> Rollup:
+        """What computes a partition's minutes from its rows here."""
+        return Rollup(self._call, self._database, self._suffix, log_id, partition)
+
+    def calls(self, log_id: bytes, topic: str, partition: int, next_seq: int) -> Calls:
+        """What the rows before `next_seq` began: calls without an end, and the last tools of sessions."""
+        events = self._name(tables.EVENTS)
+        near = (
+            f"{_where(tables.EVENTS, log_id, topic, partition)} AND call_tool != '' "
+            f"AND toInt64(seq) BETWEEN {next_seq - CALLS_ROWS} AND {next_seq - 1}"
+        )
+        ends = ", ".join(map(tables.quote, sorted(lifecycle.TERMINAL)))
+        began = self._query(
+            f"SELECT agent_id, intent_id, any(call_tool) FROM {events} WHERE {near} GROUP BY agent_id, intent_id "
+            f"HAVING countIf(status IN ({ends})) = 0 ORDER BY min(seq) DESC LIMIT {OPEN_MAX}"
+        )
+        last = self._query(
+            f"SELECT agent_id, session_id, argMax(call_tool, seq) FROM {events} "
+            f"WHERE {near} AND facts_type = 'intent_facts' GROUP BY agent_id, session_id "
+            f"ORDER BY max(seq) DESC LIMIT {SESSIONS_MAX}"
+        )
+        return Calls(_keyed(reversed(began)), _keyed(reversed(last)))
 
     def write(self, frozen: Range, certain: bool) -> None:
         """Insert a range. `certain`: nobody can have tried before; else rows that are there are left out.
@@ -214,6 +248,10 @@ class Sink:
 
     def _name(self, table: tables.Table) -> str:
         return f"`{self._database}`.`{table.name}{self._suffix}`"
+
+
+def _keyed(rows: Iterable[Sequence[Any]]) -> Iterable[tuple[tuple[bytes, bytes], bytes]]:
+    return (((agent.encode(), name.encode()), tool.encode()) for agent, name, tool in rows)
 
 
 def _where(table: tables.Table, log_id: bytes, topic: str, partition: int) -> str:

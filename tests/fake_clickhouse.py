@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from clickhouse_connect.driver.buffer import ResponseBuffer
+from clickhouse_connect.driver.ctypes import RespBuffCls
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
+from sluicegate.processors import lifecycle
 from sluicegate.sinks import clickhouse, native, tables
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
@@ -41,6 +42,12 @@ class FakeClickHouse:
         self.tokens: set[str] = set()
         self.fault: Callable[[str], None] = lambda point: None
         self.settings: list[dict[str, Any]] = []
+        self.statements: list[str] = []
+
+    def command(self, cmd: str, *, settings: dict[str, str]) -> None:
+        """Minutes are computed by SQL, which is tested on a real one: here it is only written down."""
+        self.fault("command")
+        self.statements.append(cmd)
 
     def raw_insert(
         self,
@@ -73,6 +80,10 @@ class FakeClickHouse:
     def query(self, query: str) -> Any:
         self.fault("query")
         table = re.search(r"FROM `\w+`\.`(\w+)`", query)[1]
+        if "until_seq" in query or "toStartOfMinute" in query:
+            return _Answer([(0, 0)])
+        if "call_tool" in query:
+            return _Answer(self.began(query))
         place = re.search(r"log_id = unhex\('(\w+)'\) AND (\w*?)topic = '(\w+)' AND \w+ = (\d+)", query)
         rows = [
             r
@@ -89,6 +100,21 @@ class FakeClickHouse:
         last = [max((r[name] for r in rows), default=0) for name in ("last_seq", "last_offset")]
         return _Answer([(*last, len(rows))])
 
+    def began(self, query: str) -> list[tuple[Any, ...]]:
+        """Calls before a seq, or the last tools of sessions."""
+        below = int(re.search(r"BETWEEN -?\d+ AND (-?\d+)", query)[1])
+        rows = sorted((r for r in self.tables.get("events", []) if r["seq"] <= below), key=lambda r: r["seq"])
+        rows = [r for r in rows if _text(r["call_tool"])]
+        if "session_id" in query:
+            rows = [r for r in rows if _text(r["facts_type"]) == "intent_facts"]
+            names = {(_text(r["agent_id"]), _text(r["session_id"])): _text(r["call_tool"]) for r in rows}
+        else:
+            names = {(_text(r["agent_id"]), _text(r["intent_id"])): _text(r["call_tool"]) for r in rows}
+            for r in rows:
+                if _text(r["status"]) in lifecycle.TERMINAL:
+                    names.pop((_text(r["agent_id"]), _text(r["intent_id"])), None)
+        return [(*key, tool) for key, tool in names.items()]
+
     def counted(self, table: str = "events") -> Counter[tuple[bytes, int, int]]:
         """How often each row is there."""
         return Counter((r["log_id"], r["src_partition"], r["seq"]) for r in self.tables.get(table, []))
@@ -98,7 +124,7 @@ def read_block(block: bytes) -> dict[str, Sequence[Any]]:
     """The columns of a Native block, as clickhouse-connect reads them: strings are bytes, times microseconds."""
     source = SimpleNamespace(gen=iter([block]), close=lambda: None)
     context = QueryContext(query_formats={"*String": "bytes", "DateTime64": "int"}, column_oriented=True)
-    found = NativeTransform().parse_response(ResponseBuffer(source), context)
+    found = NativeTransform().parse_response(RespBuffCls(source), context)
     return dict(zip(found.column_names, found.result_columns, strict=True))
 
 

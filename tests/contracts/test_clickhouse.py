@@ -26,6 +26,7 @@ from sluicegate.sinks.writer import Sink
 from sluicegate.streams.settings import Settings
 
 from tests.clickhouse_contract import ClickHouseContract, one_range
+from tests.clickhouse_rollups import RollupContract
 from tests.fake_clickhouse import FakePartition, FakeSource, Killed
 from tests.ledger_records import Ledger, PlainOpener
 
@@ -59,7 +60,7 @@ def url() -> Iterator[str]:
         yield f"http://test:test@{running.get_container_host_ip()}:{running.get_exposed_port(8123)}"
 
 
-class TestEmbedded(ClickHouseContract):
+class TestEmbedded(ClickHouseContract, RollupContract):
     """chDB."""
 
     @pytest.fixture
@@ -67,7 +68,7 @@ class TestEmbedded(ClickHouseContract):
         return server.connect("sink")
 
 
-class TestServer(ClickHouseContract):
+class TestServer(ClickHouseContract, RollupContract):
     """A real server, in a container, or yours by `SLUICEGATE_TEST_CLICKHOUSE=http://user:password@host:8123`."""
 
     @pytest.fixture
@@ -372,6 +373,7 @@ def test_clickhouse_killed_around_an_insert(tmp_path: Path, table: str) -> None:
         def __init__(self) -> None:
             self._client = server.connect("sink")
             self.query = self._client.query
+            self.command = self._client.command
 
         def raw_insert(self, into: str, **more: Any) -> None:
             self._client.raw_insert(into, **more)

@@ -214,6 +214,10 @@ def test_killed_anywhere_every_record_is_there_once(point: str, nth: int) -> Non
     disarm()
     asyncio.run(Run(kafka, server, at_once=11).to_the_end())
     check(server, written)
+    # INVARIANT: the tool of a call is on each of its outcomes, whoever wrote them (this test).
+    for row in server.tables["events"]:
+        number = row["intent_id"].rpartition(b"-")[2]
+        assert row["call_tool"] == (b"tool-%d" % (int(number) % 7) if number else b""), row["seq"]
 
 
 def test_killed_again_and_again() -> None:
@@ -423,21 +427,23 @@ def test_contents_are_those_that_can_be_opened() -> None:
     ],
 )
 def test_content_that_is_no_record_stays_a_text(plain: bytes, record: str, text: bytes) -> None:
-    assert contents.readable(plain) == (record.encode(), text)
+    assert contents.readable(plain) == (record.encode(), text, b"")
 
 
 def test_content_that_is_a_record_becomes_json() -> None:
     asked = records.Intent(
         "i", "a", "s", "tool_call", "pay", b'{"to":"x","n":1}', 7, None, "goal", ["e1"], ""
     )
-    name, text = contents.readable(codec.encode(asked))
+    name, text, shape = contents.readable(codec.encode(asked))
+    assert shape == b"n:number,to:string"
     wanted = {"intent_id": "i", "agent_id": "a", "session_id": "s", "kind": "tool_call", "tool": "pay"}
     wanted |= {"arguments": {"to": "x", "n": 1}, "issued_at": 7, "deadline_at": None, "goal": "goal"}
     assert (name, json.loads(text)) == (b"intent", {**wanted, "derived_from": ["e1"], "traceparent": ""})
     asked.arguments = b"{not json"
     assert json.loads(contents.readable(codec.encode(asked))[1])["arguments"] == b"{not json".hex()
     signed = records.Envelope("key-1", "ed25519", "dev", 1, 2, codec.encode(asked), bytes(64))
-    name, text = contents.readable(codec.encode(signed))
+    name, text, shape = contents.readable(codec.encode(signed))
+    assert shape == b"not json"
     assert (name, json.loads(text)["signed_by"], json.loads(text)["tool"]) == (b"intent", "key-1", "pay")
 
 
