@@ -53,11 +53,11 @@ class _Rules:
         """As it is once everybody who is asked agreed."""
         return _Rules(self.permits, tuple(p for p in self.forbids if HOLD not in p.annotations))
 
-    def closed(self) -> bool:
+    def nothing(self) -> bool:
         """Whether nothing is permitted: no permit, or each one forbidden again."""
         return all(any(_covers(f, p) for f in self.forbids) for p in self.permits)
 
-    def open(self) -> bool:
+    def boundless(self) -> bool:
         """Whether everything is permitted."""
         return not self.forbids and any(_unconditional(p) for p in self.permits)
 
@@ -120,18 +120,18 @@ def access(old: CompiledRelease, new: CompiledRelease) -> list[Access]:
 def _compare(old: _Rules, new: _Rules) -> tuple[str, str] | None:
     """(gains | loses | may, in words), or None when nothing changed."""
     was, now = old.at_all(), new.at_all()
-    if was.closed() and now.closed():
+    if was.nothing() and now.nothing():
         return None
-    if was.closed():
+    if was.nothing():
         return GAINS, f"could not call it, now may{_how(new)}"
-    if now.closed():
+    if now.nothing():
         return LOSES, f"could call it{_how(old)}, now cannot"
     wider, narrower = was.within(now), now.within(was)
     if not (wider and narrower):
         changed = _named(old, new)
-        if was.open() and narrower:
+        if was.boundless() and narrower:
             return LOSES, f"could call it whatever the arguments, now{_how(new)}"
-        if now.open() and wider:
+        if now.boundless() and wider:
             return GAINS, f"could call it{_how(old)}, now whatever the arguments"
         if wider:
             return GAINS, f"may call it in more cases, in none fewer{changed}"
@@ -172,7 +172,7 @@ def _people(rules: _Rules) -> str:
 def _how(rules: _Rules) -> str:
     """Under which conditions, as far as one sentence says it."""
     free = rules.freely()
-    if free.open():
+    if free.boundless():
         return " whatever the arguments"
     text = ""
     if not free.permits:
