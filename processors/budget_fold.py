@@ -204,6 +204,6 @@ def sweep(state: PartitionState) -> None:
     """Accounts of sessions that are over."""
     for name in [n for n in state.accounts if n.startswith("session:")]:
         session = name_of(name).replace("\t", "\0", 1)
-        gone = session not in state.sessions and session not in state.parked
+        gone = not any(session in known for known in (state.sessions, state.parked, state.withdrawn))
         if gone and not state.accounts[name].reserved:
             del state.accounts[name]

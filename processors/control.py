@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from sluicegate.processors import alarm_events, control_policy, deployments, modes, quarantine
+from sluicegate.processors import agent_orders, alarm_events, control_policy, deployments, modes, quarantine
 from sluicegate.processors import orders as rollbacks
+from sluicegate.processors.agent_orders import AgentOrders
 from sluicegate.processors.alarm_events import Alarm, Bounds
 from sluicegate.processors.deployments import Canary
 from sluicegate.processors.orders import Orders
@@ -70,6 +71,8 @@ class Control:
     """(agent | tool | session | release, its id) -> why; read by `quarantine.quarantined`."""
     orders: Orders = field(default_factory=dict)
     """Calls that operators ordered to be taken back; read by `quarantine.quarantined`."""
+    agent_orders: AgentOrders = field(default_factory=dict)
+    """Agents that were ordered back to an earlier point; read by `agent_restore.py`."""
     lifted: dict[str, int] = field(default_factory=dict)
     """Account of a budget -> the event that lifted its freeze; read by `budget_state.frozen`."""
     published: dict[str, str] = field(default_factory=dict)
@@ -226,6 +229,10 @@ def _rollback_ordered(new: Control, body: Body, who: str) -> None:
     new.orders = rollbacks.with_order(new.orders, body, new.quarantines, new.head, who)
 
 
+def _agent_rolled_back(new: Control, body: Body, who: str) -> None:
+    new.agent_orders = agent_orders.with_order(new.agent_orders, body, new.head, who)
+
+
 def _rollback_ended(new: Control, body: Body, who: str) -> None:
     new.orders = rollbacks.with_end(new.orders, body)
 
@@ -261,6 +268,7 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "quarantine.lifted": _quarantine_lifted,
     rollbacks.ORDERED_KIND: _rollback_ordered,
     rollbacks.ENDED_KIND: _rollback_ended,
+    agent_orders.ROLLED_BACK_KIND: _agent_rolled_back,
     "budget.lifted": _budget_lifted,
     "release.published": _published,
     "release.deployed": deployments.deployed,

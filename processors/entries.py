@@ -90,6 +90,8 @@ class OpenIntent:
     repair: int = -1
     cached: bytes = b""
     """The cache entry it waits for or runs for, or empty."""
+    withdrawn: int = 0
+    """1 when its agent was rolled back since it was asked (`agent_restore.py`)."""
 
 
 @dataclass(slots=True)
@@ -129,6 +131,10 @@ class PartitionState:
     alarms: dict[str, int] = field(default_factory=dict)
     """What is due about homes -> when; read by `homes.due_alarm`."""
     cache: CacheTable = field(default_factory=CacheTable)
+    restored: dict[str, int] = field(default_factory=dict)
+    """Agent -> control event of the last order to roll it back that was taken in."""
+    withdrawn: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    """Session that a rollback ended -> (event that opened it, when), for when that is taken back."""
     # Derived, not part of the state bytes:
     expiry: dict[int, bytearray] = field(default_factory=dict)
     """Hour of decided time -> keys of the intents that are forgotten then, one after the other."""

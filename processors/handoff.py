@@ -16,6 +16,7 @@ from typing import cast
 
 import orjson
 from sluicegate.processors import delegation, quarantine
+from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.authorize import ask
 from sluicegate.processors.cedar import names_action
 from sluicegate.processors.cedar_schema import HANDOFF
@@ -82,6 +83,8 @@ def _terms(work: Work, intent: Intent) -> Refusal | None:
     )
     if stopped:
         return Refusal(quarantine.REASON, stopped)
+    if waiting_order(work.state, work.control, intent.agent_id) is not None:
+        return Refusal("rolling_back")
     if reason := unverified(work.release, session.on_behalf_of, bool(session.verified)):
         return Refusal(reason)
     if session.halted:

@@ -41,6 +41,7 @@ class Tick:
 
     Attributes:
         due_by: deadlines up to here may be acted on; the ledger loop made sure that nothing before was overlooked.
+        order: instead of a deadline, the control event that orders an agent's rollback (`agent_restore.py`).
     """
 
     partition: int
@@ -48,3 +49,4 @@ class Tick:
     control_stale: bool = False
     contents: dict[Place, bytes | None] = field(default_factory=dict)
     library: Library | None = None
+    order: int = -1

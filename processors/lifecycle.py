@@ -68,6 +68,7 @@ OTHER = (
     "session_refused",
     "recorded",
     "resumed",
+    "restored",
 )
 
 

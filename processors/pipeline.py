@@ -14,6 +14,8 @@ import hashlib
 from collections.abc import Callable
 
 import orjson
+from sluicegate.processors.agent_restore import decide_restore
+from sluicegate.processors.agent_restore import refuse as refuse_restore
 from sluicegate.processors.alarms import alarm_first
 from sluicegate.processors.approvals import hold_call
 from sluicegate.processors.authorize import authorize, conform_arguments
@@ -74,7 +76,9 @@ def decide(state: PartitionState, control: Control, source: Input | Tick, now: i
     try:
         if isinstance(source, Tick):
             due = due_intent(state, source.due_by)
-            if due is not None and not alarm_first(state, due[1].due_at):
+            if source.order >= 0:
+                decide_restore(work, source.order)
+            elif due is not None and not alarm_first(state, due[1].due_at):
                 decide_tick(work, due[1])
             else:
                 decide_alarm(work, source.due_by)
@@ -97,6 +101,9 @@ def machinery_failed(
     """The outcome of an input that broke the machinery, here or three times in a row in the ledger loop."""
     work = begin(state, control, source, now)
     value = source.value if isinstance(source, Input) else b""
+    if isinstance(source, Tick) and source.order >= 0:  # it must not come back at once
+        refuse_restore(work, source.order, "machinery_failed")
+        return work.decision
     if isinstance(source, Tick):
         due = due_intent(state, source.due_by)
         if due is not None and not alarm_first(state, due[1].due_at):  # it must not come back at once: end it

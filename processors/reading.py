@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.positions import varint
 
 _START = codec.PREFIX_BYTES
 _OUTCOME = codec.schema_of(r.Outcome).prefix
@@ -82,16 +83,8 @@ def _long(b: bytes, p: int) -> tuple[int, int]:
     p += 1
     if byte < 0x80:
         return (byte >> 1) ^ -(byte & 1), p
-    z, shift = byte & 0x7F, 7
-    while True:
-        byte = b[p]
-        p += 1
-        z |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (z >> 1) ^ -(z & 1), p
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than ten bytes")
+    z, p = varint(b, p - 1)
+    return (z >> 1) ^ -(z & 1), p
 
 
 def _text(b: bytes, p: int) -> tuple[str, int]:
@@ -151,6 +144,30 @@ def split(value: bytes) -> Parts:
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the record is damaged ({error})") from error
     return Parts(value[p:q], value[s:t], content)
+
+
+def split_two(value: bytes) -> tuple[bytes, bytes]:
+    """Header and facts of a ledger record; the content is passed over, not looked at. Raises `Unreadable`."""
+    try:
+        if value[:_START] != _OUTCOME:
+            raise ValueError("no outcome record")
+        low, high = value[_START], value[_START + 1]
+        if low & 0x81 == 0x80 and high < 0x80:  # two bytes, as nearly all have
+            n, p = (low & 0x7F | high << 7) >> 1, _START + 2
+        else:
+            n, p = _long(value, _START)
+        q = p + n
+        m = value[q]
+        if m < 0x80 and not m & 1:
+            m, s = m >> 1, q + 1
+        else:
+            m, s = _long(value, q)
+        t = s + m
+        if n < 0 or m < 0 or value[t] not in (0, 2):
+            raise ValueError("another length than it says")
+        return value[p:q], value[s:t]
+    except (IndexError, ValueError) as error:
+        raise Unreadable("malformed_record", f"the record is damaged ({error})") from error
 
 
 # The header's two parts are read by functions made of these lines: a call for each field would cost half of the time.

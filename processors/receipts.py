@@ -95,7 +95,7 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
 
 
 def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
-    if entry.candidate and follow(work, entry, receipt):
+    if entry.candidate and not entry.withdrawn and follow(work, entry, receipt):
         return
     release = work.control.release
     tool = release.tools.get(entry.tool) if release is not None else None
@@ -104,6 +104,9 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     result = receipt.result or b""
     if receipt.kind == "finished":
         guarded = guard_of(work, entry, tool, receipt.result)
+        if entry.withdrawn:
+            # INVARIANT: no result of before a rollback reaches the state after it (tests/unit/test_agent_rollback.py).
+            guarded = Guarded(None, "rolled_back", guarded.observed)
         reason = guarded.reason
         status = "withheld" if reason else "released"
         if guarded.result is not None:

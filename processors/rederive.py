@@ -15,6 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from sluicegate.processors import reading
+from sluicegate.processors.agent_fold import Cuts
+from sluicegate.processors.agent_orders import orders_in
+from sluicegate.processors.agent_restore import PLACE
 from sluicegate.processors.aims import RECEIPTS
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Place, Tick
@@ -115,6 +118,8 @@ class Rederive:
         self._group: list[Event] = []
         self._kept: dict[Place, _Kept] = {}
         self._library = Library()
+        partitions = controls[0].partitions if controls else 0
+        self._cuts = Cuts(orders_in(controls), partition, partitions)
 
     def add(self, offset: int, value: bytes) -> Event:
         """Take one record, and give it back decoded. Raises `Terminal` when the ledger itself is broken there."""
@@ -141,6 +146,7 @@ class Rederive:
             return
         self.tally.inputs += 1
         self.tally.outcomes += len(group)
+        self._cuts.before(self.state, group[0].header.decided_at)
         if self._selected is not None and not self._selected(group):
             self.tally.outside += 1
         elif group[0].header.stage == "genesis":
@@ -154,9 +160,12 @@ class Rederive:
         if first.header.seq == 0:
             state.log_id = first.header.log_id
         for event, outcome in zip(group, self._folded(group), strict=True):
+            self._cuts.before(state, event.header.decided_at)
             apply(state, outcome)
             state.prev_hash = header_hash(event.header_bytes)
         h = first.header
+        if isinstance(first.facts, r.RestoreFacts):
+            self._cuts.drop(first.facts.order)
         if h.input_topic != TICK and first.sealed is not None:
             partial = isinstance(first.facts, r.IntakeFacts) and first.facts.length > MAX_INTENT_BYTES
             self._kept[h.input_topic, h.input_offset] = _Kept(h.subject, h.event_id, first.sealed, partial)
@@ -179,6 +188,7 @@ class Rederive:
             held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]
         held += [(cell.topic, cell.offset) for cell in state.memory.values()]
         held += [(kept.topic, kept.offset) for kept in state.cache.entries.values()]
+        held += self._cuts.places()
         self._kept = {place: self._kept[place] for place in held if place in self._kept}
 
     # -- one input ----------------------------------------------------------------------------------------------
@@ -232,7 +242,8 @@ class Rederive:
     def _source(self, event: Event) -> Input | Tick:
         h, facts = event.header, event.facts
         if h.input_topic == TICK:
-            return Tick(h.input_partition, h.decided_at)
+            order = facts.order if isinstance(facts, r.RestoreFacts) else -1
+            return Tick(h.input_partition, h.decided_at, order=order)
         value = None if event.sealed is None else self._open(h.subject, h.event_id, event.sealed)
         if value is None:
             raise ErasedError
@@ -245,6 +256,8 @@ class Rederive:
         return Input(h.input_topic, h.input_partition, h.input_offset, value, stale)
 
     def _load(self, place: Place) -> bytes | None:
+        if place[0] == PLACE:
+            return self._cuts.values.get(place[1])
         kept = self._kept.get(place)
         if kept is None or kept.partial:
             return None

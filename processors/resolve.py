@@ -46,6 +46,8 @@ def decide_resolution(work: Work, said: Resolution) -> None:
         problem = guarded.reason
         if guarded.result is not None:
             result, labels = guarded.result, labels_of(entry, tool, guarded.result)
+        if entry.withdrawn:  # what happened is recorded, and nothing of it is released
+            guarded, labels = Guarded(None), []
     if not problem and said.verdict == LOOK_UP and not jobs.can_look_up(work, entry):
         problem = "no_lookup"
     if problem:

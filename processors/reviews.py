@@ -64,7 +64,7 @@ def _problem(work: Work, review: Review, entry: OpenIntent | Ended | None) -> st
     """Why this review changes nothing, or an empty string. What it is about comes before whose it is."""
     if entry is None or (type(entry) is OpenIntent and not entry.hold_release):
         return "not_held"
-    if type(entry) is not OpenIntent or entry.state != "held" or work.now >= entry.due_at:
+    if type(entry) is not OpenIntent or entry.state != "held" or work.now >= entry.due_at or entry.withdrawn:
         return "review_late"
     if review.verdict not in VERDICTS:
         return "unknown_verdict"

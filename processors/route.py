@@ -7,6 +7,7 @@ Next: `conform.py`, then `authorize.py`.
 from __future__ import annotations
 
 from sluicegate.processors import quarantine
+from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.delegation import narrowed, remaining
 from sluicegate.processors.derail import call_digest, limit_reached
 from sluicegate.processors.release import CompiledRelease
@@ -70,6 +71,9 @@ def route(work: Work) -> Refusal | None:
     )
     if stopped:
         return Refusal(quarantine.REASON, stopped)
+    if waiting_order(state, work.control, intent.agent_id) is not None:
+        # INVARIANT: from the order on nothing new is permitted (tests/unit/test_agent_rollback.py).
+        return Refusal("rolling_back")
     if reason := unverified(work.release, work.session.on_behalf_of, bool(work.session.verified)):
         return Refusal(reason)
     if work.session.halted:

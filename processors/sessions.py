@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, message_key, session_key
@@ -57,6 +58,8 @@ def decide_session(
         reason = "unknown_kind"
     if not reason and kind == "session.open":
         reason = inactive(work.agent) or unverified(work.control.release, on_behalf_of, verified)
+    if not reason and kind == "session.open" and waiting_order(state, work.control, o.agent_id) is not None:
+        reason = "rolling_back"
     if not reason and kind == "session.open" and (session is not None or name in state.parked):
         reason = "id_conflict"
     if not reason and kind == "session.open" and len(state.sessions) >= MAX_SESSIONS:

@@ -25,7 +25,7 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 10
+FORMAT = 11
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -44,7 +44,7 @@ _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "ve
          "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
          "edit_offset", "keeps", "awaits", "waits_for", "polls", "alive_until", "ends_at", "job_topic", "job_offset",
          "routes", "candidate", "tried", "aimed", "repair",
-         "cached")  # fmt: skip
+         "cached", "withdrawn")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",
@@ -85,6 +85,11 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
             yield b"".join(_session(sessions[n]) for n in names[at : at + PIECE_ENTRIES])
     yield _counter(state.marks)
     yield _counter(state.alarms)
+    yield _counter(state.restored)
+    yield encode_long(len(state.withdrawn)) + b"".join(
+        encode_string(name) + encode_bytes(event) + encode_long(at)
+        for name, (event, at) in state.withdrawn.items()  # the oldest first
+    )
     yield encode_long(len(state.seen)) + b"".join(k + encode_long(state.seen[k]) for k in sorted(state.seen))
     yield from budget_snapshot.encode(state)
     yield encode_long(len(state.health)) + b"".join(
@@ -218,6 +223,8 @@ def decode(data: bytes) -> PartitionState:
     state.marks = read.counter()
     for name, due in read.counter().items():
         set_alarm(state, name, due)
+    state.restored = read.counter()
+    state.withdrawn = {read.text(): (read.blob(), read.long()) for _ in range(read.long())}
     for _ in range(read.long()):
         remember(state, read.raw(16), read.long())
     budget_snapshot.decode(read, state)

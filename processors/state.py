@@ -13,6 +13,7 @@ import heapq
 from functools import lru_cache
 
 from sluicegate.processors import (
+    agent_restore_fold,
     alarms,
     budget_fold,
     cache_fold,
@@ -156,6 +157,8 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
             halted.last_at = o.decided_at
     elif outcome.stage == "session":
         _apply_session(state, outcome)
+    elif status == "restored":
+        agent_restore_fold.fold(state, outcome)
     elif o.intent_id:
         _apply_intent(state, outcome)
     return state
@@ -183,6 +186,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     )
     name = session_key(o.agent_id, o.session_id)
     if outcome.status == "opened":
+        state.withdrawn.pop(name, None)
         agent, subject, person = (_shared(text) for text in (o.agent_id, o.subject, facts.on_behalf_of))
         opened = state.sessions[name] = Session(
             agent, o.session_id, subject, person, _shared(facts.origin), o.decided_at, o.decided_at,
@@ -365,6 +369,12 @@ def _remember(state: PartitionState, key: bytes, issued_at: int, entry: OpenInte
     state.intents[key] = entry
 
 
+def pass_hour(state: PartitionState, now: int) -> None:
+    """Another record was decided at `now`, in a later hour than the one before."""
+    state.now = max(state.now, now)
+    _sweep(state)
+
+
 def _sweep(state: PartitionState) -> None:
     """Once an hour of decided time: forget ids past the window and sessions nobody uses."""
     hour = state.now // HOUR_US
@@ -379,6 +389,7 @@ def _sweep(state: PartitionState) -> None:
         budget_fold.sweep(state)
     if state.cache:
         cache_fold.sweep(state)
+    agent_restore_fold.sweep(state)
     limit = state.now - SESSION_IDLE_US
     for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
         cells.forget_session(state.memory, state.sessions.pop(name))

@@ -6,6 +6,7 @@
                             release decides by now: it may name another server
     parked                  looked at again, or given up at its bound (`jobs.py`)
     held, no review         `expired`
+    held or waiting, and its agent was rolled back: `voided`; dispatched: never offered again
     waiting, no verdict     what the guardrail says about a plug-in that fails
     waiting, no answer      looked at again: it goes on, waits longer or is refused (`awaiting.py`)
 
@@ -42,6 +43,9 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
     )
     o.subject = entry.subject
     stand_with(work, entry)
+    if entry.withdrawn and entry.state in ("held", "waiting"):
+        _end(work, entry, "voided", "rolled_back")
+        return
     if entry.state == "held":
         _end(work, entry, "expired", "approval_expired")
         return

@@ -19,6 +19,7 @@ from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
 from sluicegate.processors.reading import Head, Rest
 from sluicegate.processors.verify_budgets import STAGES, BudgetSums
 from sluicegate.processors.verify_lives import Lives
+from sluicegate.processors.verify_restores import Restores
 from sluicegate.processors.verify_standing import Standings
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -152,6 +153,7 @@ class PartitionChecker(Chain):
         self.lives = Lives(self._bad_life)
         self.budgets = BudgetSums(self._bad_life)
         self.standings = Standings()
+        self.restores = Restores(partition, controls, self._bad_life)
         self.begins = begins or {}
         self.input_counts: Counter[str] = Counter()
         self.input_sums: Counter[str] = Counter()
@@ -186,6 +188,7 @@ class PartitionChecker(Chain):
             )
         if self.records == 1 or head.stage == "genesis":
             self._genesis(head, rest, parts.facts, offset)
+            self.restores.step(head, rest, parts.header, parts.facts)
         else:
             if first and parts.content is None and rest.topic != TICK:
                 self._bad(
@@ -195,6 +198,7 @@ class PartitionChecker(Chain):
                 self.lives.step(head, rest, parts.facts)
                 if head.stage in STAGES:
                     self.budgets.step(head, rest, parts.facts)
+                self.restores.step(head, rest, parts.header, parts.facts)
             except Unreadable as error:
                 self._bad("readable", offset, str(error))
         self._sum(head.seq)

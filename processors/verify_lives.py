@@ -19,6 +19,7 @@ _OTHER = {
     "session": ("opened", "delegated", "heard", "closed", "resumed", "session_refused", lifecycle.ATTACHED),
     "intake": ("unreadable",),
     "transfer": (lifecycle.ATTACHED,),
+    "rollback": ("restored",),
     "budget": (lifecycle.ATTACHED,),
     "cache": (lifecycle.ATTACHED,),
 }

@@ -257,3 +257,19 @@ class IntakeFacts:
     detail: str
     length: int
     digest: bytes
+
+
+@dataclass(slots=True)
+class RestoreFacts:
+    """An agent's state went back to an earlier position, as control ordered."""
+
+    order: int
+    cut: int
+    piece: int
+    pieces: int
+    then_digest: bytes
+    mark: int
+    withdrawn: list[str]
+    sessions: list[bytes]
+    forgotten: list[bytes]
+    cells: list[bytes]

@@ -118,4 +118,24 @@ EXECUTION = (
     ),
     Reason("unknown_dispatch", "This receipt belongs to no open call.", "nothing to do: it is recorded only"),
     Reason("late", "This came after the end.", "nothing to do: it is recorded only"),
+    Reason(
+        "rolling_back",
+        "Your work is being taken back to an earlier point; wait, then begin anew.",
+        "an operator or an alarm ordered it: sluicegate rollback list; ask again in a few seconds",
+    ),
+    Reason(
+        "rolled_back",
+        "Your work was taken back to an earlier point, so this does not count any more; begin anew.",
+        "see why: sluicegate rollback list; what the call did outside is taken back by `sluicegate rollback call`",
+    ),
+    Reason(
+        "bad_cut",
+        "There is nothing to take back.",
+        "the position is not before the ledger's end, name an earlier one",
+    ),
+    Reason(
+        "rollback_too_large",
+        "There is too much to take back at once.",
+        "the agent has more open sessions than one order restores: close some, or name a later position",
+    ),
 )

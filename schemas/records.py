@@ -21,6 +21,7 @@ from sluicegate.schemas.facts import IntentFacts as IntentFacts
 from sluicegate.schemas.facts import JobFacts as JobFacts
 from sluicegate.schemas.facts import MemoryFacts as MemoryFacts
 from sluicegate.schemas.facts import PlanFacts as PlanFacts
+from sluicegate.schemas.facts import RestoreFacts as RestoreFacts
 from sluicegate.schemas.facts import ResultFacts as ResultFacts
 from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
 from sluicegate.schemas.facts import SessionFacts as SessionFacts

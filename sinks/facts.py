@@ -90,6 +90,7 @@ RENAMED: dict[tuple[str, str], str] = {
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
+    ("restore_facts", "then_digest"): "digest",
 }
 ONLY_IN_BYTES = {
     ("control_facts", "kid"),
@@ -149,6 +150,10 @@ ONLY_IN_BYTES = {
     ),
     *(("attempt_facts", name) for name in ("measured", "amounts", "tried", "aimed", "repair")),
     ("answer_facts", "confidence"),
+    *(
+        ("restore_facts", name)
+        for name in ("order", "cut", "piece", "pieces", "mark", "withdrawn", "sessions", "forgotten", "cells")
+    ),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),

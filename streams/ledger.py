@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from sluicegate.processors.agent_restore import PLACE
 from sluicegate.processors.cache_entries import WAKE_AT
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
@@ -37,6 +38,7 @@ from sluicegate.streams import kafka, snapshots
 from sluicegate.streams.failpoints import hit, hit_if
 from sluicegate.streams.outgoing import Outgoing
 from sluicegate.streams.recovery import recover
+from sluicegate.streams.restoring import Restoring
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class Lane:
         self._pause_s = RETRY_MIN_S
         self._lone = 0
         self._library = Library()
+        self._restoring = Restoring(self.env, index, lambda: service.own_reader())
         self._outgoing = Outgoing(self.env, index, service.sign_dispatch, service.sign_transfer)
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -121,6 +124,7 @@ class Lane:
             except Exception as error:  # whatever it was, the cure is the same: recover in a new epoch
                 await self._taint(error)
             finally:
+                await self._restoring.close()
                 await close_quietly(self._producer)
                 self._producer = None
 
@@ -243,6 +247,9 @@ class Lane:
         now = self._now()
         if self.reseek:
             self._seek()
+        order = self._restoring.ready(self.state, self.service.control.control, now)
+        if order is not None:
+            return deque((Tick(self.index, now, order=order),))
         due = next_due(self.state)
         stale = self.service.control.stale  # nothing is offered again under a head that cannot be confirmed
         if due == WAKE_AT and not stale:  # only those: other deadlines need `_receipts_read`
@@ -310,6 +317,8 @@ class Lane:
     async def _load(self, place: Place) -> bytes | None:
         """Step 2: an input's bytes. The library keeps what came with them: it is asked for next."""
         topic, offset = place
+        if topic == PLACE:
+            return self._restoring.values(offset)
         known = self._library.raw(place)
         if known is not None:
             return known

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sluicegate.processors import snapshot
-from sluicegate.processors.outcomes import from_header, header_hash
-from sluicegate.processors.state import PartitionState, apply
+from sluicegate.processors.folding import Folder
+from sluicegate.processors.outcomes import header_hash
+from sluicegate.processors.state import PartitionState
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
-from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import full_name
 
 POLL_MS = 20
@@ -62,20 +63,7 @@ async def read_range(
 
 def fold_record(state: PartitionState, value: bytes) -> PartitionState:
     """Fold one ledger record. Raises `Terminal` when it does not continue the chain."""
-    outcome = codec.decode_as(r.Outcome, value)
-    header = codec.decode_as(r.Header, outcome.header)
-    # INVARIANT: seq is dense and every header names the one before (tests/crash, `ledger verify`).
-    if header.seq != state.seq or header.prev_hash != state.prev_hash:
-        raise Terminal(
-            f"ledger partition {state.partition} is broken at seq {header.seq} (expected {state.seq}), "
-            "run `sluicegate ledger verify`"
-        )
-    if hashlib.sha256(outcome.facts).digest() != header.facts_hash:
-        raise Terminal(f"the facts of seq {header.seq} in partition {state.partition} were changed")
-    if header.seq == 0:
-        state.log_id = header.log_id
-    apply(state, from_header(header, codec.decode(outcome.facts)))
-    state.prev_hash = header_hash(outcome.header)
+    Folder(state).add(value)
     return state
 
 
@@ -84,17 +72,18 @@ async def recover(
 ) -> Recovered:
     """The state of a partition at its committed end. `consumer` belongs to the caller and reads nothing else."""
     place = TopicPartition(full_name(env, "outcomes"), partition)
-    found = await _load_snapshot(consumer, env, place) if use_snapshot else None
+    found = await load_snapshot(consumer, env, place) if use_snapshot else None
     state, start = found if found else (PartitionState(b"", partition), 0)
     last, folded = start - 1, 0
+    folder = Folder(state)
     async for batch in read_range(consumer, place, start):
         for record in batch:
-            fold_record(state, record.value)
+            folder.add(record.value)
         last, folded = batch[-1].offset, folded + len(batch)
     return Recovered(state, last, folded, found is not None)
 
 
-async def _load_snapshot(
+async def load_snapshot(
     consumer: AIOKafkaConsumer, env: str, place: TopicPartition
 ) -> tuple[PartitionState, int] | None:
     """(state, offset to go on at), or None when there is no usable snapshot."""

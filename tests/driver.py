@@ -25,10 +25,12 @@ import yaml
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sluicegate.processors import control as control_fold
+from sluicegate.processors.agent_fold import AgentFold, Cuts
+from sluicegate.processors.agent_orders import orders_in
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.library import Library
-from sluicegate.processors.outcomes import ZERO_HASH, Decision, Origin, Outcome, event_id, seal
+from sluicegate.processors.outcomes import ZERO_HASH, Decision, Origin, Outcome, event_id, from_header, seal
 from sluicegate.processors.pipeline import decide
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.state import PartitionState, apply
@@ -299,6 +301,31 @@ class Driver:
         """Time passes, and one deadline is acted on if one is due."""
         self.now += STEP_US + ahead_us
         return self._decide(Tick(self.partition, self.now), self.control)
+
+    def roll_back(self, agent: str = AGENT, **to: object) -> Decision:
+        """An operator orders an agent back (`cut`, `at`, `undoes`), and the partition takes the order in."""
+        control = self.control_event("agent.rolled_back", agent_id=agent, why="a test", **to)
+        return self.restore(control.head)
+
+    def restore(self, event: int) -> Decision:
+        """The partition takes in an order of control's: its own ledger is folded up to the cut, as the loop does."""
+        order = next(o for o in orders_in(self.controls) if o.event == event)
+        fold = AgentFold(self.partition, order.agent_id)
+        cuts = Cuts([order], self.partition, self.state.partitions)
+        for record in self.records:
+            one = read(record)
+            h = one.header
+            fold.state.seq = h.seq
+            cuts.before(fold.state, h.decided_at)
+            if fold.wants(h.seq, h.agent_id, h.decided_at):
+                fold.take(from_header(h, one.facts))
+        self.now += STEP_US
+        fold.state.seq = len(self.records)
+        cuts.before(fold.state, self.now)
+        self.inputs["rollback"] = cuts.values
+        decision = self._decide(Tick(self.partition, self.now, order=event), self.control)
+        del self.inputs["rollback"]
+        return decision
 
     def skip(self, topic: str, count: int = 1) -> None:
         """Leave offsets out, as the markers of the senders' transactions do."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
+from sluicegate.processors.agent_orders import waiting_orders
+from sluicegate.processors.folding import Folder
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.state import OpenIntent, PartitionState
@@ -23,6 +25,7 @@ from sluicegate.schemas.topics import MAX_INTENT_BYTES
 from sluicegate.streams.recovery import fold_record
 
 from tests.driver import AGENT, OTHER_AGENT, Driver, agents, release
+from tests.driver import read as read_record
 
 RUNS = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -110,6 +113,8 @@ rare: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("deploy"), pick(("1", "2"))),
     st.tuples(st.just("agent"), pick(("active", "suspended"))),
     st.tuples(st.just("skip"), pick(TOPICS)),
+    st.tuples(st.just("roll back"), pick(AGENTS[:2]), st.integers(-1, 60), st.booleans(), st.booleans()),
+    st.tuples(st.just("restore")),
 )  # fmt: skip
 
 
@@ -182,6 +187,16 @@ def play(world: World, step: Step) -> Decision | None:
                 d.control_event("people.registered", people=[{"person_id": person, "roles": ["treasury"]}])
         case ("skip", str(topic)):
             d.skip(topic)
+        case ("roll back", str(agent), int(back), bool(by_time), bool(at_once)):
+            cut = max(-1, d.state.seq - 1 - back)
+            header = read_record(d.records[max(0, min(cut, len(d.records) - 1))]).header
+            to = {"at": header.decided_at} if by_time else {"cut": cut}
+            d.control_event("agent.rolled_back", agent_id=agent, why="", **to)
+            if at_once:
+                d.restore(d.control.head)
+        case ("restore",):
+            for order in waiting_orders(d.state, d.control):
+                d.restore(order.event)
     return None
 
 
@@ -278,11 +293,12 @@ def test_every_fold_gives_the_same_state(plan: list[tuple[int, Step]], cut: int)
     """From the first record, and from a snapshot taken anywhere."""
     d = run(plan).driver
     state = PartitionState(b"", 0)
+    folder = Folder(state)
     taken: PartitionState | None = None
     for at, record in enumerate(d.records):
         if at == min(cut, len(d.records) - 1):
             taken = snapshot.decode(snapshot.encode(state))
-        state = fold_record(state, record.value)
+        folder.add(record.value)
         if taken is not None:
             taken = fold_record(taken, record.value)
     assert snapshot.encode(state) == snapshot.encode(d.state)

@@ -1,0 +1,162 @@
+"""Ledger records into a state, fast: what recovery, a rebuild and an agent's fold have in common.
+
+    bytes ▸ taken apart by position ▸ seq, chain and hash of the facts checked ▸ `apply`
+
+A record is some ten microseconds: what an input's outcomes share is read once, short facts are known by their bytes,
+and what the fold does not look at (causes, content) is passed over. Only the ledger's own encoding is read; a property
+test holds it to `schemas/codec.py`. Never reads content. Pure. Next: `state.py` (`apply`), `reading.py`.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import NoReturn
+
+from sluicegate.processors import reading
+from sluicegate.processors.outcomes import HEADER_VERSION, Origin, Outcome
+from sluicegate.processors.state import PartitionState, apply
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.codec import encode_long
+from sluicegate.schemas.errors import Terminal, Unreadable
+from sluicegate.schemas.positions import array
+from sluicegate.schemas.struct_reader import read_facts
+
+_HEADER = codec.schema_of(r.Header).prefix
+_VERSION = encode_long(HEADER_VERSION)
+_LOG_ID_AT = codec.PREFIX_BYTES + len(_VERSION)
+_NONE: list[str] = []
+_NO_CAUSES: list[bytes] = []
+"""Shared: nobody changes what is folded."""
+
+SHORT_BYTES = 32
+"""Facts this short say little, and many records say the same: those of a stage that passed have 18 bytes."""
+MAX_SHORT, MAX_SAID = 4_096, 4_096
+"""Remembered at most: about 500 bytes each, 4 MB."""
+
+
+_said: dict[bytes, tuple[str, str, str]] = {}
+_short: dict[bytes, tuple[object, bytes]] = {}
+_texts: dict[bytes, list[str]] = {}
+
+
+def _words(b: bytes, p: int) -> tuple[tuple[str, str, str], int]:
+    """Stage, status and reason, and where they end."""
+    q = p
+    for _ in range(3):
+        n = b[q]
+        if n > 0x7F or n & 1:
+            raise ValueError("a word of more than 63 bytes")
+        q += 1 + (n >> 1)
+    raw = b[p:q]
+    found = _said.get(raw)
+    if found is None:
+        words, at = [], 0
+        for _ in range(3):
+            n = raw[at] >> 1
+            words.append(raw[at + 1 : at + 1 + n].decode())
+            at += 1 + n
+        if len(_said) >= MAX_SAID:
+            _said.clear()
+        found = _said[raw] = (words[0], words[1], words[2])
+    return found, q
+
+
+def _names(b: bytes, p: int) -> tuple[list[str], int]:
+    """A list of texts that is not empty."""
+    raw, q = array(b, p, 0)
+    key = b[p:q]
+    found = _texts.get(key)
+    if found is None:
+        if len(_texts) >= MAX_SAID:
+            _texts.clear()
+        found = _texts[key] = [text.decode() for text in raw]
+    return found, q
+
+
+def facts_of(raw: bytes) -> tuple[object, bytes]:
+    """(the facts, their sha256). Raises `Unreadable`. The facts are shared: nobody changes them."""
+    if len(raw) > SHORT_BYTES:
+        return read_facts(raw), sha256(raw).digest()
+    found = _short.get(raw)
+    if found is None:
+        if len(_short) >= MAX_SHORT:
+            _short.clear()
+        found = _short[raw] = (read_facts(raw), sha256(raw).digest())
+    return found
+
+
+class Folder:
+    """Folds one partition's records, in order, into a state.
+
+    `apply` may change an origin (its key), so one is shared by an input's outcomes only.
+    """
+
+    def __init__(self, state: PartitionState) -> None:
+        self.state = state
+        self._rest = b""
+        self._origin: Origin | None = None
+        self._log_id = b""
+        self._start = b""
+
+    def add(self, value: bytes) -> None:
+        """Fold a whole record of the topic. Raises `Terminal` when it does not continue the chain."""
+        self.take(*reading.split_two(value))
+
+    def take(self, header: bytes, facts: bytes) -> None:
+        """Fold a record, given by its header and its facts."""
+        state = self.state
+        if self._log_id != state.log_id or not self._start:
+            self._begin(header)
+        # INVARIANT: seq is dense and every header names the one before (tests/crash, `ledger verify`).
+        start = self._start + encode_long(state.seq)
+        if not header.startswith(start):
+            self._refuse(header)
+        try:
+            p = len(start)
+            event, (said, p) = header[p : p + 16], _words(header, p + 16)
+            policies, labels = _NONE, _NONE
+            if header[p]:
+                policies, p = _names(header, p)
+            else:
+                p += 1
+            if header[p] == 2 and not header[p + 17]:  # one cause, as nearly all have
+                p += 18
+            elif header[p]:
+                _, p = array(header, p, 16)
+            else:
+                p += 1
+            if header[p]:
+                labels, p = _names(header, p)
+            else:
+                p += 1
+            q = p + (65 if header[p + 32] else 33)
+        except (IndexError, ValueError) as error:
+            raise Unreadable("malformed_record", f"the header is damaged ({error})") from error
+        if header[q : q + 32] != state.prev_hash:
+            self._refuse(header)
+        record, digest = facts_of(facts)
+        if digest != header[p : p + 32]:
+            raise Terminal(f"the facts of seq {state.seq} in partition {state.partition} were changed")
+        rest, origin = header[q + 32 :], self._origin
+        if rest != self._rest or origin is None:
+            origin = self._origin = Origin(*reading.rest(rest))
+            self._rest = rest
+        apply(state, Outcome(origin, event, *said, record, policies, _NO_CAUSES, labels, None))
+        state.prev_hash = sha256(b"\x00" + header).digest()
+
+    def _begin(self, header: bytes) -> None:
+        """What every header of this partition begins with. The first record names the log."""
+        state = self.state
+        if state.seq == 0:
+            state.log_id = header[_LOG_ID_AT : _LOG_ID_AT + 16]
+        self._log_id = state.log_id
+        self._start = _HEADER + _VERSION + state.log_id + encode_long(state.partition)
+
+    def _refuse(self, header: bytes) -> NoReturn:
+        found = reading.head(header)
+        state = self.state
+        raise Terminal(
+            f"ledger partition {state.partition} is broken at seq {found.seq} (expected {state.seq}), "
+            "run `sluicegate ledger verify`"
+        )

@@ -1,0 +1,119 @@
+"""The readers of a fold against the Avro library: facts as structs, and headers, for whatever the ledger writes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any, cast
+
+import fastavro
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sluicegate.processors.folding import Folder
+from sluicegate.processors.outcomes import Origin, Outcome, seal
+from sluicegate.processors.reading import split, split_two
+from sluicegate.processors.state import PartitionState
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import Terminal, Unreadable
+from sluicegate.schemas.struct_reader import read_facts
+
+from tests.driver import Driver
+from tests.properties.test_sink_avro import values_of
+
+FACTS = [name for name in codec.NAMES if name.endswith("_facts")]
+OLD = [name for name in codec.OLD if name.split(".")[0].endswith("_facts")]
+
+
+@st.composite
+def any_facts(draw: st.DrawFn) -> object:
+    schema = codec.SCHEMAS[draw(st.sampled_from(FACTS))]
+    fields = cast("list[dict[str, Any]]", schema.parsed["fields"])
+    fixed: dict[str, int] = {}
+    return schema.cls(**{f["name"]: draw(values_of(f["type"], fixed)) for f in fields})
+
+
+@given(any_facts())
+def test_facts_are_read_as_the_avro_library_reads_them(facts: object) -> None:
+    raw = codec.encode(facts)
+    assert read_facts(raw) == codec.decode(raw) == facts
+
+
+@given(any_facts(), st.integers(0, 400), st.integers(0, 255))
+def test_damaged_facts_are_unreadable_or_what_the_library_reads(facts: object, at: int, byte: int) -> None:
+    raw = bytearray(codec.encode(facts))
+    raw[at % len(raw)] = byte
+    try:
+        found = read_facts(bytes(raw))
+    except Unreadable:
+        return
+    assert found == codec.decode(bytes(raw))
+
+
+@given(st.sampled_from(OLD), st.data())
+def test_old_facts_take_todays_defaults(name: str, data: st.DataObject) -> None:
+    schema = codec.OLD[name]
+    fixed: dict[str, int] = {}
+    fields = cast("list[dict[str, Any]]", schema.parsed["fields"])
+    values = {f["name"]: data.draw(values_of(f["type"], fixed)) for f in fields}
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schema.parsed, values)
+    raw = schema.prefix + out.getvalue()
+    assert read_facts(raw) == codec.decode(raw)
+
+
+WORD = st.text("abcdef_", max_size=30)
+
+
+@given(
+    WORD, WORD, WORD, st.lists(st.text(max_size=70), max_size=3), st.lists(st.binary(min_size=16, max_size=16), max_size=3),
+    st.lists(WORD, max_size=3), st.none() | st.binary(max_size=9_000), any_facts(), st.text(max_size=300),
+    st.integers(0, 2**40),
+)  # fmt: skip
+def test_a_header_is_taken_apart_as_it_was_put_together(
+    stage: str, status: str, reason: str, policies: list[str], causes: list[bytes], labels: list[str],
+    content: bytes | None, facts: object, intent: str, seq: int,
+) -> None:  # fmt: skip
+    seen: list[Outcome] = []
+    state = PartitionState(bytes(16), 3, seq=seq)
+    origin = Origin(intent, "t", "a", "s", "p", 5, "intents", 3, 7, 2, "sha256:x", "0.1.0")
+    outcome = Outcome(
+        origin, bytes(range(16)), stage, status, reason, facts, policies, causes, labels, content
+    )
+    value, digest = seal(outcome, state.log_id, 3, seq, state.prev_hash, lambda s, e, c: c)
+    assert split_two(value) == split(value)[:2]
+    import sluicegate.processors.folding as folding
+
+    before = folding.apply
+    try:
+        folding.apply = lambda state, given: (seen.append(given), state)[1]  # type: ignore[attr-defined]
+        Folder(state).add(value)
+    finally:
+        folding.apply = before  # type: ignore[attr-defined]
+    [got] = seen
+    assert (got.event_id, got.stage, got.status, got.reason) == (outcome.event_id, stage, status, reason)
+    assert (got.policies, got.labels, got.facts) == (policies, labels, facts)
+    for name in ("intent_id", "tenant", "agent_id", "session_id", "subject", "decided_at", "topic", "partition", "offset",
+                 "control_head", "release", "engine"):  # fmt: skip
+        assert getattr(got.origin, name) == getattr(origin, name)
+    assert state.prev_hash == digest
+
+
+def test_what_does_not_continue_the_chain_is_refused() -> None:
+    d = Driver()
+    d.open_session()
+    d.call("desk.read")
+    folder = Folder(PartitionState(b"", 0))
+    folder.add(d.records[0].value)
+    with pytest.raises(Terminal, match=r"broken at seq 2 \(expected 1\)"):
+        folder.add(d.records[2].value)
+    with pytest.raises(Terminal, match=r"broken at seq 0 \(expected 1\)"):
+        folder.add(d.records[0].value)
+    header, facts = split_two(d.records[1].value)
+    with pytest.raises(Terminal, match="facts of seq 1"):
+        folder.take(header, codec.encode(r.IntakeFacts("x", 1, bytes(16))))
+    at = header.index(folder.state.prev_hash)
+    wrong = header[:at] + hashlib.sha256(b"").digest() + header[at + 32 :]
+    with pytest.raises(Terminal, match=r"broken at seq 1"):
+        folder.take(wrong, facts)
