@@ -7,7 +7,8 @@ threshold 1/alpha its mean run length to a false alarm is at least 1/alpha obser
 
     PairMixture      two arms, binary, in pairs          Lindon & Malek 2020 (arXiv 2011.03567), Lindon et al. 2022 (2205.14762)
     RateMixture      one rate against a point            Robbins 1970; Howard, Ramdas et al. 2021 (Annals of Statistics 49)
-    BettingMixture   the mean of values in [-1, 1]       Waudby-Smith & Ramdas 2024 (JRSS B 86); Orabona & Jun 2024 (2110.14099)
+    BettingMixture,
+    MeanBet          the mean of values in [-1, 1]       Waudby-Smith & Ramdas 2024 (JRSS B 86); Orabona & Jun 2024 (2110.14099)
     Detector         a rate that rose, at any time       Shin, Ramdas & Rinaldo 2023, "E-detectors" (NEJSDS, 2203.03532)
     e_bh             many e-values at once               Wang & Ramdas 2022 (JRSS B 84): any dependence
     calibrated       a p-value made an e-value           Vovk & Wang 2021 (Annals of Statistics 49)
@@ -19,12 +20,17 @@ Next: `canary_judge.py`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 BETS = 24
 """Stakes of a mixture, at the middles of equal parts of the permitted range. Any number is valid; from 16 on the median
 number of pairs to a detection is within 2 % of the integral's."""
+
+MAX_VALUES = 4_096
+"""Different values whose logarithms are kept, 300 bytes each."""
 
 BISECTIONS = 40
 """Halvings of an interval of length 2: an error below 2e-12."""
@@ -136,6 +142,34 @@ class BettingMixture:
         stakes = (limit * (k + 0.5) / BETS for k in range(BETS))
         capital = [math.fsum(n * math.log1p(stake * gain) for gain, n in rows) for stake in stakes]
         return log_mean(capital)
+
+
+@dataclass(slots=True)
+class MeanBet:
+    """One of the two bets of `BettingMixture`, against one m, kept as its capital: looking at it costs nothing.
+
+    Attributes:
+        m: H0: the mean is at most m; `below`: at least m.
+    """
+
+    m: float
+    below: bool = False
+    capital: list[float] = field(default_factory=lambda: [0.0] * BETS)
+
+    def observe(self, value: float) -> None:
+        grown = _growth(self.m, self.below, value)
+        self.capital = list(map(operator.add, self.capital, grown))
+
+    @property
+    def log_e(self) -> float:
+        return log_mean(self.capital)
+
+
+@lru_cache(maxsize=MAX_VALUES)
+def _growth(m: float, below: bool, value: float) -> list[float]:
+    """What one value does to the logarithm of each stake's capital."""
+    limit = -1 / (1 - m) if below else 1 / (1 + m)
+    return [math.log1p(limit * (k + 0.5) / BETS * (value - m)) for k in range(BETS)]
 
 
 @dataclass(slots=True)

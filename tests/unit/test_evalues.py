@@ -119,6 +119,16 @@ def test_an_interval_is_what_nobody_won_against(values: list[int], percent: int)
     assert bets.log_e_above(low + 1e-6) < bar + 1e-9 and bets.log_e_below(high - 1e-6) < bar + 1e-9
 
 
+@given(st.lists(st.integers(-100, 100), max_size=60), st.floats(-0.9, 0.9))
+def test_a_bet_kept_as_its_capital(values: list[int], m: float) -> None:
+    whole, above, below = BettingMixture(), evalues.MeanBet(m), evalues.MeanBet(m, below=True)
+    for value in values:
+        for one in (whole, above, below):
+            one.observe(value / 100)
+    assert above.log_e == pytest.approx(whole.log_e_above(m), abs=1e-9)
+    assert below.log_e == pytest.approx(whole.log_e_below(m), abs=1e-9)
+
+
 def test_intervals_hold_at_all_times_at_once() -> None:
     """2,000 streams of bounded scores, looked at 10 times each: the mean is left out in at most 5 % of them."""
     chance, outside = Random(4), 0
