@@ -16,6 +16,7 @@ Next: `ledger_service.py` (who owns which partition), `outgoing.py` (what a deci
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ IDLE_POLL_MS = 500
 CLOCK_BACK_LIMIT_US = 5_000_000
 """A wall clock this far behind the ledger's stops the partition: deadlines would mean nothing."""
 GROUP_OFFSETS_EVERY_S = 1.0
+CONFIRM_WAIT_S = 1.0
+"""A batch waits this long for control's head where it is stale; the reader asks for it every 0.1 s."""
 RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 """Pause before recovering after a taint, doubled each time."""
 ALONE_AFTER, GIVE_UP_AFTER = 2, 3
@@ -218,6 +221,7 @@ class Lane:
             if self._offsets_due():
                 await self._append_and_commit(Transaction(self._require()))
             return
+        await self._confirmed()
         hit("ledger.1.fetched")
         hit_if(
             "transfer.3.fetched",
@@ -274,6 +278,12 @@ class Lane:
                         continue  # fetched before a seek: decided already
                     self._waiting.append(Input(topic, self.index, record.offset, record.value or b""))
         return self._waiting  # type: ignore[return-value]
+
+    async def _confirmed(self) -> None:
+        """Let a process that stood still learn where control is, before it refuses what nobody has to refuse."""
+        if self.service.control.stale:
+            with contextlib.suppress(Retryable):  # then it is stale, and permits are refused
+                await self.service.control.confirmed(CONFIRM_WAIT_S)
 
     async def _receipts_read(self) -> bool:
         """Whether `receipts` was read to an end fetched after the lease and its margin ran out.
