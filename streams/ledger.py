@@ -18,8 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import deque
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -37,6 +36,7 @@ from sluicegate.schemas.records import GenesisFacts
 from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka, snapshots
 from sluicegate.streams.failpoints import hit, hit_if
+from sluicegate.streams.lane_metrics import LaneMetrics
 from sluicegate.streams.outgoing import Outgoing
 from sluicegate.streams.recovery import recover
 from sluicegate.streams.restoring import Restoring
@@ -63,23 +63,6 @@ RETRY_MIN_S, RETRY_MAX_S = 0.1, 5.0
 """Pause before recovering after a taint, doubled each time."""
 ALONE_AFTER, GIVE_UP_AFTER = 2, 3
 """The same input tainting this often is decided alone, then recorded as `machinery_failed`."""
-
-
-@dataclass(slots=True)
-class LaneMetrics:
-    """Counters of one partition, read by `/metrics` and tests."""
-
-    inputs: int = 0
-    outcomes: int = 0
-    transactions: int = 0
-    taints: int = 0
-    dead_letters: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    """Dead letters by reason."""
-    machinery_failed: int = 0
-    recovered_events: int = 0
-    recovery_s: float = 0.0
-    progress_at: float = field(default_factory=time.monotonic)
 
 
 class Lane:
