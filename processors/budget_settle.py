@@ -6,7 +6,7 @@
     expired unclaimed, refused           free: nothing was sent. A read needs no claim, so its offer may have been taken
     in doubt                             stays reserved, until somebody finds out
     a lookup that found nothing          free: it did not happen
-    resolved                             `did_not_happen` frees it, `happened` spends it in full
+    resolved                             `did_not_happen` frees it, `happened` and `compensated` spend it in full
 
 Called once at the end of every decision; free where nothing is reserved. Next: `budget_fold.py`.
 """

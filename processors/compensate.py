@@ -3,8 +3,8 @@
     "compensate": {"tool": "refund", "arguments": {"payment": "$.result.id", "amount": "$.args.amount", "note": "taken back"}}
     "verify": {"tool": "get_payment", "arguments": {"id": "$.result.id"}, "expect": "result.status == 'refunded'"}
 
-A text that begins with `$.args.` or `$.result.` names a value of the call or of its result; anything else stands for
-itself. A result that is a text with JSON in it, as many MCP servers answer, is read as that JSON. `expect` is CEL over `result` (of the tool that reads back), `args` and `original` (of the call taken back).
+A text that begins with `$.args.` or `$.result.` names a value of the call or of its result, and `$.key` is the idempotency key
+that the tool was sent: all that is known of a call in doubt. Anything else stands for itself. A result that is a text with JSON in it, as many MCP servers answer, is read as that JSON. `expect` is CEL over `result` (of the tool that reads back), `args` and `original` (of the call taken back).
 Pure: it only says what would be asked; the calls are authorised like any other.
 Next: `compensate_check.py`, `lineage.py`, `streams/rollback.py`.
 """
@@ -18,7 +18,7 @@ import cel
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-ARGS, RESULT = "$.args.", "$.result."
+ARGS, RESULT, KEY = "$.args.", "$.result.", "$.key"
 NAMES = frozenset(("result", "args", "original"))
 """What `expect` may look at."""
 MAX_EXPECT_CHARS = 2_000
@@ -69,7 +69,7 @@ def saga_id(agent_id: str, intent_id: str) -> str:
 
 
 def arguments_of(
-    said: Compensation | Verification, args: object, result: object
+    said: Compensation | Verification, args: object, result: object, key: str = ""
 ) -> tuple[dict[str, object], str]:
     """(the arguments, what is missing for them: a path, or an empty text)."""
     found: dict[str, object] = {}
@@ -80,6 +80,10 @@ def arguments_of(
                 value = _at(root, value.removeprefix(ARGS).removeprefix(RESULT))
             except LookupError:
                 return {}, str(said.arguments[name])
+        elif value == KEY:
+            if not key:
+                return {}, KEY
+            value = key
         found[name] = value
     return found, ""
 

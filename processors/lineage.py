@@ -55,6 +55,7 @@ class Call:
         sources: events that its arguments come from; `traced`: whether anybody looked.
         cell: (memory cell, version) it wrote or read; `op` says which.
         to: (agent, session) it handed on to.
+        digest: of the call as it was offered: part of the key that the tool was sent.
         proof: of `in_doubt` that a person settled: what they said.
     """
 
@@ -79,6 +80,7 @@ class Call:
     op: str = ""
     cell: tuple[bytes, int] = (b"", 0)
     to: Key | None = None
+    digest: bytes = b""
 
     @property
     def key(self) -> Key:
@@ -133,7 +135,7 @@ class Lineage:
             call.traced = call.traced or bool(facts.grounded_arguments)
             call.sources.update(event for event in facts.grounded_events if event)
         if isinstance(facts, PlanFacts | HoldFacts):
-            call.tool_class = facts.tool_class
+            call.tool_class, call.digest = facts.tool_class, facts.action_digest
         elif isinstance(facts, CacheFacts):
             call.tool_class = "read_only"  # of others nothing is kept
         elif isinstance(facts, ReviewFacts) and facts.edited:

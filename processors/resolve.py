@@ -2,7 +2,8 @@
 
 A `Resolution` on the topic `reviews`: `happened`, with the tool's result if it was found, or `did_not_happen`. Only a
 registered person may say it, and it is recorded who did. `look_up` lets an executor ask the tool by the call's key,
-where the contract says how (`jobs.py`). A result is checked, redacted and labelled as an executor's is,
+where the contract says how (`jobs.py`). `compensated` ends a call that was taken for one that happened and taken back by an operator:
+control's orders say that it was (`orders.py`), nobody's word alone. A result is checked, redacted and labelled as an executor's is,
 but grounds nothing: a person typed it. The agent is told. Never repeats the call: after `did_not_happen` the agent asks
 again if it still wants it. What changes nothing is `noted` with its reason. Next: `receipts.py` (a late receipt
 resolves, too), `reviews.py`.
@@ -13,15 +14,18 @@ from __future__ import annotations
 import hashlib
 
 from sluicegate.processors import jobs
+from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.guardrails import Guarded
+from sluicegate.processors.orders import DONE, VERIFIED
 from sluicegate.processors.receipts import guard_of, labels_of
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.state import Ended, OpenIntent, key_of
 from sluicegate.processors.work import Work, emit, reply, stand_with
-from sluicegate.schemas.records import IntakeFacts, Resolution, ResultFacts
+from sluicegate.schemas.model_facts import widen
+from sluicegate.schemas.records import IntakeFacts, Resolution, ResultFacts, TakenBackFacts
 
-HAPPENED, DID_NOT_HAPPEN, LOOK_UP = "happened", "did_not_happen", "look_up"
-VERDICTS = (HAPPENED, DID_NOT_HAPPEN, LOOK_UP)
+HAPPENED, DID_NOT_HAPPEN, LOOK_UP, COMPENSATED = "happened", "did_not_happen", "look_up", "compensated"
+VERDICTS = (HAPPENED, DID_NOT_HAPPEN, LOOK_UP, COMPENSATED)
 
 WHY_CHARS = 500
 
@@ -60,6 +64,10 @@ def decide_resolution(work: Work, said: Resolution) -> None:
         entry.attempt, said.reviewer, entry.claimed_at, work.now, hashlib.sha256(result).digest() if result else b"",
         len(result), said.verdict, guarded.observed, guarded.redacted,
     )  # fmt: skip
+    if said.verdict == COMPENSATED:
+        undo = undo_id(entry.agent_id, entry.intent_id)
+        order = work.control.orders[undo]
+        facts = widen(TakenBackFacts, facts, undo=undo, undone_by=order.agent_id, order=order.order)
     outcome = emit(
         work, "review", "resolved", facts, said.verdict, guarded.rules, caused_by=entry.last_event, labels=labels
     )  # fmt: skip
@@ -77,7 +85,18 @@ def _problem(work: Work, said: Resolution, entry: OpenIntent) -> str:
         return "agent_cannot_review"
     if said.reviewer not in work.control.people:
         return "unknown_person"
-    return "control_stale" if work.source.control_stale else ""
+    if work.source.control_stale:
+        return "control_stale"
+    return "" if said.verdict != COMPENSATED or _taken_back(work, entry) else "not_compensated"
+
+
+def _taken_back(work: Work, entry: OpenIntent) -> bool:
+    """Whether control says that an operator's order to take this call back was done, and read back where its contract says how."""
+    # INVARIANT: no word alone says that a call was taken back (tests/unit/test_resolve.py).
+    order = work.control.orders.get(undo_id(entry.agent_id, entry.intent_id))
+    tool = work.control.release.tools.get(entry.tool) if work.control.release else None
+    read_back = tool is not None and tool.contract.governance.verify is not None
+    return order is not None and order.state in ((VERIFIED,) if read_back else (DONE, VERIFIED))
 
 
 def _note(work: Work, reason: str) -> None:

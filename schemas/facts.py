@@ -196,6 +196,15 @@ class ResultFacts:
 
 
 @dataclass(slots=True)
+class TakenBackFacts(ResultFacts):
+    """The end of a call in doubt that an operator took back: the fields of ResultFacts, and by which intent."""
+
+    undo: str = ""
+    undone_by: str = ""
+    order: int = -1
+
+
+@dataclass(slots=True)
 class MemoryFacts:
     """A memory operation, done by the ledger itself."""
 

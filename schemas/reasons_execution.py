@@ -104,7 +104,17 @@ EXECUTION = (
     Reason(
         "bad_resolution",
         "There is nothing to resolve.",
-        "the verdict is happened or did_not_happen, and only what happened has a result",
+        "the verdict is happened, did_not_happen, look_up or compensated, and only what happened has a result",
+    ),
+    Reason(
+        "not_compensated",
+        "There is nothing to resolve.",
+        "no order to take it back was done and read back: `sluicegate in-doubt resolve INTENT compensated` does it first",
+    ),
+    Reason(
+        "compensated",
+        "It may have happened, and was taken back; ask again if it is still needed.",
+        "an operator took it back, see `sluicegate explain`; ask again with a fresh intent_id",
     ),
     Reason(
         "happened",

@@ -27,6 +27,7 @@ from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
 from sluicegate.schemas.facts import SessionFacts as SessionFacts
 from sluicegate.schemas.facts import SpendFacts as SpendFacts
 from sluicegate.schemas.facts import StageFacts as StageFacts
+from sluicegate.schemas.facts import TakenBackFacts as TakenBackFacts
 from sluicegate.schemas.model_facts import AnswerFacts as AnswerFacts
 from sluicegate.schemas.model_facts import AttemptFacts as AttemptFacts
 from sluicegate.schemas.model_facts import ChoiceFacts as ChoiceFacts

@@ -78,6 +78,9 @@ RENAMED: dict[tuple[str, str], str] = {
     ("job_facts", "note"): "error_class",
     ("attempt_facts", "action_digest"): "digest",
     ("attempt_facts", "why"): "detail",
+    ("taken_back_facts", "executed_by"): "executor",
+    ("taken_back_facts", "result_digest"): "digest",
+    ("taken_back_facts", "undo"): "detail",
     ("answer_facts", "executed_by"): "executor",
     ("answer_facts", "result_digest"): "digest",
     ("cache_facts", "op"): "kind",
@@ -154,6 +157,8 @@ ONLY_IN_BYTES = {
         ("restore_facts", name)
         for name in ("order", "cut", "piece", "pieces", "mark", "withdrawn", "sessions", "forgotten", "cells")
     ),
+    ("taken_back_facts", "undone_by"),
+    ("taken_back_facts", "order"),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),

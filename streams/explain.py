@@ -237,6 +237,11 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             served = f"{facts.candidate} as {facts.served_model}" if facts.served_model else facts.candidate
             sure = f", confidence {facts.confidence / 1_000:.3f}" if facts.confidence >= 0 else ""
             step.by = f"{served or facts.executed_by}{sure}"
+        case r.TakenBackFacts():
+            step.attempt, step.by = facts.attempt, facts.executed_by
+            step.detail = (
+                f"taken back by `{facts.undo}` of `{facts.undone_by}`, ordered as control event {facts.order}"
+            )
         case r.ResultFacts():
             step.attempt, step.by = facts.attempt, facts.executed_by
             step.detail = facts.error_class
@@ -284,7 +289,8 @@ def _input(story: Story, step: Step, content: bytes | str | None) -> None:
             if review.arguments is not None:
                 step.detail += f", with {review.arguments.decode('utf-8', 'replace')}"
         case r.Resolution() as said:
-            step.by, step.detail = said.reviewer, f"{said.verdict}: {said.why}" if said.why else said.verdict
+            undone = step.detail if step.status == "resolved" and step.detail != said.verdict else ""
+            step.by, step.detail = said.reviewer, ": ".join(filter(None, (said.verdict, undone, said.why)))
             story.result = (said.result or b"").decode("utf-8", "replace")[:RESULT_CHARS]
         case r.Receipt() as receipt if step.status in ("dispatched", "waiting"):
             step.detail = (

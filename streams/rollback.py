@@ -11,11 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.compensate import MAX_TRIES, RESULT, arguments_of, saga_id, shared_value, undo_id
+from sluicegate.processors.compensate import (
+    KEY,
+    MAX_TRIES,
+    RESULT,
+    arguments_of,
+    saga_id,
+    shared_value,
+    undo_id,
+)
 from sluicegate.processors.compensate_check import INSIDE
 from sluicegate.processors.control import Control
 from sluicegate.processors.lineage import Call, Cascade, Key, Lineage, TooWide
 from sluicegate.processors.orders import VERIFIED
+from sluicegate.processors.plan import idempotency_key
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.release import CompiledRelease, CompiledTool, compile_release
 from sluicegate.processors.resolve import DID_NOT_HAPPEN
@@ -107,13 +116,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the operator asks for."""
+    """What the operator asks for. `doubt`: the call is in doubt, and taken for one that happened."""
 
     intent_id: str
     agent_id: str = ""
     cascade: bool = False
     seen: bool = False
     by: str = ""
+    doubt: bool = False
 
 
 async def make_plan(
@@ -142,7 +152,7 @@ async def make_plan(
         )
         for step in plan.steps.values():
             _tries(step, reader.lineage, by)
-            judge(step, release, control)
+            judge(step, release, control, doubt=wish.doubt)
             if step.stands == TODO:
                 fill(step, *await reader.contents(step.call, opener))
             if step.stands == TODO and not step.undone:
@@ -212,14 +222,14 @@ def no_effect(call: Call) -> bool:
     return never or call.state in (*lifecycle.DECIDED_TERMINAL, "failed")
 
 
-def judge(step: Step, release: CompiledRelease, control: Control) -> None:
-    """Say how a call stands as far as its end and its contract tell."""
+def judge(step: Step, release: CompiledRelease, control: Control, *, doubt: bool = False) -> None:
+    """Say how a call stands as far as its end and its contract tell; with `doubt` one in doubt counts as one that happened."""
     step.tool = release.tools.get(step.call.tool)
     if step.stands == CANNOT:
         return
     known = control.orders.get(undo_id(*step.call.key))
     step.verified = step.undone and known is not None and known.state == VERIFIED
-    step.stands, step.why = _stands(step)
+    step.stands, step.why = _stands(step, doubt)
     if step.stands == TODO and step.undo_state in _PEOPLE:
         step.stands, step.why = LEFT, f"`{step.undo}` is `{step.undo_state}`: {_PEOPLE[step.undo_state]}"
 
@@ -230,9 +240,11 @@ def fill(step: Step, args: object, result: object) -> None:
     said, check = step.tool.contract.governance.compensate, step.tool.contract.governance.verify
     assert said is not None
     step.args, step.result = args, result
-    step.arguments, missing = arguments_of(said, args, result)
+    call = step.call
+    key = idempotency_key(call.tenant, call.agent_id, call.intent_id, call.digest) if call.digest else ""
+    step.arguments, missing = arguments_of(said, args, result, key)
     if not missing and check is not None:
-        step.verify_arguments, missing = arguments_of(check, args, result)
+        step.verify_arguments, missing = arguments_of(check, args, result, key)
     if missing:
         why = f"`{missing}` is not there: the call or its result has no such value, or it was erased"
         step.stands, step.why = CANNOT, why
@@ -245,7 +257,7 @@ def settled(step: Step, call: Call | None) -> None:
     if call is None or step.tool is None or step.tool.contract.governance.compensate is None:
         return
     given = step.tool.contract.governance.compensate.arguments.values()
-    if any(isinstance(value, str) and value.startswith(RESULT) for value in given):
+    if any(isinstance(value, str) and (value.startswith(RESULT) or value == KEY) for value in given):
         step.stands, step.why = NOTHING, f"`{call.intent_id}` of `{call.agent_id}` took it back already"
     else:
         step.stands = CANNOT
@@ -254,7 +266,7 @@ def settled(step: Step, call: Call | None) -> None:
         )
 
 
-def _stands(step: Step) -> tuple[str, str]:
+def _stands(step: Step, doubt: bool) -> tuple[str, str]:
     call = step.call
     if call.to is not None:
         return NOTHING, "a hand-off: what it led to is taken back"
@@ -262,9 +274,9 @@ def _stands(step: Step) -> tuple[str, str]:
         return NOTHING, "it only reads"
     if no_effect(call):
         return NOTHING, f"it ended `{call.state}`: nothing happened"
-    if call.state == "in_doubt":
-        return CANNOT, "nobody knows whether it happened: `sluicegate in-doubt list`"
-    if call.state not in lifecycle.EXECUTED_TERMINAL:
+    if call.state == "in_doubt" and not doubt:
+        return CANNOT, "nobody knows whether it happened: `sluicegate in-doubt list`, then `in-doubt resolve`"
+    if call.state not in (*lifecycle.EXECUTED_TERMINAL, "in_doubt"):
         return CANNOT, f"it is `{call.state}` and may still happen: wait for its end"
     if step.tool is None:
         return CANNOT, f"the deployed release has no contract `{call.tool}`"

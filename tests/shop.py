@@ -2,7 +2,7 @@
 
     order ▸ {id}    cancel {id}    look {id} ▸ {status}      ship {order} ▸ {parcel}     recall {parcel}      mail {text}
 
-`shop.order` is taken back by `shop.cancel` and read back by `shop.look`; `shop.ship` by `shop.recall`; `shop.mail` cannot be.
+`shop.order` is taken back by `shop.cancel` and read back by `shop.look`; `shop.ship` by `shop.recall`; `shop.mail` cannot be. `shop.book {item} ▸ {id}` is taken back by the key it was sent with: `shop.unbook {key}`.
 Never random: ids are counted. Next: `integration/test_saga.py`, `unit/test_lineage.py`.
 """
 
@@ -64,6 +64,13 @@ FILES = {
         "shop.ship", "irreversible", ["order"], ["parcel"], protected=["order"],
         compensate={"tool": "shop.recall", "arguments": {"parcel": "$.result.parcel"}},
     ),
+    "contracts/book.json": contract(
+        "shop.book", "irreversible", ["item"], ["id"],
+        compensate={"tool": "shop.unbook", "arguments": {"key": "$.key"}},
+        verify={"tool": "shop.booked", "arguments": {"key": "$.key"}, "expect": "result.status != 'open'"},
+    ),
+    "contracts/unbook.json": contract("shop.unbook", "idempotent", ["key"], []),
+    "contracts/booked.json": contract("shop.booked", "read_only", ["key"], ["status"]),
     "contracts/recall.json": contract("shop.recall", "idempotent", ["parcel"], []),
     "contracts/mail.json": contract("shop.mail", "irreversible", ["text"], []),
     "contracts/write.json": memory("write", ["scope", "key", "value"]),
@@ -71,14 +78,14 @@ FILES = {
     "policies/shop.cedar": """
 @id("sell")
 permit (principal in Role::"banking", action in [Action::"shop.order", Action::"shop.look", Action::"shop.ship",
-    Action::"shop.mail", Action::"memory.write", Action::"memory.read"], resource);
+    Action::"shop.book", Action::"shop.mail", Action::"memory.write", Action::"memory.read"], resource);
 @id("cancel-oneself")
 permit (principal in Role::"banking", action == Action::"shop.cancel", resource) when { context.args.id != "never" };
 @id("hand-on")
 permit (principal in Role::"banking", action == Action::"handoff", resource);
 @id("take-back")
-permit (principal in Role::"rollback", action in [Action::"shop.cancel", Action::"shop.recall", Action::"shop.look"],
-    resource);
+permit (principal in Role::"rollback", action in [Action::"shop.cancel", Action::"shop.recall", Action::"shop.look",
+    Action::"shop.unbook", Action::"shop.booked"], resource);
 """,
 }  # fmt: skip
 
@@ -93,7 +100,8 @@ class Shop:
     """What the tools do.
 
     Attributes:
-        orders, parcels: id -> its status.
+        orders, parcels: id -> its status; bookings: by idempotency key.
+        lost: tools whose answers nobody hears, though they act.
         effects: effects by intent.
         broken: tools that fail.
         deaf: tools that say they did, and did not.
@@ -107,13 +115,15 @@ class Shop:
         self.done: list[str] = []
         self.broken: set[str] = set()
         self.deaf: set[str] = set()
+        self.lost: set[str] = set()
+        self.bookings: dict[str, str] = {}
 
     async def __call__(self, call: Dispatch) -> Answer:
         """One call."""
         args = orjson.loads(call.arguments)
         if call.tool in self.broken:
             return ToolFailed("refused_by_tool", "closed today", sent=True)
-        if call.tool != "shop.look":
+        if call.tool not in ("shop.look", "shop.booked"):
             self.effects[call.intent_id] += 1
             self.done.append(f"{call.tool} {' '.join(args.values())}")
         result: dict[str, str] = {}
@@ -131,4 +141,12 @@ class Shop:
             self.parcels[args["parcel"]] = "back"
         elif call.tool == "shop.mail":
             self.mails.append(args["text"])
+        elif call.tool == "shop.book":
+            self.bookings[call.idempotency_key] = "open"
+        elif call.tool == "shop.unbook" and call.tool not in self.deaf:
+            self.bookings[args["key"]] = "cancelled"
+        elif call.tool == "shop.booked":
+            result["status"] = self.bookings.get(args["key"], "unknown")
+        if call.tool in self.lost:
+            return ToolFailed("timeout", "nobody heard the answer")
         return Finished(orjson.dumps(result))

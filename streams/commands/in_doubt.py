@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.resolve import HAPPENED, LOOK_UP, VERDICTS
+from sluicegate.processors.resolve import COMPENSATED, HAPPENED, LOOK_UP, VERDICTS
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Resolution
-from sluicegate.streams import reviewing
+from sluicegate.streams import doubt, reviewing
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.commands.rollback_text import print_tree
+from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import iso, open_intents
+from sluicegate.streams.saga import How
 from sluicegate.streams.settings import Settings
 
 in_doubt = typer.Typer(help="Calls of which nobody knows whether they happened.", no_args_is_help=True)
@@ -57,7 +60,10 @@ def in_doubt_list(
 def in_doubt_resolve(
     intent: Annotated[str, typer.Argument(help="as `in-doubt list` has it")],
     verdict: Annotated[
-        str, typer.Argument(help="happened, did-not-happen, or look-up: ask the tool by the key")
+        str,
+        typer.Argument(
+            help="happened, did-not-happen, look-up: ask the tool by the key, or compensated: take it back first"
+        ),
     ],
     agent: Annotated[str, typer.Option("--agent", help="whose call it is")],
     person: Annotated[str, typer.Option("--as", help="you, as `sluicegate people register` knows you")],
@@ -65,16 +71,35 @@ def in_doubt_resolve(
     why: Annotated[str, typer.Option(help="what you looked at; the agent's developer is told")] = "",
     key: Annotated[Path | None, typer.Option("--key", help="signed environments: your key file")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent only")] = False,
+    by: Annotated[
+        str, typer.Option("--by", help="compensated: the agent that takes it back [default: rollback-TENANT]")
+    ] = "",
+    by_key: Annotated[
+        Path | None, typer.Option("--by-key", help="compensated, signed environments: its key file")
+    ] = None,
+    channel_key: Annotated[
+        Path | None,
+        typer.Option("--channel-key", help="compensated, signed environments: a channel's key file"),
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="compensated: seconds to wait for each call")] = 30.0,
 ) -> None:
     """Say what became of a call, e.g. `sluicegate in-doubt resolve i-7 happened --agent banking-agent --as ana`.
 
     Look at the tool's own records before. It is for ever: a receipt that comes later changes nothing any more. The call
-    is not repeated; after `did-not-happen` the agent has to ask again. `look-up` needs a `lookup` in the contract. Exit code 1 and the reason when nothing changed.
+    is not repeated; after `did-not-happen` the agent has to ask again. `look-up` needs a `lookup` in the contract.
+    `compensated` takes the call for one that happened, runs the contract's `compensate` and `verify` as `rollback call`
+    does, and then resolves it by that; run again, it goes on where it stopped. Exit code 1 and the reason when nothing changed.
     """
     word = verdict.replace("-", "_")
     if word not in VERDICTS:
-        raise Terminal(f"verdict `{verdict[:40]}` is not happened, did-not-happen or look-up, choose one")
+        raise Terminal(
+            f"verdict `{verdict[:40]}` is not happened, did-not-happen, look-up or compensated, choose one"
+        )
     found = _json(result, word)
+    if word == COMPENSATED:
+        how = How(why, timeout_s, by_key, channel_key)
+        _compensate(intent, agent, by, how, doubt.Said(person, why, key), dry_run)
+        return
     if dry_run:
         text = f"would resolve `{intent}` of `{agent}` as {word}"
         console().print(text, markup=False)
@@ -90,6 +115,30 @@ def in_doubt_resolve(
     reason = event.header.reason
     remedy = REASONS[reason].remedy if reason in REASONS else ""
     console().print(f"not resolved: {reason}. {remedy}", markup=False)
+    raise typer.Exit(1)
+
+
+def _compensate(intent: str, agent: str, by: str, how: How, said: doubt.Said, dry_run: bool) -> None:
+    """Take the call back, then resolve it."""
+    settings, out = attach(Settings.from_env()), console()
+    keys = Keys(settings.home)
+    try:
+        plan = asyncio.run(doubt.doubt_plan(settings, keys, intent, agent, by))
+        if doubt.root(plan).call.state == "resolved":
+            out.print(f"`{intent}` was resolved so before", markup=False)
+            return
+        print_tree(plan, f"before: {plan.saga}, carried out by {plan.by}")
+        if dry_run:
+            return
+        header = asyncio.run(doubt.settle(settings, keys, plan, how, said))
+    finally:
+        keys.close()
+    print_tree(plan, "after")
+    if header is not None and header.status == "resolved":
+        out.print(f"resolved `{intent}`: compensated, recorded as seq {header.seq}", markup=False)
+        return
+    reason = header.reason if header is not None else doubt.stands_because(plan)
+    out.print(f"not resolved: {reason}", markup=False)
     raise typer.Exit(1)
 
 

@@ -55,6 +55,25 @@ class Stand:
         assert done.exit_code == code, (done.output, done.exception)
         return done.stdout
 
+    def resolve(self, doubted: str, *arguments: str, who: str = "ana", code: int = 0) -> str:
+        """`sluicegate in-doubt resolve ... compensated` in this process."""
+        words = [
+            "in-doubt",
+            "resolve",
+            doubted,
+            "compensated",
+            "--agent",
+            self.seller,
+            "--as",
+            who,
+            *arguments,
+        ]
+        done = CliRunner().invoke(app, words)
+        if isinstance(done.exception, Terminal):
+            raise done.exception
+        assert done.exit_code == code, (done.output, done.exception)
+        return done.stdout
+
     def look(self, *arguments: str, code: int = 0) -> dict[str, dict[str, object]]:
         """The calls of `-o json`, by intent."""
         calls = json.loads(self.cli("call", *arguments, "-o", "json", code=code))["calls"]
@@ -89,7 +108,8 @@ class Stand:
 @pytest.fixture(scope="module")
 def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
     settings = gates.new_settings(kafka, tmp_path_factory.mktemp("saga"))
-    with gates.running(settings, files=shop.FILES, control=[REGISTERED]) as pair:
+    people = ("people.registered", {"people": [{"person_id": "ana", "name": "Ana", "roles": []}]})
+    with gates.running(settings, files=shop.FILES, control=[REGISTERED, people]) as pair:
         yield pair
 
 
@@ -202,6 +222,41 @@ def test_a_compensation_that_fails_half_way(stand: Stand) -> None:
     assert {str(call["stands"]) for call in found.values()} == {"done", "nothing"}
     assert max(stand.shop.effects.values()) == 1
     assert sorted(stand.shop.parcels.values()) == ["back", "back"] and good in stand.shop.parcels
+    stand.loop.run(stand.gate.intact())
+
+
+def test_a_call_in_doubt_is_taken_back_and_resolved_by_that(stand: Stand) -> None:
+    """By the key it was sent with, whether it happened or not; refused, unread and interrupted, it goes on where it stopped."""
+    session = stand.session()
+    stand.shop.lost = {"shop.book"}
+    one = intent("shop.book", {"item": "a room"}, agent=stand.seller, session=session)
+    assert stand.loop.run(stand.gate.ask(one)).status == "in_doubt"
+    [key] = stand.shop.bookings
+    assert f'to do: shop.unbook {{"key": "{key}"}}' in stand.resolve(one.intent_id, "--dry-run")
+    assert "in doubt" not in stand.cli("list") and stand.shop.bookings[key] == "open"
+    ordered, _ = stand.call("shop.order", stand.seller, session, item="a lamp")
+    with pytest.raises(Terminal, match="not in doubt"):
+        stand.resolve(ordered)
+    stand.shop.broken = {"shop.unbook"}
+    assert "not resolved" in stand.resolve(one.intent_id, code=1)
+    stand.shop.broken, stand.shop.deaf = set(), {"shop.unbook"}
+    assert "does not hold" in stand.resolve(one.intent_id, code=1)
+    assert stand.look(one.intent_id, "--dry-run")[one.intent_id]["stands"] == "cannot", "it is in doubt still"
+    stand.shop.bookings[key] = "cancelled"  # by hand
+    before = len(stand.gate.replies)
+    assert "unknown_person" in stand.resolve(one.intent_id, who="bob", code=1), (
+        "taken back, and not resolved so far"
+    )
+    assert "compensated, recorded" in stand.resolve(one.intent_id, "--why", "the guest called")
+    _, told = stand.loop.run(stand.gate.answer(one.intent_id, before))
+    assert (told.status, told.reason) == ("resolved", "compensated")
+    assert "the guest called" in told.for_developer
+    assert "resolved so before" in stand.resolve(one.intent_id)
+    assert [d for d in stand.shop.done if d.startswith("shop.unbook")] == [f"shop.unbook {key}"], "once"
+    assert max(stand.shop.effects.values()) == 1
+    explained = CliRunner().invoke(app, ["explain", one.intent_id, "-o", "json"]).stdout
+    assert f"taken back by `{undo_id(stand.seller, one.intent_id)}`" in explained
+    assert stand.look(one.intent_id)[one.intent_id]["stands"] == "done"
     stand.loop.run(stand.gate.intact())
 
 

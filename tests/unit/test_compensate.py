@@ -40,6 +40,12 @@ def test_a_text_with_json_in_it_is_read_as_that() -> None:
     assert arguments_of(SAID, {"amount": 7}, "{payment")[1] == "$.result.payment.id"
 
 
+def test_the_key_is_all_that_is_known_of_a_call_in_doubt() -> None:
+    said = Compensation(tool="undo", arguments={"key": "$.key", "amount": "$.args.amount"})
+    assert arguments_of(said, {"amount": 7}, None, "k-1") == ({"key": "k-1", "amount": 7}, "")
+    assert arguments_of(said, {"amount": 7}, None) == ({}, "$.key")
+
+
 @pytest.mark.parametrize("result", [None, {}, {"payment": None}, [], "x"])
 def test_what_is_missing_is_named(result: object) -> None:
     assert arguments_of(SAID, {"amount": 7}, result) == ({}, "$.result.payment.id")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.snapshot import decode, digest, encode
 from sluicegate.schemas import records as r
 from sluicegate.streams.client_errors import Failed, Withheld
 from sluicegate.streams.replies import answer
 
+from tests import shop
 from tests.driver import AGENT, SESSION, Driver
 from tests.unit.test_derail import last
 from tests.unit.test_rederive import check
@@ -105,3 +107,59 @@ def test_only_what_is_in_doubt_is_settled() -> None:
 def test_only_a_person_resolves(who: str, reason: str) -> None:
     d, one, _ = doubtful()
     assert last(resolve(d, one.intent_id, who=who)) == ("noted", reason)
+
+
+def compensable() -> tuple[Driver, r.Dispatch]:
+    """A booking of the shop that nobody heard of."""
+    d = Driver()
+    d.deploy(shop.release())
+    d.control_event("people.registered", people=[{"person_id": "ana", "name": "Ana", "roles": []}])
+    d.open_session()
+    [one] = d.call("shop.book", {"item": "a room"}).dispatches
+    d.claim(one)
+    assert last(d.tick(TEN_S)) == ("in_doubt", "call_in_doubt")
+    return d, one
+
+
+def order(d: Driver, intent_id: str, **ended: list[str]) -> int:
+    """An operator orders the call to be taken back; `ended`: and it was `done` or `verified`."""
+    undo = undo_id(AGENT, intent_id)
+    calls = [{"id": undo, "tool": "shop.unbook", "of_agent": AGENT, "of_intent": intent_id}]
+    d.control_event(
+        "rollback.ordered", saga="s", agent_id=shop.BY, of_agent=AGENT, of_intent=intent_id, calls=calls
+    )
+    head = d.control.head
+    if ended:
+        d.control_event("rollback.ended", saga="s", **ended)
+    return head
+
+
+def test_compensated_is_said_by_control_not_by_a_word() -> None:
+    d, one = compensable()
+    undo = undo_id(AGENT, one.intent_id)
+    assert last(resolve(d, one.intent_id, "compensated")) == ("noted", "not_compensated")
+    order(d, one.intent_id)
+    assert last(resolve(d, one.intent_id, "compensated")) == ("noted", "not_compensated")
+    order(d, one.intent_id, done=[undo])  # undone, and the contract says how one sees it: nobody looked
+    assert last(resolve(d, one.intent_id, "compensated")) == ("noted", "not_compensated")
+    head = order(d, one.intent_id, verified=[undo])
+    assert last(resolve(d, one.intent_id, "compensated", result=b"{}")) == ("noted", "bad_resolution")
+    ended = resolve(d, one.intent_id, "compensated")
+    assert last(ended) == ("resolved", "compensated")
+    facts = ended.outcomes[0].facts
+    assert isinstance(facts, r.TakenBackFacts)
+    assert (facts.undo, facts.undone_by, facts.order, facts.executed_by) == (undo, shop.BY, head, "ana")
+    [told] = ended.replies
+    assert (told.status, told.reason, told.result) == ("resolved", "compensated", None)
+    with pytest.raises(Failed):
+        answer(told)
+    assert d.state.open_count == 0 and last(resolve(d, one.intent_id)) == ("noted", "not_in_doubt")
+    assert verify(d).names == set() and check(d).different == 0
+    assert digest(decode(encode(d.state))) == digest(d.state)
+
+
+def test_a_call_that_was_heard_of_meanwhile_is_not_resolved() -> None:
+    d, one = compensable()
+    order(d, one.intent_id, verified=[undo_id(AGENT, one.intent_id)])
+    d.finish(one, b'{"id":"b-1"}')
+    assert last(resolve(d, one.intent_id, "compensated")) == ("noted", "not_in_doubt")

@@ -98,3 +98,17 @@ def test_what_somebody_took_back_already_is_left_alone() -> None:
     vague.tool = replace(vague.tool, contract=contract)
     settled(vague, other)
     assert vague.stands == CANNOT and "for this call or another one" in vague.why
+
+
+def test_in_doubt_counts_as_happened_when_that_is_asked_for() -> None:
+    one = step("shop.book", "in_doubt")
+    one.call.digest = b"d" * 32
+    judge(one, shop.release(), Control(), doubt=True)
+    assert one.stands == TODO
+    fill(one, {"item": "a room"}, None)
+    assert list(one.arguments) == ["key"] == list(one.verify_arguments)
+    assert len(str(one.arguments["key"])) == 40
+    by_result = step("shop.order", "in_doubt")
+    judge(by_result, shop.release(), Control(), doubt=True)
+    fill(by_result, {"item": "a lamp"}, None)
+    assert by_result.stands == CANNOT and "$.result.id" in by_result.why
