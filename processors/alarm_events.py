@@ -75,6 +75,7 @@ class Alarm:
     Attributes:
         raised: control event that raised it, `at` its time.
         until: end of the data that it is about: the stream's detector begins anew there.
+        began: about when the change came; an agent goes back to no other moment.
         acted: control event that did what it asks for, or -1.
         acked_by: the person who has seen it, or empty.
         held_back: why nothing was done although a rule asks for it.
@@ -90,6 +91,7 @@ class Alarm:
     raised: int
     at: int
     until: int
+    began: int = 0
     acted: int = -1
     acked_by: str = ""
     held_back: str = ""
@@ -167,6 +169,8 @@ def _misses(control: Control, alarm: Alarm, kind: str, body: Mapping[str, object
             return f"the alarm is about {alarm.target[0]} `{alarm.target[1][:80]}`"
     elif not alarm.agent_id or body.get("agent_id") != alarm.agent_id:
         return f"the alarm is about agent `{alarm.agent_id[:80]}`"
+    elif kind == "agent.rolled_back" and (body.get("at") != alarm.began or alarm.began <= 0):
+        return f"the change began at {alarm.began}, and the agent would go back to {body.get('at')}"
     return ""
 
 
@@ -184,7 +188,7 @@ def raised(new: Control, body: Body, who: str) -> None:
         return
     alarm = Alarm(
         ident, rule, stream, action, str(body.get("agent_id", "")), str(body.get("tool", "")),
-        str(body.get("release", "")), new.head, new.at, _number(body, "until"),
+        str(body.get("release", "")), new.head, new.at, _number(body, "until"), _number(body, "began"),
         held_back=str(body.get("held_back", ""))[:WHY_CHARS],
     )  # fmt: skip
     kept = {**new.alarms, ident: alarm}

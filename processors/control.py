@@ -79,6 +79,8 @@ class Control:
     parents: dict[str, str] = field(default_factory=dict)
     """Published digest -> the digest it was derived from, where it says so."""
     deployed: str = ""
+    deployed_at: int = 0
+    """Time of the event that deployed it, in microseconds: what came before is what the sentinel compares with."""
     previous: tuple[str, ...] = ()
     canary: Canary | None = None
     pins: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -242,7 +242,7 @@ def judged(control: Control, kind: str, body: Mapping[str, object]) -> bool:
 def _stand(new: Control, digest: str) -> None:
     if new.deployed:
         new.previous = (*new.previous, new.deployed)[-KEPT_DEPLOYMENTS:]
-    new.deployed = digest
+    new.deployed, new.deployed_at = digest, new.at
     new.aborted = frozenset(d for d in new.aborted if d != digest and d in new.previous)
     new.withdrawn = {d: at for d, at in new.withdrawn.items() if d != digest and d in new.previous}
     if new.release is not None and new.release.digest != digest:

@@ -27,9 +27,10 @@ class Row:
 
     Attributes:
         at: start of the bucket, microseconds.
-        asked, refused: intents that were asked in it, and refused at once or later in it.
-        executed, failed, withheld: intents that ended by an execution in it.
-        protected, ungrounded: intents with protected arguments, and those of them with a value from nowhere.
+        asked: calls that were asked for in it.
+        refused: calls refused in it by the contract, a policy or a guardrail; not for a budget, a quarantine or a bad id.
+        executed, failed, withheld: executions that ended in it, and those of them that failed or were kept back.
+        ungrounded: calls with a protected argument whose value stands nowhere.
         scored, bad: scores of quality in [0, 1], and the sum of 1 - score; others were left out (`ignored`).
         after: tool called before this one in the session -> how often.
         shapes: names and types of the arguments -> how often.
@@ -45,7 +46,6 @@ class Row:
     executed: int = 0
     failed: int = 0
     withheld: int = 0
-    protected: int = 0
     ungrounded: int = 0
     scored: int = 0
     bad: float = 0.0
@@ -124,7 +124,7 @@ def _of(rule: Rule, row: Row) -> Tally:
         case "withheld":
             return Tally(row.executed, min(row.withheld, row.executed))
         case "ungrounded":
-            return Tally(row.protected, min(row.ungrounded, row.protected))
+            return Tally(row.asked, min(row.ungrounded, row.asked))
         case "low_quality":
             return Tally(row.scored, min(max(row.bad, 0.0), row.scored))
         case "tools":

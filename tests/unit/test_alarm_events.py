@@ -70,6 +70,8 @@ def test_an_alarm_rolls_back_once() -> None:
         ({}, "agent.suspended", {"agent_id": "x", "alarm": "a1"}, "is for people"),
         ({"action": "quarantine", "tool": "t"}, "quarantine.added", {"scope": "tool", "value": "u", "alarm": "a1"}, "is about tool `t`"),
         ({"action": "review", "agent_id": "x"}, "review.begun", {"agent_id": "y", "alarm": "a1"}, "is about agent `x`"),
+        ({"action": "rollback_agent", "agent_id": "x", "began": 7}, "agent.rolled_back", {"agent_id": "x", "at": 1, "alarm": "a1"}, "would go back to 1"),
+        ({"action": "rollback_agent", "agent_id": "x", "began": 7}, "agent.rolled_back", {"agent_id": "y", "at": 7, "alarm": "a1"}, "is about agent `x`"),
         ({"action": "review"}, "review.begun", {"agent_id": "", "alarm": "a1"}, "is about agent ``"),
     ],
 )  # fmt: skip
