@@ -38,10 +38,20 @@ ERROR_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
+class Streamed:
+    """What was shown of an answer before its end: the message's name, how many pieces, and the digest of them together."""
+
+    message: str
+    pieces: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The tool answered. `result`: UTF-8 JSON."""
 
     result: bytes
+    streamed: Streamed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,7 @@ class Failed:
     error: str
     sent: bool = True
     retry_after_ms: int = 0
+    streamed: Streamed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,7 +292,8 @@ class Calls:
             self._log.error("alarm: adapter `%s` raised %s", kind[:40], type(error).__name__)
             return Failed("crashed", f"the adapter failed with {type(error).__name__}")
         if isinstance(answer, Finished) and len(answer.result) > MAX_RESULT_BYTES:
-            return Failed("result_too_large", f"the result has more than {MAX_RESULT_BYTES} bytes")
+            said = f"the result has more than {MAX_RESULT_BYTES} bytes"
+            return Failed("result_too_large", said, streamed=answer.streamed)
         return answer
 
     async def _report(self, offer: Offer, started: int, answer: Answer) -> None:
@@ -302,6 +303,13 @@ class Calls:
             dispatch.dispatch_id, dispatch.intent_id, dispatch.agent_id, dispatch.session_id, "finished",
             dispatch.attempt, self.name, started, self.clock(),
         )  # fmt: skip
+        streamed = answer.streamed if isinstance(answer, Finished | Failed) else None
+        if streamed is not None:
+            receipt.message, receipt.pieces, receipt.streamed = (
+                streamed.message,
+                streamed.pieces,
+                streamed.digest,
+            )
         if isinstance(answer, Finished):
             self.counters.finished += 1
             receipt.result = answer.result

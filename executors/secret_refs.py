@@ -57,9 +57,14 @@ def _read(path: Path) -> str:
     return text if len(data) <= MAX_BYTES else ""
 
 
+def forms(secret: str) -> set[str]:
+    """A secret as it is and as JSON strings write it."""
+    return {secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")}
+
+
 def redact(data: bytes, secrets: list[str]) -> bytes:
     """`data` without the secrets, as they are and as JSON strings write them."""
     for secret in secrets:
-        for form in {secret, json.dumps(secret)[1:-1], secret.replace("/", "\\/")}:
+        for form in forms(secret):
             data = data.replace(form.encode(), HIDDEN.encode())
     return data

@@ -115,6 +115,30 @@ class Wire:
             target.method, target.url, headers=headers, data=body, allow_redirects=False
         )
 
+    async def begin(
+        self, target: Target, headers: Mapping[str, str], body: bytes | None, *, timeout_s: float
+    ) -> aiohttp.ClientResponse | Answered | Failed:
+        """One request whose 2xx answer the caller reads part by part bounds and closes; any other answer is read here."""
+        progress = _Progress()
+        _progress.set(progress)
+        try:
+            self._egress.check_host(target.host, target.port)
+            async with asyncio.timeout(timeout_s):
+                response = await self._session.request(
+                    target.method, target.url, headers=headers, data=body, allow_redirects=False
+                )
+                if 200 <= response.status < 300:
+                    return response
+                async with response:
+                    return await answered(response, ERROR_READ_BYTES)
+        except Denied as error:
+            return Failed("egress_denied", str(error), sent=False)
+        except TimeoutError:
+            step = "said nothing" if progress.connected else "could not be connected to"
+            return Failed("timeout", f"the tool {step} within {timeout_s * 1000:.0f} ms", progress.connected)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return _broken(error, progress, f"{target.host}:{target.port}")
+
     async def exchange(
         self, target: Target, headers: Mapping[str, str], body: bytes | None, *, limit: int, timeout_s: float
     ) -> Answered | Failed:
@@ -130,7 +154,7 @@ class Wire:
                     target.method, target.url, headers=headers, data=body, allow_redirects=False
                 ) as response,
             ):
-                return await _answered(response, limit)
+                return await answered(response, limit)
         except Denied as error:
             return Failed("egress_denied", str(error), sent=False)
         except TimeoutError:
@@ -193,8 +217,8 @@ def _broken(error: Exception, progress: _Progress, place: str) -> Failed:
     return Failed("unreachable", f"the connection to `{place}` broke after the request ({kind})")
 
 
-async def _answered(response: aiohttp.ClientResponse, limit: int) -> Answered:
-    """What is left unread closes the connection. A redirect's body is nobody's business."""
+async def answered(response: aiohttp.ClientResponse, limit: int) -> Answered:
+    """A response read up to a limit. What is left unread closes the connection. A redirect's body is nobody's business."""
     if 300 <= response.status < 400:
         response.close()
         return Answered(response.status, response.headers, response.content_type, b"", False)

@@ -108,7 +108,7 @@ def answer_facts(
         and tool is not None
         and tool.executor_kind == "model"
     )
-    if not entry.candidate and not wanted:
+    if not entry.candidate and not wanted and not entry.stream:
         return base
     try:
         value = orjson.loads(result or b"null")

@@ -35,6 +35,7 @@ from sluicegate.processors.model_routes import OK, UNHEALTHY, CompiledRoute
 from sluicegate.processors.modes import mode_for
 from sluicegate.processors.redact import redact_call, redact_contract
 from sluicegate.processors.registry import Agent
+from sluicegate.processors.streaming import mode_of
 from sluicegate.processors.trace import trace, ungrounded
 from sluicegate.processors.work import Refusal, Work
 from sluicegate.schemas.kinds import MODEL
@@ -218,7 +219,7 @@ def ask(work: Work, principal: Agent, action: str, tool_class: str, resource: st
     book = work.release.book
     cut = slice_for(book, principal.roles, action, policy_modes(work), principal.agent_id)
     entities = entities_for(book, principal, resource or action, tool_class)
-    request = request_of(principal, action, context_of(work, cut), resource)
+    request = request_of(principal, action, context_of(work, cut, resource), resource)
     verdict, holding = _evaluate(cut, entities, request)
     return Answer(verdict, holding, cut, entities, request)
 
@@ -242,8 +243,8 @@ def _ask_delegators(work: Work, answers: list[Answer]) -> Refusal | None:
     return None
 
 
-def context_of(work: Work, cut: Slice) -> dict[str, Json]:
-    """`context` of the request. Shapes: docs/policies.md."""
+def context_of(work: Work, cut: Slice, candidate: str = "") -> dict[str, Json]:
+    """`context` of the request, about a candidate of a routed call. Shapes: docs/policies.md."""
     session, mentioned = work.session, cut.mentions.args
     assert work.conformed and session
     context: dict[str, Json] = {
@@ -252,6 +253,9 @@ def context_of(work: Work, cut: Slice) -> dict[str, Json]:
     }
     if cut.mentions.prompt and work.tool is not None and work.tool.executor_kind == MODEL:
         context["prompt"] = prompts.context_of(work.told or prompts.Told())
+    if cut.mentions.stream and work.tool is not None and work.tool.executor_kind == MODEL:
+        way = work.tool.route.way(candidate) if work.tool.route else None
+        context["stream"] = mode_of(work, way.tool if way else work.tool)
     if cut.mentions.environment:
         context["environment"] = work.control.env
     if session.on_behalf_of and cut.mentions.on_behalf_of:

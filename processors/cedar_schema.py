@@ -3,7 +3,7 @@
     context.args         the tool's arguments, by the shape of its schema (`shapes.py`)
     context.session      what the session did and saw so far      context.grounding   where protected values come from
     context.environment, .on_behalf_of?, .delegation?             principal: Agent in Role      resource: Tool
-    context.prompt       of model calls: what the model is told
+    context.prompt       of model calls: what the model is told, and in .stream how its answer would be streamed
 
 One action a tool or alias of models; an alias has its candidates as resources. A part whose schema says nothing exact has the type `Untyped`: `has` may be asked of it, nothing
 else. Deterministic, pure; never looks at a policy. Next: `policy_check.py` (policies against this schema).
@@ -104,7 +104,7 @@ def context_of(tool: ToolTypes) -> Type:
             "environment": STRING,
             "session": {"type": "Session"},
             "grounding": grounding,
-            **({"prompt": PROMPT} if tool.model else {}),
+            **({"prompt": PROMPT, "stream": STRING} if tool.model else {}),
         },
         {"on_behalf_of": STRING, "delegation": record({"depth": LONG, "parent": STRING})},
     )

@@ -13,7 +13,7 @@ from typing import cast
 import yaml
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.shapes import Shape
-from sluicegate.schemas.kinds import MODEL, REPEATABLE
+from sluicegate.schemas.kinds import MODEL, REPEATABLE, STREAM_MODES
 
 Json = object
 
@@ -93,6 +93,7 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[
         for key in ("url", "model"):
             if not isinstance(executor.get(key), str) or not executor[key]:
                 yield key, f"a model needs `{key}`"
+        yield from _stream_faults(executor)
         secret = executor.get("api_key", "")
         if not isinstance(secret, str) or (secret and not _REFERENCE.match(secret)):
             # The value is not quoted: it may be the key itself, on its way into a release.
@@ -100,6 +101,18 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[
                 "api_key",
                 "`api_key` is no reference to a secret, write `env:NAME` or `file:/absolute/path`",
             )
+
+
+def _stream_faults(executor: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    """(key, sentence) about how a model's answer is streamed."""
+    if executor.get("stream", STREAM_MODES[0]) not in STREAM_MODES:
+        yield "stream", f"`stream` is one of {', '.join(STREAM_MODES)}"
+    for key in ("first_token_ms", "idle_ms"):
+        value = executor.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield key, f"`{key}` is a number of milliseconds"
+    if not isinstance(executor.get("stream_usage", True), bool):
+        yield "stream_usage", "`stream_usage` is true or false"
 
 
 def _named(governance: Mapping[str, Json]) -> Iterator[tuple[str, str]]:

@@ -92,6 +92,10 @@ class OpenIntent:
     """The cache entry it waits for or runs for, or empty."""
     withdrawn: int = 0
     """1 when its agent was rolled back since it was asked (`agent_restore.py`)."""
+    stream: str = ""
+    """Of a call that is asked as a stream: the mode of the attempt that is out."""
+    shown: str = ""
+    """The last message that an earlier attempt is known to have streamed."""
 
 
 @dataclass(slots=True)

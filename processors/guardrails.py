@@ -8,7 +8,7 @@ Pure: no clock, no model, nothing outside. Next: `guardrail_rules.py` (how rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import cel
@@ -55,7 +55,7 @@ def guard_call(work: Work) -> Refusal | None:
     seen = recall(work, wanted.values()) if wanted and work.session is not None else {}
     if work.decision.needs:
         return None
-    asked = _Asked("args", conformed.args, work, seen)
+    asked = _Asked("args", conformed.args, lambda: around(work), seen)
     for rule in rules:
         refusal = _apply(work, rule, asked)
         if refusal is not None:
@@ -67,7 +67,7 @@ def guard_handoff(work: Work, goal: str) -> Refusal | None:
     """Ask the rules about hand-offs, over its terms and its goal. They refuse or let it pass; nothing else."""
     release, conformed = work.release, work.conformed
     assert release and conformed
-    asked = _Asked("args", {**conformed.args, "goal": goal}, work)
+    asked = _Asked("args", {**conformed.args, "goal": goal}, lambda: around(work))
     for rule in release.guardrails.calls.get(HANDOFF, ()):
         try:
             hit = asked.hit(rule)
@@ -135,11 +135,22 @@ def guard_result(
     validator: jsonschema_rs.Validator | None,
 ) -> Guarded:
     """Take out of a valid result what the contract (`recipes`) and its rules say, or withhold it."""
+    return guard_value(lambda: around(work), result, recipes, rules, validator)
+
+
+def guard_value(
+    names: Callable[[], dict[str, Json]],
+    result: bytes,
+    recipes: Sequence[str],
+    rules: Sequence[Rule],
+    validator: jsonschema_rs.Validator | None,
+) -> Guarded:
+    """The same without a decision at hand: `names` are what rules see beside the result."""
     found = Guarded(result)
     if not recipes and not rules:
         return found
     value: Json = orjson.loads(result)
-    asked = _Asked("result", value, work)
+    asked = _Asked("result", value, names)
     value = _taken_out(value, recipes, found)
     for rule in rules:
         asked.change(value)
@@ -180,8 +191,14 @@ def _withheld(found: Guarded, rule: Rule, reason: str, detail: str) -> Guarded:
 class _Asked:
     """What rules are asked about: arguments or a result, and what stands around them."""
 
-    def __init__(self, name: str, value: Json, work: Work, seen: dict[str, Json] | None = None) -> None:
-        self._name, self._value, self._work, self._seen = name, value, work, seen or {}
+    def __init__(
+        self,
+        name: str,
+        value: Json,
+        around: Callable[[], dict[str, Json]],
+        seen: dict[str, Json] | None = None,
+    ) -> None:
+        self._name, self._value, self._around, self._seen = name, value, around, seen or {}
         self._context: cel.Context | None = None
 
     def change(self, value: Json) -> None:
@@ -205,7 +222,7 @@ class _Asked:
 
     def _true(self, program: cel.Program) -> bool:
         if self._context is None:
-            names = {"seen": self._seen, **around(self._work)}
+            names = {"seen": self._seen, **self._around()}
             self._context = cel.Context({self._name: self._value, **names}, {"detects": _detects})
         return truth(program, self._context)
 

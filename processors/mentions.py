@@ -33,6 +33,7 @@ class Mentions:
     sums: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
     prompt: bool = False
+    stream: bool = False
     principal: bool = True
     """Whether a condition looks at the principal; its scope does not count."""
 
@@ -77,6 +78,7 @@ def mentions_of(ests: list[dict[str, Json]]) -> Mentions:
         names["sums"],
         names["since"],
         found.speaks_of("prompt"),
+        found.speaks_of("stream"),
         found.principal,
     )
 

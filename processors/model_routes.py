@@ -192,6 +192,7 @@ def _alias(alias: str, route: Route, tools: Mapping[str, CompiledTool]) -> Compi
         version=f"route-{digest.hexdigest()[:12]}",
         executor=b"",
         path="release.yaml",
+        stream="",  # each candidate's own
         route=compiled,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sluicegate.processors import memory
+from sluicegate.processors import memory, streaming
 from sluicegate.processors.aims import arguments_of, asked, facts_of, key_part
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
@@ -18,7 +18,7 @@ from sluicegate.processors.history import measure
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.state import LEASE_MARGIN_US, OpenIntent
 from sluicegate.processors.work import Work, emit, reply
-from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts
+from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts, StreamFacts
 
 LEASE_US = 5_000_000
 """How long an offer may be claimed: long enough for a busy executor, short enough to try another one."""
@@ -46,7 +46,8 @@ def plan(work: Work, attempt: int = 1) -> None:
     not_after = work.now + LEASE_US
     if intent.deadline_at is not None:  # of a call that people held, moved by the time they took
         not_after = min(not_after, intent.deadline_at)  # nothing begins after nobody waits any more
-    outcome = emit(work, "plan", "dispatched", plan_facts(work, attempt, not_after))
+    facts = plan_facts(work, attempt, not_after)
+    outcome = emit(work, "plan", "dispatched", facts, labels=streaming.offer_labels(tool, facts))
     if tool.executor_kind == memory.KIND:
         memory.perform(work, work.now + tool.timeout_ms * 1000)
         return
@@ -68,7 +69,7 @@ def plan_facts(work: Work, attempt: int, not_after: int) -> PlanFacts:
         [f"{work.tool.name}.{name}" for name in tool.measures],
         [measure(value_at(conformed.args, m)) for m in tool.measures],
     )  # fmt: skip
-    return facts_of(work, facts)
+    return streaming.plan_facts(work, tool, facts_of(work, facts))
 
 
 def pause(work: Work, attempt: int, until: int) -> None:
@@ -91,6 +92,8 @@ def dispatch(
     tool, intent, conformed, o = work.tool, work.intent, work.conformed, work.origin
     assert tool and intent and conformed
     proof, transformed = _proof(work)
+    facts = outcome.facts
+    shown = facts if isinstance(facts, StreamFacts) and facts.mode in streaming.LIVE else None
     work.decision.dispatches.append(
         Dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
@@ -98,6 +101,8 @@ def dispatch(
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
             not_after, intent.traceparent, work.control.head, proof, transformed, release=work.control.deployed,
             candidate=work.aim.candidate if work.aim else "",
+            stream=shown.mode if shown else "", replaces=shown.replaces if shown else "",
+            around=streaming.rules_context(work, shown),
         )
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from sluicegate.processors.cedar import Json, Policy
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.labels import CONFIDENTIALITY, INTEGRITY
 from sluicegate.processors.vocabulary import Vocabulary, dotted, entities_in, path_of, scope_tools
+from sluicegate.schemas.kinds import STREAM_MODES
 
 GROUNDS = ("user", "result", "constant", "default", "absent", "nowhere")
 CLASSES = ("read_only", "idempotent", "queryable", "irreversible")
@@ -105,6 +106,7 @@ class Words:
             "session.confidentiality": CONFIDENTIALITY,
             "session.origin": ORIGINS,
             "grounding.worst": INTEGRITY,
+            "stream": ("", *STREAM_MODES),
         }.get(".".join(rest))
         if fixed is None and rest[:2] == ["grounding", "args"] and len(rest) == 4:
             fixed = {"label": INTEGRITY, "from": GROUNDS}.get(rest[3])

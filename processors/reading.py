@@ -24,6 +24,7 @@ INTENTS = {INTENT, *(s.prefix for name, s in codec.OLD.items() if name.startswit
 PLANS = {
     PLAN,
     codec.schema_of(r.AttemptFacts).prefix,
+    codec.schema_of(r.StreamFacts).prefix,
     *(s.prefix for name, s in codec.OLD.items() if name.startswith("plan_facts.")),
 }
 HOLDS = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 import orjson
-from sluicegate.processors import jobs
+from sluicegate.processors import jobs, streaming
 from sluicegate.processors.attempts import answer_facts, follow
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
@@ -21,6 +21,7 @@ from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
 from sluicegate.processors.verdicts import decide_verdict
 from sluicegate.processors.work import Work, emit, reply, stand_with
+from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
 
 _WITHHELD = ("malformed_result", "result_too_large", "model_changed")
@@ -112,6 +113,8 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         if guarded.result is not None:
             result = guarded.result
             labels = labels_of(entry, tool, result)
+            if entry.stream == OPEN:
+                labels = streaming.unvalidated(labels)
     else:
         reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
         status = "withheld" if reason in _WITHHELD else "failed"
@@ -124,6 +127,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         guarded.observed, guarded.redacted,
     )  # fmt: skip
     facts = answer_facts(work, entry, tool, facts, receipt.result)
+    facts = streaming.end_facts(entry, facts, receipt, guarded.result)
     outcome = emit(
         work, "execute", status, facts, reason, guarded.rules, caused_by=entry.last_event, labels=labels
     )

@@ -67,7 +67,7 @@ from sluicegate.processors.release_file import CONTROL_CEDAR, check_parent, pare
 from sluicegate.processors.release_rules import closed, defaults, guardrails, redactions
 from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
-from sluicegate.schemas.kinds import MODEL
+from sluicegate.schemas.kinds import BUFFERED, MODEL
 
 ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
 
@@ -198,6 +198,8 @@ class CompiledTool:
     cache: CacheRule | None = None
     route: CompiledRoute | None = None
     """Of an alias: the contracts its calls may go to. Everything else is what these have in common."""
+    stream: str = ""
+    """Of a model: how a streamed answer leaves it (`streaming.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +387,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         validator, compile_typer(shape), checker, contract, dict(governance.protected),
         {name: frozenset(map(plain, values)) for name, values in governance.constants.items()}, defaults(schema),
         labels, confidential, governance.measures, arguments, result, path, governance.cache,
+        stream=str(executor.get("stream", BUFFERED)) if governance.executor.kind == MODEL else "",
     )  # fmt: skip
 
 

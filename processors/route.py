@@ -18,7 +18,7 @@ from sluicegate.processors.state import (
     session_key,
 )
 from sluicegate.processors.work import Refusal, Work
-from sluicegate.schemas.kinds import call_kind
+from sluicegate.schemas.kinds import call_kind, may_ask
 
 MAX_ID_CHARS = 256
 
@@ -88,8 +88,8 @@ def route(work: Work) -> Refusal | None:
     work.tool = work.release.tools.get(intent.tool)
     if work.tool is None:
         return Refusal("unknown_tool", f"no contract is named `{intent.tool[:80]}`")
-    wanted = call_kind(work.tool.executor_kind)
-    if intent.kind != wanted:
+    if not may_ask(intent.kind, work.tool.executor_kind):
+        wanted = call_kind(work.tool.executor_kind)
         # INVARIANT: a model is reached by a model call only, a tool never by one (tests/unit/test_model_call.py).
         return Refusal("wrong_kind", f"`{intent.tool[:80]}` is asked by a `{wanted}`, not a `{intent.kind}`")
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sluicegate.processors import health
 from sluicegate.processors.entries import OpenIntent, PartitionState
 from sluicegate.processors.model_routes import OK, UNHEALTHY
-from sluicegate.schemas.records import AnswerFacts, AttemptFacts, ChoiceFacts
+from sluicegate.schemas.records import AnswerFacts, AttemptFacts, ChoiceFacts, StreamFacts
 
 CLASSES = {
     "timeout": "timeout", "rate_limit": "rate_limit", "overload": "overload", "context_length": "context_length",
@@ -32,13 +32,15 @@ def fold(
     if type(facts) is ChoiceFacts:
         rows = zip(facts.candidates, facts.standing, strict=True)
         entry.routes = tuple(name for name, standing in rows if standing in (OK, UNHEALTHY))
-    elif type(facts) is AttemptFacts:
+    elif isinstance(facts, AttemptFacts):
         if len(facts.tried) > len(entry.tried):
             name, _, failure = facts.tried[-1].rpartition(" ")
             health.note(state.health, name, failure, 0, now)
         entry.candidate, entry.tried = facts.candidate, tuple(facts.tried)
         entry.aimed, entry.repair = facts.aimed, facts.repair
-    elif type(facts) is AnswerFacts and facts.candidate:
+        if type(facts) is StreamFacts:
+            entry.stream, entry.shown = facts.mode, facts.replaces
+    elif isinstance(facts, AnswerFacts) and facts.candidate:
         # A result that a guardrail withholds is an answer all the same.
         failure = class_of(facts.error_class) if facts.error_class in CLASSES else ""
         if failure or facts.served_model:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sluicegate.processors import labels
 from sluicegate.schemas.records import PlanFacts
 
 MAX_SOURCES = 200
@@ -112,6 +113,15 @@ def use(session: Session | None, tool: str, facts: PlanFacts) -> None:
 def learn(session: Session, source: Source) -> None:
     """Remember where words stand; the oldest place is dropped."""
     session.sources = (*session.sources[1 - MAX_SOURCES :], source)
+
+
+def see(marks: dict[str, int], agent_id: str, session: Session | None, words: list[str]) -> None:
+    """Labels reached an agent: its session's join them, and it remembers them (`marks`)."""
+    bits, confidentiality = labels.read_header(words)
+    marks[agent_id] = marks.get(agent_id, 0) | mark_of(bits, confidentiality)
+    if session is not None:
+        session.integrity |= bits
+        session.confidentiality = max(session.confidentiality, confidentiality)
 
 
 _SECRECY = 8

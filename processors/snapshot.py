@@ -25,7 +25,7 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 11
+FORMAT = 12
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -44,7 +44,7 @@ _OPEN = ("intent_id", "agent_id", "session_id", "tenant", "subject", "tool", "ve
          "approvals", "hold_policies", "hold_release", "held_at", "asked_at", "waited_us", "edit_topic",
          "edit_offset", "keeps", "awaits", "waits_for", "polls", "alive_until", "ends_at", "job_topic", "job_offset",
          "routes", "candidate", "tried", "aimed", "repair",
-         "cached", "withdrawn")  # fmt: skip
+         "cached", "withdrawn", "stream", "shown")  # fmt: skip
 _ENDED = {
     "digest": "bytes",
     "state": "str",

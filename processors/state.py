@@ -35,7 +35,8 @@ from sluicegate.processors.outcomes import intent_key as intent_key
 from sluicegate.processors.outcomes import key_of as key_of
 from sluicegate.processors.outcomes import message_key as message_key
 from sluicegate.processors.outcomes import transfer_key as transfer_key
-from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, use
+from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, see, use
+from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import (
     AnswerFacts,
     AttemptFacts,
@@ -51,6 +52,8 @@ from sluicegate.schemas.records import (
     ResultFacts,
     SessionFacts,
     StageFacts,
+    StreamedFacts,
+    StreamFacts,
 )
 
 __all__ = ["Ended", "OpenIntent", "PartitionState", "Session", "Source"]
@@ -273,7 +276,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
         fold_hold(entry, outcome)
     if isinstance(facts, ChoiceFacts | AttemptFacts | AnswerFacts):
         routed.fold(state, entry, facts, o.decided_at)
-        if type(facts) is AnswerFacts:
+        if isinstance(facts, AnswerFacts):
             derail.note_confidence(session_of(state, entry), facts.confidence)
     if status in lifecycle.TERMINAL:
         _keep_session(state, entry, status)
@@ -290,6 +293,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     entry.state = status
     entry.last_event = outcome.event_id
     entry.awaits = ""
+    if type(facts) is StreamFacts and outcome.labels:
+        see(state.marks, entry.agent_id, session_of(state, entry), outcome.labels)
     if isinstance(facts, PlanFacts):
         entry.tool_class, entry.attempt, entry.timeout_ms = facts.tool_class, facts.attempt, facts.timeout_ms
         entry.action_digest, entry.executor = facts.action_digest, facts.executor
@@ -329,15 +334,13 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
 
 def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None:
     """A result reached the session: its labels join, and it may ground later values."""
-    bits, confidentiality = labels.read_header(outcome.labels)
-    mark = mark_of(bits, confidentiality)
-    state.marks[entry.agent_id] = state.marks.get(entry.agent_id, 0) | mark
     session = session_of(state, entry)
+    see(state.marks, entry.agent_id, session, outcome.labels)
     if session is None:
         return
     derail.note_result(session)
-    session.integrity |= bits
-    session.confidentiality = max(session.confidentiality, confidentiality)
+    if type(outcome.facts) is StreamedFacts and outcome.facts.mode == OPEN:
+        return  # INVARIANT: what nobody looked at first grounds nothing (tests/unit/test_streaming.py)
     if type(outcome.facts) is MemoryFacts or outcome.status == "resolved":
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
     learn(session, Source(outcome.event_id, "result", *_place(outcome), entry.tool))

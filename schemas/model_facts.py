@@ -1,4 +1,4 @@
-"""The facts of routed model calls: what other calls say, and which candidate, why, and how sure it was.
+"""The facts of routed and of streamed model calls: what other calls say, and which candidate, why, how sure, how shown.
 
 Each begins with the fields of the facts it stands for, so whoever reads those reads these. A call that no route and no
 prompt touches keeps the plain ones, byte for byte. Everybody imports them from `records.py`. Next: `facts.py`.
@@ -52,3 +52,24 @@ class AnswerFacts(ResultFacts):
     input_tokens: int = -1
     output_tokens: int = -1
     confidence: int = -1
+
+
+@dataclass(slots=True)
+class StreamFacts(AttemptFacts):
+    """An attempt of a model call whose answer is to be streamed: how, and which message it stands for."""
+
+    mode: str = ""
+    replaces: str = ""
+    replaced_digest: bytes = b""
+    replaced_pieces: int = 0
+
+
+@dataclass(slots=True)
+class StreamedFacts(AnswerFacts):
+    """The end of a model call whose answer was to be streamed: what left before it ended."""
+
+    mode: str = ""
+    message: str = ""
+    pieces: int = 0
+    streamed: bytes = b""
+    same: bool = False

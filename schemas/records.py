@@ -31,6 +31,8 @@ from sluicegate.schemas.facts import TakenBackFacts as TakenBackFacts
 from sluicegate.schemas.model_facts import AnswerFacts as AnswerFacts
 from sluicegate.schemas.model_facts import AttemptFacts as AttemptFacts
 from sluicegate.schemas.model_facts import ChoiceFacts as ChoiceFacts
+from sluicegate.schemas.model_facts import StreamedFacts as StreamedFacts
+from sluicegate.schemas.model_facts import StreamFacts as StreamFacts
 
 
 @dataclass(slots=True)
@@ -158,6 +160,9 @@ class Receipt:
     error: str = ""
     sent: bool = True
     retry_after_ms: int = 0
+    message: str = ""
+    pieces: int = 0
+    streamed: bytes = b""
 
 
 @dataclass(slots=True)
@@ -186,6 +191,32 @@ class Dispatch:
     job: str = ""
     release: str = ""
     candidate: str = ""
+    stream: str = ""
+    replaces: str = ""
+    around: bytes = b""
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of an answer on its way to whoever asked; never on the ledger."""
+
+    dispatch_id: bytes
+    intent_id: str
+    agent_id: str
+    session_id: str
+    attempt: int
+    message: str
+    number: int
+    kind: str
+    at: int
+    mode: str = ""
+    model: str = ""
+    replaces: str = ""
+    text: str = ""
+    index: int = 0
+    call_id: str = ""
+    name: str = ""
+    digest: bytes = b""
 
 
 @dataclass(slots=True)

@@ -87,6 +87,8 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic("dispatches", True, 7 * DAY_MS, ("pipeline",), ("executor", "auditor")),
     Topic("replies", True, DAY_MS, ("pipeline",), ("agent", "channel", "person", "gateway", "auditor")),
+    # Answers on their way, before they count: as widely read as replies, gone after an hour.
+    Topic("pieces", True, HOUR_MS, ("executor",), ("agent", "gateway", "auditor")),
     Topic("outcomes", True, -1, ("pipeline",), ("pipeline", "projector", "auditor", "operator", "monitor")),
     Topic(
         "control",

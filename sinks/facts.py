@@ -83,12 +83,18 @@ RENAMED: dict[tuple[str, str], str] = {
     ("taken_back_facts", "undo"): "detail",
     ("answer_facts", "executed_by"): "executor",
     ("answer_facts", "result_digest"): "digest",
+    ("stream_facts", "action_digest"): "digest",
+    ("stream_facts", "why"): "detail",
+    ("streamed_facts", "executed_by"): "executor",
+    ("streamed_facts", "result_digest"): "digest",
+    ("streamed_facts", "mode"): "detail",
     ("cache_facts", "op"): "kind",
     ("cache_facts", "action_digest"): "digest",
     ("cache_facts", "executed_by"): "executor",
     ("cache_facts", "until"): "lease_until",
     ("cache_facts", "made_by"): "origin",
     ("answer_facts", "served_model"): "model",
+    ("streamed_facts", "served_model"): "model",
     ("spend_facts", "contract"): "candidate",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
@@ -151,7 +157,12 @@ ONLY_IN_BYTES = {
             "unversioned",
         )
     ),
-    *(("attempt_facts", name) for name in ("measured", "amounts", "tried", "aimed", "repair")),
+    *(
+        (kind, name)
+        for kind in ("attempt_facts", "stream_facts")
+        for name in ("measured", "amounts", "tried", "aimed", "repair")
+    ),
+    *(("stream_facts", name) for name in ("mode", "replaces", "replaced_digest", "replaced_pieces")),
     ("answer_facts", "confidence"),
     *(
         ("restore_facts", name)
@@ -159,6 +170,7 @@ ONLY_IN_BYTES = {
     ),
     ("taken_back_facts", "undone_by"),
     ("taken_back_facts", "order"),
+    *(("streamed_facts", name) for name in ("confidence", "message", "pieces", "streamed", "same")),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),

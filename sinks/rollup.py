@@ -51,7 +51,7 @@ COUNTS = (
     ("expired", "countIf(status = 'expired')"),
     ("in_doubt", "countIf(status = 'in_doubt')"),
 )
-_SAID = "greatest(sumIf(ifNull({0}, 0), facts_type = 'spend_facts'), sumIf(ifNull({0}, 0), facts_type = 'answer_facts'))"
+_SAID = "greatest(sumIf(ifNull({0}, 0), facts_type = 'spend_facts'), sumIf(ifNull({0}, 0), facts_type IN ('answer_facts', 'streamed_facts')))"
 """Both may say the same; which of them there are depends on the release."""
 SUMS = (
     ("input_tokens", f"toUInt64({_SAID.format('input_tokens')})"),

@@ -16,8 +16,8 @@ SELECT
     ) AS shapes,
     sumMapIf(map(previous_tool, toUInt64(1)), is_call) AS previous,
     if(
-        countIf(facts_type = 'answer_facts') > 0,
-        sumMapIf(map(model, toUInt64(1)), facts_type = 'answer_facts' AND model != ''),
+        countIf(facts_type IN ('answer_facts', 'streamed_facts')) > 0,
+        sumMapIf(map(model, toUInt64(1)), facts_type IN ('answer_facts', 'streamed_facts') AND model != ''),
         sumMapIf(map(model, toUInt64(1)), facts_type = 'spend_facts' AND model != '')
     ) AS served,
     {sums}

@@ -174,9 +174,9 @@ FROM (
         log_id, tenant, agent_id, anyLast(e.session_id) AS session_id, argMinIf(e.tool, e.seq, e.tool != '') AS tool,
         groupArrayIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money),
             e.facts_type = 'spend_facts') AS said,
-        countIf(e.facts_type IN ('result_facts', 'answer_facts') AND e.stage = 'execute') AS ends,
+        countIf(e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS ends,
         argMaxIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money), e.seq,
-            e.facts_type IN ('result_facts', 'answer_facts') AND e.stage = 'execute') AS end,
+            e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS end,
         arrayJoin(multiIf(notEmpty(said), said, ends > 0, [end], [])) AS one
     FROM (SELECT * FROM `{database}`.`events` FINAL WHERE src_topic = 'outcomes' AND intent_id != '') AS e
     GROUP BY log_id, src_partition, tenant, agent_id, intent_id

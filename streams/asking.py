@@ -22,6 +22,7 @@ from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Failed, InDoubt, NotReleased, Refused, Unanswered
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_transport import Headers, Transport
+from sluicegate.streams.feeds import Feeds
 from sluicegate.streams.in_process import Errand, LocalFunction, Runner, now_us
 from sluicegate.streams.replies import RESTS, Held, Inbox, answer
 
@@ -65,6 +66,7 @@ class Asker:
         self.transport = transport
         self.runner = Runner(agent_id, self._report)
         self.inbox = Inbox(agent_id, self.runner.permit)
+        self.feeds = Feeds(agent_id)
         self._env = env
         self._keys = {"intents": agent_key, "messages": channel_key}
         self._functions = functions

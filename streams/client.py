@@ -20,6 +20,7 @@ from typing import ParamSpec
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.streams import key_files
 from sluicegate.streams.asking import MAX_ID_CHARS, Asker, Key, is_id, unavailable
+from sluicegate.streams.assembly import Ended, Started, Text, ToolCall
 from sluicegate.streams.attach import attach
 from sluicegate.streams.client_errors import (
     Expired,
@@ -39,8 +40,8 @@ from sluicegate.streams.replies import Held
 from sluicegate.streams.settings import Settings
 
 __all__ = [
-    "AgentClient", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Parked", "Refused", "Session", "Unanswered",
-    "Withheld", "governed",
+    "AgentClient", "Ended", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Parked", "Refused", "Session", "Started", "Text",
+    "ToolCall", "Unanswered", "Withheld", "governed",
 ]  # fmt: skip
 
 CONNECT_TIMEOUT_S = 10.0

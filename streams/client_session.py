@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import ParamSpec, cast
 
@@ -17,8 +17,10 @@ from sluicegate.schemas.kinds import MODEL_CALL, TOOL_CALL
 from sluicegate.schemas.records import Intent, Message, Reply
 from sluicegate.streams import client_json
 from sluicegate.streams.asking import Asker, refused, valid_id
+from sluicegate.streams.assembly import Part
 from sluicegate.streams.client_errors import Unanswered
 from sluicegate.streams.client_json import Json
+from sluicegate.streams.client_stream import stream
 from sluicegate.streams.in_process import LocalFunction, now_us
 from sluicegate.streams.replies import Held, answer
 
@@ -214,11 +216,50 @@ class Session:
         Raises:
             As `call_tool`; `Withheld` with the reason `model_changed` when another model answered than the pinned one.
         """
+        arguments = self._told(messages, prompt, variables, options)
+        return await self._call(alias, arguments, timeout_s, intent_id, traceparent, kind=MODEL_CALL)
+
+    @staticmethod
+    def _told(
+        messages: Sequence[Mapping[str, Json]], prompt: str, variables: Mapping[str, str | int] | None,
+        options: Mapping[str, Json],
+    ) -> dict[str, Json]:  # fmt: skip
+        """The arguments of a model call."""
         said: list[Json] = [dict(message) for message in messages]
         arguments: dict[str, Json] = {"messages": said, **options}
         if prompt:
             arguments |= {"prompt": prompt, "variables": dict(variables or {})}
-        return await self._call(alias, arguments, timeout_s, intent_id, traceparent, kind=MODEL_CALL)
+        return arguments
+
+    def stream_model(
+        self,
+        alias: str,
+        messages: Sequence[Mapping[str, Json]] = (),
+        *,
+        prompt: str = "",
+        variables: Mapping[str, str | int] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+        intent_id: str | None = None,
+        traceparent: str = "",
+        **options: Json,
+    ) -> AsyncIterator[Part]:
+        """Ask a model, and read its answer as it comes, as far as the contract's `stream` lets it.
+
+            async for part in session.stream_model("triage", messages):
+                match part:
+                    case Started(replaces=old): ...     # a message begins; what `old` showed is void
+                    case Text(text=more): ...
+                    case ToolCall(index=n, name=name, arguments=more): ...
+                    case Ended(result=answer): ...      # as `call_model` returns it
+
+        Arguments are those of `call_model`. What is shown before `Ended` is not released yet: where an exception comes in its
+        place (`Withheld`, `Failed`, ...; as `call_tool`), it never was. Leave early with `aclose()`, or by ending the task.
+        """
+        arguments = self._told(messages, prompt, variables, options)
+        if not self._is_open:
+            detail = f"session `{self.session_id}` is not open: stream inside `async with agent.session(...)`"
+            raise refused("unknown_session", intent_id or "", detail)
+        return stream(self._asker, self.session_id, alias, arguments, timeout_s, intent_id, traceparent)
 
     async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
         """Report the user's own words. Raises `Refused`, and `Terminal` without `channel`."""

@@ -1,6 +1,7 @@
 """How the agent SDK reaches the gate: the port it uses, and Kafka behind it.
 
-One idempotent producer, one consumer that is assigned the agent's partition of `replies` and belongs to no group.
+One idempotent producer, one consumer that is assigned the agent's partition of `replies` and belongs to no group, and a second
+one on `pieces` from the first streamed answer on.
 Never decodes a record, and never keeps trying behind the caller's back: a producer that Kafka did not answer for
 `STUCK_S` is thrown away with all it holds, and the next send connects anew. Read next: `client.py`, `kafka.py`.
 """
@@ -66,6 +67,12 @@ class Transport(Protocol):
     async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
         """Hand over every reply kept so far, oldest first, until `deliver` answers True. Raises `Retryable`."""
 
+    async def listen(self, deliver: Deliver) -> None:
+        """Hand every new record of the agent's `pieces` partition to `deliver`, until `stop`. A second time does nothing.
+
+        When it returns, no piece of anything sent later can be missed. Raises `Retryable` or `Terminal`.
+        """
+
     async def stop(self) -> None:
         """Close everything within seconds. Never raises for a bus that is away."""
 
@@ -82,6 +89,9 @@ class KafkaTransport:
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
+        self._pieces: AIOKafkaConsumer | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self._connecting_pieces = asyncio.Lock()
         self._unacknowledged: dict[asyncio.Future[object], float] = {}
 
     async def start(self, deliver: Deliver) -> None:
@@ -97,7 +107,9 @@ class KafkaTransport:
             self._consumer.seek(self._replies, end[self._replies])
         except KafkaError as error:
             raise _away(error) from error
-        self._reading = asyncio.create_task(self._read(self._consumer, deliver), name="sluicegate-replies")
+        self._reading = asyncio.create_task(
+            self._read(self._consumer, deliver, self._replies), name="sluicegate-replies"
+        )
 
     async def send(self, topic: str, value: bytes, headers: Headers) -> Acknowledged:
         try:
@@ -133,13 +145,39 @@ class KafkaTransport:
         finally:
             await _stop_consumer(consumer)
 
+    async def listen(self, deliver: Deliver) -> None:
+        async with self._connecting_pieces:
+            if self._pieces is not None:
+                return
+            place = self._replies._replace(topic=full_name(self._settings.env, "pieces"))
+            consumer: AIOKafkaConsumer | None = None
+            try:
+                await (await self._connected()).partitions_for(place.topic)
+                consumer = await self._reader(FETCH_WAIT_MS, place)
+                consumer.seek(place, (await consumer.end_offsets([place]))[place])
+            except BaseException as error:
+                await _stop_consumer(consumer)
+                if isinstance(error, TopicAuthorizationFailedError):
+                    raise Terminal(
+                        "kafka does not let this user read topic `pieces`: ask for an ACL"
+                    ) from error
+                if isinstance(error, KafkaError):
+                    raise _away(error) from error
+                raise
+            self._pieces = consumer
+            self._hearing = asyncio.create_task(
+                self._read(consumer, deliver, place), name="sluicegate-pieces"
+            )
+
     async def stop(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        for reading in (self._reading, self._hearing):
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait([reading])
         consumer, self._consumer = self._consumer, None
+        pieces, self._pieces = self._pieces, None
         producer, self._producer = self._producer, None
-        await asyncio.gather(_stop_consumer(consumer), _stop_producer(producer))
+        await asyncio.gather(_stop_consumer(consumer), _stop_consumer(pieces), _stop_producer(producer))
 
     # -- Kafka --------------------------------------------------------------------------------------------------
 
@@ -160,20 +198,20 @@ class KafkaTransport:
         now = asyncio.get_running_loop().time()
         return any(now - since > STUCK_S for since in self._unacknowledged.values())
 
-    async def _reader(self, fetch_wait_ms: int) -> AIOKafkaConsumer:
+    async def _reader(self, fetch_wait_ms: int, place: TopicPartition | None = None) -> AIOKafkaConsumer:
         consumer = kafka.consumer(self._settings, from_offset="latest", fetch_wait_ms=fetch_wait_ms)
         await kafka.connect(consumer)
-        consumer.assign([self._replies])
+        consumer.assign([place or self._replies])
         return consumer
 
-    async def _read(self, consumer: AIOKafkaConsumer, deliver: Deliver) -> None:
+    async def _read(self, consumer: AIOKafkaConsumer, deliver: Deliver, place: TopicPartition) -> None:
         while True:
             try:
-                batches = await consumer.getmany(self._replies, timeout_ms=POLL_MS)
-                for record in batches.get(self._replies, ()):
+                batches = await consumer.getmany(place, timeout_ms=POLL_MS)
+                for record in batches.get(place, ()):
                     deliver(record.key, record.value or b"")
             except Exception as error:  # it must never end: every call waits for it
-                log.warning("replies cannot be read, trying again: %r", error)
+                log.warning("`%s` cannot be read, trying again: %r", place.topic, error)
                 await asyncio.sleep(READ_RETRY_S)
 
     def _acknowledged(self, future: asyncio.Future[object]) -> None:

@@ -219,7 +219,10 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             story.issued_at = _iso(facts.issued_at)
         case r.AttemptFacts():
             story.tool_class, step.attempt = facts.tool_class, facts.attempt
-            step.by = f"asks {facts.candidate} ({facts.why})"
+            step.by = f"asks {facts.candidate} ({facts.why})" if facts.candidate else facts.executor
+            if isinstance(facts, r.StreamFacts):
+                step.by += f", streamed {facts.mode}"
+                step.by += f", replaces message {facts.replaces}" if facts.replaces else ""
         case r.PlanFacts():
             story.tool_class, step.attempt, step.by = facts.tool_class, facts.attempt, facts.executor
         case r.HoldFacts():
@@ -237,6 +240,8 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             served = f"{facts.candidate} as {facts.served_model}" if facts.served_model else facts.candidate
             sure = f", confidence {facts.confidence / 1_000:.3f}" if facts.confidence >= 0 else ""
             step.by = f"{served or facts.executed_by}{sure}"
+            if isinstance(facts, r.StreamedFacts):
+                step.by += _streamed(facts)
         case r.TakenBackFacts():
             step.attempt, step.by = facts.attempt, facts.executed_by
             step.detail = (
@@ -259,6 +264,14 @@ def _facts(story: Story, step: Step, facts: object) -> None:
                 facts.model or facts.contract,
                 cost_in_words(facts),
             )
+
+
+def _streamed(facts: r.StreamedFacts) -> str:
+    """What left before the end, and whether that is what was released."""
+    if not facts.pieces:
+        return f", streamed {facts.mode}, nothing before its end"
+    said = "as released" if facts.same else "not as released"
+    return f", streamed {facts.mode}, message {facts.message} of {facts.pieces} pieces, {said}, sha256 {facts.streamed.hex()[:12]}"
 
 
 def _choice(facts: r.ChoiceFacts) -> str:

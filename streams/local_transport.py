@@ -185,6 +185,9 @@ class LocalTransport:
             if deliver(key, value):
                 return
 
+    async def listen(self, deliver: Deliver) -> None:
+        """A function answers whole: there are no pieces, and a stream brings one message."""
+
     async def stop(self) -> None:
         """Disconnect, once what this gate runs has ended."""
         if self._leave is not None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sluicegate.executors.adapter import Adapter
     from sluicegate.executors.callbacks import Callbacks
     from sluicegate.executors.dispatcher import Executor
+    from sluicegate.executors.outlet import KafkaOutlet
     from sluicegate.executors.reports import Signer
     from sluicegate.executors.verifier import Follower
     from sluicegate.schemas.records import Receipt
@@ -109,15 +110,18 @@ class ExecutorRole:
         self._adapters: dict[str, Adapter] = {}
         self._control: ControlReader | None = None
         self._callbacks: Callbacks | None = None
+        self._outlet: KafkaOutlet | None = None
 
     async def start(self) -> None:
         """Join the group."""
         from sluicegate.executors.callbacks import Callbacks, address_from
         from sluicegate.executors.dispatcher import Executor
+        from sluicegate.executors.gates import ReleaseGates
         from sluicegate.executors.guardrail import GuardrailAdapter
         from sluicegate.executors.http import HttpAdapter, no_callbacks
         from sluicegate.executors.mcp_lazy import LazyMcpAdapter
         from sluicegate.executors.model import ModelAdapter
+        from sluicegate.executors.outlet import KafkaOutlet
         from sluicegate.executors.python import PythonAdapter
         from sluicegate.executors.sql import SqlAdapter
         from sluicegate.streams.ledger_service import wall_clock
@@ -130,7 +134,9 @@ class ExecutorRole:
         url_for = self._callbacks.url_for if self._callbacks is not None else no_callbacks
         http, python = HttpAdapter.from_env(os.environ, url_for), PythonAdapter.from_env(os.environ)
         guardrail = GuardrailAdapter.from_env(os.environ)
-        model = ModelAdapter.from_env(os.environ)
+        self._outlet = KafkaOutlet(self._settings, name, wall_clock)
+        await self._outlet.start()
+        model = ModelAdapter.from_env(os.environ, self._outlet, ReleaseGates(self._settings))
         sql = SqlAdapter.from_env(os.environ)
         self._adapters = {
             "http": http,
@@ -180,6 +186,8 @@ class ExecutorRole:
             await self._executor.stop()
         for adapter in self._adapters.values():
             await adapter.close()
+        if self._outlet is not None:
+            await self._outlet.stop()
         if self._control is not None:
             await self._control.stop()
 

@@ -21,7 +21,7 @@ import pytest
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.state import OpenIntent, intent_key
 from sluicegate.schemas import codec
-from sluicegate.schemas.records import Dispatch, Envelope, Reply, Review
+from sluicegate.schemas.records import Dispatch, Envelope, Piece, Reply, Review
 from sluicegate.streams.client import (
     AgentClient,
     NotReleased,
@@ -58,6 +58,7 @@ class Gate:
     sent: list[tuple[str, object, dict[str, bytes]]] = field(default_factory=list)
     log: list[tuple[bytes, bytes]] = field(default_factory=list)
     deliver: Deliver | None = None
+    pieces: Deliver | None = None
     stopped: bool = False
 
     def __post_init__(self) -> None:
@@ -85,6 +86,14 @@ class Gate:
             await asyncio.sleep(0)
             if deliver(key, value):
                 return
+
+    async def listen(self, deliver: Deliver) -> None:
+        self.pieces = deliver
+
+    def show(self, piece: Piece) -> None:
+        """A piece arrives on topic `pieces`."""
+        if self.pieces is not None:
+            self.pieces(piece.agent_id.encode(), codec.encode(piece))
 
     async def stop(self) -> None:
         self.stopped = True

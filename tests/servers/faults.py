@@ -23,7 +23,10 @@ from aiohttp import web
 KINDS = (
     "ok", "status", "slow", "wrong_json", "cut", "huge", "never", "twice",
     "acts_then_drops", "acts_late", "error_after_acting",
+    "cut_after", "stall_after", "error_after", "no_usage", "no_end", "whole",
 )  # fmt: skip
+"""The last line is of streamed answers: `cut_after=3` breaks the connection after three parts, `stall_after` says nothing more,
+`error_after` says that something failed; without usage; without the end's marker; not streamed though asked to."""
 HUGE_BYTES = 2 * 1024**3
 CHUNK = b"x" * 65_536
 
@@ -37,6 +40,8 @@ class Fault:
         retry_after: the header's text, with `status`.
         times: how many requests of a key it meets.
         keyed: whether the tool acts once for a key, however often it is asked.
+        parts: after how many parts of a stream it happens.
+        gap_s: between two parts of a stream.
     """
 
     kind: str = "ok"
@@ -46,6 +51,8 @@ class Fault:
     times: int = 1_000_000
     code: str = ""
     keyed: bool = False
+    parts: int = 0
+    gap_s: float = 0.0
 
     @classmethod
     def read(cls, text: str) -> Fault:
@@ -57,7 +64,7 @@ class Fault:
             if name in KINDS:
                 kind = name
             values[name] = value
-        if unknown := set(values) - set(KINDS) - {"retry_after", "times", "wait_s", "code", "keyed"}:
+        if unknown := set(values) - set(KINDS) - {"retry_after", "times", "wait_s", "code", "keyed", "gap_s"}:
             raise ValueError(f"no fault is named {sorted(unknown)}")
         return cls(
             kind,
@@ -67,6 +74,8 @@ class Fault:
             int(values.get("times") or 1_000_000),
             values.get("code", ""),
             "keyed" in values,
+            int(values.get(kind) or 0) if kind.endswith("_after") else 0,
+            float(values.get("gap_s") or 0.0),
         )
 
 
@@ -95,12 +104,16 @@ Answer = Callable[[web.Request, object], Awaitable[object]]
 """What the server says when nothing goes wrong: request and parsed body -> JSON."""
 
 
+Parts = Callable[[object, object], list[object]]
+"""An answer and the body that asked for it -> the parts of its stream."""
+
+
 class FaultyServer:
     """An aiohttp application that answers by `answer`, through the fault that the address names."""
 
-    def __init__(self, answer: Answer, *, journal: Journal | None = None) -> None:
+    def __init__(self, answer: Answer, *, journal: Journal | None = None, parts: Parts | None = None) -> None:
         self.journal = journal or Journal()
-        self._answer = answer
+        self._answer, self._parts = answer, parts
         self.app = web.Application(client_max_size=2**20)
         self.app.router.add_get("/journal", self._told)
         self.app.router.add_get("/effects/{key}", self._looked_up)
@@ -152,7 +165,10 @@ class FaultyServer:
             return web.Response(text='{"id": 1, "choices": [', content_type="application/json")
         if kind == "huge":
             return await self._huge(request)
-        body = json.dumps(await self._answer(request, journal.bodies[-1])).encode()
+        answer, asked = await self._answer(request, journal.bodies[-1]), journal.bodies[-1]
+        if self._parts is not None and isinstance(asked, dict) and asked.get("stream") and kind != "whole":
+            return await self._streamed(fault, request, self._parts(answer, asked))
+        body = json.dumps(answer).encode()
         if kind == "cut":
             response = web.StreamResponse(headers={"Content-Length": str(2 * len(body) + 10)})
             await response.prepare(request)
@@ -166,6 +182,29 @@ class FaultyServer:
             request.transport.close()
             return web.Response()
         return web.Response(body=body, content_type="application/json")
+
+    async def _streamed(self, fault: Fault, request: web.Request, parts: list[object]) -> web.StreamResponse:
+        """Server-sent events, one a part."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        assert request.transport is not None
+        for at, part in enumerate(parts):
+            if fault.kind.endswith("_after") and at >= fault.parts:
+                if fault.kind == "stall_after":
+                    await asyncio.Event().wait()
+                if fault.kind == "error_after":
+                    error = {"error": {"message": "as ordered", "code": fault.code}}
+                    await response.write(b"data: " + json.dumps(error).encode() + b"\n\n")
+                    return response
+                request.transport.close()
+                return response
+            if fault.kind == "no_usage" and isinstance(part, dict) and part.get("usage"):
+                continue
+            await response.write(b"data: " + json.dumps(part).encode() + b"\n\n")
+            await asyncio.sleep(fault.gap_s)
+        if fault.kind != "no_end":
+            await response.write(b"data: [DONE]\n\n")
+        return response
 
     async def _later(self, fault: Fault, key: str) -> None:
         await asyncio.sleep(fault.wait_s)

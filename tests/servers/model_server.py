@@ -4,14 +4,16 @@
 
 It repeats the last message, counts words as tokens and obeys `max_tokens`. `say:` in the last message is a completion given
 word by word, as JSON: `say:{"message": {...}, "model": "...", "finish_reason": "...", "logprob": -0.5}` replaces these parts.
+With `stream` it says the same in parts, a word each; `echo:TEXT` in the last message is repeated without the prefix.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -25,6 +27,7 @@ def completion(body: object) -> dict[str, object]:
     last = messages[-1]["content"]
     told = json.loads(last[4:]) if last.startswith("say:") else {}
     bound = int(cast("int", asked.get("max_tokens") or asked.get("max_completion_tokens") or 1_000))
+    last = last.removeprefix("echo:")
     words = last.split()
     cut = len(words) > bound
     answer: dict[str, object] = {
@@ -54,13 +57,56 @@ def completion(body: object) -> dict[str, object]:
     return answer
 
 
+def parts(answer: object, body: object) -> list[object]:
+    """A completion as the chunks of a stream: text by words, arguments of tool calls by four characters."""
+    whole = cast("dict[str, Any]", answer)
+    asked = cast("dict[str, Any]", body)
+    head = {
+        "id": whole["id"],
+        "object": "chat.completion.chunk",
+        "created": whole["created"],
+        "model": whole["model"],
+    }
+    choice = whole["choices"][0]
+    message, logs = choice["message"], (choice.get("logprobs") or {}).get("content") or []
+    deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}]
+    words = re.findall(r"\S+\s*", message.get("content") or "")
+    deltas += [{"content": word} for word in words]
+    if message.get("refusal"):
+        deltas.append({"refusal": message["refusal"]})
+    for index, call in enumerate(message.get("tool_calls") or []):
+        function = call["function"]
+        begun = {
+            "index": index,
+            "id": call["id"],
+            "type": "function",
+            "function": {"name": function["name"], "arguments": ""},
+        }
+        deltas.append({"tool_calls": [begun]})
+        text = function["arguments"]
+        deltas += [
+            {"tool_calls": [{"index": index, "function": {"arguments": text[at : at + 4]}}]}
+            for at in range(0, len(text), 4)
+        ]
+    found: list[object] = []
+    for at, delta in enumerate(deltas):
+        said: dict[str, object] = {"index": 0, "delta": delta, "finish_reason": None}
+        if 0 < at <= len(logs):
+            said["logprobs"] = {"content": [logs[at - 1]]}
+        found.append({**head, "choices": [said]})
+    found.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+    if (asked.get("stream_options") or {}).get("include_usage"):
+        found.append({**head, "choices": [], "usage": whole["usage"]})
+    return found
+
+
 def model_server(journal: Journal | None = None) -> FaultyServer:
     """The server."""
 
     async def answer(_: web.Request, body: object) -> object:
         return completion(body)
 
-    return FaultyServer(answer, journal=journal)
+    return FaultyServer(answer, journal=journal, parts=parts)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import cast
 
 import orjson
 import pytest
-from sluicegate.executors.model import DEFAULT_MAX_TOKENS
+from sluicegate.executors.model_contract import DEFAULT_MAX_TOKENS
 from sluicegate.processors import budget_costs, snapshot
 from sluicegate.processors.budget_state import Account
 from sluicegate.processors.outcomes import Decision
