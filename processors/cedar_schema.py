@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sluicegate.processors.deployments import DEPLOYING
+from sluicegate.processors.registry import MANAGING
 from sluicegate.processors.shapes import UNTYPED, Shape
 
 Json = object
@@ -75,8 +76,9 @@ def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
     }
 
 
-def control_schema(*, deploying: bool) -> dict[str, Json]:
-    """The schema of `control.cedar`: people change modes and, where a policy names such an event, deploy (`control_policy.py`)."""
+def control_schema(group: str = "") -> dict[str, Json]:
+    """The schema of `control.cedar`: people change modes and, where a policy names such an event (`control_policy.py`), deploy
+    (`deploying`), or register people and keys (`managing`)."""
     resources = ["Agent", "Tool", "Environment", "Policy"]
     context = record({"mode": STRING, "environment": STRING})
     applies = {"principalTypes": ["Person"], "resourceTypes": resources, "context": context}
@@ -85,11 +87,14 @@ def control_schema(*, deploying: bool) -> dict[str, Json]:
         "Person": {"memberOfTypes": ["Role"]},
         **{n: {} for n in (*resources, "Release")},
     }
-    about = record({"environment": STRING, "weight_bp": LONG, "now": BOOLEAN})
+    about = record({"environment": STRING, "weight_bp": LONG, "now": BOOLEAN, "attested": BOOLEAN})
     events: Json = {"principalTypes": ["Person"], "resourceTypes": ["Release"], "context": about}
+    given = record({"environment": STRING, "roles": STRINGS})
+    made: Json = {"principalTypes": ["Person"], "resourceTypes": ["Environment"], "context": given}
+    more = {"deploying": dict.fromkeys(DEPLOYING, events), "managing": dict.fromkeys(MANAGING, made)}
     actions: dict[str, Json] = {
         "mode.set": {"appliesTo": applies},
-        **{kind: {"appliesTo": events} for kind in (DEPLOYING if deploying else ())},
+        **{kind: {"appliesTo": to} for kind, to in more.get(group, {}).items()},
     }
     return {"": {"entityTypes": entities, "actions": actions}}
 

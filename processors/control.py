@@ -12,10 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from sluicegate.processors import agent_orders, alarm_events, control_policy, deployments, modes, quarantine
+from sluicegate.processors import (
+    agent_orders,
+    alarm_events,
+    attestation,
+    changes,
+    control_policy,
+    deployments,
+    modes,
+    quarantine,
+)
 from sluicegate.processors import orders as rollbacks
 from sluicegate.processors.agent_orders import AgentOrders
 from sluicegate.processors.alarm_events import Alarm, Bounds
+from sluicegate.processors.attestation import Attested
+from sluicegate.processors.changes import Change
 from sluicegate.processors.deployments import Canary
 from sluicegate.processors.orders import Orders
 from sluicegate.processors.registry import (
@@ -89,6 +100,12 @@ class Control:
     """Digest -> the control event that ended it for sessions that stood on it."""
     aborted: frozenset[str] = frozenset()
     """Digests that were rolled back: nothing goes back to them."""
+    moved: int = -1
+    """The newest event that changed which release decides for whom."""
+    attested: Mapping[str, Attested] = field(default_factory=dict)
+    """Digest -> another environment's word that it ran there; read by `control_policy.py`."""
+    changes: Mapping[int, Change] = field(default_factory=dict)
+    """Proposed events that wait for more people, by the event that proposed them; see `changes.py`."""
     at: int = 0
     """Time of the newest event, in microseconds; never runs backwards. What bounds automatic actions goes by it."""
     alarms: Mapping[str, Alarm] = field(default_factory=dict)
@@ -122,14 +139,27 @@ def fold(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> Contro
         return new
     if alarm_events.may_act(new, facts.who, facts.kind, body):
         return new
-    step = _STEPS.get(facts.kind)
-    if step is not None:
-        step(new, body, facts.who)
-        alarm_events.acted(new, facts.who, facts.kind, body)
+    perform(new, facts.kind, body, facts.who)
     return new
 
 
-ASKS_RELEASE = frozenset(("mode.set", *deployments.DEPLOYING))
+def perform(new: Control, kind: str, body: Body, who: str) -> None:
+    """What an event changes, whoever was asked before."""
+    step = _STEPS.get(kind)
+    if step is not None:
+        step(new, body, who)
+        alarm_events.acted(new, who, kind, body)
+        if kind in deployments.MOVING:
+            new.moved = new.head
+
+
+def _change_agreed(new: Control, body: Body, who: str) -> None:
+    change = changes.agree(new, body, who)
+    if change is not None:
+        perform(new, change.kind, dict(change.body), change.who)
+
+
+ASKS_RELEASE = frozenset(("mode.set", *control_policy.GOVERNED, *changes.KINDS))
 """Kinds whose fold asks the release that was deployed before them."""
 
 
@@ -281,6 +311,10 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "canary.paused": deployments.canary_paused,
     "canary.promoted": deployments.canary_promoted,
     "canary.aborted": deployments.canary_aborted,
+    attestation.KIND: attestation.attest,
+    changes.PROPOSED: changes.propose,
+    changes.AGREED: _change_agreed,
+    changes.WITHDRAWN: changes.withdraw,
     **alarm_events.STEPS,
 }
 """Kind -> what it changes in the new `Control`. Steps replace maps, never change them: the old one is still in use."""

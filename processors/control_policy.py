@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import cedarpy
 import orjson
 from sluicegate.processors.cedar import PolicyBook, evaluate, handle_of, names_action
 from sluicegate.processors.deployments import DEPLOYING
+from sluicegate.processors.holds import EXPIRES, MAX_HOLD_US, QUORUM, parse_hold
 from sluicegate.processors.modes import ENFORCE
-from sluicegate.processors.registry import OPERATOR_ROLE, Person
+from sluicegate.processors.registry import MANAGING, OPERATOR_ROLE, Person
 from sluicegate.schemas import signing
 
 if TYPE_CHECKING:
@@ -70,28 +72,69 @@ def may_set_mode(control: Control, who: str, scope: str, value: str, mode: str) 
     return _ask(book, person, "mode.set", resource, {"mode": mode, "environment": control.env})
 
 
-def may_deploy(control: Control, who: str, kind: str, body: Mapping[str, object]) -> str:
-    """Empty when `who` may write this event about a release now, else the reason in words.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `control.cedar` says about an event: why not, or an empty text; and how many people it takes, how fast."""
 
-    Asked only where `control.cedar` names the event: else whoever may write control may deploy. Without the deployed
+    reason: str = ""
+    quorum: int = 1
+    expires_us: int = MAX_HOLD_US
+
+
+YES = Answer()
+
+GOVERNED = (*DEPLOYING, *MANAGING)
+"""Events that `control.cedar` may name."""
+
+
+def may_deploy(control: Control, who: str, kind: str, body: Mapping[str, object]) -> str:
+    """Empty when `who` may write this event now and alone, else the reason in words."""
+    answer = asked(control, who, kind, body)
+    if not answer.reason and answer.quorum > 1:
+        return f"it takes {answer.quorum} people: propose it, and have another one agree"
+    return answer.reason
+
+
+def asked(control: Control, who: str, kind: str, body: Mapping[str, object]) -> Answer:
+    """Whether `who` may do this now, and whether others must agree.
+
+    Asked only where `control.cedar` names the event: else whoever may write control may. Without the deployed
     release at hand nothing is asked, and `ledger verify` finds what the fold of a worker left out.
     """
     book = control.release.control_book if control.release is not None else None
-    if book is None or kind not in DEPLOYING or not any(names_action(p, kind) for p in book.policies):
-        return ""
+    if book is None or kind not in GOVERNED or not any(names_action(p, kind) for p in book.policies):
+        return YES
     person = control.people.get(who)
     if person is None:
-        return f"`{who}` is no registered person, register them with `sluicegate people register`"
-    digest = str(body.get("to", body.get("digest", "")))
+        return Answer(f"`{who}` is no registered person, register them with `sluicegate people register`")
+    if kind in MANAGING:
+        resource = {"type": "Environment", "id": control.env}
+        return _answer(book, person, kind, resource, {"environment": control.env, "roles": _roles_of(body)})
+    arm = control.canary.digest if control.canary is not None and kind == "canary.promoted" else ""
+    digest = str(body.get("to", body.get("digest", arm)))
     context: dict[str, object] = {
         "environment": control.env, "weight_bp": body.get("weight_bp", 0), "now": bool(body.get("now", False)),
+        "attested": digest in control.attested,
     }  # fmt: skip
-    return _ask(book, person, kind, {"type": "Release", "id": digest}, context)
+    return _answer(book, person, kind, {"type": "Release", "id": digest}, context)
+
+
+def _roles_of(body: Mapping[str, object]) -> list[str]:
+    """The roles that an event gives to people, or to a key."""
+    rows = cast("list[Mapping[str, object]]", body.get("people") or [])
+    given = {str(role) for row in rows for role in cast("list[object]", row.get("roles") or [])}
+    return sorted(given | ({str(body["role"])} if "role" in body else set()))
 
 
 def _ask(
     book: PolicyBook, person: Person, action: str, resource: dict[str, str], context: dict[str, object]
 ) -> str:
+    return _answer(book, person, action, resource, context).reason
+
+
+def _answer(
+    book: PolicyBook, person: Person, action: str, resource: dict[str, str], context: dict[str, object]
+) -> Answer:
     # All of it: the slices of tools drop what names another tool than the action, and here that is the resource.
     whole = handle_of(book.policies)
     request: dict[str, object] = {
@@ -101,14 +144,27 @@ def _ask(
         "context": orjson.dumps(context).decode(),
     }
     verdict = evaluate(whole, _entities(person), request)
-    if verdict.allowed:
-        return ""
-    named = "`, `".join(verdict.policies)
-    return verdict.error or (
-        f"`control.cedar` forbids it by `{named}`"
-        if named
-        else f"`control.cedar` does not permit it to `{person.person_id}`"
+    if not verdict.allowed:
+        named = "`, `".join(verdict.policies)
+        return Answer(
+            verdict.error
+            or (
+                f"`control.cedar` forbids it by `{named}`"
+                if named
+                else f"`control.cedar` does not permit it to `{person.person_id}`"
+            )
+        )
+    terms = [terms_of(p.policy_id, p.annotations) for p in book.policies if p.policy_id in verdict.policies]
+    # A permit that asks nobody else is enough, as a permit without @hold is for calls.
+    return min(terms, key=lambda t: (t.quorum, -t.expires_us), default=YES)
+
+
+def terms_of(policy_id: str, annotations: Mapping[str, str]) -> Answer:
+    """What a permit asks for. Raises `Terminal` for an annotation that says nothing usable, which a release never has."""
+    hold = parse_hold(
+        policy_id, {"hold": "", **{k: v for k, v in annotations.items() if k in (QUORUM, EXPIRES)}}
     )
+    return YES if hold is None else Answer("", hold.quorum, hold.expires_us)
 
 
 def _entities(person: Person) -> cedarpy.Entities:

@@ -32,6 +32,9 @@ DEPLOYING = ("release.deployed", "release.rolled_back", "release.pinned", "canar
 """Events that `control.cedar` may ask for a permit. Aborting and pausing a canary and unpinning take something back, and
 are never asked."""
 
+MOVING = (*DEPLOYING, "release.unpinned", "canary.paused", "canary.aborted")
+"""Events that change which release decides for whom: what was proposed before one of them is void (`changes.py`)."""
+
 JUDGED = ("canary.aborted", "canary.promoted", "canary.paused")
 """What the judge of a canary may do by itself where it was started so."""
 
@@ -138,6 +141,8 @@ def stands(control: Control, digest: str) -> list[str]:
     if control.canary is not None and control.canary.digest == digest:
         found.append(f"canary {control.canary.weight_bp / 100:g} %")
     found += [f"{scope} {value}" for (scope, value), one in sorted(control.pins.items()) if one == digest]
+    if digest in control.attested:
+        found.append(f"ran in {control.attested[digest].env}")
     if digest in control.aborted:
         found.append("rolled back")
     elif digest in control.previous and digest != control.deployed:

@@ -15,10 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import cedarpy
 from sluicegate.processors.cedar import Json, Policy, names_action
 from sluicegate.processors.cedar_schema import UNTYPED_NAME, ToolTypes, control_schema, schema_of
+from sluicegate.processors.control_policy import GOVERNED, terms_of
 from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.findings import Finding, nearest
+from sluicegate.processors.holds import EXPIRES, QUORUM
 from sluicegate.processors.policy_words import Words
+from sluicegate.processors.registry import MANAGING
 from sluicegate.processors.vocabulary import Vocabulary, dotted, scope_tools
+from sluicegate.schemas.errors import Terminal
 
 _CONTEXT = re.compile(r'attribute `(?P<path>.+)` in context for Action::"(?P<tool>.+?)"')
 _ENTITY = re.compile(r"attribute `(?P<attr>.+?)` on entity type `(?P<type>\w+)`")
@@ -39,9 +43,11 @@ def check_policies(
 
 
 _CONTROL_SAYS = (
-    'there is Person in Role, Action::"mode.set" with context.mode and .environment, and '
+    'there is Person in Role, Action::"mode.set" with context.mode and .environment, '
     + ", ".join(f'"{kind}"' for kind in DEPLOYING)
-    + " with context.environment, .now and .weight_bp"
+    + " with context.environment, .now, .weight_bp and .attested, and "
+    + ", ".join(f'"{kind}"' for kind in MANAGING)
+    + " with context.environment and .roles"
 )
 
 
@@ -49,17 +55,43 @@ def check_control(policies: Sequence[Policy]) -> list[Finding]:
     """What is wrong with `control.cedar`, where people change modes and nothing is held, observed or redacted."""
     found = []
     for policy in policies:
-        for name in sorted(policy.annotations.keys() - {"id", "description"}):
+        for name in sorted(policy.annotations.keys() - {"id", "description", QUORUM, EXPIRES}):
             said = f"`{policy.policy_id}`: @{name} means nothing in control.cedar"
             line = policy.source.line_of(name)
             found.append(Finding(policy.source.path, line, "unknown-annotation", "error", said))
-    named = [p for p in policies if any(names_action(p, kind) for kind in DEPLOYING)]
-    said_of = _cedar_says([p for p in policies if p not in named], control_schema(deploying=False))
-    for about, text in [*said_of, *_cedar_says(named, control_schema(deploying=True))]:
+        if said := _terms(policy):
+            found.append(Finding(policy.source.path, policy.source.line_of(QUORUM, EXPIRES), "unknown-annotation", "error", said))  # fmt: skip
+    kinds = {"deploying": DEPLOYING, "managing": MANAGING}
+    groups = {
+        g: [p for p in policies if any(names_action(p, kind) for kind in named)] for g, named in kinds.items()
+    }
+    said_of = _cedar_says(
+        [p for p in policies if not any(p in group for group in groups.values())], control_schema()
+    )
+    for group, chosen in groups.items():
+        said_of += _cedar_says(chosen, control_schema(group))
+    for about, text in said_of:
         name, source = (about.policy_id, about.source) if about else ("", policies[0].source)
         said = f"`{name}`: {text}, {_CONTROL_SAYS}"
         found.append(Finding(source.path, source.line, "type", "error", said))
     return sorted(found)
+
+
+def _terms(policy: Policy) -> str:
+    """What is wrong with `@quorum` and `@expires` of a policy of `control.cedar`."""
+    asks = {QUORUM, EXPIRES} & policy.annotations.keys()
+    if not asks:
+        return ""
+    if policy.effect == "forbid" or not any(names_action(policy, kind) for kind in GOVERNED):
+        events = ", ".join(GOVERNED)
+        return f"`{policy.policy_id}`: @{min(asks)} stands on a permit that names one of {events}"
+    if QUORUM not in asks:
+        return f"`{policy.policy_id}` has @expires without @quorum, nobody is asked"
+    try:
+        terms_of(policy.policy_id, policy.annotations)
+    except Terminal as error:
+        return str(error)
+    return ""
 
 
 # -- what Cedar's validator says -----------------------------------------------------------------------------------

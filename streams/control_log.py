@@ -39,6 +39,8 @@ log = logging.getLogger("sluicegate.control")
 STALE_AFTER_S = 5.0
 CONFIRM_EVERY_S = 1.0
 POLL_MS = 100
+MAX_BEHIND_US = 5_000_000
+"""A clock that is further behind control's newest event is worth a word; as a worker stops then."""
 READ_LIMIT_S = 30.0
 """For reading control to its end at start."""
 
@@ -226,6 +228,11 @@ async def append(
             raise Terminal(f"control moved from {expected_head} to {control.head}, look at it and try again")
         transaction = Transaction(producer)
         prev = reader.prev_hash
+        if (behind := control.at - time.time_ns() // 1000) > MAX_BEHIND_US:
+            log.warning(
+                "this clock is %.0f s behind control's newest event, which is what counts: look at NTP",
+                behind / 1e6,
+            )
         key = operators.key_for(settings, control)
         for kind, body in events:
             log_id = control.log_id or bytes.fromhex(str(body["log_id"]))
@@ -249,6 +256,12 @@ async def append(
         await close_quietly(producer)
 
 
+def clock(control: Control) -> int:
+    """The time of an event that is written now, in microseconds: this machine's, but never before the event that stands there."""
+    # INVARIANT: control's time never runs backwards, whoever's clock does (tests/unit/test_changes.py).
+    return max(time.time_ns() // 1000, control.at)
+
+
 def _chain(
     control: Control, log_id: bytes, prev: bytes, facts: r.ControlFacts, keys: Keys
 ) -> tuple[bytes, bytes, int]:
@@ -257,7 +270,7 @@ def _chain(
             f"the control event has {len(facts.body)} bytes, the limit is {MAX_BODY_BYTES}, split it"
         )
     seq = control.head + 1
-    now = time.time_ns() // 1000
+    now = clock(control)
     origin = Origin(
         "", "", facts.who, "", SYSTEM, now, "control", 0, seq, control.head, control.deployed, ENGINE
     )

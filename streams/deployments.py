@@ -7,12 +7,13 @@ at once one is told to look again. Never decides who may write control. Next: `p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from sluicegate.processors.control import Control
-from sluicegate.processors.control_policy import may_deploy
+from sluicegate.processors.changes import PROPOSED
+from sluicegate.processors.control import Control, perform
+from sluicegate.processors.control_policy import asked
 from sluicegate.processors.deployments import PIN_SCOPES, WHOLE_BP, good_before
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, releases
@@ -32,37 +33,64 @@ class Change:
     Attributes:
         head: the control event; with `dry_run` the one it would follow.
         said: what it does, in words.
+        waits: it is only proposed: how many people it takes; 0 when it is done.
     """
 
     head: int
     said: str
+    waits: int = 0
 
 
-Plan = Callable[[Control], tuple[list[tuple[str, Row]], str]]
+Events = list[tuple[str, Row]]
+Plan = Callable[[Control], tuple[Events, str]]
 """Control now -> the events, and what they do in words. Raises `Terminal` for what would have no effect."""
 
 
 async def change(settings: Settings, keys: Keys, plan: Plan, why: str, *, dry_run: bool = False) -> Change:
     """Write what `plan` says about control as it stands. Raises `Terminal` when somebody else was first."""
     control = (await control_log.read(settings, with_release=True)).control
-    events, said = plan(control)
-    for kind, body in events:
-        # INVARIANT: what the fold would leave out is not written (tests/integration/test_deployments.py::test_who_may_deploy).
-        if reason := may_deploy(control, who(settings, control), kind, body):
-            raise Terminal(reason)
+    planned, said = plan(control)
+    events, waits = proposals(control, planned, who(settings, control), control_log.clock(control))
+    if waits:
+        said = f"proposed: {said}; it takes {waits} people: sluicegate changes list"
     if dry_run:
-        return Change(control.head, said)
+        return Change(control.head, said, waits)
     # INVARIANT: of two operators at once one wins (tests/integration/test_deployments.py::test_two_operators_at_once).
     head = await control_log.append(
         settings, keys, events, who=operator(), why=why, expected_head=control.head
     )
-    return Change(head, said)
+    return Change(head, said, waits)
 
 
-async def known(settings: Settings, what: str) -> tuple[list[tuple[str, Row]], str]:
-    """A release folder or built file, published now, or the digest of one that was published; (events, digest)."""
+def proposals(control: Control, events: Events, me: str, now: int) -> tuple[Events, int]:
+    """The events as this person may write them: those that take more people as proposals; and how many people the last of
+    those takes. Each is asked about on control as the ones before it leave it. Raises `Terminal` for what is not permitted."""
+    written: Events = []
+    waits = 0
+    scratch = control
+    for kind, body in events:
+        scratch = replace(scratch, head=scratch.head + 1, at=now)
+        # INVARIANT: what the fold would leave out is not written (tests/integration/test_deployments.py::test_who_may_deploy).
+        answer = asked(scratch, me, kind, body)
+        if answer.reason:
+            raise Terminal(answer.reason)
+        if answer.quorum > 1:
+            waits = answer.quorum
+            proposal: Row = {
+                "kind": kind, "body": body, "quorum": answer.quorum, "expires_at": now + answer.expires_us,
+            }  # fmt: skip
+            written.append((PROPOSED, proposal))
+            continue
+        written.append((kind, body))
+        perform(scratch, kind, body, me)
+    return written, waits
+
+
+async def known(settings: Settings, what: str, *, dry_run: bool = False) -> tuple[Events, str]:
+    """A release folder or built file, stored now, or the digest of one that was published; (events, digest). `dry_run`
+    checks it and stores nothing."""
     if releases.is_release(Path(what)):
-        digest, published = await bytes_of(settings, Path(what))
+        digest, published = await bytes_of(settings, Path(what), store=not dry_run)
         return [published], digest
     return [], find((await control_log.read(settings)).control, what)
 
@@ -92,10 +120,10 @@ def _deployable(control: Control, digest: str) -> None:
         raise Terminal(f"{named(control, digest)} is deployed already")
 
 
-def deploy(before: list[tuple[str, Row]], digest: str, *, now: bool) -> Plan:
+def deploy(before: Events, digest: str, *, now: bool) -> Plan:
     """Into force for new sessions; `now` for open ones, too."""
 
-    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+    def plan(control: Control) -> tuple[Events, str]:
         _deployable(control, digest)
         body: Row = {"digest": digest, "now": True} if now else {"digest": digest}
         whom = "every session" if now else "every session that opens from now on"
@@ -107,7 +135,7 @@ def deploy(before: list[tuple[str, Row]], digest: str, *, now: bool) -> Plan:
 def roll_back(to: str = "") -> Plan:
     """The environment back to an earlier release, and every session off those deployed after it."""
 
-    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+    def plan(control: Control) -> tuple[Events, str]:
         digest = find(control, to) if to else good_before(control)
         if not digest:
             raise Terminal(
@@ -126,7 +154,7 @@ def roll_back(to: str = "") -> Plan:
 def pin(scope: str, value: str, digest: str) -> Plan:
     """One agent or session decided under one release, whatever else is deployed."""
 
-    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+    def plan(control: Control) -> tuple[Events, str]:
         if scope not in PIN_SCOPES or not value:
             raise Terminal(f"`{scope[:40]}` cannot be pinned, pin an {' or a '.join(PIN_SCOPES)}")
         if not control.deployed:
@@ -141,7 +169,7 @@ def pin(scope: str, value: str, digest: str) -> Plan:
 def unpin(scope: str, value: str) -> Plan:
     """Take a pin back."""
 
-    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+    def plan(control: Control) -> tuple[Events, str]:
         if (scope, value) not in control.pins:
             raise Terminal(f"{scope} `{value[:80]}` is not pinned, see `sluicegate release list`")
         return [
@@ -151,11 +179,11 @@ def unpin(scope: str, value: str) -> Plan:
     return plan
 
 
-def start_canary(before: list[tuple[str, Row]], digest: str, weight: str) -> Plan:
+def start_canary(before: Events, digest: str, weight: str) -> Plan:
     """Some of the new sessions under another release."""
     weight_bp = weight_of(weight)
 
-    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+    def plan(control: Control) -> tuple[Events, str]:
         if not control.deployed:
             raise Terminal("nothing is deployed yet, a canary needs something to stand against")
         _deployable(control, digest)
@@ -175,7 +203,7 @@ def end_canary(kind: str) -> Plan:
         "resumed": "new sessions are drawn into the canary {} again",
     }
 
-    def plan(control: Control) -> tuple[list[tuple[str, Row]], str]:
+    def plan(control: Control) -> tuple[Events, str]:
         canary = control.canary
         if canary is None:
             raise Terminal("no canary is running, start one: sluicegate canary start FOLDER --weight 10%")

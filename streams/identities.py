@@ -26,7 +26,7 @@ from sluicegate.streams.settings import Settings
 FOREVER_US = 2**53 - 1
 """No end: as far as a canonical JSON number goes, the year 2255."""
 
-ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline")
+ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline", "attestor")
 """What a key may be for."""
 MAC_ROLES = ("executor", "pipeline")
 """Roles inside, which share a secret file and sign with HS256."""

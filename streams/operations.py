@@ -39,15 +39,17 @@ async def publish(settings: Settings, keys: Keys, folder: Path, why: str) -> tup
     return digest, await control_log.append(settings, keys, [published], who=operator(), why=why)
 
 
-async def bytes_of(settings: Settings, path: Path) -> tuple[str, tuple[str, Row]]:
+async def bytes_of(settings: Settings, path: Path, *, store: bool = True) -> tuple[str, tuple[str, Row]]:
     """A release folder or a built file, checked and put on its topic; its digest, and the event that says so."""
-    return await bytes_in(settings, releases.read_release(path))
+    return await bytes_in(settings, releases.read_release(path), store=store)
 
 
-async def bytes_in(settings: Settings, files: dict[str, str]) -> tuple[str, tuple[str, Row]]:
-    """As `bytes_of`, of files that were read already."""
+async def bytes_in(
+    settings: Settings, files: dict[str, str], *, store: bool = True
+) -> tuple[str, tuple[str, Row]]:
+    """As `bytes_of`, of files that were read already. `store` False: checked only."""
     compiled = compile_release(files)
-    digest = await releases.publish(settings, files)
+    digest = await releases.publish(settings, files) if store else compiled.digest
     body: Row = {"digest": digest, "name": compiled.name, "version": compiled.version}
     if compiled.parent:
         body["parent"] = compiled.parent

@@ -39,7 +39,7 @@ def canary_start(
 ) -> None:
     """Decide some of the new sessions under another release, e.g. `sluicegate canary start ./candidate --weight 10%`."""
     settings = attach(Settings.from_env())
-    before, digest = asyncio.run(deployments.known(settings, what))
+    before, digest = asyncio.run(deployments.known(settings, what, dry_run=dry_run))
     say(change_now(deployments.start_canary(before, digest, weight), why, dry_run, settings), dry_run)
 
 

@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
         what: What,
         why: Why = "",
         now: Annotated[bool, typer.Option("--now", help="for open sessions, too")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="`sluicegate release check` only")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="of a folder: `sluicegate release check` only")
+        ] = False,
     ) -> None:
         """Check, publish and deploy a release, e.g. `sluicegate deploy examples/release --why "first release"`.
 
@@ -40,9 +42,11 @@ def register(app: typer.Typer) -> None:
             check(Path(what))
             return
         settings = attach(Settings.from_env())
-        before, digest = asyncio.run(deployments.known(settings, what))
+        before, digest = asyncio.run(deployments.known(settings, what, dry_run=dry_run))
         done = change_now(deployments.deploy(before, digest, now=now), why, dry_run, settings)
-        if not dry_run:
+        if dry_run or done.waits:
+            say(done, dry_run)
+        else:
             console().print(f"deployed {digest} as control event {done.head}", markup=False)
 
     @app.command()
