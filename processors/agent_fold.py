@@ -93,6 +93,7 @@ class Cuts:
             values = agent_values.decode(raw)
             found += [(s.topic, s.offset) for one in values.sessions.values() for s in one.sources]
             found += [(cell.topic, cell.offset) for cell in values.cells.values()]
+            found += [(piece.topic, piece.offset) for cell in values.cells.values() for piece in cell.pieces]
         return found
 
     def drop(self, event: int) -> None:

@@ -14,6 +14,7 @@ from sluicegate.processors import agent_values, cells
 from sluicegate.processors.cache_entries import WAKE_AT
 from sluicegate.processors.entries import OpenIntent, PartitionState
 from sluicegate.processors.outcomes import Outcome, intent_key
+from sluicegate.schemas.kinds import MEMORY
 from sluicegate.schemas.records import RestoreFacts
 
 STAGE, RESTORED = "rollback", "restored"
@@ -45,17 +46,21 @@ def fold(state: PartitionState, outcome: Outcome) -> None:
         state.parked.pop(key, None)
         state.withdrawn.pop(key, None)
     for cell in facts.forgotten:
-        state.memory.pop(cell, None)
+        old = state.memory.get(cell)
+        if old is not None:
+            cells.drop(state, cell, cells.shelf_of(old.scope, agent, ""))
     for raw in facts.cells:
         given = orjson.loads(raw)
-        state.memory[bytes.fromhex(given["key"])] = agent_values.cell_from(given)
+        given_cell = agent_values.cell_from(given)
+        shelf = cells.shelf_of(given_cell.scope, agent, "")
+        cells.put(state, bytes.fromhex(given["key"]), given_cell, shelf)
 
 
 def _withdraw_session(state: PartitionState, key: str) -> None:
     session = state.sessions.pop(key, None)
     if session is None:
         return
-    cells.forget_session(state.memory, session)
+    cells.forget_session(state, session)
     state.withdrawn[key] = (session.opened_by, state.now)
     while len(state.withdrawn) > MAX_WITHDRAWN:
         del state.withdrawn[next(iter(state.withdrawn))]
@@ -68,10 +73,15 @@ def _withdraw_calls(state: PartitionState, agent: str) -> None:
     for entry in state.intents.objects():
         if type(entry) is OpenIntent and entry.agent_id == agent:
             entry.withdrawn = 1
-            if entry.state in ("held", "waiting"):
+            if entry.state in ("held", "waiting") and not asks_home(entry):
                 entry.due_at = WAKE_AT
                 key = intent_key(entry.tenant, entry.agent_id, entry.intent_id)
                 heapq.heappush(state.timers, (WAKE_AT, key))
+
+
+def asks_home(entry: OpenIntent) -> bool:
+    """Whether it is a write that the home of shared memory may do: it is in flight, though it waits."""
+    return entry.awaits == MEMORY and entry.tool_class != "read_only"
 
 
 def sweep(state: PartitionState) -> None:

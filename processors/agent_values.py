@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import orjson
-from sluicegate.processors.cells import Cell
+from sluicegate.processors.cells import SHARED, Cell, Piece
 from sluicegate.processors.session import Session, Source
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ def values_of(state: PartitionState, agent_id: str) -> AgentValues:
     """One agent's values; the records are the state's own."""
     start = f"{agent_id}\0"
     sessions = {name[len(start) :]: one for name, one in state.sessions.items() if name.startswith(start)}
-    cells = {key: cell for key, cell in state.memory.items() if cell.agent_id == agent_id}
+    # INVARIANT: what agents share does not go back with one of them (tests/unit/test_shared_memory.py).
+    cells = {
+        key: cell
+        for key, cell in state.memory.items()
+        if cell.agent_id == agent_id and not cell.scope.startswith(SHARED)
+    }
     return AgentValues(state.marks.get(agent_id, 0), sessions, cells)
 
 
@@ -81,7 +86,12 @@ def session_from(given: Plain) -> Session:
 
 def cell_from(given: Plain) -> Cell:
     """The cell in a plain record."""
-    return _from(Cell, given)
+    found = _from(Cell, given)
+    found.pieces = tuple(
+        Piece(topic, offset, bytes.fromhex(digest))
+        for topic, offset, digest in cast("list[Any]", given.get("pieces") or ())
+    )
+    return found
 
 
 _EMPTY: dict[str, object] = {"str": "", "bytes": b"", "int": 0}

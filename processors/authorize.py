@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import cedarpy
-from sluicegate.processors import prompts
+from sluicegate.processors import memory_scope, prompts
 from sluicegate.processors.candidates import rank
 from sluicegate.processors.cedar import (
     OBSERVE,
@@ -38,7 +38,7 @@ from sluicegate.processors.registry import Agent
 from sluicegate.processors.streaming import mode_of
 from sluicegate.processors.trace import trace, ungrounded
 from sluicegate.processors.work import Refusal, Work
-from sluicegate.schemas.kinds import MODEL
+from sluicegate.schemas.kinds import MEMORY, MODEL
 
 
 def conform_arguments(work: Work) -> Refusal | None:
@@ -121,6 +121,11 @@ def _by_policies(work: Work) -> Refusal | None:
             if refusal is not None:
                 return refusal
             holding = {policy_id for one in answers for policy_id in one.holding}
+        if tool.executor_kind == MEMORY and memory_scope.is_shared(conformed.args):
+            for one in answers:
+                if not memory_scope.said(one.cut.policies, one.verdict.policies):
+                    said = f"no permit of `{tool.name}` that decided speaks of `context.memory.scope`"
+                    return Refusal("scope_not_permitted", said, tuple(one.verdict.policies))
         work.policies = sorted({p for one in answers for p in one.verdict.policies} | holding)
         policies = {p.policy_id: p for one in answers for p in one.cut.policies}
         work.determined = [policies[p] for p in work.policies]
@@ -256,6 +261,8 @@ def context_of(work: Work, cut: Slice, candidate: str = "") -> dict[str, Json]:
     if cut.mentions.stream and work.tool is not None and work.tool.executor_kind == MODEL:
         way = work.tool.route.way(candidate) if work.tool.route else None
         context["stream"] = mode_of(work, way.tool if way else work.tool)
+    if cut.mentions.memory and work.tool is not None and work.tool.executor_kind == MEMORY:
+        context["memory"] = memory_scope.context_of(work.conformed.args)
     if cut.mentions.environment:
         context["environment"] = work.control.env
     if session.on_behalf_of and cut.mentions.on_behalf_of:

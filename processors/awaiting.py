@@ -3,6 +3,7 @@
     ""        plug-ins were asked: `verdicts.py` says what their silence means
     "pause"   a model's server named a time before which it must not be asked again
     "cache"   an equal call runs, or its home was asked: looked at again when its turn has come (`cache.py`)
+    "memory"  the home of a shared scope was asked: its answer is here, or did not come in time (`memory.py`)
     "grant"   a budget's home was asked for more: looked at again when the grant came, and at its deadline
 
 What waits is `OpenIntent.awaits`. Never says how long a call waits: that is its plan's `not_after`. Next: `offering.py`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sluicegate.processors import memory
 from sluicegate.processors.offering import proceed_from
 from sluicegate.processors.plan import PAUSE, deadline_of
 from sluicegate.processors.redecide import restore_call
@@ -53,5 +55,6 @@ SILENCE: dict[str, Callable[[Work, OpenIntent], None]] = {
     "grant": look_again,
     PAUSE: look_again,
     "cache": look_again,
+    memory.KIND: memory.look_again,
 }
 """What is awaited -> what a due deadline does."""

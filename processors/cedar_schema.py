@@ -4,6 +4,7 @@
     context.session      what the session did and saw so far      context.grounding   where protected values come from
     context.environment, .on_behalf_of?, .delegation?             principal: Agent in Role      resource: Tool
     context.prompt       of model calls: what the model is told, and in .stream how its answer would be streamed
+    context.memory       of memory: scope and key
 
 One action a tool or alias of models; an alias has its candidates as resources. A part whose schema says nothing exact has the type `Untyped`: `has` may be asked of it, nothing
 else. Deterministic, pure; never looks at a policy. Next: `policy_check.py` (policies against this schema).
@@ -51,6 +52,8 @@ class ToolTypes:
     measures: tuple[str, ...] = ()
     model: bool = False
     """Whether its calls tell a model something: then there is `context.prompt`."""
+    memory: bool = False
+    """Whether it is a memory operation: then there is `context.memory`."""
     candidates: tuple[str, ...] = ()
     """Of an alias: the contracts that can be the resource of its action, in place of one of its own name."""
 
@@ -110,6 +113,7 @@ def context_of(tool: ToolTypes) -> Type:
             "session": {"type": "Session"},
             "grounding": grounding,
             **({"prompt": PROMPT, "stream": STRING} if tool.model else {}),
+            **({"memory": MEMORY} if tool.memory else {}),
         },
         {"on_behalf_of": STRING, "delegation": record({"depth": LONG, "parent": STRING})},
     )
@@ -155,3 +159,6 @@ def record(always: dict[str, Type], optional: dict[str, Type] | None = None) -> 
 
 PROMPT = record({"name": STRING, "digest": STRING, "unversioned": {"type": "Boolean"}})
 """`context.prompt` of a model call: the prompt it names (both empty when none), and whether it brings system text of its own."""
+
+MEMORY = record({"scope": STRING, "key": STRING})
+"""`context.memory` of a memory operation: its scope, `session` where the call names none; its key, of a search how keys begin."""

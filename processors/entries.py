@@ -17,8 +17,9 @@ from sluicegate.processors.intents import Intents
 from sluicegate.processors.outcomes import ZERO_HASH
 from sluicegate.processors.session import Session
 
-AWAITS = ("grant", "cache", "pause")
-"""Executor kinds of a plan that nobody executes: the call waits for a budget's grant, or for an equal call's result."""
+AWAITS = ("grant", "cache", "pause", "memory")
+"""Executor kinds of a plan that nobody executes: the call waits for a budget's grant, for an equal call's result, or for the
+home of a shared scope."""
 
 
 @dataclass(slots=True)
@@ -82,7 +83,7 @@ class OpenIntent:
     ends_at: int = 0
     job_topic: str = ""
     job_offset: int = 0
-    """Where the receipt stands that names the job."""
+    """Where the receipt stands that names the job, or what the home of shared memory answered."""
     routes: tuple[str, ...] = ()
     candidate: str = ""
     tried: tuple[str, ...] = ()
@@ -117,6 +118,8 @@ class PartitionState:
     """Closed sessions of calls that are still to be decided; nothing new is asked in them."""
     intents: Intents = field(default_factory=Intents)
     memory: dict[bytes, Cell] = field(default_factory=dict)
+    shelves: dict[str, dict[bytes, None]] = field(default_factory=dict)
+    """Owner of memory that outlives a session -> its cells, the last one written last (`cells.py`)."""
     health: dict[str, Health] = field(default_factory=dict)
     """contract -> how this candidate of model routes did lately."""
     marks: dict[str, int] = field(default_factory=dict)
@@ -148,3 +151,5 @@ class PartitionState:
     queues: dict[str, dict[bytes, None]] = field(default_factory=dict)
     """Account -> its waiters, in their order."""
     seen_timers: list[tuple[int, bytes]] = field(default_factory=list)
+    pieces: int = 0
+    """Pieces of remembered values beyond the first of each."""

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from sluicegate.processors.alarms import MAX_SEEN, due_alarm
 from sluicegate.processors.budget_home import decide_idle, decide_news, decide_request, decide_return
 from sluicegate.processors.homes import DROPPED, TRANSFER
+from sluicegate.processors.memory_homes import decide_ask, decide_told
+from sluicegate.processors.memory_wire import ASK, TOLD
 from sluicegate.processors.sending import NOBODY, taken
 from sluicegate.processors.work import Work, emit
 from sluicegate.schemas.records import Exchange, ExchangeFacts
@@ -24,6 +26,8 @@ HANDLERS: dict[str, Callable[[Work, Exchange], None]] = {
     "budget.return": decide_return,
     "budget.grant": decide_news,
     "budget.freeze": decide_news,
+    ASK: decide_ask,
+    TOLD: decide_told,
 }
 """Kind -> who decides it."""
 

@@ -17,8 +17,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from sluicegate.processors import lifecycle
+from sluicegate.processors.cells import SHARED
 from sluicegate.schemas.records import (
     CacheFacts,
+    CellFacts,
     Header,
     HoldFacts,
     IntentFacts,
@@ -37,6 +39,8 @@ MAX_CASCADE = 200
 """Calls that one saga takes back. Each is an intent, and one control event lists them all, about 200 bytes each."""
 
 HANDOFF = "handoff"
+WRITES = ("write", "append")
+"""Memory operations that a later read follows from."""
 Key = tuple[str, str]
 """(agent, intent)."""
 Place = tuple[int, int]
@@ -53,7 +57,8 @@ class Call:
         first, last, edited: where the records with its arguments, its end and a person's edit stand.
         event: the id of the outcome that released its result, or handed on.
         sources: events that its arguments come from; `traced`: whether anybody looked.
-        cell: (memory cell, version) it wrote or read; `op` says which.
+        cell: (memory cell, version) it wrote or read; `op` says which. base: of a read, the version of the first piece.
+        shared: the cell is of a scope that agents share.
         to: (agent, session) it handed on to.
         digest: of the call as it was offered: part of the key that the tool was sent.
         proof: of `in_doubt` that a person settled: what they said.
@@ -79,6 +84,8 @@ class Call:
     sources: set[bytes] = field(default_factory=set)
     op: str = ""
     cell: tuple[bytes, int] = (b"", 0)
+    base: int = 0
+    shared: bool = False
     to: Key | None = None
     digest: bytes = b""
 
@@ -141,7 +148,10 @@ class Lineage:
         elif isinstance(facts, ReviewFacts) and facts.edited:
             call.edited = (partition, offset)
         elif isinstance(facts, MemoryFacts):
-            call.op, call.cell = facts.op, (facts.cell, facts.version)
+            call.op, call.cell, call.base = facts.op, (facts.cell, facts.version), facts.version
+        elif isinstance(facts, CellFacts):
+            call.op, call.cell, call.base = facts.op, (facts.cell, facts.version), facts.base_version
+            call.shared = facts.scope.startswith(SHARED)
         if h.status in lifecycle.EXECUTED_TERMINAL:
             call.last, call.proof = (partition, offset), h.reason if h.status == "resolved" else ""
             if h.status == "released" or (h.status == "resolved" and h.labels):
@@ -174,6 +184,7 @@ class Cascade:
         links: call -> what it followed from; the root has none.
         unsure: calls with effects that may have followed: nobody traced their arguments.
         hands: agents that were handed work, whose partitions have to be known.
+    everywhere: a shared value was written, which any agent of the tenant may have read.
     """
 
     root: Key
@@ -181,6 +192,7 @@ class Cascade:
     links: dict[Key, list[Link]]
     unsure: dict[Key, Link]
     hands: set[str]
+    everywhere: bool = False
 
     @property
     def children(self) -> dict[Key, list[Key]]:
@@ -227,6 +239,7 @@ def cascade(lineage: Lineage, root: Key, *, seen: bool = False) -> Cascade:
         parent = lineage.calls[todo.pop(0)]
         if parent.to is not None:
             found.hands.add(parent.to[0])
+        found.everywhere = found.everywhere or (parent.shared and parent.op in WRITES)
         for child, how in index.after(parent):
             link = Link(parent.key, how)
             if how == SAW and not seen:
@@ -256,13 +269,13 @@ class _Index:
     def __init__(self, lineage: Lineage) -> None:
         self._opened = lineage.opened
         self._by_source: dict[bytes, list[Call]] = defaultdict(list)
-        self._reads: dict[tuple[bytes, int], list[Call]] = defaultdict(list)
+        self._reads: dict[bytes, list[Call]] = defaultdict(list)
         self._sessions: dict[Key, list[Call]] = defaultdict(list)
         for call in lineage.calls.values():
             for event in sorted(call.sources):
                 self._by_source[event].append(call)
             if call.op == "read":
-                self._reads[call.cell].append(call)
+                self._reads[call.cell[0]].append(call)
             self._sessions[call.agent_id, call.session_id].append(call)
 
     def after(self, call: Call) -> list[tuple[Call, str]]:
@@ -273,8 +286,10 @@ class _Index:
             begin = self._opened.get(call.to)
             return [] if begin is None else [(c, HANDED_ON) for c in self._sessions[call.to] if c.at > begin]
         found = [(c, DATA) for c in self._by_source[call.event] if c.at > call.end]
-        if call.op == "write":
-            found += [(c, MEMORY) for c in self._reads[call.cell] if c.at > call.at]
+        if call.op in WRITES:
+            cell, version = call.cell
+            reads = (c for c in self._reads[cell] if c.base <= version <= c.cell[1])
+            found += [(c, MEMORY) for c in reads if c.partition != call.partition or c.at > call.at]
         known = {c.key for c, _ in found}
         for later in self._sessions[call.agent_id, call.session_id]:
             if later.at <= call.end or later.key in known:

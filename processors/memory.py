@@ -1,58 +1,154 @@
 """Memory: what agents remember, kept by the ledger itself.
 
-A contract with executor kind `memory` and an `op` (`write`, `read`, `forget`) needs no executor: once the call is
-permitted and validated, the decision that dispatches it also ends it. Scopes `session` (gone with it) and `agent`. The
-state holds where a value stands (the writing intent's place), its version and its labels; never the value or its key's
-name. A value carries the labels of the session that wrote it, and brings them to whoever reads it.
-What an agent wrote down is its own words, so a value read from memory grounds nothing. Never leaves its partition.
-Next: `plan.py` (who calls this), `cells.py` (what the state keeps).
+A contract with executor kind `memory` and an `op` needs no executor: once the call is permitted and validated, the
+decision that dispatches it also ends it. Scopes `session` (gone with it), `agent`, and `shared:<name>` in one tenant:
+
+    dispatched ▸ claimed ▸ released | failed                    it is kept in this partition
+    waiting ▸ dispatched ▸ claimed ▸ released | failed          another partition is its home, and was asked
+            ▸ expired | (dispatched ▸ claimed ▸) in_doubt       it did not answer: a read; a write that may have happened
+
+The state holds where a value stands, its version and its labels; never the value or its key's name. A value carries the
+labels of the session that wrote it, and brings them to whoever reads it. What an agent wrote down is its own words, so a
+value read from memory grounds nothing. Next: `memory_ops.py` (what is done), `memory_homes.py` (the home's side).
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import replace
 
 import orjson
-from sluicegate.processors.cells import MAX_CELLS, cell_key
+from sluicegate.processors import quarantine
+from sluicegate.processors.cells import SHARED, known_scope
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import header_labels
-from sluicegate.processors.session import MAX_SESSION_CELLS
+from sluicegate.processors.memory_ops import FOUND, MAX_FOUND, Done, Request, do, too_large
+from sluicegate.processors.memory_wire import asking, told_in
+from sluicegate.processors.redecide import at_hand
+from sluicegate.processors.sending import home_partition, send
+from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import ClaimFacts, Envelope, Intent, MemoryFacts, ResultFacts, Review
+from sluicegate.schemas.kinds import MEMORY
+from sluicegate.schemas.records import CellFacts, ClaimFacts, MemoryFacts, PlanFacts, ResultFacts, StageFacts
 
-KIND = "memory"
-MAX_VALUE_BYTES = 16 * 1024
-"""A remembered value as JSON; larger things are artifacts."""
+KIND = MEMORY
+"""The executor kind, and what a call awaits whose home was asked."""
+
+READS = ("read", "search")
+
+ANSWER_US = 600_000_000
+"""How long after its deadline a write is waited for: Kafka brings the answer, but the home may be without an owner."""
+
+DONE_BY_US = 300_000_000
+"""A home acts on what it was asked no later than this: shorter than an exchange is remembered (`homes.py`)."""
+
+ROLLED_BACK = "rolled_back"
+
+NEVER = -2
+"""A version that no value has."""
 
 Json = object
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What an operation led to: the agent's answer, or a reason that it failed."""
-
-    answer: dict[str, Json] | None
-    facts: MemoryFacts | None = None
-    reason: str = ""
+def away(work: Work) -> bool:
+    """Whether another partition keeps what the call is about. What fails here anyway does not travel."""
+    ask = asked(work)
+    if not ask.shared or not known_scope(ask.scope) or _refused(work, ask):
+        return False
+    return home_partition(work, ask.scope) != work.state.partition
 
 
 def perform(work: Work, lease_us: int) -> None:
-    """Do it: claim, then end, after the dispatch that was just emitted. A value that is not at hand is asked for."""
+    """Do it here: claim, then end, after the dispatch that was just emitted. A value that is not at hand is asked for."""
     emit(work, "execute", "claimed", ClaimFacts(1, "ledger", work.now, lease_us))
-    op = _op(work)
-    done = {"write": _write, "read": _read, "forget": _forget}[op](work)
+    ask = asked(work)
+    reason = _refused(work, ask) or ("" if known_scope(ask.scope) else "bad_scope")
+    done = Done(CellFacts(ask.op, ask.scope), reason=reason) if reason else do(work, ask, work.session)
+    if not work.decision.needs:
+        _finish(work, done)
+
+
+def ask_home(work: Work, facts: PlanFacts) -> None:
+    """Send it to the home, and wait. `facts`: of the offer that it would have been."""
+    ask = asked(work)
+    deadline = facts.not_after
+    # The tick that looks again finds an answer, or none: nobody waits for a read that is late.
+    facts.executor, facts.not_after = KIND, deadline if ask.op in READS else deadline + ANSWER_US
+    outcome = emit(work, "plan", "waiting", facts)
+    amounts, body = asking(ask, work.origin.subject, min(deadline, work.now + DONE_BY_US))
+    home = home_partition(work, ask.scope)
+    send(work, outcome, "memory.ask", ask.scope, home, amounts, body=body, waits=work.origin)
+
+
+def look_again(work: Work, entry: OpenIntent) -> None:
+    """The home answered, or nobody waits for it any more."""
+    if not entry.job_topic:
+        _unanswered(work, entry)
+        return
+    raw = at_hand(work, (entry.job_topic, entry.job_offset))
     if work.decision.needs:
         return
-    if done.answer is None or done.facts is None:
+    done = told_in(raw) if raw is not None else None
+    if done is None:
+        _unanswered(work, entry)
+    elif done.reason == "deadline_passed":
+        _end(work, entry, "expired", done.reason)
+    elif done.facts.op in READS and _stopped(work, entry):
+        _end(work, entry, "refused", quarantine.REASON)
+    else:
+        _resume(work, entry)
+        if entry.withdrawn:  # it was done; its agent was rolled back meanwhile, and is not told
+            ended = ResultFacts(1, "ledger", work.now, work.now, b"", 0, ROLLED_BACK)
+            reply(work, emit(work, "execute", "withheld", ended, ROLLED_BACK))
+            return
+        _finish(work, done)
+
+
+def _stopped(work: Work, entry: OpenIntent) -> bool:
+    """Whether a person stopped this agent, session or tool meanwhile: nothing more is told to it."""
+    control = work.control
+    return bool(
+        quarantine.quarantined(
+            control, entry.agent_id, entry.tool, entry.session_id, control.deployed, entry.intent_id
+        )
+    )
+
+
+def _unanswered(work: Work, entry: OpenIntent) -> None:
+    if entry.tool_class == "read_only":
+        _end(work, entry, "expired", "home_silent")
+        return
+    # INVARIANT: a write that a home may have done never counts as not done (tests/unit/test_shared_memory.py).
+    _resume(work, entry)
+    reply(work, emit(work, "execute", "in_doubt", StageFacts(""), "call_in_doubt"))
+
+
+def _end(work: Work, entry: OpenIntent, status: str, reason: str) -> None:
+    reply(work, emit(work, "plan", status, StageFacts(""), reason, caused_by=entry.last_event))
+
+
+def _resume(work: Work, entry: OpenIntent) -> None:
+    """Offer and claim what the home did, and fill `work` with what guards its answer."""
+    release = work.control.release
+    work.release, work.tool = release, release.tools.get(entry.tool) if release is not None else None
+    work.agent = work.control.agents.get(entry.agent_id)
+    work.session = work.state.sessions.get(f"{entry.agent_id}\0{entry.session_id}")
+    lease = work.now + entry.timeout_ms * 1_000
+    facts = PlanFacts(entry.action_digest, entry.tool_class, KIND, 1, work.now, entry.timeout_ms)
+    emit(work, "plan", "dispatched", facts, caused_by=entry.last_event)
+    emit(work, "execute", "claimed", ClaimFacts(1, "ledger", work.now, lease))
+
+
+def _finish(work: Work, done: Done) -> None:
+    """The end of an operation, here or at its home: what was read is guarded, and brings its labels."""
+    if done.answer is None:
         ended = ResultFacts(1, "ledger", work.now, work.now, b"", 0, done.reason)
         reply(work, emit(work, "execute", "failed", ended, done.reason))
         return
+    facts = done.facts
     result = orjson.dumps(done.answer, option=orjson.OPT_SORT_KEYS)
     rules: list[str] = []
-    if op == "read":
+    labels: list[str] = []
+    if facts.op in READS:
         guarded = _guard(work, result)
         if guarded.result is None:
             why, seen = guarded.reason, guarded.observed
@@ -61,103 +157,64 @@ def perform(work: Work, lease_us: int) -> None:
             reply(work, outcome, detail=guarded.detail)
             return
         result, rules = guarded.result, guarded.rules
-    done.facts.result_bytes = len(result)
-    labels = header_labels(done.facts.integrity, done.facts.confidentiality) if op == "read" else []
-    reply(work, emit(work, "execute", "released", done.facts, policies=rules, labels=labels), result=result)
+        facts = replace(facts, observed=guarded.observed, redacted=guarded.redacted)
+        labels = header_labels(facts.integrity, facts.confidentiality)
+    facts.result_bytes = len(result)
+    outcome = emit(work, "execute", "released", _as_before(work, facts), policies=rules, labels=labels)
+    reply(work, outcome, result=result)
+
+
+def _as_before(work: Work, facts: CellFacts) -> CellFacts | MemoryFacts:
+    """What older versions wrote, too, is written as they wrote it: a ledger of theirs decides alike."""
+    plain = facts.op == "forget" or not facts.form
+    if facts.scope.startswith(SHARED) or facts.op not in ("write", "read", "forget") or not plain:
+        return facts
+    return MemoryFacts(
+        facts.op, facts.scope, facts.cell, facts.version, facts.value_digest, facts.result_bytes, facts.integrity,
+        facts.confidentiality,
+    )  # fmt: skip
 
 
 def _guard(work: Work, result: bytes) -> Guarded:
     """What was remembered, as the agent may see it."""
-    assert work.tool is not None and work.release is not None
+    if work.tool is None or work.release is None or work.agent is None:
+        return Guarded(None, "unknown_tool")
     rules = work.release.guardrails.results.get(work.tool.name, ())
     return guard_result(work, result, work.tool.redact_result, rules, work.tool.result_validator)
 
 
-def _op(work: Work) -> str:
-    assert work.tool is not None
-    return str(work.tool.contract.governance.executor.model_dump().get("op"))
+# -- what is asked ------------------------------------------------------------------------------------------------------
 
 
-def _args(work: Work) -> dict[str, Json]:
-    assert work.conformed is not None
-    return work.conformed.args
-
-
-def _scope(work: Work) -> str:
-    return str(_args(work).get("scope", "session"))
-
-
-def _key(work: Work) -> bytes:
-    o = work.origin
-    return cell_key(_scope(work), o.agent_id, o.session_id, str(_args(work).get("key", "")))
-
-
-def _write(work: Work) -> _Done:
-    state, session, key = work.state, work.session, _key(work)
-    assert session is not None
-    value = orjson.dumps(_args(work).get("value"), option=orjson.OPT_SORT_KEYS)
-    old = state.memory.get(key)
-    version = old.version if old else 0
-    wanted = _args(work).get("if_version")
-    if wanted is not None and wanted != version:
-        return _Done(None, reason="version_conflict")
-    if work.redacted:  # the cell names the intent's bytes, which hold what was taken out
-        return _Done(None, reason="memory_redacted")
-    if len(value) > MAX_VALUE_BYTES:
-        return _Done(None, reason="value_too_large")
-    full = len(state.memory) >= MAX_CELLS or (
-        _scope(work) == "session" and len(session.cells) >= MAX_SESSION_CELLS
-    )
-    if old is None and full:
-        return _Done(None, reason="memory_full")
-    # INVARIANT: a value never has better labels than what its writer had seen (tests/unit/test_memory.py).
-    facts = MemoryFacts(
-        "write", _scope(work), key, version + 1, hashlib.sha256(value).digest(), 0, session.integrity,
-        session.confidentiality,
+def asked(work: Work) -> Request:
+    """The call as a request to memory."""
+    o, session = work.origin, work.session
+    assert work.tool is not None and work.conformed is not None and session is not None
+    args = work.conformed.args
+    op = str(work.tool.contract.governance.executor.model_dump().get("op"))
+    wanted, limit, before = (args.get(name) for name in ("if_version", "limit", "before"))
+    return Request(
+        op, str(args.get("scope", "session")), o.tenant, o.agent_id, o.session_id, o.intent_id,
+        str(args.get("prefix" if op == "search" else "key", "")),
+        orjson.dumps(args.get("value"), option=orjson.OPT_SORT_KEYS) if op in ("write", "append") else b"",
+        -1 if wanted is None else _number(wanted, NEVER), session.integrity, session.confidentiality, str(args.get("as", "list")),
+        str(args.get("words", "")), max(1, min(MAX_FOUND, _number(limit, FOUND))), _number(before, 0),
     )  # fmt: skip
-    return _Done({"version": version + 1}, facts)
 
 
-def _read(work: Work) -> _Done:
-    key = _key(work)
-    cell = work.state.memory.get(key)
-    if cell is None:
-        return _Done({"found": False, "version": 0}, MemoryFacts("read", _scope(work), key, 0, b"", 0, 0, 0))
-    place = (cell.topic, cell.offset)
-    library = work.source.library
-    raw = library.raw(place) if library is not None else None
-    if raw is None and place not in work.source.contents:
-        work.decision.needs.append(place)
-    value = value_in(raw or work.source.contents.get(place), cell.value_digest)
-    facts = MemoryFacts(
-        "read", _scope(work), key, cell.version, cell.value_digest, 0, cell.integrity, cell.confidentiality
-    )
-    if value is None:  # erased, or past the input topic's retention
-        return _Done({"found": False, "gone": True, "version": cell.version}, facts)
-    return _Done({"found": True, "value": orjson.loads(value), "version": cell.version}, facts)
+def _number(value: Json, otherwise: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if type(value) is int else otherwise
 
 
-def _forget(work: Work) -> _Done:
-    key = _key(work)
-    cell = work.state.memory.get(key)
-    version = cell.version if cell else 0
-    return _Done(
-        {"forgotten": cell is not None}, MemoryFacts("forget", _scope(work), key, version, b"", 0, 0, 0)
-    )
-
-
-def value_in(raw: bytes | None, digest: bytes) -> bytes | None:
-    """The value in a writing intent's bytes, or in those of the review that edited it; None when they are gone or hold
-    another one."""
-    if raw is None:
-        return None
-    try:
-        record = codec.decode(raw)
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
-        if not isinstance(record, Intent | Review) or record.arguments is None:
-            return None
-        value = orjson.dumps(orjson.loads(record.arguments).get("value"), option=orjson.OPT_SORT_KEYS)
-    except (Unreadable, orjson.JSONDecodeError):
-        return None
-    return value if hashlib.sha256(value).digest() == digest else None
+def _refused(work: Work, ask: Request) -> str:
+    """Why a write is not tried at all."""
+    if ask.op not in ("write", "append"):
+        return ""
+    key = work.state.memory.get(ask.cell)
+    if not ask.shared and ask.if_version not in (-1, key.version if key is not None else 0):
+        return "version_conflict"  # said first, as it always was
+    if work.redacted:  # the cell names the intent's bytes, which hold what was taken out
+        return "memory_redacted"
+    return "value_too_large" if too_large(ask) else ""

@@ -15,6 +15,9 @@ SESSION_FIELDS = ("calls", "user_messages", "origin", "integrity", "confidential
                   "counts", "since", "sums")  # fmt: skip
 """All of `context.session`."""
 
+MEMORY_FIELDS = ("key", "scope")
+"""All of `context.memory`."""
+
 _CONTEXT: Json = {"Var": "context"}
 _PRINCIPAL: Json = {"Var": "principal"}
 
@@ -34,6 +37,8 @@ class Mentions:
     since: tuple[str, ...] = ()
     prompt: bool = False
     stream: bool = False
+    memory: tuple[str, ...] = ()
+    """Of a memory operation: `scope`, `key`, both or none."""
     principal: bool = True
     """Whether a condition looks at the principal; its scope does not count."""
 
@@ -79,6 +84,7 @@ def mentions_of(ests: list[dict[str, Json]]) -> Mentions:
         names["since"],
         found.speaks_of("prompt"),
         found.speaks_of("stream"),
+        MEMORY_FIELDS if found.whole("memory") else tuple(sorted(found.below("memory"))),
         found.principal,
     )
 

@@ -57,7 +57,7 @@ from sluicegate.schemas.records import (
     StageFacts,
     Transfer,
 )
-from sluicegate.schemas.topics import partition_of
+from sluicegate.schemas.topics import TICK, partition_of
 
 Stage = Callable[[Work], Refusal | None]
 
@@ -299,7 +299,7 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
         emit(work, "route", "noted", facts, "duplicate", caused_by=seen.last_event)
         return  # still open: its own end will answer
     result: bytes | None = None
-    if seen.state in ("released", "resolved"):
+    if seen.state in ("released", "resolved") and seen.topic != TICK:  # a tick brought no bytes
         place = (seen.topic, seen.offset)
         if place not in work.source.contents:
             work.decision.needs.append(place)

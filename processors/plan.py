@@ -43,6 +43,10 @@ def plan(work: Work, attempt: int = 1) -> None:
     tool, intent, conformed = asked(work), work.intent, work.conformed
     assert tool and intent and conformed and work.tool
     in_process = tool.executor_kind == "in_process"
+    if tool.executor_kind == memory.KIND and memory.away(work):
+        deadline = intent.deadline_at or intent.issued_at + DEFAULT_DEADLINE_US
+        memory.ask_home(work, plan_facts(work, attempt, deadline))
+        return
     not_after = work.now + LEASE_US
     if intent.deadline_at is not None:  # of a call that people held, moved by the time they took
         not_after = min(not_after, intent.deadline_at)  # nothing begins after nobody waits any more

@@ -187,6 +187,7 @@ class Rederive:
         for sessions in (state.sessions, state.parked):
             held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]
         held += [(cell.topic, cell.offset) for cell in state.memory.values()]
+        held += [(piece.topic, piece.offset) for cell in state.memory.values() for piece in cell.pieces]
         held += [(kept.topic, kept.offset) for kept in state.cache.entries.values()]
         held += self._cuts.places()
         self._kept = {place: self._kept[place] for place in held if place in self._kept}

@@ -76,7 +76,7 @@ GroundingKind = Literal["exact", "account", "amount", "date", "links", "text"]
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 600_000
 """One call; longer work needs `completion: callback | poll`."""
-MEMORY_OPS = ("write", "read", "forget")
+MEMORY_OPS = ("write", "append", "read", "search", "forget")
 """What a contract of executor kind `memory` may do, see `memory.py`."""
 UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction", "route", "prompt")
 """Rules without which there is nothing to decide by, however often a release was proven before."""
@@ -306,7 +306,8 @@ def types_of(tool: CompiledTool) -> ToolTypes:
     governance = tool.contract.governance
     return ToolTypes(
         tool.name, tool.tool_class, shape_of(tool.contract.input_schema), tuple(governance.protected), tuple(tool.measures),
-        tool.executor_kind == MODEL, tuple(way.tool.name for way in tool.route.ways) if tool.route else (),
+        tool.executor_kind == MODEL, tool.executor_kind == "memory",
+        tuple(way.tool.name for way in tool.route.ways) if tool.route else (),
     )  # fmt: skip
 
 

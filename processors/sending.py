@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 
 from sluicegate.processors.homes import TRANSFER
-from sluicegate.processors.outcomes import Outcome
+from sluicegate.processors.outcomes import Origin, Outcome
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit
 from sluicegate.schemas.records import Exchange, ExchangeFacts
@@ -35,9 +35,9 @@ def send(
     *,
     deadline_at: int = 0,
     body: bytes = b"",
-    waits: OpenIntent | None = None,
+    waits: OpenIntent | Origin | Exchange | None = None,
 ) -> None:
-    """Send an exchange that follows from an outcome of this decision."""
+    """Send an exchange that follows from an outcome of this decision. `waits`: names what waits for the answer."""
     sent = work.decision.exchanges
     ident = cause.event_id
     if any(one.exchange_id == ident for one in sent):

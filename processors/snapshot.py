@@ -16,7 +16,7 @@ import fastavro
 from sluicegate.processors import budget_snapshot, health
 from sluicegate.processors.alarms import remember, set_alarm
 from sluicegate.processors.cache_entries import CacheEntry
-from sluicegate.processors.cells import Cell
+from sluicegate.processors.cells import Cell, Piece
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.health import Health
 from sluicegate.processors.intents import keys_in
@@ -34,7 +34,8 @@ _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "open
             "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held", "sure", "falls",
             "release", "opened_head")  # fmt: skip
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
-_CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality")
+_CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality", "subject",
+         "scope", "base_version", "seq", "at", "form", "size")  # fmt: skip
 _CACHE = ("tool", "home", "ttl_us", "state", "runner", "away", "lease_until", "topic", "offset", "expires_at",
           "made_by", "subject")  # fmt: skip
 _COUNTERS = ("counts", "last_used", "sums")
@@ -98,7 +99,10 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     cells = sorted(state.memory)
     yield encode_long(len(cells))
     for at in range(0, len(cells), PIECE_ENTRIES):
-        yield b"".join(key + _fields(state.memory[key], _CELL) for key in cells[at : at + PIECE_ENTRIES])
+        yield b"".join(key + _cell(state.memory[key]) for key in cells[at : at + PIECE_ENTRIES])
+    yield encode_long(len(state.shelves))
+    for name in sorted(state.shelves):  # the order of its cells is part of it
+        yield encode_string(name) + encode_bytes(b"".join(state.shelves[name]))
     yield encode_long(len(state.cache.entries))
     yield b"".join(key + _cached(state.cache.entries[key]) for key in sorted(state.cache.entries))
     hour_of = {key: hour for hour, keys in state.expiry.items() for key in keys_in(keys)}
@@ -115,6 +119,11 @@ def _session(session: Session) -> bytes:
     return b"".join(
         [_fields(session, _SESSION), encode_bytes(cells), encode_long(len(sources)), *sources, *counters]
     )
+
+
+def _cell(cell: Cell) -> bytes:
+    pieces = [b"".join(map(_write, piece)) for piece in cell.pieces]
+    return _fields(cell, _CELL) + encode_long(len(pieces)) + b"".join(pieces)
 
 
 def _cached(entry: CacheEntry) -> bytes:
@@ -232,8 +241,13 @@ def decode(data: bytes) -> PartitionState:
         name = read.text()
         state.health[name] = Health(*read.fields(Health, health.FIELDS))  # type: ignore[arg-type]
     for _ in range(read.long()):
-        cell = read.raw(16)
-        state.memory[cell] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]
+        key = read.raw(16)
+        cell = state.memory[key] = Cell(*read.fields(Cell, _CELL))  # type: ignore[arg-type]
+        cell.pieces = tuple(Piece(read.text(), read.long(), read.blob()) for _ in range(read.long()))
+        state.pieces += len(cell.pieces)
+    for _ in range(read.long()):
+        name, keys = read.text(), read.blob()
+        state.shelves[name] = {keys[at : at + 16]: None for at in range(0, len(keys), 16)}
     for _ in range(read.long()):
         state.cache.put(read.raw(16), read.cached())
     for _ in range(read.long()):

@@ -23,6 +23,7 @@ from sluicegate.processors import (
     job_terms,
     labels,
     lifecycle,
+    memory_fold,
     routed,
 )
 from sluicegate.processors.delegation import join_names
@@ -41,6 +42,7 @@ from sluicegate.schemas.records import (
     AnswerFacts,
     AttemptFacts,
     CacheFacts,
+    CellFacts,
     ChoiceFacts,
     ClaimFacts,
     GenesisFacts,
@@ -211,7 +213,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     elif outcome.status == "closed":
         ended = state.sessions.pop(name, None)
         if ended is not None:
-            cells.forget_session(state.memory, ended)
+            cells.forget_session(state, ended)
             if ended.held:
                 state.parked[name] = ended
     elif outcome.status == "heard":
@@ -266,12 +268,12 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     entry = state.intents.get(key)
     if type(entry) is not OpenIntent:
         return
+    place = _place(outcome)
     if status == "released" or (status == "resolved" and outcome.labels):
         _release(state, entry, outcome)
-        if type(facts) is MemoryFacts:
-            session = state.sessions.get(session_key(entry.agent_id, entry.session_id))  # never a parked one
-            place = (entry.edit_topic, entry.edit_offset) if entry.edit_topic else (entry.topic, entry.offset)
-            cells.fold(state.memory, session, entry.agent_id, facts, *place)
+        if isinstance(facts, MemoryFacts | CellFacts):
+            session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
+            place = memory_fold.released(state, entry, session, outcome) or place
     if entry.state == "held" or status == "held":
         fold_hold(entry, outcome)
     if isinstance(facts, ChoiceFacts | AttemptFacts | AnswerFacts):
@@ -280,10 +282,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             derail.note_confidence(session_of(state, entry), facts.confidence)
     if status in lifecycle.TERMINAL:
         _keep_session(state, entry, status)
-        redacted = " ".join(facts.redacted) if isinstance(facts, ResultFacts | CacheFacts) else ""
-        state.intents[key] = Ended(
-            entry.digest, status, outcome.reason, *_place(outcome), outcome.event_id, redacted
-        )
+        redacted = " ".join(facts.redacted) if isinstance(facts, ResultFacts | CacheFacts | CellFacts) else ""
+        state.intents[key] = Ended(entry.digest, status, outcome.reason, *place, outcome.event_id, redacted)
         state.open_count -= 1
         if key in state.waiters:
             budget_fold.fold_end(state, key)
@@ -341,7 +341,7 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     derail.note_result(session)
     if type(outcome.facts) is StreamedFacts and outcome.facts.mode == OPEN:
         return  # INVARIANT: what nobody looked at first grounds nothing (tests/unit/test_streaming.py)
-    if type(outcome.facts) is MemoryFacts or outcome.status == "resolved":
+    if isinstance(outcome.facts, MemoryFacts | CellFacts) or outcome.status == "resolved":
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
     learn(session, Source(outcome.event_id, "result", *_place(outcome), entry.tool))
 
@@ -395,4 +395,4 @@ def _sweep(state: PartitionState) -> None:
     agent_restore_fold.sweep(state)
     limit = state.now - SESSION_IDLE_US
     for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
-        cells.forget_session(state.memory, state.sessions.pop(name))
+        cells.forget_session(state, state.sessions.pop(name))

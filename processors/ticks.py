@@ -18,6 +18,7 @@ Next: `plan.py`, DESIGN §5.4's table.
 from __future__ import annotations
 
 from sluicegate.processors import jobs
+from sluicegate.processors.agent_restore_fold import asks_home
 from sluicegate.processors.aims import aim
 from sluicegate.processors.awaiting import SILENCE
 from sluicegate.processors.budgets import reserve_again
@@ -43,7 +44,7 @@ def decide_tick(work: Work, entry: OpenIntent) -> None:
     )
     o.subject = entry.subject
     stand_with(work, entry)
-    if entry.withdrawn and entry.state in ("held", "waiting"):
+    if entry.withdrawn and entry.state in ("held", "waiting") and not asks_home(entry):
         _end(work, entry, "voided", "rolled_back")
         return
     if entry.state == "held":

@@ -22,6 +22,7 @@ _OTHER = {
     "rollback": ("restored",),
     "budget": (lifecycle.ATTACHED,),
     "cache": (lifecycle.ATTACHED,),
+    "memory": (lifecycle.ATTACHED,),
 }
 """What stages that are no step of an intent's life may say."""
 

@@ -219,6 +219,30 @@ class MemoryFacts:
 
 
 @dataclass(slots=True)
+class CellFacts:
+    """A memory operation on what may consist of pieces, be shared between agents, or be searched."""
+
+    op: str
+    scope: str
+    cell: bytes = b""
+    home: int = -1
+    version: int = 0
+    base_version: int = 0
+    value_digest: bytes = b""
+    value_bytes: int = 0
+    form: str = ""
+    integrity: int = 0
+    confidentiality: int = 0
+    writer: str = ""
+    made_by: str = ""
+    result_bytes: int = 0
+    examined: int = 0
+    matched: int = 0
+    observed: list[str] = field(default_factory=list)
+    redacted: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class CacheFacts:
     """A step of the cache: a call waits, runs for all or is answered, or a value came to this partition."""
 

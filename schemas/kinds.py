@@ -8,6 +8,8 @@ MODEL = "model"
 """The executor kind that only model calls reach."""
 BUFFERED, GATED, OPEN = STREAM_MODES = ("buffered", "gated", "open")
 """How a streamed answer leaves the executor: whole and validated, sentence by sentence, as it comes (DESIGN §5.3)."""
+MEMORY = "memory"
+"""The executor kind that the ledger itself is: nobody executes it."""
 
 REPEATABLE = ("read_only", "idempotent")
 """Classes whose call may be made again after a claim without a receipt."""

@@ -210,6 +210,26 @@ _ALL = (
         "`if_version` is not the value's version; 0 means that there is none yet",
     ),
     Reason(
+        "bad_scope",
+        "There is no such place to remember things in.",
+        "a scope is `session`, `agent` or `shared:<name>`, the name of 1 to 64 lower-case letters, digits, `_`, `.` and `-`",
+    ),
+    Reason(
+        "scope_not_permitted",
+        "You are not permitted to use this shared memory.",
+        "sharing needs a permit that speaks of the scope: write `context.memory.scope` into one that decides",
+    ),
+    Reason(
+        "not_appendable",
+        "What is remembered there is neither a list nor a text, so nothing can be added to it.",
+        "append adds an item to a list, or text to a text; write another value first, or under another key",
+    ),
+    Reason(
+        "home_silent",
+        "The shared memory did not answer in time.",
+        "the partition that keeps the shared scope has no owner, see `sluicegate status`; ask again with a new id",
+    ),
+    Reason(
         "memory_redacted",
         "This cannot be remembered: a part of it may not be kept.",
         "a redaction changed what was to be written, and memory keeps whole values: refuse it by a guardrail instead",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from sluicegate.schemas.facts import BudgetFacts as BudgetFacts
 from sluicegate.schemas.facts import CacheFacts as CacheFacts
+from sluicegate.schemas.facts import CellFacts as CellFacts
 from sluicegate.schemas.facts import ClaimFacts as ClaimFacts
 from sluicegate.schemas.facts import ControlFacts as ControlFacts
 from sluicegate.schemas.facts import ExchangeFacts as ExchangeFacts

@@ -96,6 +96,11 @@ RENAMED: dict[tuple[str, str], str] = {
     ("answer_facts", "served_model"): "model",
     ("streamed_facts", "served_model"): "model",
     ("spend_facts", "contract"): "candidate",
+    ("cell_facts", "op"): "kind",
+    ("cell_facts", "scope"): "detail",
+    ("cell_facts", "value_digest"): "digest",
+    ("cell_facts", "writer"): "who",
+    ("cell_facts", "made_by"): "origin",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
@@ -115,6 +120,21 @@ ONLY_IN_BYTES = {
     *(
         ("cache_facts", name)
         for name in ("entry", "home", "ttl_us", "partition", "topic", "offset", "result_digest")
+    ),
+    *(
+        ("cell_facts", name)
+        for name in (
+            "cell",
+            "home",
+            "version",
+            "base_version",
+            "value_bytes",
+            "form",
+            "integrity",
+            "confidentiality",
+            "examined",
+            "matched",
+        )
     ),
     ("memory_facts", "cell"),
     ("memory_facts", "integrity"),

@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import ParamSpec, cast
+from typing import ParamSpec
 
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.kinds import MODEL_CALL, TOOL_CALL
@@ -20,6 +20,7 @@ from sluicegate.streams.asking import Asker, refused, valid_id
 from sluicegate.streams.assembly import Part
 from sluicegate.streams.client_errors import Unanswered
 from sluicegate.streams.client_json import Json
+from sluicegate.streams.client_memory import Memory
 from sluicegate.streams.client_stream import stream
 from sluicegate.streams.in_process import LocalFunction, now_us
 from sluicegate.streams.replies import Held, answer
@@ -38,7 +39,7 @@ _open: ContextVar[tuple[Session, ...]] = ContextVar("sluicegate_open_sessions", 
 """The sessions around the running code, the innermost last."""
 
 
-class Session:
+class Session(Memory):
     """One conversation, open inside `async with`.
 
     Attributes:
@@ -140,20 +141,6 @@ class Session:
             detail = f"session `{self.session_id}` is not open: submit inside `async with agent.session(...)`"
             raise refused("unknown_session", intent_id or "", detail)
         return await self._asker.submit(self.session_id, tool, arguments, begin_s, intent_id, timeout_s)
-
-    async def remember(self, key: str, value: Json, *, scope: str = "session") -> int | Held:
-        """Keep a value: in this session, or with `scope="agent"` for all sessions of this agent.
-
-        Returns the value's version. The release needs a contract `memory.write` (docs/memory.md); it is authorised
-        like any call, and raises as `call_tool` does.
-        """
-        done = await self.call_tool("memory.write", {"scope": scope, "key": key, "value": value})
-        return done if isinstance(done, Held) else int(cast("dict[str, int]", done)["version"])
-
-    async def recall(self, key: str, *, scope: str = "session") -> Json | Held:
-        """A remembered value, or None when there is none or its bytes are gone."""
-        done = await self.call_tool("memory.read", {"scope": scope, "key": key})
-        return done if isinstance(done, Held) else cast("dict[str, Json]", done).get("value")
 
     async def hand_on(
         self,

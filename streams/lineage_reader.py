@@ -64,7 +64,8 @@ class LineageReader:
             self.lineage.take(e.partition, e.offset, e.header, e.facts)
 
     async def followed(self, root: Call, *, wide: bool, seen: bool) -> Cascade:
-        """What followed: the agent's own partition, and those to which work was handed on, as far as that leads."""
+        """What followed: the agent's own partition, and those to which work was handed on, as far as that leads;
+        every partition, once one of these calls wrote what agents share."""
         if not wide:
             self._take(await self._finder.session(root.session_id, root.agent_id))
             return Cascade(root.key, [root.key], {}, {}, set())
@@ -73,7 +74,10 @@ class LineageReader:
         await self._load(root.partition)
         while True:
             found = cascade(self.lineage, root.key, seen=seen)
-            missing = sorted({partition_of(agent, count) for agent in found.hands} - self._loaded)
+            known = (
+                range(count) if found.everywhere else (partition_of(agent, count) for agent in found.hands)
+            )
+            missing = sorted(set(known) - self._loaded)
             if not missing:
                 return found
             for partition in missing:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluicegate.processors import snapshot
 from sluicegate.processors.labels import names_of
 from sluicegate.processors.library import Library
-from sluicegate.processors.memory import MAX_VALUE_BYTES
+from sluicegate.processors.memory_ops import MAX_VALUE_BYTES
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.session import MAX_SESSION_CELLS
