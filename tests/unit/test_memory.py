@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import orjson
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
 from sluicegate.processors.labels import names_of
@@ -187,6 +187,7 @@ OPS = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(OPS)
 def test_no_value_is_ever_read_in_another_scope(ops: list[tuple[str, str, str, str]]) -> None:
     d = Driver()
