@@ -3,7 +3,10 @@
 Every address of the local server fails 5 of 100 requests in each of seven ways, in an order fixed by its name: 429, 503, 500,
 a context that is too long, a cut answer, wrong JSON, no answer within the second that is waited. So 65 % of direct calls
 are answered. The same calls then go to a route of three such addresses: publish until the reply, over ledger and executor.
-Added latency is that of answered calls, so it holds what the fallbacks take. Next: `processors/attempts.py`.
+Added latency is that of answered calls, so it holds what the fallbacks take.
+
+Then streams, without faults and one after the other, turn by turn with direct ones: the time to the first text of an answer
+whose words come `GAP_S` apart, and to its end, by `session.stream_model`. Next: `processors/attempts.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import uvloop
 from aiohttp import web
 from sluicegate.schemas.records import Intent
 from sluicegate.streams import control_log, releases
+from sluicegate.streams.client import AgentClient, Ended, Session, Text
 from sluicegate.streams.fleet import Fleet
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -34,6 +38,9 @@ from bench.common import Result, Worker, quantile
 from tests.servers.faults import Fault
 from tests.servers.model_server import model_server
 
+STREAMS = int(os.environ.get("BENCH_STREAMS", "100"))
+GAP_S = 0.01
+SAID = "The first sentence is short. " + "The others have nine words each, as you see. " * 4
 CALLS = int(os.environ.get("BENCH_CALLS", "600"))
 AT_ONCE = 8
 TIMEOUT_MS = 1_000
@@ -63,6 +70,9 @@ class Faulty:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         turn, self.met[name] = self.met[name], self.met[name] + 1
+        if name == "stream":
+            self.server.journal.bodies.append(await request.json())
+            return await self.server._meet(Fault.read(f"gap_s={GAP_S}"), request, "")
         schedule = [fault for fault in FAULTS for _ in range(EACH_PERCENT)]
         schedule += ["ok"] * (100 - len(schedule))
         random.Random(f"{name}/{turn // 100}").shuffle(schedule)
@@ -84,10 +94,20 @@ def release(port: int) -> dict[str, str]:
         files[f"contracts/{name}.json"] = json.dumps(
             {"name": name, "inputSchema": schema, "x-sluicegate": governance}
         )
+    for mode in ("open", "gated"):
+        executor = {
+            "kind": "model",
+            "url": f"http://127.0.0.1:{port}/stream/v1",
+            "model": "small",
+            "stream": mode,
+        }
+        files[f"contracts/bench.{mode}.json"] = json.dumps(
+            {"name": f"bench.{mode}", "inputSchema": schema, "x-sluicegate": {"executor": executor}}
+        )
     route = "".join(f"      - contract: {name}\n" for name in NAMES)
     files["release.yaml"] += f"\nmodels:\n  bench.any:\n    candidates:\n{route}    choose: weighted\n"
     files["policies/bench.cedar"] = (
-        '@id("bench")\npermit (principal, action == Action::"bench.any", resource);\n'
+        '@id("bench")\npermit (principal, action in [Action::"bench.any", Action::"bench.open", Action::"bench.gated"], resource);\n'
     )
     return files
 
@@ -163,22 +183,68 @@ async def routed(settings: Settings) -> tuple[list[float], Counter[str]]:
     return waits, ends
 
 
-async def run(settings: Settings) -> tuple[list[float], list[float], Counter[str]]:
-    """Direct, then routed."""
+async def direct_stream(session: aiohttp.ClientSession, port: int) -> tuple[float, float]:
+    """Seconds to the first text, and to the end."""
+    body = {"model": "small", "messages": [{"role": "user", "content": SAID}], "stream": True}
+    started, first = time.perf_counter(), 0.0
+    async with session.post(f"http://127.0.0.1:{port}/stream/v1/chat/completions", json=body) as response:
+        async for line in response.content:
+            if not first and line.startswith(b"data: {"):
+                choices = orjson.loads(line[6:])["choices"]
+                first = (
+                    time.perf_counter() - started if choices and choices[0]["delta"].get("content") else 0.0
+                )
+    return first, time.perf_counter() - started
+
+
+async def shown_stream(session: Session, mode: str) -> tuple[float, float]:
+    """The same of a stream through the gate."""
+    started, first = time.perf_counter(), 0.0
+    async for part in session.stream_model(f"bench.{mode}", [{"role": "user", "content": SAID}]):
+        if not first and isinstance(part, Text):
+            first = time.perf_counter() - started
+        if isinstance(part, Ended) and not part.matched:
+            raise SystemExit("what was shown is not what was released")
+    return first, time.perf_counter() - started
+
+
+async def streams(settings: Settings, port: int) -> dict[str, list[tuple[float, float]]]:
+    """Turn by turn: a direct one, an open one, a gated one."""
+    found: dict[str, list[tuple[float, float]]] = {"direct": [], "open": [], "gated": []}
+    agent = common.agents("banking")[0]
+    async with (
+        aiohttp.ClientSession() as http,
+        AgentClient(agent, settings=settings) as client,
+        client.session("a bench") as session,
+    ):
+        for turn in range(-5, STREAMS):  # the first ones make connections, and load the release for the gate
+            times = {"direct": await direct_stream(http, port)}
+            for mode in ("open", "gated"):
+                times[mode] = await shown_stream(session, mode)
+            for name, pair in times.items() if turn >= 0 else ():
+                found[name].append(pair)
+    return found
+
+
+async def run(
+    settings: Settings,
+) -> tuple[list[float], list[float], Counter[str], dict[str, list[tuple[float, float]]]]:
+    """Direct, then routed; then streams."""
     async with serving() as port:
         await deploy(settings, release(port))
         env = {"SLUICEGATE_EGRESS": f"127.0.0.1:{port}"}
         with Worker(settings) as _, Worker(settings, "executor", env):
             plain = await direct(port)
             waits, ends = await routed(settings)
-    return plain, waits, ends
+            shown = await streams(settings, port)
+    return plain, waits, ends, shown
 
 
 def main() -> None:
     """Run and write the results."""
     with tempfile.TemporaryDirectory() as folder, common.broker(Path(folder)) as base:
         settings = common.environment(base, "models")
-        plain, waits, ends = uvloop.run(run(settings))
+        plain, waits, ends, shown = uvloop.run(run(settings))
     print(dict(ends), flush=True)
     conditions = (
         f"{CALLS} calls, {AT_ONCE} at a time, {EACH_PERCENT} % of each of {len(FAULTS)} faults, three candidates, "
@@ -201,7 +267,22 @@ def main() -> None:
         results.append(
             Result(f"models.added_p{p}_ms", here - there, "ms", f"{conditions}; direct {there:.1f} ms")
         )
+    results += stream_results(shown)
     common.write("model_faults", results)
+
+
+def stream_results(shown: dict[str, list[tuple[float, float]]]) -> list[Result]:
+    """To the first text and to the end, of each way."""
+    words = f"{len(SAID.split())} words {GAP_S * 1_000:.0f} ms apart, {STREAMS} of each way turn by turn, {common.machine()}"
+    found = []
+    for name, pairs in shown.items():
+        for p in (50, 95):
+            first = quantile([pair[0] for pair in pairs], p / 100) * 1_000
+            end = quantile([pair[1] for pair in pairs], p / 100) * 1_000
+            found.append(
+                Result(f"streams.{name}_first_p{p}_ms", first, "ms", f"{words}; to the end {end:.0f} ms")
+            )
+    return found
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ class Counters:
     finished: int = 0
     failed: int = 0
     parked: int = 0
+    streamed: int = 0
+    pieces: int = 0
     most_at_once: int = 0
 
 
@@ -305,6 +307,8 @@ class Calls:
         )  # fmt: skip
         streamed = answer.streamed if isinstance(answer, Finished | Failed) else None
         if streamed is not None:
+            self.counters.streamed += 1
+            self.counters.pieces += streamed.pieces
             receipt.message, receipt.pieces, receipt.streamed = (
                 streamed.message,
                 streamed.pieces,

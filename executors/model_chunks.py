@@ -79,7 +79,7 @@ class Chunks:
         if isinstance(value.get("model"), str) and value["model"]:
             self.model = value["model"]
         self._usage = value.get("usage") or self._usage
-        choices = value.get("choices")
+        choices = value.get("choices") or []
         if not isinstance(choices, list) or len(choices) > 1:
             return Failed("malformed_result", "a chunk of the stream has no choices, or several")
         return self._choice(choices[0]) if choices else []

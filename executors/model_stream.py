@@ -85,9 +85,9 @@ async def _asked(wire: Wire, ask: Ask, shown: Shown) -> Answer:
         return refused(opened, ask.secrets)
     async with begun[0] as response:
         if response.content_type == EVENT_STREAM:
-            answer = await _Reading(ask, shown, first_until).run(response)
-            response.close()  # what is left unread is nobody's answer
-            return answer
+            return await _Reading(ask, shown, first_until).run(
+                response
+            )  # left unread, it closes the connection
         return await _unstreamed(response, ask, shown)
 
 

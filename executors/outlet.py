@@ -9,6 +9,7 @@ Next: `model_stream.py` (who writes), docs/decisions/0021.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
@@ -82,12 +83,15 @@ class KafkaOutlet:
         self._topic = full_name(settings.env, "pieces")
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
         self._log = logging.getLogger("sluicegate.executor")
 
     async def start(self) -> None:
         """Connect, for a while; without it answers are not shown."""
         self._connecting = asyncio.create_task(self._connect(0.0), name="pieces-producer")
-        await asyncio.wait([self._connecting], timeout=START_LIMIT_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_LIMIT_S):
+                await self._tried.wait()
 
     async def stop(self) -> None:
         """Let go."""
@@ -109,7 +113,7 @@ class KafkaOutlet:
                 producer = await kafka.connect(kafka.producer(self._settings))
                 try:
                     async with asyncio.timeout(START_LIMIT_S):
-                        await producer.partitions_for(self._topic)  # it has to exist, and be known by now
+                        await kafka.known(producer.client, self._topic)
                 except BaseException:
                     await close_quietly(producer)
                     raise
@@ -118,6 +122,7 @@ class KafkaOutlet:
                 self._log.warning("answers are not streamed, topic `%s` is not there: %s", self._topic, why)
             else:
                 self._producer = producer
+            self._tried.set()
 
     async def _send(self, pieces: list[Piece]) -> None:
         """Return when Kafka has them. Raises for any trouble, and then begins anew."""
@@ -235,6 +240,10 @@ class KafkaMessage:
                 await self._send(batch)  # type: ignore[misc]
             except (KafkaError, TimeoutError, AssertionError, OSError):
                 self._lost = True
+                return
+            except Exception as error:  # a defect here must not end a call
+                self._lost = True
+                logging.getLogger("sluicegate.executor").error("alarm: a piece could not be sent: %r", error)
                 return
 
 

@@ -152,7 +152,7 @@ class KafkaTransport:
             place = self._replies._replace(topic=full_name(self._settings.env, "pieces"))
             consumer: AIOKafkaConsumer | None = None
             try:
-                await (await self._connected()).partitions_for(place.topic)
+                await kafka.known((await self._connected()).client, place.topic)
                 consumer = await self._reader(FETCH_WAIT_MS, place)
                 consumer.seek(place, (await consumer.end_offsets([place]))[place])
             except BaseException as error:

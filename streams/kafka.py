@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeVar
 import aiokafka.producer.sender
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
@@ -192,6 +193,17 @@ async def connect(client: _ClientT) -> _ClientT:
             ) from error
         raise
     return client
+
+
+async def known(client: AIOKafkaClient, topic: str) -> None:
+    """Return when a client knows a topic. Raises `Retryable` when there is none, or none this user may know of.
+
+    Asks for all topics: asking for one by name makes it on brokers that create topics by themselves, with any number of
+    partitions.
+    """
+    found = await client.fetch_all_metadata()
+    if topic not in found.topics():
+        raise Retryable(f"topic `{topic}` is not there, or not for this user: run `sluicegate topics create`")
 
 
 async def probe(

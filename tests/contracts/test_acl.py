@@ -164,11 +164,13 @@ def attempt(work: Any) -> str:
 
 
 @pytest.mark.parametrize("topic", sorted(BY_NAME))
-def test_an_agent_writes_intents_reads_replies_and_nothing_else(broker: EmbeddedBroker, topic: str) -> None:
+def test_an_agent_writes_intents_reads_replies_and_pieces_and_nothing_else(
+    broker: EmbeddedBroker, topic: str
+) -> None:
     name = full_name(ENV, topic)
     refused = "TopicAuthorizationFailedError"
     assert attempt(write(broker, "agent", name)) == ("" if topic == "intents" else refused)
-    assert attempt(read(broker, "agent", name)) == ("" if topic == "replies" else refused)
+    assert attempt(read(broker, "agent", name)) == ("" if topic in ("replies", "pieces") else refused)
 
 
 def test_an_agent_has_no_transactional_id_and_no_group(broker: EmbeddedBroker) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import yaml
@@ -15,12 +15,16 @@ from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.model import ModelAdapter
 from sluicegate.executors.outlet import KafkaOutlet
 from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import Retryable
+from sluicegate.streams import kafka as kafka_clients
 from sluicegate.streams.cli import app
 from sluicegate.streams.client import AgentClient, Ended, Session, Started, Text, Withheld
+from sluicegate.streams.client_transport import KafkaTransport
 from sluicegate.streams.ledger_service import wall_clock
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, release_files
+from tests.executor_fakes import dispatch
 from tests.integration import gate as gates
 from tests.integration.gate import Gate, Loop, until
 from tests.servers.faults import Journal
@@ -243,6 +247,32 @@ def test_many_at_once_are_not_mixed_up(running: Running) -> None:
         assert len(set(texts)) == 12
 
     running.loop.run(all_of_them())
+
+
+def test_where_the_topic_is_missing_answers_come_whole(running: Running) -> None:
+    """An environment of an earlier version: nobody makes the topic by asking for it, and nobody waits for it."""
+    elsewhere = replace(running.gate.settings, env=gates.new_settings("", "").env)
+
+    async def look() -> None:
+        outlet = KafkaOutlet(elsewhere, "test", wall_clock)
+        await outlet.start()
+        try:
+            assert outlet.open(dispatch(1)) is None
+        finally:
+            await outlet.stop()
+        transport = KafkaTransport(elsewhere, AGENT)
+        try:
+            with pytest.raises(Retryable, match="sluicegate topics create"):
+                await transport.listen(lambda key, value: None)
+        finally:
+            await transport.stop()
+        client = await kafka_clients.connect(kafka_clients.admin(elsewhere))
+        try:
+            assert not [t for t in await client.list_topics() if t.startswith(elsewhere.env)]
+        finally:
+            await client.close()
+
+    running.loop.run(look())
 
 
 def test_the_ledger_is_intact(running: Running) -> None:

@@ -23,10 +23,10 @@ from aiohttp import web
 KINDS = (
     "ok", "status", "slow", "wrong_json", "cut", "huge", "never", "twice",
     "acts_then_drops", "acts_late", "error_after_acting",
-    "cut_after", "stall_after", "error_after", "no_usage", "no_end", "whole",
 )  # fmt: skip
-"""The last line is of streamed answers: `cut_after=3` breaks the connection after three parts, `stall_after` says nothing more,
-`error_after` says that something failed; without usage; without the end's marker; not streamed though asked to."""
+STREAM_KINDS = ("cut_after", "stall_after", "error_after", "no_usage", "no_end", "whole")
+"""Of streamed answers: `cut_after=3` breaks the connection after three parts, `stall_after` says nothing more, `error_after` says
+that something failed; without usage; without the end's marker; not streamed though asked to."""
 HUGE_BYTES = 2 * 1024**3
 CHUNK = b"x" * 65_536
 
@@ -61,10 +61,14 @@ class Fault:
         kind = "ok"
         for part in text.split(","):
             name, _, value = part.partition("=")
-            if name in KINDS:
+            if name in KINDS + STREAM_KINDS:
                 kind = name
             values[name] = value
-        if unknown := set(values) - set(KINDS) - {"retry_after", "times", "wait_s", "code", "keyed", "gap_s"}:
+        if (
+            unknown := set(values)
+            - set(KINDS + STREAM_KINDS)
+            - {"retry_after", "times", "wait_s", "code", "keyed", "gap_s"}
+        ):
             raise ValueError(f"no fault is named {sorted(unknown)}")
         return cls(
             kind,

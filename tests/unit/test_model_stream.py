@@ -17,7 +17,7 @@ from sluicegate.processors.streaming import result_digest
 from sluicegate.schemas.records import Piece
 
 from tests.executor_fakes import dispatch
-from tests.servers.faults import Journal
+from tests.servers.faults import STREAM_KINDS, Journal
 from tests.servers.model_server import model_server
 from tests.stream_fakes import MemoryOutlet, OneGate
 from tests.unit.test_model_adapter import TOOLS, called, say
@@ -144,6 +144,10 @@ def test_what_the_server_leaves_out() -> None:
     assert quiet.result["text"] == TWO
 
 
+def test_how_sure_it_was_adds_up() -> None:
+    assert ask(say(logprob=-0.5, message={"content": "a b c"}), logprobs=True).result["confidence"] == 0.607
+
+
 def test_a_server_that_knows_no_streams() -> None:
     told = ask(fault="whole")
     assert told.outlet.text == told.result["text"] == TWO
@@ -178,6 +182,11 @@ def test_a_secret_is_hidden_however_it_is_cut() -> None:
     told = ask(f"the key is {SECRET} {parts}")
     assert SECRET not in told.outlet.text
     assert told.outlet.text == told.result["text"] == f"the key is *** {parts}"
+
+
+def test_every_fault_of_streams_is_met_here() -> None:
+    """A fault nobody meets proves nothing."""
+    assert {"cut_after", "stall_after", "error_after", "no_usage", "no_end", "whole"} == set(STREAM_KINDS)
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sluicegate.executors.model import ModelAdapter
 from tests.executor_fakes import dispatch
 from tests.servers.faults import Journal
 from tests.servers.model_server import model_server
+from tests.stream_fakes import MemoryOutlet
 from tests.unit.test_model_adapter import TOOLS, called, say
 
 Completion = openai.types.chat.ChatCompletion
@@ -106,3 +107,54 @@ def test_both_tell_refusals_apart(fault: str, error: type[openai.APIStatusError]
     theirs, ours, _ = both("x", {}, fault)
     assert type(theirs) is error
     assert isinstance(ours, Failed) and ours.error_class == error_class
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("one two. three", {"max_tokens": 2}),
+        (called("look", '{"n": 12345}'), {"tools": TOOLS}),
+        (say(message={"role": "assistant", "content": None, "refusal": "no"}), {}),
+    ],
+)
+def test_both_read_the_same_stream(text: str, options: dict[str, object]) -> None:
+    journal, outlet = Journal(), MemoryOutlet()
+    messages = [{"role": "user", "content": text}]
+
+    async def main() -> tuple[list[openai.types.chat.ChatCompletionChunk], Answer]:
+        async with TestServer(model_server(journal).app, host="127.0.0.1") as server:
+            place = f"127.0.0.1:{server.port}"
+            base = f"http://{place}/ok/v1"
+            async with openai.AsyncOpenAI(base_url=base, api_key="sk-test", max_retries=0) as client:
+                create: Callable[..., Awaitable[openai.AsyncStream[openai.types.chat.ChatCompletionChunk]]]
+                create = client.chat.completions.create
+                usage = {"include_usage": True}
+                stream = await create(
+                    model="small", messages=messages, stream=True, stream_options=usage, **options
+                )
+                theirs = [chunk async for chunk in stream]
+            adapter = ModelAdapter(Egress(place), {}, outlet=outlet)
+            work = dispatch(
+                1, executor=orjson.dumps({"kind": "model", "url": base, "model": "small"}), tool_class="read_only",
+                arguments=orjson.dumps({"messages": messages, **options}),
+            )  # fmt: skip
+            work.stream = "open"
+            try:
+                return theirs, await adapter.call(work, 5.0)
+            finally:
+                await adapter.close()
+
+    theirs, ours = asyncio.run(main())
+    assert isinstance(ours, Finished)
+    answer = orjson.loads(ours.result)
+    deltas = [choice.delta for chunk in theirs for choice in chunk.choices]
+    said = "".join((d.content or "") + (d.refusal or "") for d in deltas)
+    assert answer["text"] == outlet.text == said
+    parts = [c.function.arguments or "" for d in deltas for c in d.tool_calls or [] if c.function]
+    assert "".join(p.text for p in outlet.pieces if p.kind == "call") == "".join(parts)
+    usage = theirs[-1].usage
+    assert usage is not None
+    assert list(answer["usage"].values()) == [usage.prompt_tokens, usage.completion_tokens]
+    their_body, our_body = journal.bodies
+    assert isinstance(their_body, dict) and isinstance(our_body, dict)
+    assert our_body == {"n": 1, "max_tokens": our_body["max_tokens"], **their_body}

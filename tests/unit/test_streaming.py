@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import orjson
 import pytest
 from sluicegate.processors import snapshot
@@ -121,8 +123,16 @@ def test_a_session_learns_from_the_offer_on() -> None:
     decision = d.call("triage", {"messages": MESSAGES}, kind="model_stream")
     assert "unvalidated" in decision.outcomes[-1].labels
     assert session.integrity == before | 1 << 4, "its agent may see pieces, whatever becomes of the answer"
-    fresh = d.open_session("another")
-    assert fresh.outcomes[-1].status == "opened"
+
+
+def test_a_gated_offer_teaches_what_its_contract_says() -> None:
+    made = json.loads(contract(LARGE, stream="gated"))
+    made["x-sluicegate"]["labels"] = {"$": "third_party"}
+    d = driver({"candidates": [{"contract": LARGE}]}, **{f"contracts/{LARGE}.json": json.dumps(made)})
+    session = d.state.sessions[session_key(AGENT, SESSION)]
+    decision = d.call("triage", {"messages": MESSAGES}, kind="model_stream")
+    assert decision.outcomes[-1].labels == ["third_party", "c:internal"]
+    assert session.integrity == 1 << 2 and d.state.marks[AGENT] & 1 << 2
 
 
 NO_OPEN = """
