@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from sluicegate.processors.release_schema import FILE_NAME, LANGUAGE_SERVER, release_schema
 from sluicegate.processors.shapes import MAX_LEVELS, Shape, shape_of
 from sluicegate.schemas.errors import Terminal
 
@@ -71,9 +72,17 @@ def release_files(name: str, found: Iterable[Found], roles: Sequence[str] = ()) 
             raise Terminal(f"there are more than {MAX_TOOLS} tools, make several releases of them")
     if not files:
         raise Terminal("no tool was found there, look at the source")
-    lines = [f"name: {json.dumps(name)}", 'version: "1"', f"roles: {json.dumps(list(roles))}", ""]
+    lines = [
+        LANGUAGE_SERVER,
+        f"name: {json.dumps(name)}",
+        'version: "1"',
+        f"roles: {json.dumps(list(roles))}",
+        "",
+    ]
     head = "// Nobody may do anything yet: write permits, or begin with `sluicegate policy suggest`.\n"
-    return {"release.yaml": "\n".join(lines), "policies/first.cedar": head, **dict(sorted(files.items()))}
+    schema = json.dumps(release_schema(), indent=2) + "\n"
+    own = {"release.yaml": "\n".join(lines), FILE_NAME: schema, "policies/first.cedar": head}
+    return {**own, **dict(sorted(files.items()))}
 
 
 def contract_of(tool: Found) -> dict[str, Json]:

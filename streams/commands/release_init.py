@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from sluicegate.processors.first_contracts import (
 )
 from sluicegate.processors.observed import Observation
 from sluicegate.processors.openapi import from_openapi
+from sluicegate.processors.release_schema import release_schema
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import mcp_tools, observe, python_functions
 from sluicegate.streams.attach import attach
@@ -76,6 +78,16 @@ def init(
     console().print(
         f"wrote {len(files)} files, {len(found)} contracts; next: sluicegate release check {folder}"
     )
+
+
+@release.command()
+def schema() -> None:
+    """Print the JSON Schema of release.yaml, e.g. `sluicegate release schema > release.schema.json`.
+
+    `release init` writes it beside release.yaml, whose first line names it: editors with a YAML language server complete
+    keys and say what they are for. It is of the version that is installed; print it again after an upgrade.
+    """
+    print(json.dumps(release_schema(), indent=2))
 
 
 def _found(mcp: str, openapi: Path | None, python: str, prefix: str, url: str) -> list[Found]:
