@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from sluicegate.processors import (
     agent_orders,
     alarm_events,
+    api_keys,
     attestation,
     changes,
     control_policy,
@@ -25,6 +26,7 @@ from sluicegate.processors import (
 from sluicegate.processors import orders as rollbacks
 from sluicegate.processors.agent_orders import AgentOrders
 from sluicegate.processors.alarm_events import Alarm, Bounds
+from sluicegate.processors.api_keys import ApiKey
 from sluicegate.processors.attestation import Attested
 from sluicegate.processors.changes import Change
 from sluicegate.processors.deployments import Canary
@@ -76,6 +78,8 @@ class Control:
     operated: bool = False
     """Whether an operator's key was ever registered: from then on a signed environment takes their events only."""
     issuers: dict[str, Issuer] = field(default_factory=dict)
+    api_keys: dict[str, ApiKey] = field(default_factory=dict)
+    """By id; read by gateways (`api_keys.opened`)."""
     modes: dict[tuple[str, str], str] = field(default_factory=dict)
     """(agent | tool | environment | policy, its id) -> observe | enforce; read by `modes.mode_for`."""
     quarantines: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -293,6 +297,8 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "people.removed": _people_removed,
     "key.added": _key_added,
     "key.revoked": _key_revoked,
+    api_keys.ADDED_KIND: api_keys.added,
+    api_keys.REVOKED_KIND: api_keys.revoked,
     "issuer.added": _issuer_added,
     "issuer.removed": _issuer_removed,
     "mode.set": _mode_set,

@@ -10,8 +10,8 @@ sealed, nothing leaves. `run_case` plays one row of `release test`. Pure. Next: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import orjson
@@ -46,12 +46,20 @@ PERMITTED = ("dispatched", "claimed")
 class Rehearsal:
     """One agent with one session on one partition."""
 
-    def __init__(self, release: CompiledRelease, agent: Agent, environment: str = "test") -> None:
+    def __init__(
+        self,
+        release: CompiledRelease,
+        agent: Agent,
+        environment: str = "test",
+        control: Control | None = None,
+    ) -> None:
+        """`control`: quarantines and modes are those of this moment; nothing of it changes."""
         self.agent, self.now, self._release = agent, T0, release
         people = reviewers(release)
-        control = Control(
-            0, LOG_ID, environment, 1, "dev", {agent.agent_id: agent}, {p.person_id: p for p in people},
-            deployed=release.digest, release=release,
+        now = control or Control(0, LOG_ID, environment)
+        control = replace(
+            now, partitions=1, signing="dev", agents={agent.agent_id: agent}, people={p.person_id: p for p in people},
+            deployed=release.digest, release=release, canary=None, pins={},
         )  # fmt: skip
         self.ledger = OnePartition(control, PartitionState(LOG_ID, 0, 1, environment))
         self._reviewers = [p.person_id for p in people]
@@ -129,6 +137,65 @@ def reviewers(release: CompiledRelease) -> list[Person]:
     """Enough people with every role that any policy asks for."""
     asked = {role for p in release.book.policies for role in p.annotations.get(REVIEWERS, "").split()}
     return [Person(f"reviewer-{n}", "", tuple(sorted(asked))) for n in range(1, MAX_QUORUM + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate would say to one call.
+
+    Attributes:
+        status: `permit`, `hold` or `refuse`.
+        stage, reason: who refused, and the code; empty where nobody did.
+        policies: ids of the policies that decided.
+        for_developer, for_model: what to do about it, in words.
+        arguments: JSON as it would be executed, redactions included; None when it is not permitted.
+    """
+
+    status: str
+    stage: str
+    reason: str
+    policies: tuple[str, ...]
+    for_developer: str
+    for_model: str
+    arguments: bytes | None = None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it would be executed, without a person."""
+        return self.status == "permit"
+
+    def __str__(self) -> str:
+        who = ", ".join(f"`{policy}`" for policy in self.policies) or "no policy"
+        if self.status == "refuse":
+            return f"refused at {self.stage} (`{self.reason}`, by {who}): {self.for_developer}"
+        return f"permitted by {who}" if self.allowed else f"held by {who}: {self.for_developer}"
+
+
+def ask(
+    release: CompiledRelease,
+    agent: Agent,
+    tool: str,
+    arguments: bytes,
+    *,
+    control: Control | None = None,
+    environment: str = "test",
+    said: Sequence[str] = (),
+    goal: str = "",
+    on_behalf_of: str = "",
+) -> Verdict:
+    """What would become of one call in a session of its own, in which the user `said` this before."""
+    play = Rehearsal(release, agent, environment, control)
+    play.begin(goal, on_behalf_of)
+    for text in said:
+        play.say(text)
+    decision = play.call(tool, arguments)
+    last, reply = decision.outcomes[-1], decision.replies[-1] if decision.replies else None
+    status = "permit" if last.status in PERMITTED else "hold" if last.status == "held" else "refuse"
+    sent = decision.dispatches[0].arguments if decision.dispatches else reply.arguments if reply else None
+    return Verdict(
+        status, last.stage, last.reason, _policies(decision.outcomes), reply.for_developer if reply else "",
+        reply.for_model if reply else "", sent if status == "permit" else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,13 @@ class Session(Memory):
         self._joined = joined
 
     async def __aenter__(self) -> Session:
-        """Open it, unless it was handed to this agent and is open. Raises `Refused`."""
+        """`open`, and the innermost session of the code in the block."""
+        await self.open()
+        _open.set((*_open.get(), self))
+        return self
+
+    async def open(self) -> None:
+        """Open it, unless it is open already and was joined. Raises `Refused`."""
         if not self._joined:
             try:
                 answer(await self._say("session.open", self._timeout_s))
@@ -79,8 +85,6 @@ class Session(Memory):
                 await self._asker.hand_over(*self._step("session.close"), CLOSE_LIMIT_S)
                 raise
         self._is_open = True
-        _open.set((*_open.get(), self))
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Close it, for at most `CLOSE_LIMIT_S`. Never raises for a gate that is away."""

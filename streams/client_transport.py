@@ -106,25 +106,31 @@ class KafkaTransport:
             # Seek, not `seek_to_end`: that one is lazy, and a reply could slip by before it resolves.
             self._consumer.seek(self._replies, end[self._replies])
         except KafkaError as error:
-            raise _away(error) from error
+            raise away(error) from error
         self._reading = asyncio.create_task(
             self._read(self._consumer, deliver, self._replies), name="sluicegate-replies"
         )
 
     async def send(self, topic: str, value: bytes, headers: Headers) -> Acknowledged:
+        return await self.send_keyed(topic, value, headers, self._key, self._replies.partition)
+
+    async def send_keyed(
+        self, topic: str, value: bytes, headers: Headers, key: bytes, partition: int
+    ) -> Acknowledged:
+        """`send`, for the agent that `key` names."""
         try:
             producer = await self._connected()
             future: asyncio.Future[object] = await producer.send(
                 full_name(self._settings.env, topic),
                 value,
-                key=self._key,
-                partition=self._replies.partition,
+                key=key,
+                partition=partition,
                 headers=headers,
             )
         except _NOT_TAKEN as error:
             raise Terminal(f"kafka refuses the record: {error}: ask for an ACL that allows it") from error
         except KafkaError as error:
-            raise _away(error) from error
+            raise away(error) from error
         self._unacknowledged[future] = asyncio.get_running_loop().time()
         future.add_done_callback(self._acknowledged)
         return partial(self._acknowledgement, future)
@@ -141,7 +147,7 @@ class KafkaTransport:
                 if any(deliver(record.key, record.value or b"") for record in batch.get(place, ())):
                     return
         except KafkaError as error:
-            raise _away(error) from error
+            raise away(error) from error
         finally:
             await _stop_consumer(consumer)
 
@@ -162,7 +168,7 @@ class KafkaTransport:
                         "kafka does not let this user read topic `pieces`: ask for an ACL"
                     ) from error
                 if isinstance(error, KafkaError):
-                    raise _away(error) from error
+                    raise away(error) from error
                 raise
             self._pieces = consumer
             self._hearing = asyncio.create_task(
@@ -228,7 +234,8 @@ class KafkaTransport:
             raise Retryable(f"kafka did not confirm the record: {error}") from error
 
 
-def _away(error: KafkaError) -> Retryable:
+def away(error: KafkaError) -> Retryable:
+    """What a client says of a Kafka that does not answer."""
     return Retryable(
         f"kafka does not answer: {error or type(error).__name__}: check that it is up and SLUICEGATE_KAFKA"
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +24,7 @@ from sluicegate.processors.lifecycle import ATTACHED
 from sluicegate.processors.one_partition import OnePartition
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.registry import Person
-from sluicegate.processors.rehearsal import PERMITTED, Rehearsal, reviewers
+from sluicegate.processors.rehearsal import Verdict, ask, reviewers
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.state import PartitionState
 from sluicegate.schemas.errors import Terminal
@@ -54,38 +53,6 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Move on."""
         self._now += int(seconds * 1e6)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the gate would say to one call.
-
-    Attributes:
-        status: `permit`, `hold` or `refuse`.
-        stage, reason: who refused, and the code; empty where nobody did.
-        policies: ids of the policies that decided.
-        for_developer, for_model: what to do about it, in words.
-        arguments: as they would be executed, redactions included; None when it is refused.
-    """
-
-    status: str
-    stage: str
-    reason: str
-    policies: tuple[str, ...]
-    for_developer: str
-    for_model: str
-    arguments: Json = None
-
-    @property
-    def allowed(self) -> bool:
-        """Whether it would be executed, without a person."""
-        return self.status == "permit"
-
-    def __str__(self) -> str:
-        who = ", ".join(f"`{policy}`" for policy in self.policies) or "no policy"
-        if self.status == "refuse":
-            return f"refused at {self.stage} (`{self.reason}`, by {who}): {self.for_developer}"
-        return f"permitted by {who}" if self.allowed else f"held by {who}: {self.for_developer}"
 
 
 class Gate:
@@ -168,18 +135,9 @@ class Gate:
         if agent is None:
             unknown = REASONS["unknown_agent"]
             return Verdict("refuse", "route", unknown.code, (), unknown.remedy, unknown.for_model)
-        play = Rehearsal(self.release, agent, self._ledger.control.env)
-        play.begin(goal, on_behalf_of)
-        for text in [said] if isinstance(said, str) else said:
-            play.say(text)
-        decision = play.call(tool, client_json.dumps(dict(arguments)))
-        last, reply = decision.outcomes[-1], decision.replies[-1] if decision.replies else None
-        status = "permit" if last.status in PERMITTED else "hold" if last.status == "held" else "refuse"
-        named = next((o.policies for o in reversed(decision.outcomes) if o.policies), [])
-        sent = decision.dispatches[0].arguments if decision.dispatches else reply.arguments if reply else None
-        return Verdict(
-            status, last.stage, last.reason, tuple(named), reply.for_developer if reply else "",
-            reply.for_model if reply else "", client_json.loads(sent) if sent and status == "permit" else None,
+        return ask(
+            self.release, agent, tool, client_json.dumps(dict(arguments)), control=self._ledger.control,
+            said=[said] if isinstance(said, str) else said, goal=goal, on_behalf_of=on_behalf_of,
         )  # fmt: skip
 
     # -- people, operators, time --------------------------------------------------------------------------------

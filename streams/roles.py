@@ -3,6 +3,7 @@
     ledger      decides and appends (`ledger_service.py`)
     executor    claims and calls tools (`executors/dispatcher.py`)
     projector   the ledger into ClickHouse (`sinks/clickhouse.py`)
+    gateway     HTTP for clients without a Kafka credential (`gateway/server.py`)
     monitor     Faust agents for low-rate reactions, and leader timers (`monitor.py`)
 
 Never knows about Faust: `app.py` hosts whatever `make` returns. Roles run as separate processes by default.
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from sluicegate.schemas.records import Receipt
     from sluicegate.streams.control_log import ControlReader
 
-ROLES = ("ledger", "executor", "projector", "monitor")
+ROLES = ("ledger", "executor", "projector", "gateway", "monitor")
+
+GATEWAY_LISTEN = "SLUICEGATE_GATEWAY_LISTEN"
+DEFAULT_LISTEN = "127.0.0.1:8484"
+"""Where a gateway listens when nobody says otherwise: this machine only."""
 
 Metrics = Mapping[str, float]
 
@@ -249,10 +254,20 @@ class ProjectorRole:
         return found
 
 
+def _gateway(settings: Settings) -> Component:
+    from sluicegate.gateway.server import Gateway
+
+    host, _, port = os.environ.get(GATEWAY_LISTEN, DEFAULT_LISTEN).rpartition(":")
+    if not host or not port.isdigit():
+        raise Terminal(f"`{host}:{port}` is no address to listen on: set {GATEWAY_LISTEN} to HOST:PORT")
+    return Gateway(settings, host, int(port))
+
+
 _MAKERS: dict[str, Callable[[Settings], Component]] = {
     "ledger": LedgerRole,
     "executor": ExecutorRole,
     "projector": ProjectorRole,
+    "gateway": _gateway,
 }
 
 

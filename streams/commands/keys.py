@@ -1,4 +1,4 @@
-"""`sluicegate keys new | add | list | revoke`: which keys sign for whom."""
+"""`sluicegate keys new | add | create | list | revoke`: which keys sign for whom."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.streams import control_log, identities, key_files
+from sluicegate.processors.api_keys import AGENT, DEFAULT_RATE_PER_S
+from sluicegate.streams import api_keys, control_log, identities, key_files
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.spans import span_us
@@ -81,6 +82,31 @@ def keys_add(
     console().print(text, markup=False)
 
 
+@keys.command("create")
+def keys_create(
+    agent: Annotated[str, typer.Argument(help="the agent that this key stands for")],
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="agent, channel or person; may be repeated")
+    ] = None,
+    rate: Annotated[int, typer.Option("--rate", help="requests a second")] = DEFAULT_RATE_PER_S,
+    valid: Valid = "",
+    why: Why = "",
+) -> None:
+    """Make an API key for the gateway, e.g. `sluicegate keys create support-7 --valid 90d`.
+
+    The key is printed once and kept nowhere. `--scope channel` lets it say what users said: not for an untrusted agent.
+    """
+    settings = attach(Settings.from_env())
+    made = asyncio.run(
+        api_keys.create(
+            settings, Keys(settings.home), agent, scope or [AGENT], why, rate_per_s=rate,
+            valid_us=span_us(valid) if valid else 0,
+        )
+    )  # fmt: skip
+    console().print(f"key `{made.key_id}` as control event {made.head}, shown this once:", markup=False)
+    print(made.token)
+
+
 @keys.command("list")
 def keys_list(
     principal: Annotated[str, typer.Argument(help="only this one's")] = "",
@@ -95,6 +121,12 @@ def keys_list(
         for k in control.keys.values()
         if principal in ("", k.principal)
     ]
+    rows += [
+        (k.key_id, k.agent_id, f"api: {' '.join(k.scopes)}", "sha256", "valid" if k.not_after > now else "ended",
+         _until(k.not_after), k.sha256)
+        for k in control.api_keys.values()
+        if principal in ("", k.agent_id)
+    ]  # fmt: skip
     show(("kid", "principal", "role", "alg", "state", "until", "public"), sorted(rows), output)
 
 
@@ -112,6 +144,10 @@ def keys_revoke(
     Everything decided after this event refuses what it signed, held calls and second offers too.
     """
     settings = attach(Settings.from_env())
+    if not after and not dry_run and kid in asyncio.run(control_log.read(settings)).control.api_keys:
+        head = asyncio.run(api_keys.revoke(settings, Keys(settings.home), kid, why))
+        console().print(f"API key `{kid}` ends as of control event {head}", markup=False)
+        return
     head = asyncio.run(
         identities.revoke_key(
             settings, Keys(settings.home), kid, why, after_us=span_us(after) if after else 0, dry_run=dry_run

@@ -38,7 +38,7 @@ def run(main: Callable[[], Coroutine[object, object, None]]) -> None:
 def test_check_says_what_a_worker_would(folder: Path) -> None:
     gate = Gate.local(folder)
     allowed = gate.check("known", "desk.pay", {"value": "7"})
-    assert allowed.allowed and allowed.policies == ("desk-use",) and allowed.arguments == {"value": "7"}
+    assert allowed.allowed and allowed.policies == ("desk-use",) and allowed.arguments == b'{"value":"7"}'
     forbidden = gate.check("known", "desk.pay", {"value": "no"})
     assert (forbidden.status, forbidden.stage, forbidden.reason) == ("refuse", "authorize", "forbidden")
     assert "desk-not-this" in str(forbidden) and forbidden.for_model

@@ -1,0 +1,1 @@
+"""Front doors for clients without a Kafka credential. Read `server.py` first."""

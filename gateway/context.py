@@ -1,0 +1,167 @@
+"""What every door has at hand: the hub, control, and who is asking. Never decides. Next: `doors.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import orjson
+from aiohttp import web
+from sluicegate.gateway.access import Caller, Rates, caller_of
+from sluicegate.gateway.hub import Hub
+from sluicegate.gateway.problems import problem
+from sluicegate.processors.api_keys import CHANNEL
+from sluicegate.processors.control import Control
+from sluicegate.processors.release import CompiledRelease
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import key_files
+from sluicegate.streams.asking import Asker, Key
+from sluicegate.streams.client_json import Json
+from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session
+from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.settings import Settings
+
+READ_LIMIT_S = 10.0
+"""For a request's body: who sends slower is cut off."""
+MAX_SHARED = 100_000
+"""Shared sessions remembered, about 200 bytes each: 20 MB; one that is forgotten is opened again, and found open."""
+MAX_WAIT_S = 600.0
+"""The longest a request may wait for an end."""
+
+
+@dataclass(slots=True)
+class Gate:
+    """One gateway's parts.
+
+    Attributes:
+        counts: answers by class of status.
+        streams: ends an open event stream, one for each.
+        opened: key -> the session its completions share.
+    """
+
+    settings: Settings
+    hub: Hub
+    control_log: ControlReader
+    rates: Rates
+    clock: Callable[[], int]
+    counts: Counter[str]
+    under_way: int = 0
+    closing: bool = False
+    streams: set[Callable[[], None]] = field(default_factory=set)
+    opened: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Control:
+        """As of now."""
+        return self.control_log.control
+
+    def remember(self, key_id: str, session_id: str) -> None:
+        """A session that this key's completions share."""
+        self.opened.pop(key_id, None)
+        self.opened[key_id] = session_id
+        if len(self.opened) > MAX_SHARED:
+            del self.opened[next(iter(self.opened))]
+
+    @property
+    def release(self) -> CompiledRelease:
+        """The deployed one. Raises a problem while there is none."""
+        found = self.control.release
+        if found is None:
+            raise problem(503, "no_release", "nothing is deployed yet: sluicegate deploy RELEASE")
+        return found
+
+
+GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
+
+
+def gate_of(request: web.Request) -> Gate:
+    """The gateway that a request came to."""
+    return request.app[GATE]
+
+
+def asked_by(request: web.Request, scope: str) -> Caller:
+    """Who asks, with a key of this scope. Raises a problem."""
+    gate = gate_of(request)
+    caller = caller_of(request, gate.control, gate.clock(), gate.rates)
+    caller.needs(scope)
+    return caller
+
+
+async def body_of(request: web.Request) -> dict[str, Json]:
+    """The request's JSON object. Raises a problem for anything else, for one that is too large or comes too slowly."""
+    try:
+        async with asyncio.timeout(READ_LIMIT_S):
+            raw = await request.read()
+    except TimeoutError as error:
+        raise problem(408, "too_slow", f"the body did not come within {READ_LIMIT_S:.0f} s") from error
+    try:
+        found = orjson.loads(raw or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise problem(400, "malformed_json", f"the body is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise problem(400, "malformed_json", "the body is no JSON object")
+    return cast("dict[str, Json]", found)
+
+
+def text_in(body: dict[str, Json], name: str, *, needed: bool = False) -> str:
+    """A text of the body, or empty. Raises a problem for what is no text."""
+    value = body.get(name, "")
+    if not isinstance(value, str) or (needed and not value):
+        raise problem(400, "bad_request", f"`{name}` must be a text")
+    return value
+
+
+def seconds_in(value: object, default: float = CALL_TIMEOUT_S) -> float:
+    """A time-out of the body or the query. Raises a problem for one that is out of bounds."""
+    if value in (None, ""):
+        return default
+    try:
+        seconds = float(cast("float", value))
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise problem(400, "bad_request", f"a time-out is 0 to {MAX_WAIT_S:.0f} seconds")
+    return seconds
+
+
+async def asker_of(gate: Gate, caller: Caller) -> Asker:
+    """Who asks for this agent. In a signed environment with the keys that lie in the gateway's home."""
+    signed = gate.control.signing == "signed"
+    agent = _key_of(gate, caller.agent.agent_id, "agent") if signed else None
+    channel = None
+    if signed and CHANNEL in caller.key.scopes:
+        channel = _key_of(gate, "gateway", "channel")
+    return await gate.hub.asker(caller.agent.agent_id, agent, channel)
+
+
+def _key_of(gate: Gate, principal: str, role: str) -> Key:
+    now = gate.clock()
+    for key in reversed(gate.control.keys.values()):
+        path = key_files.default_path(gate.settings.home, key.kid)
+        if (
+            (key.principal, key.role) == (principal, role)
+            and key.not_before <= now < key.not_after
+            and path.exists()
+        ):
+            mine = key_files.load(path)
+            return mine.kid, mine.secret
+    raise Terminal(
+        f"no valid key of `{principal[:80]}` lies in the gateway's home: sluicegate keys new {principal[:80]} --role {role}"
+    )
+
+
+async def session_of(
+    gate: Gate, caller: Caller, session_id: str, *, goal: str = "", on_behalf_of: str = "", subject: str = "",
+    token: str = "", new: bool = False, speaks: bool = False, timeout_s: float = CALL_TIMEOUT_S,
+) -> Session:  # fmt: skip
+    """A session of the caller's agent; `new` ones are opened, and `speaks` is for the channel. Raises `Refused`."""
+    channel = speaks or (new and CHANNEL in caller.key.scopes)
+    session = Session(
+        await asker_of(gate, caller), session_id=session_id, goal=goal, on_behalf_of=on_behalf_of, subject=subject,
+        token=token, channel=channel, timeout_s=timeout_s, joined=not new,
+    )  # fmt: skip
+    await session.open()
+    return session

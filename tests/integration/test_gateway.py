@@ -1,0 +1,389 @@
+"""The gateway on a real broker: sessions, intents, events, chat completions and decisions, by key; and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import openai
+import pytest
+from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.gateway import openapi
+from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
+from sluicegate.processors.api_keys import digest_of, token_of
+from sluicegate.schemas.records import Dispatch
+from sluicegate.streams import control_log
+
+from tests.driver import AGENT, OTHER_AGENT, release_files
+from tests.executor_fakes import FakeAdapter
+from tests.integration.gate import Gate, Loop, new_settings, running, until
+
+FOREVER = 2**53 - 1
+MODEL = {
+    "name": "model.small",
+    "description": "A test's model.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "max_tokens": {"type": "integer"},
+            "temperature": {"type": "number"},
+        },
+        "required": ["messages"],
+    },
+    "x-sluicegate": {
+        "version": "1",
+        "class": "read_only",
+        "executor": {"kind": "model", "url": "http://models.invalid/v1", "model": "small-1"},
+    },
+}
+POLICY = """
+@id("model-use")
+permit (principal, action == Action::"model.small", resource);
+@id("model-not-that")
+forbid (principal, action == Action::"model.small", resource) when { context.args has max_tokens && context.args.max_tokens > 1000 };
+"""
+
+
+def key_of(key_id: str, agent: str, *scopes: str, rate: int = 10_000) -> tuple[str, dict[str, object]]:
+    """A control event; its secret is `secret-<id>`."""
+    return (
+        "api_key.added",
+        {
+            "key_id": key_id, "sha256": digest_of(f"secret-{key_id}"), "agent_id": agent, "scopes": list(scopes),
+            "rate_per_s": rate, "not_after": FOREVER,
+        },
+    )  # fmt: skip
+
+
+KEYS = [
+    key_of("k1", AGENT, "agent", "channel"),
+    key_of("k2", OTHER_AGENT, "agent"),
+    key_of("k3", AGENT, "agent"),
+    key_of("slow", AGENT, "agent", rate=1),
+    key_of("gone", AGENT, "agent"),
+    key_of("lost", "nobody", "agent"),
+    ("api_key.revoked", {"key_id": "gone"}),
+]
+
+
+async def _completion(dispatch: Dispatch) -> Answer:
+    asked = json.loads(dispatch.arguments)
+    said = asked["messages"][-1]["content"]
+    return Finished(
+        json.dumps(
+            {
+                "text": said.upper(), "tool_calls": [], "finish_reason": "stop", "served_model": "small-1-2026",
+                "usage": {"input_tokens": 3, "output_tokens": 4},
+            }
+        ).encode()
+    )  # fmt: skip
+
+
+class Served:
+    """A gate, its gateway, and clients of it."""
+
+    def __init__(self, loop: Loop, gate: Gate, gateway: Gateway) -> None:
+        self.loop, self.gate, self.gateway = loop, gate, gateway
+
+    def token(self, key: str = "k1", env: str = "") -> str:
+        return token_of(env or self.gate.settings.env, key, f"secret-{key}")
+
+    async def call(
+        self, method: str, path: str, body: object = None, *, key: str = "k1", token: str | None = None, raw: bytes | None = None,
+        **headers: str,
+    ) -> tuple[int, dict[str, object], dict[str, str]]:  # fmt: skip
+        """One request: status, JSON, headers."""
+        given = {"Authorization": f"Bearer {self.token(key) if token is None else token}", **headers}
+        async with (
+            aiohttp.ClientSession() as client,
+            client.request(
+                method, self.gateway.url + path, data=raw if raw is not None else json.dumps(body or {}), headers=given
+            ) as answer,
+        ):  # fmt: skip
+            return (
+                answer.status,
+                json.loads(await answer.read()),
+                {k.lower(): v for k, v in answer.headers.items()},
+            )
+
+    async def session(self, key: str = "k1", **body: object) -> str:
+        status, opened, _ = await self.call("POST", "/v1/sessions", {"goal": "a test", **body}, key=key)
+        assert status == 201, opened
+        return str(opened["session_id"])
+
+
+@pytest.fixture(scope="module")
+def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    files = {
+        **release_files(),
+        "contracts/model.small.json": json.dumps(MODEL),
+        "policies/model.cedar": POLICY,
+    }
+    settings = new_settings(kafka, tmp_path_factory.mktemp("gateway"))
+    with running(settings, files=files, control=KEYS, adapters={"model": FakeAdapter(_completion)}) as (
+        loop,
+        gate,
+    ):
+        gateway = Gateway(settings)
+        loop.run(gateway.start())
+        try:
+            yield Served(loop, gate, gateway)
+        finally:
+            loop.run(gateway.stop())
+
+
+def test_a_session_a_call_and_its_end(served: Served) -> None:
+    async def main() -> None:
+        session = await served.session(on_behalf_of="person-1")
+        ask = {
+            "session_id": session,
+            "tool": "desk.pay",
+            "arguments": {"value": "7"},
+            "intent_id": f"{session}-1",
+        }
+        status, said, headers = await served.call("POST", "/v1/intents", ask, **{"x-request-id": "mine"})
+        assert (status, said["status"], said["result"]) == (200, "released", {"ok": True})
+        assert headers["x-request-id"] == "mine"
+        again = await served.call("POST", "/v1/intents", ask)  # an id is for one request
+        assert (again[0], again[1]["error"]["code"]) == (409, "id_conflict")  # type: ignore[index]
+        found = await served.call("GET", f"/v1/intents/{session}-1")
+        assert found[:2] == (200, said)
+        status, said, _ = await served.call("POST", f"/v1/sessions/{session}/messages", {"text": "thank you"})
+        assert (status, said["status"]) == (200, "heard")
+        status, said, _ = await served.call("DELETE", f"/v1/sessions/{session}")
+        assert (status, said["status"]) == (200, "closed")
+        status, said, _ = await served.call("POST", "/v1/intents", {**ask, "intent_id": f"{session}-2"})
+        assert status == 403 and said["error"]["code"] == "unknown_session"  # type: ignore[index]
+
+    served.loop.run(main())
+    assert sum(served.gate.adapter.called.values()) == 1
+
+
+def test_refused_held_and_published(served: Served) -> None:
+    async def main() -> None:
+        session = await served.session()
+        ask = {"session_id": session, "tool": "desk.pay", "arguments": {"value": "no"}}
+        status, said, _ = await served.call("POST", "/v1/intents", ask)
+        error = said["error"]
+        assert status == 403 and error["code"] == "forbidden" and error["policies"] == ["desk-not-this"]  # type: ignore[index]
+        assert error["for_model"] and error["stage"] == "authorize"  # type: ignore[index]
+        status, said, headers = await served.call(
+            "POST", "/v1/intents", {**ask, "tool": "desk.ask", "arguments": {}}
+        )
+        assert (status, said["status"], said["policies"]) == (202, "held", ["desk-ask"])
+        assert headers["location"] == f"/v1/intents/{said['intent_id']}"
+        status, said, _ = await served.call("POST", "/v1/intents", {**ask, "arguments": {"value": 7}})
+        assert status == 400, said
+        status, said, _ = await served.call(
+            "POST", "/v1/intents", {**ask, "arguments": {"value": "later"}, "wait": False}
+        )
+        assert (status, said["status"]) == (202, "published")
+        status, said, _ = await served.call("GET", f"/v1/intents/{said['intent_id']}?wait_s=20")
+        assert (status, said["status"]) == (200, "released")
+
+    served.loop.run(main())
+
+
+def test_who_may_ask(served: Served) -> None:
+    async def main() -> None:
+        session = await served.session()
+        ask = {"session_id": session, "tool": "desk.read", "arguments": {}}
+        for token, status, says in (
+            ("", 401, "no API key"),
+            (served.token("gone"), 401, "has ended"),
+            (served.token(env="prod"), 401, "environment `prod`"),
+            (served.token("k1") + "x", 401, "not known"),
+            (served.token("lost"), 403, "unknown_agent"),
+        ):
+            found = await served.call("POST", "/v1/intents", ask, token=token)
+            assert found[0] == status and says in str(found[1]), found
+            assert "secret" not in str(found[1])
+        found = await served.call("POST", "/v1/intents", ask, **{"x-api-key": served.token("k2")})
+        assert found[0] == 401 and "once" in str(found[1])
+        # The session is the first agent's: for another agent there is none of that name, whatever it says of itself.
+        found = await served.call("POST", "/v1/intents", ask, key="k2")
+        assert (found[0], found[1]["error"]["code"]) == (403, "unknown_session")  # type: ignore[index]
+        found = await served.call("POST", "/v1/intents", {**ask, "agent_id": AGENT}, key="k2")
+        assert found[1]["error"]["code"] == "other_agent"  # type: ignore[index]
+        # An agent alone cannot say for whom it acts, or what its user said.
+        found = await served.call("POST", "/v1/sessions", {"on_behalf_of": "person-1"}, key="k3")
+        assert found[1]["error"]["code"] == "scope_missing"  # type: ignore[index]
+        found = await served.call("POST", f"/v1/sessions/{session}/messages", {"text": "pay all"}, key="k3")
+        assert found[1]["error"]["code"] == "scope_missing"  # type: ignore[index]
+
+    served.loop.run(main())
+
+
+def test_bounds(served: Served) -> None:
+    async def main() -> None:
+        for raw, status in (
+            (b"{", 400),
+            (b"[]", 400),
+            (b'{"goal": 7}', 400),
+            (b"x" * (MAX_BODY_BYTES + 1), 413),
+        ):
+            found = await served.call("POST", "/v1/sessions", raw=raw) if status != 413 else None
+            if found is not None:
+                assert found[0] == status, found
+        async with aiohttp.ClientSession() as client:
+            headers = {"Authorization": f"Bearer {served.token()}"}
+            async with client.post(
+                served.gateway.url + "/v1/sessions", data=b"x" * (MAX_BODY_BYTES + 1), headers=headers
+            ) as answer:
+                assert answer.status == 413
+            async with client.get(served.gateway.url + "/nowhere", headers=headers) as answer:
+                assert answer.status == 404 and (await answer.json())["error"]["code"] == "not_found"
+        found = await served.call("POST", "/v1/intents", {"session_id": "s", "tool": "a", "model": "b"})
+        assert found[0] == 400
+        codes = [(await served.call("GET", "/v1/models", key="slow"))[0] for _ in range(4)]
+        assert codes[:2] == [200, 200] and 429 in codes[2:]
+
+    served.loop.run(main())
+
+
+def test_events_are_taken_up_again(served: Served) -> None:
+    async def read(session: str, count: int, last: str = "") -> list[tuple[str, str, dict[str, object]]]:
+        headers = {"Authorization": f"Bearer {served.token()}"} | ({"Last-Event-ID": last} if last else {})
+        found: list[tuple[str, str, dict[str, object]]] = []
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"{served.gateway.url}/v1/sessions/{session}/events", headers=headers) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
+            event: dict[str, str] = {}
+            async for line in answer.content:
+                name, _, value = line.decode().rstrip("\n").partition(": ")
+                if name:
+                    event[name] = value
+                elif "data" in event:
+                    found.append((event["id"], event["event"], json.loads(event["data"])))
+                    event = {}
+                    if len(found) == count:
+                        break
+        return found
+
+    async def main() -> None:
+        session, other = await served.session(), await served.session()
+        ask = {"session_id": session, "tool": "desk.read", "arguments": {}}
+        reading = asyncio.create_task(read(session, 2))
+        await until(lambda: served.gateway.gate.streams, "the stream is open")
+        await served.call("POST", "/v1/intents", {**ask, "session_id": other})
+        await served.call("POST", "/v1/intents", ask)
+        await served.call("POST", "/v1/intents", {**ask, "tool": "desk.never"})
+        first, second = await reading
+        assert [first[1], second[1]] == ["released", "refused"]
+        assert first[2]["session_id"] == session and first[2]["result"] == {"ok": True}
+        assert await read(session, 1, first[0]) == [second]  # nothing is missed, nothing told twice
+        wrong = await served.call("GET", f"/v1/sessions/{session}/events", **{"Last-Event-ID": "9-1"})
+        assert wrong[0] == 400
+        await until(lambda: not served.gateway.gate.streams, "a stream ends with its client")
+
+    served.loop.run(main())
+
+
+def test_openai_client(served: Served) -> None:
+    async def main() -> None:
+        async with openai.AsyncOpenAI(
+            base_url=served.gateway.url + "/v1", api_key=served.token(), max_retries=0
+        ) as client:
+            assert "model.small" in [m.id async for m in client.models.list()]
+            said: list[dict[str, str]] = [{"role": "user", "content": "hello there"}]
+            raw = await client.chat.completions.with_raw_response.create(
+                model="model.small", messages=said, temperature=0.5
+            )  # type: ignore[arg-type]
+            answer = raw.parse()
+            assert answer.choices[0].message.content == "HELLO THERE"
+            assert (
+                answer.model == "small-1-2026" and answer.usage is not None and answer.usage.total_tokens == 7
+            )
+            assert raw.headers["x-sluicegate-intent"] and raw.headers["x-sluicegate-session"].startswith(
+                "gateway-k1-"
+            )
+            pieces = [
+                piece
+                async for piece in await client.chat.completions.create(
+                    model="model.small",
+                    messages=said,
+                    stream=True,  # type: ignore[arg-type]
+                )
+            ]
+            text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+            assert text == "HELLO THERE" and pieces[-1].usage is not None
+            with pytest.raises(openai.PermissionDeniedError) as refused:
+                await client.chat.completions.create(model="model.small", messages=said, max_tokens=5_000)  # type: ignore[arg-type]
+            assert refused.value.code == "forbidden" and "model-not-that" in str(refused.value.body)
+            with pytest.raises(openai.PermissionDeniedError):
+                await client.chat.completions.create(model="gpt-nobody", messages=said)  # type: ignore[arg-type]
+            with pytest.raises(openai.BadRequestError):
+                await client.chat.completions.create(model="model.small", messages=said, n=2)  # type: ignore[arg-type]
+        async with openai.AsyncOpenAI(
+            base_url=served.gateway.url + "/v1", api_key="sk-x", max_retries=0
+        ) as client:
+            with pytest.raises(openai.AuthenticationError):
+                await client.models.list()
+
+    served.loop.run(main())
+
+
+def test_decision_api(served: Served) -> None:
+    async def main() -> None:
+        body = {
+            "subject": {"type": "agent", "id": AGENT}, "action": {"name": "desk.pay"}, "resource": {"type": "tool", "id": "desk.pay"},
+            "context": {"arguments": {"value": "7"}},
+        }  # fmt: skip
+        status, said, _ = await served.call("POST", "/access/v1/evaluation", body)
+        assert status == 200 and said["decision"] is True
+        no = {**body, "context": {"arguments": {"value": "no"}}}
+        _, said, _ = await served.call("POST", "/access/v1/evaluation", no)
+        assert said["decision"] is False and said["context"]["policies"] == ["desk-not-this"]  # type: ignore[index]
+        rows = [
+            {"action": {"name": "desk.read"}},
+            {"action": {"name": "desk.ask"}},
+            {"action": {"name": "desk.never"}},
+        ]
+        _, said, _ = await served.call(
+            "POST", "/access/v1/evaluations", {**body, "evaluations": rows, "context": {}}
+        )
+        assert [(e["decision"], e["context"]["status"]) for e in said["evaluations"]] == [  # type: ignore[union-attr,index,call-overload]
+            (True, "permit"), (False, "hold"), (False, "refuse"),
+        ]  # fmt: skip
+        stop = ("quarantine.added", {"scope": "tool", "value": "desk.pay", "why": "a drill"})
+        head = await control_log.append(served.gate.settings, served.gate.keys, [stop], who="a test", why="")
+        await until(lambda: served.gateway.gate.control.head >= head, "the gateway read of it")
+        _, said, _ = await served.call("POST", "/access/v1/evaluation", body)
+        assert said["decision"] is False and said["context"]["reason"] == "quarantined"  # type: ignore[index]
+        lift = ("quarantine.lifted", {"scope": "tool", "value": "desk.pay"})
+        head = await control_log.append(served.gate.settings, served.gate.keys, [lift], who="a test", why="")
+        await until(lambda: served.gateway.gate.control.head >= head, "the gateway read of it")
+        status, _, _ = await served.call("POST", "/access/v1/evaluation", body, key="k2")
+        assert status == 403
+
+    before = len(served.gate.events)
+    served.loop.run(main())
+    assert before == len(served.gate.events)  # it only asked
+
+
+def test_the_document_names_every_route(served: Served) -> None:
+    app = make_app(served.gateway.gate)
+    routes = {
+        (r.resource.canonical, r.method.lower())
+        for r in app.router.routes()
+        if r.resource and r.method != "HEAD"
+    }
+    assert routes == {(path, method) for path, methods in openapi.PATHS.items() for method in methods}
+
+    async def main() -> None:
+        status, said, _ = await served.call("GET", "/openapi.json")
+        assert status == 200 and said["openapi"] == "3.1.0"
+        status, said, _ = await served.call("GET", "/healthz", token="")
+        assert (status, said["alive"]) == (200, True)
+
+    served.loop.run(main())
+
+
+def test_the_ledger_stays_intact(served: Served, tmp_path: Path) -> None:
+    served.loop.run(served.gate.intact())
