@@ -57,7 +57,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
         else:
             queue.put_nowait((offset, value))
 
-    stop = gate.hub.listen(agent_id, offer)
+    stop = gate.hub.watch(agent_id, offer)
     gate.streams.add(end)
     gate.under_way -= 1  # an open stream is no request that a stop waits for
     response = web.StreamResponse(
@@ -68,9 +68,10 @@ async def _events(request: web.Request) -> web.StreamResponse:
         await response.write(b": open\n\n")
         last = -1
         if after is not None:
-            async for offset, value in gate.hub.kept(agent_id, after):
-                last = offset
-                await _write(response, partition, offset, value, session_id)
+            async with contextlib.aclosing(gate.hub.kept(agent_id, after)) as kept:
+                async for offset, value in kept:
+                    last = offset
+                    await _write(response, partition, offset, value, session_id)
         await _follow(response, queue, partition, last, session_id)
     except (ConnectionResetError, asyncio.CancelledError):
         pass  # the client went away: nothing depends on it

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -28,6 +29,7 @@ from sluicegate.streams.client_transport import (
     Headers,
     KafkaTransport,
     away,
+    stop_consumer,
 )
 from sluicegate.streams.settings import Settings
 
@@ -45,6 +47,7 @@ class _Agent:
     """Who is told of an agent's replies."""
 
     deliver: Deliver | None = None
+    pieces: Deliver | None = None
     listeners: list[Listener] = field(default_factory=list)
 
 
@@ -55,6 +58,7 @@ class Hub(KafkaTransport):
         super().__init__(settings, "gateway")
         self._told: dict[bytes, _Agent] = {}
         self._askers: OrderedDict[str, Asker] = OrderedDict()
+        self._places: list[TopicPartition] = []
         self.partitions = 0
 
     @property
@@ -75,7 +79,11 @@ class Hub(KafkaTransport):
         consumer.assign(places)
         for place, end in (await consumer.end_offsets(places)).items():
             consumer.seek(place, end)
+        self._places = places
         self._reading = asyncio.create_task(self._read_all(places), name="gateway-replies")
+
+    def _heard(self) -> list[TopicPartition]:
+        return self._places
 
     async def _read_all(self, places: list[TopicPartition]) -> None:
         assert self._consumer is not None
@@ -127,11 +135,11 @@ class Hub(KafkaTransport):
         """Nobody asks for this agent any more."""
         agent = self._told.get(agent_id.encode())
         if agent is not None:
-            agent.deliver = None
+            agent.deliver = agent.pieces = None
             if not agent.listeners:
                 del self._told[agent_id.encode()]
 
-    def listen(self, agent_id: str, listener: Listener) -> Callable[[], None]:
+    def watch(self, agent_id: str, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every reply to this agent, until the answer is called."""
         key = agent_id.encode()
         self._told.setdefault(key, _Agent()).listeners.append(listener)
@@ -144,6 +152,16 @@ class Hub(KafkaTransport):
 
         return stop
 
+    async def hear_pieces(self, agent_id: str, deliver: Deliver) -> None:
+        """From now on this agent's pieces go to `deliver`, too. Raises as `Transport.listen`."""
+        self._told.setdefault(agent_id.encode(), _Agent()).pieces = deliver
+        await self.listen(self._tell_piece)
+
+    def _tell_piece(self, key: bytes | None, value: bytes) -> None:
+        agent = self._told.get(key or b"")
+        if agent is not None and agent.pieces is not None:
+            agent.pieces(key, value)
+
     def place_of(self, agent_id: str) -> TopicPartition:
         """Where an agent's replies are."""
         return TopicPartition(self._replies.topic, partition_of(agent_id, self.partitions))
@@ -154,7 +172,7 @@ class Hub(KafkaTransport):
             topic, value, headers, agent_id.encode(), self.place_of(agent_id).partition
         )
 
-    async def kept(self, agent_id: str, after: int = -1) -> AsyncIterator[tuple[int, bytes]]:
+    async def kept(self, agent_id: str, after: int = -1) -> AsyncGenerator[tuple[int, bytes], None]:
         """(offset, value) of this agent's replies that are kept, those after `after`, oldest first.
 
         Raises `Retryable` when Kafka is away.
@@ -174,7 +192,7 @@ class Hub(KafkaTransport):
         except KafkaError as error:
             raise away(error) from error
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
 
 
 class Line:
@@ -194,9 +212,14 @@ class Line:
     async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
         """See `Transport`."""
         key = self._agent_id.encode()
-        async for _, value in self._hub.kept(self._agent_id):
-            if deliver(key, value):
-                return
+        async with aclosing(self._hub.kept(self._agent_id)) as kept:
+            async for _, value in kept:
+                if deliver(key, value):
+                    return
+
+    async def listen(self, deliver: Deliver) -> None:
+        """Hear this agent's pieces."""
+        await self._hub.hear_pieces(self._agent_id, deliver)
 
     async def stop(self) -> None:
         """Leave."""

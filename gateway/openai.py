@@ -15,13 +15,12 @@ import time
 import uuid
 from typing import cast
 
-import orjson
 from aiohttp import web
+from sluicegate.gateway import openai_stream
 from sluicegate.gateway.access import Caller
 from sluicegate.gateway.context import (
     Gate,
     asked_by,
-    asker_of,
     body_of,
     gate_of,
     seconds_in,
@@ -29,14 +28,14 @@ from sluicegate.gateway.context import (
     text_in,
 )
 from sluicegate.gateway.doors import said
-from sluicegate.gateway.problems import JSON, problem, status_of
+from sluicegate.gateway.openai_shapes import INTENT, SESSION, held_call, refused, usage_of
+from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import AGENT
-from sluicegate.schemas.kinds import MODEL, MODEL_CALL
+from sluicegate.schemas.kinds import MODEL
 from sluicegate.streams.client_errors import NotReleased
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.replies import Held
 
-SESSION, INTENT = "x-sluicegate-session", "x-sluicegate-intent"
 SHARED_S = 900
 """How long completions without a session of their own share one. An agent's new session begins with all that the agent ever saw,
 so sharing washes nothing and taints nothing more."""
@@ -74,21 +73,27 @@ async def _complete(request: web.Request) -> web.StreamResponse:
     arguments = {name: value for name, value in body.items() if name not in LEFT_OUT and value is not None}
     intent_id = request.headers.get(INTENT, "") or uuid.uuid4().hex
     session_id = request.headers.get(SESSION, "") or await _shared(gate, caller)
-    asker = await asker_of(gate, caller)
-    trace = request.headers.get("traceparent", "")[:100]
+    timeout_s = seconds_in(request.headers.get("x-sluicegate-timeout"), TIMEOUT_S)
     headers = {INTENT: intent_id, SESSION: session_id}
+    session = await session_of(gate, caller, session_id)
+    messages = cast("list[dict[str, Json]]", arguments.pop("messages", []))
+    asked = {
+        **arguments,
+        "timeout_s": timeout_s,
+        "intent_id": intent_id,
+        "traceparent": request.headers.get("traceparent", "")[:100],
+    }
     try:
-        answer = await asker.call_tool(
-            session_id, model, arguments, seconds_in(request.headers.get("x-sluicegate-timeout"), TIMEOUT_S), intent_id,
-            trace, None, MODEL_CALL,
-        )  # fmt: skip
+        if body.get("stream"):
+            return await openai_stream.answer(
+                request, session.stream_model(model, messages, **asked), {"alias": model, **headers}  # type: ignore[arg-type]
+            )  # fmt: skip
+        answer = await session.call_model(model, messages, **asked)  # type: ignore[arg-type]
     except NotReleased as error:
         return refused(error, headers)
     if isinstance(answer, Held):
-        return _held(answer, headers)
+        return held_call(answer, headers)
     completion = _completion(intent_id, model, cast("dict[str, Json]", answer), session_id)
-    if body.get("stream"):
-        return await _streamed(request, completion, headers)
     return said(completion, 200, **headers)
 
 
@@ -106,39 +111,11 @@ async def _shared(gate: Gate, caller: Caller) -> str:
     return session_id
 
 
-def refused(error: NotReleased, headers: dict[str, str]) -> web.Response:
-    """No completion, in OpenAI's shape; the message is for the model."""
-    status = status_of(error)
-    told = {
-        **headers, "x-sluicegate-stage": error.stage, "x-sluicegate-reason": error.reason,
-        "x-sluicegate-policies": ",".join(error.policies),
-    }  # fmt: skip
-    body = {
-        "error": {
-            "message": error.for_model or str(error), "type": f"sluicegate_{error.status}", "code": error.reason, "param": None,
-            "sluicegate": {"developer": error.for_developer, "policies": list(error.policies), "intent_id": error.intent_id},
-        }
-    }  # fmt: skip
-    return web.Response(status=status, body=orjson.dumps(body), content_type=JSON, headers=told)
-
-
-def _held(held: Held, headers: dict[str, str]) -> web.Response:
-    body = {
-        "error": {
-            "message": held.for_model or "A person has to agree to this first.", "type": "sluicegate_held", "code": "held",
-            "param": None, "sluicegate": {"developer": held.why, "policies": list(held.policies), "intent_id": held.intent_id},
-        }
-    }  # fmt: skip
-    return web.Response(status=409, body=orjson.dumps(body), content_type=JSON, headers=headers)
-
-
 def _completion(intent_id: str, model: str, answer: dict[str, Json], session_id: str) -> dict[str, object]:
     """The released result as a chat completion."""
-    usage = cast("dict[str, int]", answer.get("usage") or {})
     message: dict[str, object] = {"role": "assistant", "content": answer.get("text"), "refusal": None}
     if answer.get("tool_calls"):
         message["tool_calls"] = answer["tool_calls"]
-    given, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
     return {
         "id": f"chatcmpl-{intent_id}",
         "object": "chat.completion",
@@ -152,35 +129,6 @@ def _completion(intent_id: str, model: str, answer: dict[str, Json], session_id:
                 "logprobs": None,
             }
         ],
-        "usage": {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made},
+        "usage": usage_of(answer),
         "sluicegate": {"intent_id": intent_id, "session_id": session_id, "alias": model},
     }
-
-
-async def _streamed(
-    request: web.Request, completion: dict[str, object], headers: dict[str, str]
-) -> web.StreamResponse:
-    """The whole completion as a stream of one piece: it was validated before anybody may see any of it."""
-    choice = cast("list[dict[str, object]]", completion["choices"])[0]
-    message = cast("dict[str, object]", choice["message"])
-    delta: dict[str, object] = {"role": "assistant", "content": message["content"]}
-    calls = cast("list[dict[str, object]]", message.get("tool_calls") or [])
-    if calls:
-        delta["tool_calls"] = [{"index": n, **call} for n, call in enumerate(calls)]
-    common = {k: completion[k] for k in ("id", "created", "model", "sluicegate")} | {
-        "object": "chat.completion.chunk"
-    }
-    pieces = [
-        {**common, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
-        {**common, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]},
-        {**common, "choices": [], "usage": completion["usage"]},
-    ]
-    response = web.StreamResponse(
-        headers={**headers, "Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-    )
-    await response.prepare(request)
-    for piece in pieces:
-        await response.write(b"data: " + orjson.dumps(piece) + b"\n\n")
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-    return response

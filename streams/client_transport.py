@@ -149,20 +149,21 @@ class KafkaTransport:
         except KafkaError as error:
             raise away(error) from error
         finally:
-            await _stop_consumer(consumer)
+            await stop_consumer(consumer)
 
     async def listen(self, deliver: Deliver) -> None:
         async with self._connecting_pieces:
             if self._pieces is not None:
                 return
-            place = self._replies._replace(topic=full_name(self._settings.env, "pieces"))
+            places = [p._replace(topic=full_name(self._settings.env, "pieces")) for p in self._heard()]
             consumer: AIOKafkaConsumer | None = None
             try:
-                await kafka.known((await self._connected()).client, place.topic)
-                consumer = await self._reader(FETCH_WAIT_MS, place)
-                consumer.seek(place, (await consumer.end_offsets([place]))[place])
+                await kafka.known((await self._connected()).client, places[0].topic)
+                consumer = await self._reader(FETCH_WAIT_MS, *places)
+                for place, end in (await consumer.end_offsets(places)).items():
+                    consumer.seek(place, end)
             except BaseException as error:
-                await _stop_consumer(consumer)
+                await stop_consumer(consumer)
                 if isinstance(error, TopicAuthorizationFailedError):
                     raise Terminal(
                         "kafka does not let this user read topic `pieces`: ask for an ACL"
@@ -172,8 +173,12 @@ class KafkaTransport:
                 raise
             self._pieces = consumer
             self._hearing = asyncio.create_task(
-                self._read(consumer, deliver, place), name="sluicegate-pieces"
+                self._read(consumer, deliver, *places), name="sluicegate-pieces"
             )
+
+    def _heard(self) -> list[TopicPartition]:
+        """Where the replies are that this client reads."""
+        return [self._replies]
 
     async def stop(self) -> None:
         for reading in (self._reading, self._hearing):
@@ -183,7 +188,7 @@ class KafkaTransport:
         consumer, self._consumer = self._consumer, None
         pieces, self._pieces = self._pieces, None
         producer, self._producer = self._producer, None
-        await asyncio.gather(_stop_consumer(consumer), _stop_consumer(pieces), _stop_producer(producer))
+        await asyncio.gather(stop_consumer(consumer), stop_consumer(pieces), _stop_producer(producer))
 
     # -- Kafka --------------------------------------------------------------------------------------------------
 
@@ -204,20 +209,20 @@ class KafkaTransport:
         now = asyncio.get_running_loop().time()
         return any(now - since > STUCK_S for since in self._unacknowledged.values())
 
-    async def _reader(self, fetch_wait_ms: int, place: TopicPartition | None = None) -> AIOKafkaConsumer:
+    async def _reader(self, fetch_wait_ms: int, *places: TopicPartition) -> AIOKafkaConsumer:
         consumer = kafka.consumer(self._settings, from_offset="latest", fetch_wait_ms=fetch_wait_ms)
         await kafka.connect(consumer)
-        consumer.assign([place or self._replies])
+        consumer.assign(places or [self._replies])
         return consumer
 
-    async def _read(self, consumer: AIOKafkaConsumer, deliver: Deliver, place: TopicPartition) -> None:
+    async def _read(self, consumer: AIOKafkaConsumer, deliver: Deliver, *places: TopicPartition) -> None:
         while True:
             try:
-                batches = await consumer.getmany(place, timeout_ms=POLL_MS)
-                for record in batches.get(place, ()):
-                    deliver(record.key, record.value or b"")
+                for records in (await consumer.getmany(*places, timeout_ms=POLL_MS)).values():
+                    for record in records:
+                        deliver(record.key, record.value or b"")
             except Exception as error:  # it must never end: every call waits for it
-                log.warning("`%s` cannot be read, trying again: %r", place.topic, error)
+                log.warning("`%s` cannot be read, trying again: %r", places[0].topic, error)
                 await asyncio.sleep(READ_RETRY_S)
 
     def _acknowledged(self, future: asyncio.Future[object]) -> None:
@@ -241,7 +246,8 @@ def away(error: KafkaError) -> Retryable:
     )
 
 
-async def _stop_consumer(consumer: AIOKafkaConsumer | None) -> None:
+async def stop_consumer(consumer: AIOKafkaConsumer | None) -> None:
+    """Close a reader, its connections too, within seconds. Never raises for a broker that is away."""
     if consumer is not None and not await _bounded(consumer.stop()):
         # aiokafka cancels its own requests in flight, trips over them, and leaves its connections open.
         await _bounded(consumer._client.close())

@@ -1,0 +1,51 @@
+"""OpenAI's shapes for what is no completion, and for tokens. Never decides. Next: `openai.py`, `openai_stream.py`."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import orjson
+from aiohttp import web
+from sluicegate.gateway.problems import JSON, status_of
+from sluicegate.streams.client_errors import NotReleased
+from sluicegate.streams.client_json import Json
+from sluicegate.streams.replies import Held
+
+SESSION, INTENT = "x-sluicegate-session", "x-sluicegate-intent"
+
+
+def error_of(error: NotReleased) -> dict[str, object]:
+    """In OpenAI's shape; the message is for the model."""
+    return {
+        "error": {
+            "message": error.for_model or str(error), "type": f"sluicegate_{error.status}", "code": error.reason, "param": None,
+            "sluicegate": {"developer": error.for_developer, "policies": list(error.policies), "intent_id": error.intent_id},
+        }
+    }  # fmt: skip
+
+
+def refused(error: NotReleased, headers: dict[str, str]) -> web.Response:
+    """No completion."""
+    status = status_of(error)
+    told = {
+        **headers, "x-sluicegate-stage": error.stage, "x-sluicegate-reason": error.reason,
+        "x-sluicegate-policies": ",".join(error.policies),
+    }  # fmt: skip
+    return web.Response(status=status, body=orjson.dumps(error_of(error)), content_type=JSON, headers=told)
+
+
+def held_call(held: Held, headers: dict[str, str]) -> web.Response:
+    body = {
+        "error": {
+            "message": held.for_model or "A person has to agree to this first.", "type": "sluicegate_held", "code": "held",
+            "param": None, "sluicegate": {"developer": held.why, "policies": list(held.policies), "intent_id": held.intent_id},
+        }
+    }  # fmt: skip
+    return web.Response(status=409, body=orjson.dumps(body), content_type=JSON, headers=headers)
+
+
+def usage_of(answer: dict[str, Json]) -> dict[str, int]:
+    """Tokens, in OpenAI's words."""
+    usage = cast("dict[str, int]", answer.get("usage") or {})
+    given, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
+    return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}

@@ -1,0 +1,111 @@
+"""A streamed completion: what the SDK shows of an answer, as OpenAI's chunks.
+
+What was shown can be void: another model answers, or what was streamed is not what was released. A client of this protocol puts
+pieces together and cannot take any back, so then the stream ends with an error (`message_replaced`), and the client asks again.
+Never decides. Next: `streams/assembly.py` (what is shown), `openai.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+import orjson
+from aiohttp import web
+from sluicegate.gateway.openai_shapes import INTENT, error_of, held_call, usage_of
+from sluicegate.streams.assembly import Ended, Part, Started, Text, ToolCall
+from sluicegate.streams.client_errors import NotReleased
+from sluicegate.streams.client_json import Json
+from sluicegate.streams.replies import Held
+
+REPLACED: dict[str, object] = {
+    "error": {
+        "message": "another answer begins, what came so far is void: ask again",
+        "type": "sluicegate_replaced",
+        "code": "message_replaced",
+        "param": None,
+    }
+}
+
+
+async def answer(
+    request: web.Request, parts: AsyncIterator[Part], headers: dict[str, str]
+) -> web.StreamResponse:
+    """Answer with what comes. Raises `NotReleased` as long as nothing was said; afterwards it is an error in the stream."""
+    alias = headers.pop("alias")
+    first = await anext(parts)
+    if isinstance(first, Ended) and isinstance(first.result, Held):
+        return held_call(first.result, headers)
+    response = web.StreamResponse(
+        headers={
+            **headers,
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+        }
+    )
+    await response.prepare(request)
+    writer = _Writer(response, headers[INTENT], alias)
+    try:
+        await writer.part(first)
+        async for part in parts:
+            if not await writer.part(part):
+                break
+    except NotReleased as error:
+        await _event(response, error_of(error))
+    await response.write(b"data: [DONE]\n\n")
+    await response.write_eof()
+    return response
+
+
+class _Writer:
+    """Chunks of one completion."""
+
+    def __init__(self, response: web.StreamResponse, intent_id: str, alias: str) -> None:
+        self._response = response
+        self._common: dict[str, object] = {
+            "id": f"chatcmpl-{intent_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": alias,
+        }  # fmt: skip
+        self._said = False
+
+    async def part(self, part: Part) -> bool:
+        """Write one part; False when nothing may follow."""
+        if isinstance(part, Started):
+            if part.replaces and self._said:
+                await _event(self._response, REPLACED)
+                return False
+            self._common["model"] = part.model or self._common["model"]
+            await self._delta({"role": "assistant", "content": ""})
+        elif isinstance(part, Text):
+            self._said = True
+            await self._delta({"content": part.text})
+        elif isinstance(part, ToolCall):
+            self._said = True
+            call: dict[str, object] = {"index": part.index, "function": {"arguments": part.arguments}}
+            if part.name:
+                call |= {
+                    "id": part.call_id,
+                    "type": "function",
+                    "function": {"name": part.name, "arguments": part.arguments},
+                }
+            await self._delta({"tool_calls": [call]})
+        else:
+            await self._end(cast("dict[str, Json]", part.result))
+        return True
+
+    async def _delta(self, delta: dict[str, object]) -> None:
+        await _event(
+            self._response, {**self._common, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        )
+
+    async def _end(self, result: dict[str, Json]) -> None:
+        reason = result.get("finish_reason") or "stop"
+        await _event(
+            self._response, {**self._common, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+        )
+        await _event(self._response, {**self._common, "choices": [], "usage": usage_of(result)})
+
+
+async def _event(response: web.StreamResponse, value: dict[str, object]) -> None:
+    await response.write(b"data: " + orjson.dumps(value) + b"\n\n")
