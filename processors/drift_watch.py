@@ -46,6 +46,8 @@ class Signal:
         streams: how many were watched beside it.
         since, began, until: its run's first bucket, about when the change came, and the end of the last bucket.
         n, rate: observations since it began, and of a rate how bad they are.
+        start, begun, reset: of the watch, of the release, and the end of the stream's last alarm: with these the same run
+            comes out again.
     """
 
     key: Key
@@ -62,6 +64,9 @@ class Signal:
     reference: Reference
     shift: Shift | None = None
     names: tuple[str, ...] = ()
+    start: int = 0
+    begun: int = 0
+    reset: int = 0
 
 
 @dataclass(slots=True)
@@ -143,6 +148,12 @@ class Watch:
         found += [self._signal(key, 0.0, len(armed)) for key in news]
         return [one for one in found if _matters(one)]
 
+    def signal_of(self, key: Key) -> Signal | None:
+        """What a stream's detector says now, whether it alarms or not; None when it saw nothing."""
+        return (
+            self._signal(key, math.log(self.drift.run_length), len(self.runs)) if key in self.runs else None
+        )
+
     def learning(self) -> list[Key]:
         """Streams without enough of a reference yet: nothing is said of them."""
         return [key for key in self.own if key not in self.held]
@@ -208,7 +219,8 @@ class Watch:
             began, n, names = run.began, sum(run.names.values()), tuple(sorted(run.names))[:10]
         return Signal(
             key, self._rules[key.rule_id], DETECTORS[type(run)], run.log_e, needed, streams, self.since[key],
-            began, self.until, n, rate, reference, shift, names,
+            began, self.until, n, rate, reference, shift, names, self.start, self.releases.get(key.release, 0),
+            self.resets.get((key.rule_id, key.text), 0),
         )  # fmt: skip
 
 

@@ -167,8 +167,11 @@ def evidence(signal: Signal, drift: Drift, log_id: str, cut: Mapping[int, int]) 
         "until": signal.until, "n": signal.n, "floor": signal.rule.floor, "log_id": log_id,
         "cut": {str(p): seq for p, seq in sorted(cut.items())},
         "reference": {"source": reference.source, "n": reference.tally.n, "bad": _rounded(reference.tally.bad)},
-        "window": drift.window, "reference_n": drift.reference,
+        "window": drift.window, "reference_n": drift.reference, "start": signal.start, "begun": signal.begun,
+        "reset": signal.reset, "agents": sorted(signal.rule.agents), "tools": sorted(signal.rule.tools),
     }  # fmt: skip
+    if signal.rule.expected is not None:
+        found["expected"] = signal.rule.expected
     if signal.detector == "e-SR":
         found |= {"rate": _rounded(signal.rate), "usual": _rounded(usual(reference)), "bound": _rounded(reference.bound),
                   "bound_alpha": BOUND_ALPHA}  # fmt: skip

@@ -35,6 +35,9 @@ _OWN: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "monitor": (
         (GROUP, "sluicegate.{env}.monitor", LITERAL, READ),
         (GROUP, "sluicegate.{env}.notify", LITERAL, READ),
+        (GROUP, "sluicegate.{env}.alarms", LITERAL, READ),
+        # The sentinel raises alarms: the transactional id that appends to control.
+        (TRANSACTIONAL_ID, "sluicegate.{env}.control", LITERAL, WRITE),
         (GROUP, "sluicegate.{env}.ledger", LITERAL, DESCRIBE),
         *((TOPIC, "sluicegate.{env}.monitor-", PREFIXED, right) for right in (CREATE, READ, WRITE)),
         *((TOPIC, f"{{env}}.{name}", LITERAL, DESCRIBE) for name in INPUTS),

@@ -29,7 +29,7 @@ from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import kafka, mac_keys, operators, releases
+from sluicegate.streams import kafka, key_files, mac_keys, operators, releases
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
@@ -212,11 +212,12 @@ async def append(
     who: str,
     why: str,
     expected_head: int | None = None,
+    key: key_files.PrivateKey | None = None,
 ) -> int:
     """Append control events in one transaction; returns the new head.
 
     Starting the producer under its fixed id fences any other operator in mid-append, so the chain has one writer.
-    Raises `Terminal` when `expected_head` is no longer the head.
+    `key`: signs in place of the operator's at this keyboard. Raises `Terminal` when `expected_head` is no longer the head.
     """
     producer = await kafka.connect(
         kafka.producer(settings, transactional_id=f"sluicegate.{settings.env}.control")
@@ -233,7 +234,7 @@ async def append(
                 "this clock is %.0f s behind control's newest event, which is what counts: look at NTP",
                 behind / 1e6,
             )
-        key = operators.key_for(settings, control)
+        key = key or operators.key_for(settings, control)
         for kind, body in events:
             log_id = control.log_id or bytes.fromhex(str(body["log_id"]))
             facts = r.ControlFacts(kind, who, why, rfc8785.dumps(body))  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 An agent reacts to dead letters (it counts and logs them: an alarm a person can read), and a timer that runs on the
 leader only measures how far inputs and ClickHouse trail the ledger. A webhook, where one is set, is told of held calls
-(`notify.py`). It only watches and proposes; it never decides
+(`notify.py`), alarms are told to every channel (`alarm_notify.py`), and the leader's sentinel looks for drift
+(`sentinel.py`). It only watches and proposes; it never decides
 and never writes the ledger. Nothing escapes an agent's body: Faust would acknowledge the event all the same.
 Next: `app.py`.
 """
@@ -22,9 +23,12 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import DeadLetter
 from sluicegate.schemas.topics import INPUTS, full_name
-from sluicegate.streams import kafka
+from sluicegate.streams import kafka, sentinel_service
+from sluicegate.streams.alarm_notify import AlarmNotifier
+from sluicegate.streams.channels import channels_from
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.notify import Notifier
+from sluicegate.streams.sentinel_service import SentinelService
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.webhook import Webhook, WebhookSettings
 
@@ -110,6 +114,38 @@ class NotifyService(mode.Service):
             self._gauges.update(self._notifier.metrics())
 
 
+class SentinelHost(mode.Service):
+    """The sentinel, where this monitor is the leader, and the channels that alarms are told to."""
+
+    def __init__(self, settings: Settings, gauges: dict[str, float]) -> None:
+        super().__init__()
+        self._settings, self._gauges = settings, gauges
+        self._sentinel = SentinelService(settings)
+
+    async def on_stop(self) -> None:
+        """Nothing to drain: a restart reads the same rows again."""
+        await self._sentinel.stop()
+
+    @mode.Service.task
+    async def _tell(self) -> None:
+        """Beside everything else: nobody waits for a channel."""
+        channels = channels_from(os.environ)
+        if channels:
+            notifier = AlarmNotifier(self._settings, channels)
+            self.add_future(self._count(notifier))
+            await notifier.run()
+
+    async def _count(self, notifier: AlarmNotifier) -> None:
+        while not self.should_stop:
+            self._gauges.update(notifier.metrics())
+            await self.sleep(1.0)
+
+    async def look(self) -> None:
+        """One look; the first one connects, again and again until Kafka is there."""
+        await self._sentinel.look()
+        self._gauges.update(self._sentinel.metrics())
+
+
 def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -> MonitorService:
     """Give the app its agent and its leader timer."""
     service = MonitorService(settings, announce, port)
@@ -117,6 +153,8 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
     webhook = WebhookSettings.from_env(os.environ)
     if webhook is not None:
         app.service(NotifyService(settings, webhook, service.gauges))  # type: ignore[arg-type]
+    sentinels = SentinelHost(settings, service.gauges)
+    app.service(sentinels)  # type: ignore[arg-type]
     topic = app.topic(full_name(settings.env, "dead-letters"), value_serializer="raw", key_serializer="raw")
 
     @app.agent(topic, concurrency=1)
@@ -133,5 +171,12 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
             await service.measure()
         except Exception:
             service.log.exception("the lag could not be measured")
+
+    @app.timer(interval=sentinel_service.LOOK_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
+    async def sentinel() -> None:
+        try:
+            await sentinels.look()
+        except Exception:
+            service.log.exception("the sentinel could not look")
 
     return service

@@ -6,18 +6,22 @@ Asks Kafka, the group coordinator and, if it is there, ClickHouse. Reads only. N
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from sluicegate.processors.drift_rules import DEFAULT_DRIFT
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.sentinel_service import clickhouse
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tail import newest
+from sluicegate.streams.windows import Head, coverage
 
 FETCH_WAIT_MS = 20
 COUNTED_LAG = 1_000
@@ -58,6 +62,12 @@ class Status:
     partitions: list[PartitionStatus] = field(default_factory=list)
     open_intents: dict[str, int] | None = None
     clickhouse: str = ""
+    open_alarms: list[str] = field(default_factory=list)
+    """Alarms that nobody has acknowledged, the newest first: id and stream."""
+    reviews: list[str] = field(default_factory=list)
+    """Agents under review."""
+    blind: str = ""
+    """Why drift is not watched now, or empty."""
 
     def as_json(self) -> dict[str, Any]:
         """For `-o json`."""
@@ -72,6 +82,9 @@ async def status(settings: Settings) -> Status:
     result.log_id, result.signing, result.control_head = control.log_id.hex(), control.signing, control.head
     result.release, result.release_name = control.deployed, control.published.get(control.deployed, "")
     result.agents = len(control.agents)
+    waiting = sorted((a for a in control.alarms.values() if a.open), key=lambda a: -a.raised)
+    result.open_alarms = [f"{a.alarm_id} {a.stream}" for a in waiting]
+    result.reviews = sorted(control.reviews)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     admin = await kafka.connect(kafka.admin(settings))
     try:
@@ -87,7 +100,24 @@ async def status(settings: Settings) -> Status:
         await admin.close()
         await consumer.stop()
     await asyncio.to_thread(_clickhouse, settings, result)
+    drift = control.release.drift if control.release is not None else DEFAULT_DRIFT
+    result.blind = await asyncio.to_thread(_blind, settings, result, drift.blind_after_us)
     return result
+
+
+def _blind(settings: Settings, result: Status, patience_us: int) -> str:
+    """Why nobody would see a change now: no monitor runs, or what it reads is not there."""
+    if not result.members.get("monitor"):
+        return "no monitor runs, start one: sluicegate worker monitor"
+    if result.clickhouse:
+        return "clickhouse does not answer"
+    now = time.time_ns() // 1000
+    heads = {p.partition: Head(p.seq, p.decided_at) for p in result.partitions}
+    try:
+        there = coverage(result.log_id, heads, clickhouse(settings).stored(result.log_id), now)
+    except SluicegateError as error:
+        return str(error)
+    return there.blind if now - there.until > patience_us else ""
 
 
 async def _input_lag(

@@ -157,14 +157,17 @@ class Webhook:
         return False
 
     async def _once(self, ident: str, body: bytes) -> Answered | Failed:
-        headers = {
+        return await self._wire.exchange(
+            self._target, self.headers(ident, body), body, limit=ANSWER_BYTES, timeout_s=self._timeout_s
+        )
+
+    def headers(self, ident: str, body: bytes) -> dict[str, str]:
+        """What goes with an event: its id, and who vouches for it."""
+        return {
             "Content-Type": "application/json",
             "X-Sluicegate-Event": ident,
             "X-Sluicegate-Signature": signature(self._settings.secret, int(self._clock()), body),
         }
-        return await self._wire.exchange(
-            self._target, headers, body, limit=ANSWER_BYTES, timeout_s=self._timeout_s
-        )
 
 
 AGAIN = ("timeout", "unreachable", "malformed_result")

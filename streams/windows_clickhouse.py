@@ -7,7 +7,7 @@ Next: `windows.py` (what the answers mean), `sinks/rollup.py` (how minutes are a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from sluicegate.processors.drift_streams import START, Row
@@ -77,8 +77,9 @@ class Client(Protocol):
 class ClickHouseWindows:
     """See `windows.Windows`."""
 
-    def __init__(self, client: Client, database: str) -> None:
-        self._client, self._database = client, database
+    def __init__(self, connect: Callable[[], Client], database: str) -> None:
+        self._connect, self._database = connect, database
+        self._client: Client | None = None
 
     def stored(self, log_id: str) -> Mapping[int, Head]:
         """From the manifest."""
@@ -124,8 +125,11 @@ class ClickHouseWindows:
 
         text = query.format(database=self._database, log=log_id, **more)
         try:
+            if self._client is None:
+                self._client = self._connect()
             return list(self._client.query(text).result_rows)
         except (Error, OSError, SluicegateError) as error:
+            self._client = None  # it may come back at another address
             said = " ".join(str(error).split())[:200]
             raise Retryable(f"clickhouse does not answer: {said}, see `sluicegate doctor`") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.keys import Keys
@@ -94,7 +94,7 @@ def window_of(topic: str, from_offset: list[str], from_time: str | None, to: lis
         raise Terminal(f"`--to {ends[1]}` is a second time, give one")
     first, last = dict(map(_place, from_offset)), dict(map(_place, filter(_is_place, to)))
     return Window(
-        topic, first, last, _time(from_time) if from_time else None, _time(ends[0]) if ends else None
+        topic, first, last, micros_of(from_time) if from_time else None, micros_of(ends[0]) if ends else None
     )
 
 
@@ -108,16 +108,6 @@ def _place(text: str) -> tuple[int, int]:
         raise Terminal(f"`{text}` is no position, write PARTITION:OFFSET such as `2:100`")
     partition, _, offset = text.partition(":")
     return int(partition), int(offset)
-
-
-def _time(text: str) -> int:
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Terminal(f"`{text}` is no time, write ISO 8601 such as `2026-05-31T12:00:00`") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return int(moment.timestamp() * 1_000_000)
 
 
 def _replay(settings: Settings, window: Window) -> Replayed:

@@ -7,12 +7,14 @@ import json
 from datetime import UTC, datetime
 
 import typer
+from rich.markup import escape
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.status import PartitionStatus
 from sluicegate.streams.status import status as ask
 
+SHOWN_ALARMS = 5
 COLUMNS = ("partition", "head seq", "last decided", "control", "input lag", "sink lag")
 
 
@@ -42,6 +44,18 @@ def register(app: typer.Typer) -> None:
         else:
             still = ", ".join(f"{n:,} {state}" for state, n in found.open_intents.items())
             out.print(f"open       {still or 'no intents'}")
+        for alarm in found.open_alarms[:SHOWN_ALARMS]:
+            out.print(f"[red]alarm[/red]      {escape(alarm)}")
+        more = len(found.open_alarms) - SHOWN_ALARMS
+        if more > 0:
+            out.print(f"           and {more} more: sluicegate alarms list")
+        if found.reviews:
+            out.print(f"review     {escape(', '.join(found.reviews))}")
+        out.print(
+            f"[red]blind[/red]      {escape(found.blind)}"
+            if found.blind
+            else "watched    drift: sluicegate alarms list"
+        )
 
 
 def _row(part: PartitionStatus) -> tuple[object, ...]:

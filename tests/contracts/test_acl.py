@@ -215,10 +215,10 @@ def test_a_prefix_ends_with_its_environment(broker: EmbeddedBroker) -> None:
 
 def test_only_the_pipeline_writes_the_ledger_and_only_operators_control() -> None:
     rights = acl.plan(ENV)
-    for topic, role in (("outcomes", "pipeline"), ("replies", "pipeline"), ("dispatches", "pipeline"), ("control", "operator"),
-                        ("receipts", "executor")):  # fmt: skip
+    for topic, *roles in (("outcomes", "pipeline"), ("replies", "pipeline"), ("dispatches", "pipeline"),
+                          ("control", "operator", "monitor"), ("receipts", "executor")):  # fmt: skip
         name = full_name(ENV, topic)
-        assert {r.role for r in rights if r.name == name and r.operation == "WRITE"} == {role}
+        assert {r.role for r in rights if r.name == name and r.operation == "WRITE"} == set(roles)
     prefixed = {
         r.name
         for r in rights

@@ -51,7 +51,7 @@ class TestEmbedded(WindowsContract):
             writer.write(frozen, True)
             writer.write(frozen, False)  # repeated: nothing is counted twice
             writer.rollup(LOG_ID, 0).step(frozen.last_seq)
-        return ClickHouseWindows(self.running.connect("reader"), name)
+        return ClickHouseWindows(lambda: self.running.connect("reader"), name)
 
     def test_rows_that_are_gone_are_missed(self) -> None:
         d = day()
@@ -63,6 +63,6 @@ class TestEmbedded(WindowsContract):
         assert windows.count(LOG, {0: 2}, {0: last}) == last - 2 - 1
 
     def test_without_tables_it_is_away(self) -> None:
-        windows = ClickHouseWindows(self.running.connect("reader"), "no-such-database")
+        windows = ClickHouseWindows(lambda: self.running.connect("reader"), "no-such-database")
         with pytest.raises(Retryable, match="clickhouse does not answer"):
             windows.stored(LOG)

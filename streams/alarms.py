@@ -1,0 +1,128 @@
+"""What operators do about alarms: list, look, acknowledge, bound; and begin or end a review of an agent.
+
+Each change is one control event. The list is control's own fold, never behind; an alarm's evidence stands in its event.
+Never decides what counts. Next: `processors/alarm_events.py` (the fold), `alarm_evidence.py` (computed again).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from aiokafka import TopicPartition
+from sluicegate.processors.alarm_events import (
+    ACKED,
+    BOUNDED,
+    MAX_REVIEWS,
+    RAISED,
+    REVIEW_BEGUN,
+    REVIEW_ENDED,
+    WHY_CHARS,
+    Alarm,
+)
+from sluicegate.processors.control import Control
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.records import ControlFacts, Outcome
+from sluicegate.schemas.topics import full_name
+from sluicegate.streams import control_log, kafka
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.operators import operator
+from sluicegate.streams.scan import scan, stretches
+from sluicegate.streams.settings import Settings
+
+MIN_PREFIX_CHARS = 4
+Body = dict[str, object]
+
+
+async def known(settings: Settings, *, only_open: bool = False) -> list[Alarm]:
+    """The newest first."""
+    control = (await control_log.read(settings)).control
+    found = sorted(control.alarms.values(), key=lambda a: -a.raised)
+    return [alarm for alarm in found if alarm.open or not only_open]
+
+
+def find(control: Control, what: str) -> Alarm:
+    """The alarm whose id begins so. Raises `Terminal` for none or several."""
+    found = [a for ident, a in control.alarms.items() if ident.startswith(what)]
+    if len(what) < MIN_PREFIX_CHARS or len(found) != 1:
+        few = "is no alarm" if not found else "names several alarms"
+        raise Terminal(f"`{what[:80]}` {few}, see `sluicegate alarms list`")
+    return found[0]
+
+
+async def show(settings: Settings, what: str) -> tuple[Alarm, Body]:
+    """An alarm as it stands, and the body of its event."""
+    alarm = find((await control_log.read(settings)).control, what)
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
+    try:
+        [stretch] = await stretches(consumer, [TopicPartition(full_name(settings.env, "control"), 0)])
+        async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
+            for record in batch:
+                outcome = codec.decode_as(Outcome, record.value)
+                facts = codec.decode_as(ControlFacts, outcome.facts)
+                body = json.loads(facts.body) if facts.kind == RAISED else {}
+                if body.get("id") == alarm.alarm_id:
+                    return alarm, cast(Body, body)
+    finally:
+        await consumer.stop()
+    raise Terminal(
+        f"the event of alarm `{alarm.alarm_id}` is not in kafka any more, ask ClickHouse: events.body"
+    )
+
+
+async def ack(
+    settings: Settings, keys: Keys, what: str, why: str, *, dry_run: bool = False
+) -> tuple[Alarm, int]:
+    """A person has seen it."""
+    control = (await control_log.read(settings)).control
+    alarm = find(control, what)
+    if not alarm.open:
+        raise Terminal(f"alarm `{alarm.alarm_id}` was acknowledged by `{alarm.acked_by}` already")
+    return alarm, await _append(
+        settings, keys, control, (ACKED, {"id": alarm.alarm_id}), why, dry_run=dry_run
+    )
+
+
+async def bound(
+    settings: Settings, keys: Keys, unacknowledged: int | None, per_day: int | None, why: str, *, dry_run: bool = False
+) -> tuple[Control, int]:  # fmt: skip
+    """Other bounds of automatic actions; None leaves one as it is."""
+    control = (await control_log.read(settings)).control
+    bounds = control.bounds
+    body: Body = {
+        "unacknowledged": bounds.unacknowledged if unacknowledged is None else unacknowledged,
+        "per_day": bounds.per_day if per_day is None else per_day,
+    }
+    return control, await _append(settings, keys, control, (BOUNDED, body), why, dry_run=dry_run)
+
+
+async def review(
+    settings: Settings, keys: Keys, agent_id: str, why: str, *, begin: bool, dry_run: bool = False
+) -> int:  # fmt: skip
+    """Begin or end the review of an agent. Raises `Terminal` for what would have no effect."""
+    control = (await control_log.read(settings)).control
+    if begin == (agent_id in control.reviews):
+        raise Terminal(
+            f"agent `{agent_id[:80]}` is {'under review already' if begin else 'not under review'}"
+        )
+    if begin and agent_id not in control.agents:
+        raise Terminal(f"agent `{agent_id[:80]}` is not registered, see `sluicegate agents list`")
+    if begin and len(control.reviews) >= MAX_REVIEWS:
+        raise Terminal(f"{MAX_REVIEWS} agents are under review already, end some or quarantine the release")
+    event = (
+        (REVIEW_BEGUN, {"agent_id": agent_id, "why": why})
+        if begin
+        else (REVIEW_ENDED, {"agent_id": agent_id})
+    )
+    return await _append(settings, keys, control, cast("tuple[str, Body]", event), why, dry_run=dry_run)
+
+
+async def _append(
+    settings: Settings, keys: Keys, control: Control, event: tuple[str, Body], why: str, *, dry_run: bool
+) -> int:
+    if len(why) > WHY_CHARS:
+        raise Terminal(f"the reason has {len(why)} characters, at most {WHY_CHARS} are kept, shorten it")
+    if dry_run:
+        return control.head
+    return await control_log.append(settings, keys, [event], who=operator(), why=why)

@@ -1,0 +1,128 @@
+"""The sentinel's process side: Kafka's heads, control as it is, ClickHouse, and the key that signs what it proposes.
+
+In a signed environment it signs with a key of its own, of a person with the role `sentinel`: control's fold bounds what
+such a person may do. With an operator's key it refuses to act: then nothing would bound it.
+
+    sluicegate people register sentinel --role sentinel
+    sluicegate keys new sentinel --role operator --file <home>/keys/sentinel.jwk
+
+Never decides. Next: `sentinel.py` (what a look is), `monitor.py` (the leader's timer).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from aiokafka import AIOKafkaConsumer
+from sluicegate.processors.alarm_events import SENTINEL, is_sentinel
+from sluicegate.processors.control import Control
+from sluicegate.processors.sentinel_plan import Event
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import control_log, kafka, operators
+from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.key_files import PrivateKey
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.scan import places, stretches
+from sluicegate.streams.sentinel import Sentinel
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.tail import newest
+from sluicegate.streams.windows import Head, Windows
+
+LOOK_EVERY_S = 5.0
+"""Between two looks: with buckets of 10 s and a sink that writes each second a change is seen within 20 s of its evidence."""
+KEY_VARIABLE = "SLUICEGATE_SENTINEL_KEY"
+WHY_CHARS = 500
+
+
+class SentinelService:
+    """One sentinel and its connections; made at the leader's first look."""
+
+    def __init__(self, settings: Settings, windows: Windows | None = None) -> None:
+        self._settings = settings
+        self._windows = windows or clickhouse(settings)
+        self._reader = ControlReader(settings, with_release=True)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._heads: dict[int, tuple[int, Head]] = {}
+        self._keys: Keys | None = None
+        self.sentinel: Sentinel | None = None
+
+    async def look(self) -> None:
+        """Connect where that was not done yet, and look once."""
+        if self.sentinel is None:
+            reader = ControlReader(self._settings, with_release=True)
+            await reader.start()
+            self._reader = reader
+            self._consumer = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=20))
+            self._keys = Keys(self._settings.home)
+            self.sentinel = Sentinel(self._windows, self._reader, self.heads, self.propose, _now_us, self.who)
+        await self.sentinel.look()
+
+    async def stop(self) -> None:
+        """Close everything."""
+        sentinel, self.sentinel = self.sentinel, None
+        if sentinel is not None:
+            await self._reader.stop()
+        if self._consumer is not None:
+            await self._consumer.stop()
+        if self._keys is not None:
+            self._keys.close()
+
+    def metrics(self) -> dict[str, float]:
+        """Empty where another process is the leader."""
+        return self.sentinel.metrics() if self.sentinel is not None else {}
+
+    async def heads(self) -> Mapping[int, Head]:
+        """The newest outcome of every partition; one whose end did not move is not read again."""
+        assert self._consumer is not None
+        count = self._reader.control.partitions
+        found = {}
+        for stretch in await stretches(self._consumer, places(self._settings.env, "outcomes", range(count))):
+            partition = stretch.place.partition
+            known = self._heads.get(partition)
+            if known is None or known[0] != stretch.end:
+                events = await newest(self._consumer, stretch, 1)
+                head = Head(events[-1].header.seq, events[-1].header.decided_at) if events else Head(-1, 0)
+                known = self._heads[partition] = stretch.end, head
+            found[partition] = known[1]
+        return found
+
+    def who(self) -> str:
+        """Who it signs as."""
+        key = self._key(self._reader.control)
+        return SENTINEL if key is None else self._reader.control.keys[key.kid].principal
+
+    async def propose(self, events: list[Event], why: str, expected_head: int) -> Control:
+        """Append to control, and read it back."""
+        assert self._keys is not None
+        head = await control_log.append(
+            self._settings, self._keys, events, who=SENTINEL, why=why[:WHY_CHARS], expected_head=expected_head,
+            key=self._key(self._reader.control),
+        )  # fmt: skip
+        await self._reader.wait_for(head)
+        return self._reader.control
+
+    def _key(self, control: Control) -> PrivateKey | None:
+        """The sentinel's own key; None where control takes unsigned events. Raises `Terminal` for one nothing would bound."""
+        path = os.environ.get(KEY_VARIABLE, "").strip() or str(self._settings.home / "keys" / "sentinel.jwk")
+        key = operators.key_for(self._settings, control, {"SLUICEGATE_OPERATOR_KEY": path})
+        # INVARIANT: in a signed environment only a bounded key acts by itself (tests/unit/test_sentinel_service.py).
+        if key is not None and not is_sentinel(control, control.keys[key.kid].principal):
+            raise Terminal(
+                f"key `{key.kid}` is not a sentinel's: register its person with --role {SENTINEL}, or nothing would bound it"
+            )
+        return key
+
+
+def clickhouse(settings: Settings) -> Windows:
+    """The real store, asked as a reader; connected at the first question, and again after one without an answer."""
+    from sluicegate.sinks.embedded import connect, database
+    from sluicegate.streams.windows_clickhouse import ClickHouseWindows
+
+    name = database(settings)
+    return ClickHouseWindows(lambda: connect(settings, "reader", name), name)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
