@@ -22,11 +22,9 @@ def _part(facts: BudgetFacts, at: int, name: str) -> str:
 
 
 def cost_in_words(facts: SpendFacts) -> str:
-    """What a reported attempt cost: `12 micro-units, 3 + 2 tokens`."""
-    money = f"{facts.money} micro-units" if facts.money >= 0 else "nobody said how much money"
-    tokens = (
-        f", {facts.input_tokens} + {facts.output_tokens} tokens"
-        if min(facts.input_tokens, facts.output_tokens) >= 0
-        else ""
-    )
-    return f"cost {money}{tokens}"
+    """What a reported attempt cost: `cost 12 micro-units, 3 + 2 tokens`."""
+    if facts.money < 0 and facts.input_tokens < 0:
+        return "nobody said what it cost"
+    money = f"{facts.money} micro-units" if facts.money >= 0 else "an unknown amount"
+    known = min(facts.input_tokens, facts.output_tokens) >= 0
+    return f"cost {money}" + (f", {facts.input_tokens} + {facts.output_tokens} tokens" if known else "")

@@ -104,9 +104,15 @@ class _Book:
             for p in self._policies
             if p.effect == "forbid" and not _held(p) and not _observed(p)
         ]
+        ways = self._release.book.ways
+        led = {
+            name for alias, names in ways.items() for name in names if any(alias in r.tools for r in reaches)
+        }
         for name in sorted(self._release.tools):
             tool = self._release.tools[name]
             mine = [Reach(r.principal, frozenset([name]), r.conditions) for r in reaches if name in r.tools]
+            if not mine and name in led:
+                continue  # calls of an alias come here
             if not mine:
                 yield Finding(
                     tool.path, 1, "nobody-may-call", "warning", f"no policy permits `{name}` to anybody"

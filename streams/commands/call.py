@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -60,16 +61,16 @@ async def _call(
     from sluicegate.streams.client_errors import Failed, InDoubt, Refused
     from sluicegate.streams.replies import Held
 
-    out = console()
+    out, ident = console(), uuid.uuid4().hex
     try:
         async with (
             AgentClient(agent_id=agent_id, settings=Settings.from_env(), key=key) as agent,
             agent.session(goal=goal) as s,
         ):
             if model:
-                result = await s.call_model(tool, timeout_s=timeout_s, **arguments)  # type: ignore[arg-type]
+                result = await s.call_model(tool, timeout_s=timeout_s, intent_id=ident, **arguments)  # type: ignore[arg-type]
             else:
-                result = await s.call_tool(tool, arguments, timeout_s=timeout_s)  # type: ignore[arg-type]
+                result = await s.call_tool(tool, arguments, timeout_s=timeout_s, intent_id=ident)  # type: ignore[arg-type]
     except Refused as refused:
         out.print(f"refused at {refused.stage}: {refused.reason}. {refused.for_developer}", markup=False)
         raise typer.Exit(1) from refused
@@ -80,3 +81,4 @@ async def _call(
         out.print(f"held: {result.why} (intent {result.intent_id})", markup=False)
         raise typer.Exit(1)
     print(json.dumps(result, indent=2, ensure_ascii=False))
+    out.print(f"sluicegate explain {ident}", markup=False, style="dim")

@@ -5,19 +5,22 @@
 It repeats the last message, counts words as tokens and obeys `max_tokens`. `say:` in the last message is a completion given
 word by word, as JSON: `say:{"message": {...}, "model": "...", "finish_reason": "...", "logprob": -0.5}` replaces these parts.
 With `stream` it says the same in parts, a word each; `echo:TEXT` in the last message is repeated without the prefix.
+`GET /told` says what the last requests told which model.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
 
 from tests.servers.faults import FaultyServer, Journal
+from tests.servers.tool_server import serve
+
+TOLD = 3
+"""Requests that `GET /told` shows."""
 
 
 def completion(body: object) -> dict[str, object]:
@@ -106,9 +109,16 @@ def model_server(journal: Journal | None = None) -> FaultyServer:
     async def answer(_: web.Request, body: object) -> object:
         return completion(body)
 
-    return FaultyServer(answer, journal=journal, parts=parts)
+    server = FaultyServer(answer, journal=journal, parts=parts)
+
+    async def told(_: web.Request) -> web.Response:
+        last = [cast("dict[str, Any]", body) for body in list(server.journal.bodies)[-TOLD:]]
+        lines = [f"{body['model']} was told: {body['messages'][0]['content']}".strip() for body in last]
+        return web.Response(text="\n".join(lines) + "\n")
+
+    server.app.router.add_get("/told", told)
+    return server
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    web.run_app(model_server(Journal(path=place)).app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    serve(model_server)

@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -42,14 +43,15 @@ def tool_server(journal: Journal | None = None) -> FaultyServer:
 
 
 class ToolProcess:
-    """The server in a process of its own."""
+    """The server in a process of its own. `module`: another one of these servers; `name`: what contracts call its address."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = __name__, name: str = "TOOLS_URL") -> None:
+        self._name = name
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(self.port)],
+            [sys.executable, "-m", module, str(self.port)],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             env={**os.environ, DIE_WITH_PARENT: "1"}, start_new_session=True,
         )  # fmt: skip
@@ -61,7 +63,7 @@ class ToolProcess:
 
     def env(self) -> dict[str, str]:
         """What executors must know: the placeholder in contracts, and that this address may be called."""
-        return {"SLUICEGATE_TOOL_TOOLS_URL": self.url, "SLUICEGATE_EGRESS": f"127.0.0.1:{self.port}"}
+        return {f"SLUICEGATE_TOOL_{self._name}": self.url, "SLUICEGATE_EGRESS": f"127.0.0.1:{self.port}"}
 
     def wait_ready(self) -> None:
         """Until it answers."""
@@ -88,14 +90,14 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
+def serve(server_of: Callable[[Journal], FaultyServer]) -> None:
+    """Serve until SIGTERM, at the port and with the journal that the command line names."""
     if os.environ.get(DIE_WITH_PARENT):
         threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     journal = Journal(path=place, bodies=deque(maxlen=KEPT), headers=deque(maxlen=KEPT))
-    web.run_app(tool_server(journal).app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    web.run_app(server_of(journal).app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 
 if __name__ == "__main__":
-    main()
+    serve(tool_server)

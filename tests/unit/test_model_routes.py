@@ -192,3 +192,11 @@ def test_a_policy_on_a_candidate_is_no_policy_that_never_matches() -> None:
     never = '@id("one")\npermit (principal, action == Action::"triage", resource == Tool::"desk.read");\n'
     _, findings = check_release(files(policy=never))
     assert [f for f in findings if "`one`" in f.sentence and f.rule == "never-matches"]
+
+
+def test_a_candidate_behind_a_permitted_alias_is_no_tool_that_nobody_may_call() -> None:
+    def said(policy: str) -> list[str]:
+        return [f.sentence for f in check_release(files(policy=policy))[1] if f.rule == "nobody-may-call"]
+
+    assert not [sentence for sentence in said(PERMIT) if "model." in sentence]
+    assert [s for s in said(PERMIT.replace("triage", "desk.pay")) if "no policy permits `model.large`" in s]
