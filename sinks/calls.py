@@ -53,30 +53,37 @@ class Calls:
         self._before: dict[Key, bytes] = {}
         self._last: dict[Key, bytes] = dict(last)
         self._older: dict[Key, bytes] = {}
+        self._intent = b""
+        self._call = NONE
 
     def see(self, row: Row) -> Call:
         """The call that a row is about."""
         fields: tuple[Any, ...] = row[0]
         intent = fields[_INTENT]
+        # Outcomes of one input follow each other and share the object (`avro.py`): so it is for three rows of four.
+        if intent is self._intent and fields[_STATUS] not in _ENDS and row[5] not in _TOOL:
+            return self._call
         if not intent:
             return NONE
         key = fields[_AGENT], intent
         at = _TOOL.get(row[5])
         if at is None:
-            known = self._open.get(key)
-            if known is None:
-                return self._ended.get(key) or self._before.get(key) or b"", b""
-            if fields[_STATUS] in _ENDS:
-                self._end(key, known)
-            return known, b""
+            tool = self._open.get(key)
+            if tool is None:
+                tool = self._ended.get(key) or self._before.get(key) or b""
+            elif fields[_STATUS] in _ENDS:
+                self._end(key, tool)
+            self._intent, self._call = intent, (tool, b"")
+            return self._call
         values: Any = row[6]
-        tool: bytes = values[at]
+        tool = values[at]
         if fields[_STATUS] in _ENDS:
             self._end(key, tool)
         else:
             self._open[key] = tool
             if len(self._open) > OPEN_MAX:
                 del self._open[next(iter(self._open))]
+        self._intent, self._call = intent, (tool, b"")
         return tool, self._follow((fields[_AGENT], fields[_SESSION]), tool)
 
     def _end(self, key: Key, tool: bytes) -> None:

@@ -39,7 +39,7 @@ from sluicegate.schemas.topics import full_name
 from sluicegate.sinks import ddl
 from sluicegate.sinks.embedded import database as database_of
 from sluicegate.sinks.ranges import Collector, Frozen, Range
-from sluicegate.sinks.rollup import ROLL_EVERY_S, Rollup
+from sluicegate.sinks.rollup import ROLL_EVERY_S, ROLL_SHARE, Rollup
 from sluicegate.sinks.rows import LOG_ID, ContentOpener, Reject, row
 from sluicegate.sinks.source import KafkaSource, Source
 from sluicegate.sinks.writer import Sink
@@ -146,9 +146,10 @@ class Projection:
             await self._grown.wait()
             self._grown.clear()
             assert self._rollup is not None
+            began = time.monotonic()
             while await self._retrying(partial(asyncio.to_thread, self._rollup.step, self._written)):
                 pass
-            await asyncio.sleep(ROLL_EVERY_S)
+            await asyncio.sleep(max(ROLL_EVERY_S, ROLL_SHARE * (time.monotonic() - began)))
 
     async def _flush(self, collector: Collector) -> None:
         self._counters.gaps += collector.gaps

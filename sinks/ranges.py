@@ -147,19 +147,16 @@ class Collector:
 
     def _follow(self, item: Row, record: Record, now: float) -> None:
         """A row that continues what is held."""
-        self._take(item, record)
-        self.next_seq += 1
-        self._bytes += len(record.value or b"")
-        self._last_offset = record.offset
-        if self._n + len(self._rejects) >= RANGE_ROWS or self._bytes >= RANGE_BYTES:
-            self._close(now)
-
-    def _take(self, item: Row, record: Record) -> None:
         call = self.calls.see(item)
         self._block.append(item, call)
         self._calls.append(call)
         self._records.append(record)
         self._n += 1
+        self.next_seq += 1
+        self._bytes += len(record.value or b"")
+        self._last_offset = record.offset
+        if self._n + len(self._rejects) >= RANGE_ROWS or self._bytes >= RANGE_BYTES:
+            self._close(now)
 
     def _consider(self, item: Row | Reject, record: Record, now: float) -> None:
         """Anything else."""
@@ -184,7 +181,11 @@ class Collector:
             if not self._n:
                 self._begin(record.offset, now)
                 self._first_seq = seq
-            self._take(item, record)
+            call = self.calls.see(item)
+            self._block.append(item, call)
+            self._calls.append(call)
+            self._records.append(record)
+            self._n += 1
             self.next_seq = seq + 1
         self._bytes += len(record.value or b"")
         self._last_offset = record.offset

@@ -25,6 +25,8 @@ ROLL_ROWS = 500_000
 ROLL_EVERY_S = 5.0
 """A partition's minutes are computed at most so often. The one that is not over is computed again each time: at 1,000
 events/s that reads 12 x 30,000 rows a minute, 1 % of a core."""
+ROLL_SHARE = 10
+"""And rests so many times as long as it took: on a busy machine the ledger comes first, and minutes come later."""
 GAP_ROWS = 20_000
 """Where `until_seq` itself is missing, the minute it was in is looked for in so many rows before it."""
 
