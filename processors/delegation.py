@@ -15,12 +15,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sluicegate.processors import labels
 from sluicegate.processors.quarantine import quarantined
 from sluicegate.processors.registry import Agent, inactive
-from sluicegate.processors.session import Session
+from sluicegate.processors.session import Session, mark_of
 
 if TYPE_CHECKING:
     from sluicegate.processors.control import Control
+    from sluicegate.processors.entries import PartitionState
+    from sluicegate.processors.outcomes import Outcome
+    from sluicegate.schemas.records import SessionFacts
 
 MAX_DEPTH = 5
 """Hand-offs from one agent to the next: a call in the deepest session costs six evaluations."""
@@ -72,3 +76,15 @@ def delegators(control: Control, session: Session) -> tuple[list[Agent], str]:
             return [], "delegation_ended"
         found.append(narrowed(agent, session))
     return found, ""
+
+
+def hand_over(state: PartitionState, session: Session, outcome: Outcome, facts: SessionFacts) -> None:
+    """A session that was handed on begins with the labels of the one it comes from, and within its bounds.
+
+    INVARIANT: its agent remembers those labels, too (tests/unit/test_handoff.py::test_labels_travel).
+    """
+    session.chain, session.roles_cap = join_names(facts.chain), join_names(facts.roles)
+    session.calls_cap = facts.calls_cap
+    session.integrity, session.confidentiality = labels.read_header(outcome.labels)
+    mark = mark_of(session.integrity, session.confidentiality)
+    state.marks[session.agent_id] = state.marks.get(session.agent_id, 0) | mark

@@ -100,6 +100,17 @@ class OpenIntent:
 
 
 @dataclass(slots=True)
+class Closed:
+    """What is remembered of a session that is over (`closed.py`): when it ended, whose key seals what is said of it, the
+    release it stood on, the event that opened it."""
+
+    at: int
+    subject: str
+    release: str
+    opened_by: bytes
+
+
+@dataclass(slots=True)
 class PartitionState:
     """Everything one partition's decisions depend on, besides control."""
 
@@ -116,6 +127,8 @@ class PartitionState:
     sessions: dict[str, Session] = field(default_factory=dict)
     parked: dict[str, Session] = field(default_factory=dict)
     """Closed sessions of calls that are still to be decided; nothing new is asked in them."""
+    closed: dict[str, Closed] = field(default_factory=dict)
+    """Sessions that are over, by when they ended."""
     intents: Intents = field(default_factory=Intents)
     memory: dict[bytes, Cell] = field(default_factory=dict)
     shelves: dict[str, dict[bytes, None]] = field(default_factory=dict)

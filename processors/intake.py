@@ -23,6 +23,7 @@ from sluicegate.schemas.records import (
     Receipt,
     Resolution,
     Review,
+    Score,
     Transfer,
 )
 from sluicegate.schemas.topics import BY_NAME, MAX_INTENT_BYTES
@@ -30,7 +31,7 @@ from sluicegate.schemas.topics import BY_NAME, MAX_INTENT_BYTES
 DEAD_LETTER_HEAD_BYTES = 4_096
 """How much of an unreadable value is kept."""
 
-InputRecord = Intent | Message | Receipt | Resolution | Review | Transfer | Exchange
+InputRecord = Intent | Message | Receipt | Resolution | Review | Score | Transfer | Exchange
 
 
 _INPUT_RECORDS = frozenset(get_args(InputRecord))
@@ -104,7 +105,16 @@ def _check(
     if problem is not None:
         return problem
     key = control.keys[envelope.kid]
-    named = record.reviewer if isinstance(record, Review | Resolution) else record.agent_id
+    named = record.agent_id
+    if isinstance(record, Review | Resolution):
+        named = record.reviewer
+    elif isinstance(record, Score):
+        named = record.scorer
+        if key.role != record.kind:
+            return Problem(
+                "wrong_signer",
+                f"a key of role `{key.role}` may not sign a score of kind `{record.kind[:20]}`",
+            )
     if key.role in ("agent", "person") and key.principal != named:
         return Problem("wrong_signer", f"key `{envelope.kid}` belongs to `{key.principal}`")
     # A receipt may be late: it tells what happened. What asks for something may not.

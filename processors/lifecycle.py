@@ -69,6 +69,7 @@ OTHER = (
     "recorded",
     "resumed",
     "restored",
+    "scored",
 )
 
 

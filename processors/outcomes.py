@@ -62,6 +62,11 @@ def message_key(tenant: str, agent_id: str, message_id: str) -> bytes:
     return hashlib.sha256(f"message\0{tenant}\0{agent_id}\0{message_id}".encode()).digest()[:16]
 
 
+def score_key(tenant: str, agent_id: str, score_id: str) -> bytes:
+    """The identity of a score; never equal to an intent's or a message's."""
+    return hashlib.sha256(f"score\0{tenant}\0{agent_id}\0{score_id}".encode()).digest()[:16]
+
+
 def transfer_key(transfer_id: bytes) -> bytes:
     """The identity of a transfer; never equal to an intent's or a message's."""
     return hashlib.sha256(b"transfer\0" + transfer_id).digest()[:16]

@@ -37,6 +37,7 @@ from sluicegate.processors.resume import VERDICT as RESUME
 from sluicegate.processors.resume import decide_resume
 from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
+from sluicegate.processors.scores import decide_score
 from sluicegate.processors.sessions import OPEN, decide_message, decide_session
 from sluicegate.processors.spend import note_spend
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of, session_key
@@ -54,6 +55,7 @@ from sluicegate.schemas.records import (
     Message,
     Receipt,
     Resolution,
+    Score,
     StageFacts,
     Transfer,
 )
@@ -165,6 +167,8 @@ def _decide_input(work: Work, source: Input) -> None:
         decide_transfer(work, record)
     elif isinstance(record, Resolution):
         decide_resolution(work, record)
+    elif isinstance(record, Score):
+        decide_score(work, record)
     elif record.verdict == RESUME:
         decide_resume(work, record)
     else:

@@ -40,6 +40,7 @@ from sluicegate.processors.drift_rules import (
     check_drift,
     compile_drift,
 )
+from sluicegate.processors.evaluators import EvaluatorRow, check_evaluators
 from sluicegate.processors.findings import Finding, errors
 from sluicegate.processors.grounding import plain
 from sluicegate.processors.guardrail_rules import (
@@ -168,6 +169,7 @@ class Manifest(Tables, BaseModel):
     models: dict[str, Route] = {}
     canary: CanaryForm = DEFAULT_FORM
     drift: DriftRow = NO_SECTION
+    evaluators: list[EvaluatorRow] = []
     require_verified_user: bool = False
     """Sessions may name whom they are for only by a token that was verified."""
 
@@ -228,6 +230,7 @@ class CompiledRelease:
     drift: Drift = DEFAULT_DRIFT
     parent: str = ""
     """Digest of the release it was derived from, or empty."""
+    evaluators: tuple[EvaluatorRow, ...] = ()
 
 
 def digest_of(files: dict[str, str]) -> str:
@@ -289,6 +292,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         findings += check_compensations(tools, files)
         findings += check_parent(manifest.parent, files["release.yaml"])
     findings += check_drift(manifest.drift, set(tools), files["release.yaml"])
+    findings += check_evaluators(manifest.evaluators, tools, prompts, files["release.yaml"])
     recipes = redactions(policies, tools, findings)
     release = CompiledRelease(
         digest_of(files), manifest.name, manifest.version, tools, PolicyBook(policies, ways=ways), recipes, control,
@@ -296,7 +300,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         manifest.require_verified_user,
         read_budgets(manifest, sorted(tools), files["release.yaml"], findings), prompts,
         compile_canary(manifest.canary, files["release.yaml"], findings), compile_drift(manifest.drift),
-        parent_in(manifest.parent),
+        parent_in(manifest.parent), tuple(manifest.evaluators),
     )  # fmt: skip
     return release, findings
 

@@ -18,6 +18,7 @@ from sluicegate.processors.alarms import remember, set_alarm
 from sluicegate.processors.cache_entries import CacheEntry
 from sluicegate.processors.cells import Cell, Piece
 from sluicegate.processors.ended import Ended
+from sluicegate.processors.entries import Closed
 from sluicegate.processors.health import Health
 from sluicegate.processors.intents import keys_in
 from sluicegate.processors.session import NO_COUNTS, Session, Source, learn
@@ -33,6 +34,7 @@ _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "open
             "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
             "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held", "sure", "falls",
             "release", "opened_head")  # fmt: skip
+_CLOSED = ("at", "subject", "release", "opened_by")
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality", "subject",
          "scope", "base_version", "seq", "at", "form", "size")  # fmt: skip
@@ -84,6 +86,10 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
         yield encode_long(len(names))
         for at in range(0, len(names), PIECE_ENTRIES):
             yield b"".join(_session(sessions[n]) for n in names[at : at + PIECE_ENTRIES])
+    yield encode_long(len(state.closed)) + b"".join(
+        encode_string(name) + _fields(one, _CLOSED)
+        for name, one in state.closed.items()  # the oldest first
+    )
     yield _counter(state.marks)
     yield _counter(state.alarms)
     yield _counter(state.restored)
@@ -229,6 +235,9 @@ def decode(data: bytes) -> PartitionState:
         for _ in range(read.long()):
             session = read.session()
             sessions[f"{session.agent_id}\0{session.session_id}"] = session
+    for _ in range(read.long()):
+        name = read.text()
+        state.closed[name] = Closed(*read.fields(Closed, _CLOSED))  # type: ignore[arg-type]
     state.marks = read.counter()
     for name, due in read.counter().items():
         set_alarm(state, name, due)

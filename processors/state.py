@@ -17,16 +17,15 @@ from sluicegate.processors import (
     alarms,
     budget_fold,
     cache_fold,
-    cells,
+    closed,
     derail,
     homes,
     job_terms,
-    labels,
     lifecycle,
     memory_fold,
     routed,
 )
-from sluicegate.processors.delegation import join_names
+from sluicegate.processors.delegation import hand_over
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
 from sluicegate.processors.hold_fold import fold_hold
@@ -35,8 +34,9 @@ from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.outcomes import intent_key as intent_key
 from sluicegate.processors.outcomes import key_of as key_of
 from sluicegate.processors.outcomes import message_key as message_key
+from sluicegate.processors.outcomes import score_key as score_key
 from sluicegate.processors.outcomes import transfer_key as transfer_key
-from sluicegate.processors.session import Session, Source, from_mark, learn, mark_of, see, use
+from sluicegate.processors.session import Session, Source, from_mark, learn, see, use
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import (
     AnswerFacts,
@@ -52,6 +52,7 @@ from sluicegate.schemas.records import (
     MemoryFacts,
     PlanFacts,
     ResultFacts,
+    ScoreFacts,
     SessionFacts,
     StageFacts,
     StreamedFacts,
@@ -162,6 +163,8 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
             halted.last_at = o.decided_at
     elif outcome.stage == "session":
         _apply_session(state, outcome)
+    elif status == "scored":
+        _apply_score(state, outcome)
     elif status == "restored":
         agent_restore_fold.fold(state, outcome)
     elif o.intent_id:
@@ -200,7 +203,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
         if facts.origin == "channel":
             learn(opened, Source(outcome.event_id, "user", o.topic, o.offset, ""))
         elif facts.origin == "handoff":
-            _hand_over(state, opened, outcome, facts)
+            hand_over(state, opened, outcome, facts)
         else:
             # INVARIANT: a session that an agent opened starts with all the agent ever saw
             # (tests/unit/test_labels.py::test_new_session_does_not_wash_taint).
@@ -213,7 +216,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     elif outcome.status == "closed":
         ended = state.sessions.pop(name, None)
         if ended is not None:
-            cells.forget_session(state, ended)
+            closed.end(state, name, ended)
             if ended.held:
                 state.parked[name] = ended
     elif outcome.status == "heard":
@@ -224,16 +227,12 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
             learn(session, Source(outcome.event_id, "user", o.topic, o.offset, ""))
 
 
-def _hand_over(state: PartitionState, session: Session, outcome: Outcome, facts: SessionFacts) -> None:
-    """A session that was handed on begins with the labels of the one it comes from, and within its bounds.
-
-    INVARIANT: its agent remembers those labels, too (tests/unit/test_handoff.py::test_labels_travel).
-    """
-    session.chain, session.roles_cap = join_names(facts.chain), join_names(facts.roles)
-    session.calls_cap = facts.calls_cap
-    session.integrity, session.confidentiality = labels.read_header(outcome.labels)
-    mark = mark_of(session.integrity, session.confidentiality)
-    state.marks[session.agent_id] = state.marks.get(session.agent_id, 0) | mark
+def _apply_score(state: PartitionState, outcome: Outcome) -> None:
+    """Only its id is kept: a score changes no decision."""
+    o, facts = outcome.origin, outcome.facts
+    assert isinstance(facts, ScoreFacts)
+    ended = Ended(facts.digest, "scored", "", o.topic, o.offset, outcome.event_id)
+    _remember(state, score_key(o.tenant, o.agent_id, facts.score_id), facts.issued_at, ended)
 
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
@@ -393,6 +392,4 @@ def _sweep(state: PartitionState) -> None:
     if state.cache:
         cache_fold.sweep(state)
     agent_restore_fold.sweep(state)
-    limit = state.now - SESSION_IDLE_US
-    for name in [n for n, s in state.sessions.items() if s.last_at < limit]:
-        cells.forget_session(state, state.sessions.pop(name))
+    closed.sweep(state, state.now - SESSION_IDLE_US)

@@ -20,6 +20,7 @@ _OTHER = {
     "intake": ("unreadable",),
     "transfer": (lifecycle.ATTACHED,),
     "rollback": ("restored",),
+    "score": ("scored", lifecycle.ATTACHED),
     "budget": (lifecycle.ATTACHED,),
     "cache": (lifecycle.ATTACHED,),
     "memory": (lifecycle.ATTACHED,),

@@ -6,6 +6,24 @@ from sluicegate.schemas.reason import Reason
 
 EXECUTION = (
     Reason(
+        "nothing_to_score",
+        "There is no such session to score.",
+        "the session is neither open nor ended within 3 days, or the intent is none of it: sluicegate sessions list",
+    ),
+    Reason(
+        "score_out_of_range", "The score is not valid.", "a score is from 0 to 1; on the wire 0 to 10,000"
+    ),
+    Reason(
+        "unknown_metric",
+        "The score is not valid.",
+        "`kind` is person or evaluator, and `metric` has 1 to 64 printable characters",
+    ),
+    Reason(
+        "unknown_evaluator",
+        "The evaluator is not known.",
+        "name it in `evaluators:` of release.yaml and deploy that release",
+    ),
+    Reason(
         "budget_exceeded",
         "The budget for this is used up; do not try again.",
         "the detail has the numbers: sluicegate budgets list; raise `cap` in release.yaml, or wait for the next window",

@@ -34,6 +34,8 @@ from sluicegate.schemas.model_facts import AttemptFacts as AttemptFacts
 from sluicegate.schemas.model_facts import ChoiceFacts as ChoiceFacts
 from sluicegate.schemas.model_facts import StreamedFacts as StreamedFacts
 from sluicegate.schemas.model_facts import StreamFacts as StreamFacts
+from sluicegate.schemas.scores import Score as Score
+from sluicegate.schemas.scores import ScoreFacts as ScoreFacts
 
 
 @dataclass(slots=True)

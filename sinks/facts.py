@@ -56,6 +56,8 @@ DEFAULTS: dict[str, object] = {
     "money": None,
     "input_tokens": None,
     "output_tokens": None,
+    "metric": b"",
+    "score": None,
 }
 """Column -> what a row has whose facts say nothing of it; the same as ClickHouse fills in."""
 
@@ -101,6 +103,9 @@ RENAMED: dict[tuple[str, str], str] = {
     ("cell_facts", "value_digest"): "digest",
     ("cell_facts", "writer"): "who",
     ("cell_facts", "made_by"): "origin",
+    ("score_facts", "scorer"): "reviewer",
+    ("score_facts", "value"): "score",
+    ("score_facts", "release"): "detail",
     ("memory_facts", "op"): "kind",
     ("memory_facts", "scope"): "detail",
     ("memory_facts", "value_digest"): "digest",
@@ -191,6 +196,7 @@ ONLY_IN_BYTES = {
     ("taken_back_facts", "undone_by"),
     ("taken_back_facts", "order"),
     *(("streamed_facts", name) for name in ("confidence", "message", "pieces", "streamed", "same")),
+    ("score_facts", "score_id"),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),

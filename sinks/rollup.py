@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from sluicegate.processors import lifecycle
 from sluicegate.schemas.kinds import CALL_KINDS
+from sluicegate.schemas.scores import QUALITY
 from sluicegate.sinks import tables
 
 ROLL_ROWS = 500_000
@@ -55,12 +56,13 @@ COUNTS = (
 )
 _SAID = "greatest(sumIf(ifNull({0}, 0), facts_type = 'spend_facts'), sumIf(ifNull({0}, 0), facts_type IN ('answer_facts', 'streamed_facts')))"
 """Both may say the same; which of them there are depends on the release."""
+_SCORED = f"status = 'scored' AND metric = {tables.quote(QUALITY)}"
 SUMS = (
     ("input_tokens", f"toUInt64({_SAID.format('input_tokens')})"),
     ("output_tokens", f"toUInt64({_SAID.format('output_tokens')})"),
     ("cost_micros", "toUInt64(sumIf(ifNull(money, 0), facts_type = 'spend_facts'))"),
-    ("quality_sum", "toUInt64(0)"),
-    ("scores", "toUInt64(0)"),
+    ("quality_sum", f"toUInt64(sumIf(ifNull(score, 0), {_SCORED}))"),
+    ("scores", f"countIf({_SCORED})"),
 )
 
 

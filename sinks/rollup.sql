@@ -24,9 +24,9 @@ SELECT
 FROM (
     SELECT
         e.decided_at AS decided_at, e.log_id AS log_id, e.src_partition AS src_partition, e.tenant AS tenant, e.agent_id AS agent_id,
-        e.release AS release, e.intent_id AS intent_id, e.stage AS stage, e.status AS status, e.started_at AS started_at,
+        if(e.status = 'scored', e.detail, e.release) AS release, e.intent_id AS intent_id, e.stage AS stage, e.status AS status, e.started_at AS started_at,
         e.finished_at AS finished_at, e.observed AS observed, e.grounded_from AS grounded_from,
-        e.facts_type AS facts_type, e.input_tokens AS input_tokens, e.output_tokens AS output_tokens, e.money AS money,
+        e.facts_type AS facts_type, e.input_tokens AS input_tokens, e.output_tokens AS output_tokens, e.money AS money, e.metric AS metric, e.score AS score,
         toString(e.previous_tool) AS previous_tool, toString(e.model) AS model, toString(c.shape) AS shape,
         e.facts_type = 'intent_facts' AND e.kind IN ({call_kinds}) AS is_call,
         if(is_call AND e.executor = '', '(unresolved)', e.call_tool) AS tool

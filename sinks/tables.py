@@ -88,6 +88,8 @@ _FACTS = (
     Column("money", "Nullable(Int64)", "of spend_facts: what an attempt cost, in micro-units of the currency", _INT),
     Column("input_tokens", "Nullable(Int64)", "of a model's answer, as its server says", _INT),
     Column("output_tokens", "Nullable(Int64)", "of a model's answer, as its server says", _INT),
+    Column("metric", LC, "of a score: what was judged"),
+    Column("score", "Nullable(Int64)", "of a score: 0 to 10,000, in 1/10,000; `detail` then is the release that the session stood on, `reviewer` who says so", _INT),
 )  # fmt: skip
 
 _CALL = (

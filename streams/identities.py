@@ -26,9 +26,9 @@ from sluicegate.streams.settings import Settings
 FOREVER_US = 2**53 - 1
 """No end: as far as a canonical JSON number goes, the year 2255."""
 
-ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline", "attestor")
+ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline", "attestor", "evaluator")
 """What a key may be for."""
-MAC_ROLES = ("executor", "pipeline")
+MAC_ROLES = ("executor", "pipeline", "evaluator")
 """Roles inside, which share a secret file and sign with HS256."""
 
 MAX_ISSUER_KEYS = 20

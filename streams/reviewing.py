@@ -2,7 +2,8 @@
 
 The review goes to the agent's partition of `reviews`, signed by the person's key where the environment is signed. What
 is waited for is the ledger's own record of that input: nothing is taken for done that is not committed.
-Never decides anything. Next: `processors/reviews.py`, `processors/resume.py`, `processors/resolve.py`.
+Never decides anything. Next: `processors/reviews.py`, `processors/resume.py`, `processors/resolve.py`,
+`processors/scores.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sluicegate.processors import lifecycle
 from sluicegate.processors.control import Control
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.schemas.records import Header, Resolution, Review
+from sluicegate.schemas.records import Header, Resolution, Review, Score
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import control_log, kafka, key_files, topics
 from sluicegate.streams.find import LedgerEvent, decode
@@ -32,7 +33,7 @@ GOES_ON = ("permitted", "validated", "waiting", "dispatched", "claimed")
 
 async def send(
     settings: Settings,
-    review: Review | Resolution,
+    review: Review | Resolution | Score,
     *,
     key: Path | None = None,
     limit_s: float = LIMIT_S,
@@ -88,14 +89,15 @@ def _about(h: Header, found: list[LedgerEvent]) -> bool:
     return same and h.status != lifecycle.ATTACHED
 
 
-async def _packed(settings: Settings, review: Review | Resolution, key: Path | None) -> bytes:
+async def _packed(settings: Settings, review: Review | Resolution | Score, key: Path | None) -> bytes:
     """The record's bytes, signed where the environment asks for it."""
     payload = codec.encode(review)
     if key is None:
         control = (await control_log.read(settings)).control
         if control.signing != "signed":
             return payload
-        key = _key_of(settings, control, review.reviewer)
+        person = review.scorer if isinstance(review, Score) else review.reviewer
+        key = _key_of(settings, control, person)
     mine = key_files.load(key)
     audience = f"{settings.env}/{REVIEWS}"
     return signing.sign(payload, mine.kid, "Ed25519", mine.secret, audience, time.time_ns() // 1000)

@@ -17,7 +17,11 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import BY_NAME
 from sluicegate.streams import key_files, mac_keys
 
-KID_VARIABLES = {"executor": "SLUICEGATE_EXECUTOR_KID", "pipeline": "SLUICEGATE_PIPELINE_KID"}
+KID_VARIABLES = {
+    "executor": "SLUICEGATE_EXECUTOR_KID",
+    "pipeline": "SLUICEGATE_PIPELINE_KID",
+    "evaluator": "SLUICEGATE_EVALUATOR_KID",
+}
 """Where a process is told to use one certain key."""
 
 

@@ -5,6 +5,7 @@
     projector   the ledger into ClickHouse (`sinks/clickhouse.py`)
     gateway     HTTP for clients without a Kafka credential (`gateway/server.py`)
     monitor     Faust agents for low-rate reactions, and leader timers (`monitor.py`)
+    evaluator   scores a sample of the sessions that ended (`evaluator.py`); only where a release names evaluators
 
 Never knows about Faust: `app.py` hosts whatever `make` returns. Roles run as separate processes by default.
 """
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from sluicegate.streams.control_log import ControlReader
 
 ROLES = ("ledger", "executor", "projector", "gateway", "monitor")
+"""What `doctor` looks for."""
+OPTIONAL = ("evaluator",)
 
 GATEWAY_LISTEN = "SLUICEGATE_GATEWAY_LISTEN"
 DEFAULT_LISTEN = "127.0.0.1:8484"
@@ -263,11 +266,18 @@ def _gateway(settings: Settings) -> Component:
     return Gateway(settings, host, int(port))
 
 
+def _evaluator(settings: Settings) -> Component:
+    from sluicegate.streams.evaluator_role import EvaluatorRole
+
+    return EvaluatorRole(settings)
+
+
 _MAKERS: dict[str, Callable[[Settings], Component]] = {
     "ledger": LedgerRole,
     "executor": ExecutorRole,
     "projector": ProjectorRole,
     "gateway": _gateway,
+    "evaluator": _evaluator,
 }
 
 
@@ -277,5 +287,5 @@ def make(role: str, settings: Settings) -> Component | None:
         return None
     maker = _MAKERS.get(role)
     if maker is None:
-        raise Terminal(f"role `{role}` does not exist, choose one of {', '.join(ROLES)}")
+        raise Terminal(f"role `{role}` does not exist, choose one of {', '.join((*ROLES, *OPTIONAL))}")
     return maker(settings)

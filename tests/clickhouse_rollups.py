@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sluicegate.schemas import records as r
 from sluicegate.sinks import ddl, rollup
 from sluicegate.sinks.ranges import Collector, Range
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
 
-from tests.driver import LOG_ID, SESSION, Driver
+from tests.driver import AGENT, LOG_ID, PERSON, SESSION, Driver
 
 MINUTE_US = 60_000_000
 
@@ -42,6 +43,8 @@ def day() -> Driver:
     d.call("desk.read", {})
     d.call("no.such.tool", {})
     d.close_session()
+    for value, metric in ((9_000, "quality"), (4_000, "quality"), (0, "tone")):
+        d.feed("reviews", r.Score(d.new_id("score"), AGENT, SESSION, PERSON, "person", metric, value, d.now))
     return d
 
 
@@ -77,10 +80,10 @@ class RollupContract:
         (frozen,) = ranges(d)
         writer.write(frozen, True)
         assert writer.rollup(LOG_ID, 0).step(frozen.last_seq) is False
-        names = "session_id, calls, executed, released, refused, failed, held, user_messages, origin, on_behalf_of, isNull(closed_at)"
+        names = "session_id, calls, executed, released, refused, failed, held, user_messages, origin, on_behalf_of, isNull(closed_at), scores, quality"
         assert self.ask(sink, database, f"SELECT {names} FROM {{d}}.sessions ORDER BY 1") == [
-            (SESSION, 7, 3, 2, 2, 1, 1, 1, "channel", "person-1", False),
-            ("session-2", 0, 0, 0, 0, 0, 0, 0, "channel", "person-1", True),
+            (SESSION, 7, 3, 2, 2, 1, 1, 1, "channel", "person-1", False, 2, 0.65),
+            ("session-2", 0, 0, 0, 0, 0, 0, 0, "channel", "person-1", True, 0, None),
         ]
         opened, head, closed, seq, release = self.ask(
             sink, database,
@@ -112,6 +115,8 @@ class RollupContract:
             ("desk.read", 3, 2, 0, 0, 0, 0),
             ("desk.wire", 1, 0, 0, 0, 0, 1),
         ]
+        scored = "SELECT sum(quality_sum), sum(scores), uniqExact(release) FROM {d}.drift WHERE scores > 0"
+        assert self.ask(sink, database, scored) == [(13_000, 2, 1)]
         maps = "SELECT sumMap(shapes), sumMap(previous), sumMap(latency) FROM {{d}}.drift WHERE tool = '{}'"
         shapes, before, latency = self.ask(sink, database, maps.format("desk.read"))[0]
         assert (shapes, before) == ({"value:string": 2}, {"": 1, "desk.read": 1, "desk.wire": 1})

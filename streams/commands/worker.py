@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def worker(
         role: Annotated[
-            str, typer.Option("--role", help="ledger, executor, projector or monitor")
+            str, typer.Option("--role", help="ledger, executor, projector, monitor or evaluator")
         ] = "ledger",
     ) -> None:
         """Run one role until SIGTERM, e.g. `sluicegate worker --role ledger`.
