@@ -11,7 +11,7 @@
         cost: {weight: 1, clip: 500000, margin: 0.1} # micro-units a session that count as 1
 
 The rules are those of the release that is *deployed*: a candidate does not set its own examination
-(docs/decisions/0020). Never judges. Next: `canary_judge.py`.
+(docs/decisions/0023). Never judges. Next: `canary_judge.py`.
 """
 
 from __future__ import annotations

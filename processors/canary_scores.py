@@ -30,6 +30,8 @@ STEPS = ("routed", "refused", "failed", "withheld", "in_doubt", "released", "res
 """Statuses that say what became of a call, as far as a score asks. `released` and `resolved` end a doubt."""
 SCORED = "scored"
 """Status of an outcome that holds a session's quality."""
+SPENT = "spent"
+"""Status of a row that says what an attempt cost, and nothing of what became of it."""
 STATUSES = ("opened", "closed", *STEPS, SCORED)
 
 WHOLE = 100
@@ -40,7 +42,7 @@ MAX_UNSCORED = 200_000
 
 
 class Row(NamedTuple):
-    """One outcome, as far as it is read. `amount`: of `scored` the quality in hundredths, else micro-units spent."""
+    """One outcome, as far as it is read. `amount`: of `scored` the quality in hundredths, of `spent` micro-units."""
 
     at: int
     partition: int
@@ -111,8 +113,9 @@ class Scores:
         session = self.open.get(key)
         if session is None:
             return
-        session.micros += row.amount
-        if row.status == "closed":
+        if row.status == SPENT:
+            session.micros += row.amount
+        elif row.status == "closed":
             del self.open[key]
             yield Item(row.at, row.partition, row.seq, session.arm, session.tie, self._scores(session))
             if key in self._early:

@@ -59,6 +59,7 @@ class Canary:
         control: the release it stands against, deployed when it began.
         at: time of the event that began it, in microseconds.
         pauses: control events that paused and resumed it, in turn.
+        held: the judge paused it for a person to decide; it does so once.
         pinned: (agent | session, id) -> since which control event it was pinned while the canary ran.
     """
 
@@ -70,6 +71,7 @@ class Canary:
     control: str = ""
     at: int = 0
     pauses: tuple[int, ...] = ()
+    held: bool = False
     pinned: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
@@ -214,7 +216,8 @@ def canary_paused(new: Control, body: Body, who: str) -> None:
         pauses = canary.pauses
         if paused != canary.paused and len(pauses) < MAX_PAUSES:
             pauses = (*pauses, new.head)
-        new.canary = replace(canary, paused=paused, pauses=pauses)
+        held = canary.held or (paused and "canary" in body)
+        new.canary = replace(canary, paused=paused, pauses=pauses, held=held)
 
 
 def canary_promoted(new: Control, body: Body, who: str) -> None:

@@ -179,16 +179,17 @@ def unpin(scope: str, value: str) -> Plan:
     return plan
 
 
-def start_canary(before: Events, digest: str, weight: str) -> Plan:
-    """Some of the new sessions under another release."""
+def start_canary(before: Events, digest: str, weight: str, *, auto: bool = False) -> Plan:
+    """Some of the new sessions under another release; `auto`: the judge may end it."""
     weight_bp = weight_of(weight)
 
     def plan(control: Control) -> tuple[Events, str]:
         if not control.deployed:
             raise Terminal("nothing is deployed yet, a canary needs something to stand against")
         _deployable(control, digest)
-        body: Row = {"digest": digest, "weight_bp": weight_bp}
-        said = f"{weight_bp / 100:g} % of new sessions are decided under {digest}"
+        body: Row = {"digest": digest, "weight_bp": weight_bp, **({"auto": True} if auto else {})}
+        ends = "; it is promoted or aborted by its sessions" if auto else "; a person promotes or aborts it"
+        said = f"{weight_bp / 100:g} % of new sessions are decided under {digest}{ends}"
         return [*before, ("canary.started", body)], said
 
     return plan

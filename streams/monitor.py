@@ -23,7 +23,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import DeadLetter
 from sluicegate.schemas.topics import INPUTS, full_name
-from sluicegate.streams import kafka, sentinel_service
+from sluicegate.streams import canary_watcher, kafka, sentinel_service
 from sluicegate.streams.alarm_notify import AlarmNotifier
 from sluicegate.streams.channels import channels_from
 from sluicegate.streams.keys import Keys
@@ -146,6 +146,30 @@ class SentinelHost(mode.Service):
         self._gauges.update(self._sentinel.metrics())
 
 
+class CanaryService(mode.Service):
+    """Watches the canary that runs, where this monitor is the leader."""
+
+    def __init__(self, settings: Settings, gauges: dict[str, float]) -> None:
+        super().__init__()
+        self._settings, self._gauges = settings, gauges
+        self._watcher: canary_watcher.Watcher | None = None
+
+    async def on_stop(self) -> None:
+        """Nothing to drain: what was not written is found again."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            await watcher.stop()
+
+    async def look(self) -> None:
+        """One look; the first one reads control, again and again until Kafka is there."""
+        if self._watcher is None:
+            watcher = canary_watcher.Watcher(self._settings, Keys(self._settings.home))
+            await watcher.start()
+            self._watcher = watcher
+        await self._watcher.look()
+        self._gauges.update(self._watcher.metrics())
+
+
 def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -> MonitorService:
     """Give the app its agent and its leader timer."""
     service = MonitorService(settings, announce, port)
@@ -155,6 +179,8 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
         app.service(NotifyService(settings, webhook, service.gauges))  # type: ignore[arg-type]
     sentinels = SentinelHost(settings, service.gauges)
     app.service(sentinels)  # type: ignore[arg-type]
+    canaries = CanaryService(settings, service.gauges)
+    app.service(canaries)  # type: ignore[arg-type]
     topic = app.topic(full_name(settings.env, "dead-letters"), value_serializer="raw", key_serializer="raw")
 
     @app.agent(topic, concurrency=1)
@@ -178,5 +204,14 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
             await sentinels.look()
         except Exception:
             service.log.exception("the sentinel could not look")
+
+    @app.timer(interval=canary_watcher.LOOK_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
+    async def canary() -> None:
+        try:
+            await canaries.look()
+        except SluicegateError as error:
+            service.log.warning("the canary is not watched yet: %s", error)
+        except Exception:
+            service.log.exception("the canary could not be looked at")
 
     return service

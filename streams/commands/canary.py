@@ -1,28 +1,27 @@
-"""`sluicegate canary start | status | pause | resume | promote | abort`: a release tried on some of the new sessions."""
+"""`sluicegate canary start | status | explain | pause | resume | promote | abort`: a release tried on some of the new sessions."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.table import Table
-from sluicegate.processors.control import Control
-from sluicegate.streams import canaries, control_log, deployments
+from rich.console import Console
+from sluicegate.processors import canary_words
+from sluicegate.schemas.errors import SluicegateError
+from sluicegate.streams import canary_evidence, canary_watcher, deployments
 from sluicegate.streams.attach import attach
+from sluicegate.streams.canary_evidence import SOURCES
+from sluicegate.streams.commands.canary_text import COLUMNS, NONE, follow, headline, rows_of
 from sluicegate.streams.commands.control import DryRun, What, Why, change_now, say
 from sluicegate.streams.commands.output import Format, OutputOption, Row, console, show
 from sluicegate.streams.settings import Settings
 
 canary = typer.Typer(help="Try a release on some of the new sessions.", no_args_is_help=True)
 
-COLUMNS = ("arm", "release", "sessions", "intents", "refused", "failed", "held")
-NONE = "no canary is running"
+DIFFERENT_EXIT = 3
+"""`explain`: the evidence does not come out the same."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,13 +33,23 @@ def register(app: typer.Typer) -> None:
 def canary_start(
     what: What,
     weight: Annotated[str, typer.Option(help="share of new sessions, e.g. 10%")] = "10%",
+    auto: Annotated[
+        bool, typer.Option("--auto/--manual", help="promoted or aborted by its sessions, or by a person")
+    ] = True,
     why: Why = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Decide some of the new sessions under another release, e.g. `sluicegate canary start ./candidate --weight 10%`."""
+    """Decide some of the new sessions under another release, e.g. `sluicegate canary start ./candidate --weight 10%`.
+
+    By its sessions: aborted once they are worse for certain, promoted once they are certainly not worse by the margins, as
+    `canary:` of the deployed release says; see docs/canaries.md. It takes the role `monitor` and ClickHouse.
+    """
     settings = attach(Settings.from_env())
     before, digest = asyncio.run(deployments.known(settings, what, dry_run=dry_run))
-    say(change_now(deployments.start_canary(before, digest, weight), why, dry_run, settings), dry_run)
+    say(
+        change_now(deployments.start_canary(before, digest, weight, auto=auto), why, dry_run, settings),
+        dry_run,
+    )
 
 
 def _ending(kind: str, name: str, text: str) -> None:
@@ -65,14 +74,19 @@ def canary_status(
     ] = 2.0,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """What is running, and what both arms decided so far, e.g. `sluicegate canary status --watch`."""
+    """What is running, and what its sessions say so far, metric by metric, e.g. `sluicegate canary status --watch`.
+
+    e_value: reaching `abort_at` aborts it; a canary that differs in nothing gets there with probability alpha at most, however
+    often anybody looks. worse_by: where the difference lies, for certain; once it is below the margin everywhere it is promoted.
+    """
     settings = attach(Settings.from_env())
 
     def look() -> tuple[str, list[Row]] | None:
-        control = asyncio.run(control_log.read(settings)).control
-        return (
-            None if control.canary is None else (_headline(control), list(canaries.arms(settings, control)))
-        )
+        control, watched = asyncio.run(canary_watcher.examine(settings))
+        if watched is None:
+            return None
+        evidence = watched.evidence()
+        return headline(control, watched, evidence), rows_of(evidence)
 
     if watch:
         follow(look, output, lambda: time.sleep(every))
@@ -86,36 +100,47 @@ def canary_status(
     show(COLUMNS, found[1], output)
 
 
-def follow(
-    look: Callable[[], tuple[str, list[Row]] | None], output: Format, wait: Callable[[], None]
+@canary.command("explain")
+def canary_explain(
+    event: Annotated[int | None, typer.Argument(help="control event; the last verdict if left out")] = None,
+    source: Annotated[
+        str, typer.Option("--from", help="compute it anew from clickhouse, the ledger, or both")
+    ] = "both",
+    output: OutputOption = Format.TABLE,
 ) -> None:
-    """Show what `look` finds, again after each `wait`, until it finds no canary: on a terminal in place, else one below the other."""
-    if output is not Format.TABLE or not sys.stdout.isatty():
-        while (found := look()) is not None:
-            if output is Format.TABLE:
-                console().print(found[0], markup=False)
-            show(COLUMNS, found[1], Format.JSONL if output is Format.JSON else output)
-            sys.stdout.flush()
-            wait()
-    else:
-        with Live(console=console(), auto_refresh=False) as live:
-            while (found := look()) is not None:
-                live.update(_screen(*found), refresh=True)
-                wait()
+    """Why a canary was ended, computed anew from the log, e.g. `sluicegate canary explain`.
+
+    Exit code 3: it does not come out the same.
+    """
+    if source not in (*SOURCES, "both"):
+        raise typer.BadParameter(f"`{source[:40]}` is none of {', '.join(SOURCES)}, both")
+    settings = attach(Settings.from_env())
+    verdict = asyncio.run(canary_evidence.find(settings, event))
+    out = console()
     if output is Format.TABLE:
-        console().print(NONE)
+        out.print(
+            f"control event {verdict.event}, {verdict.kind} by {verdict.who}: {verdict.why}\n"
+            f"sessions of both arms by the draw of control event {verdict.canary.started}, in close order up to "
+            f"{verdict.evidence['until']} (time, partition, seq), rows of each partition up to {verdict.evidence['cut']}",
+            markup=False,
+        )
+    show(COLUMNS, rows_of(verdict.evidence), output)
+    for one in SOURCES if source == "both" else (source,):
+        _compare(settings, verdict, one, output)
 
 
-def _screen(headline: str, rows: list[Row]) -> Group:
-    table = Table(*COLUMNS, header_style="bold")
-    for row in rows:
-        table.add_row(*[f"{v:,}" if isinstance(v, int) else str(v) for v in row])
-    return Group(headline, table, f"looked at {time.strftime('%H:%M:%S')}, Ctrl-C ends the looking only")
-
-
-def _headline(control: Control) -> str:
-    found = control.canary
-    assert found is not None
-    paused = ", paused" if found.paused else ""
-    said = f"{deployments.named(control, found.digest)} decides {found.weight_bp / 100:g} % of new sessions{paused}"
-    return f"{said}, since control event {found.started}"
+def _compare(settings: Settings, verdict: canary_evidence.Verdict, source: str, output: Format) -> None:
+    """Say whether the evidence comes out the same from one source. Exits when it does not."""
+    out = console() if output is Format.TABLE else Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        found = asyncio.run(canary_evidence.again(settings, verdict, source))
+    except SluicegateError as error:
+        out.print(f"from {source}: not computed: {error}", markup=False)
+        raise typer.Exit(1) from error
+    different = canary_evidence.differences(verdict.evidence, found)
+    if not different:
+        out.print(f"computed anew from {source}: the same, {found['sha256']}", markup=False)
+        return
+    out.print(f"computed anew from {source}: different in {', '.join(different)}", markup=False)
+    out.print(f"  now: {found['verdict']}: {canary_words.why(found)}", markup=False)
+    raise typer.Exit(DIFFERENT_EXIT)

@@ -358,9 +358,12 @@ def test_cost_is_clipped() -> None:
     ledger, s = Ledger(fold=Scores(TENTH, clip=1_000)), session_in(CONTROL)
     for spent, score in ((250, 25), (5_000, 100)):
         ledger.row("opened", s)
-        ledger.row("released", s, "i", amount=spent)
+        ledger.row("routed", s, "i")
+        ledger.row("spent", s, "i", amount=spent)
+        ledger.row("failed", s, "i")
         ledger.row("closed", s)
-        assert dict(ledger.items.pop().scores)["cost"] == score
+        scores = dict(ledger.items.pop().scores)
+        assert (scores["cost"], scores["failure"]) == (score, 100)
 
 
 def test_lower_is_worse() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.streams.commands.canary import COLUMNS, follow
+from sluicegate.streams.commands.canary_text import COLUMNS, follow
 from sluicegate.streams.commands.output import Format, Row
 
-ROW: Row = ("canary", "sha256:2", 3, 40, 1, 0, 0)
+ROW: Row = ("failure", 3, 27, "0 %", "5 %", "0.9", "66.7", "-20 % … +9 %", 0.05, "open", "not decided")
 
 
 def watched(output: Format) -> int:
