@@ -140,5 +140,5 @@ def _plan(
     _, published = asyncio.run(operations.bytes_in(settings, files, store=store))
     before = [published, (attestation.KIND, row)]
     if weight:
-        return deployments.start_canary(before, found[0], weight)
+        return deployments.start_canary(before, found[0], weight, auto=True)
     return deployments.deploy(before, found[0], now=now)
