@@ -17,7 +17,7 @@ from sluicegate.processors.api_keys import CHANNEL
 from sluicegate.processors.control import Control
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import key_files
+from sluicegate.streams import key_files, releases
 from sluicegate.streams.asking import Asker, Key
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session
@@ -40,6 +40,7 @@ class Gate:
         counts: answers by class of status.
         streams: ends an open event stream, one for each.
         opened: key -> the session its completions share.
+        written: the deployed release's contracts, once somebody asked for them.
     """
 
     settings: Settings
@@ -52,11 +53,23 @@ class Gate:
     closing: bool = False
     streams: set[Callable[[], None]] = field(default_factory=set)
     opened: dict[str, str] = field(default_factory=dict)
+    written: dict[str, dict[str, dict[str, Json]]] = field(default_factory=dict)
 
     @property
     def control(self) -> Control:
         """As of now."""
         return self.control_log.control
+
+    async def contracts(self, digest: str) -> dict[str, dict[str, Json]]:
+        """The contracts of a release as they were written, by name. Raises `Retryable` without Kafka."""
+        found = self.written.get(digest)
+        if found is None:
+            files = await releases.fetch(self.settings, digest)
+            rows = [orjson.loads(text) for path, text in files.items() if path.startswith("contracts/")]
+            found = {str(row["name"]): row for row in rows}
+            self.written.clear()  # one release is asked for at a time
+            self.written[digest] = found
+        return found
 
     def remember(self, key_id: str, session_id: str) -> None:
         """A session that this key's completions share."""

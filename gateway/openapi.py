@@ -102,6 +102,10 @@ PATHS: dict[str, dict[str, dict[str, object]]] = {
             "requestBody": _body({"model": _TEXT, "messages": {"type": "array", "items": _OBJECT}}, ["model", "messages"]),
         }
     },
+    "/mcp": {
+        "post": {**_answers("MCP, streamable HTTP: one JSON-RPC message", _OBJECT), "requestBody": _body({"method": _TEXT})},
+        "delete": _answers("end the MCP session", _OBJECT, "204"),
+    },
     "/v1/models": {"get": _answers("routes and model contracts of the release", _OBJECT)},
     "/access/v1/evaluation": {"post": {**_answers("AuthZEN: may it", _OBJECT), "requestBody": _body(_EVALUATION)}},
     "/access/v1/evaluations": {

@@ -2,8 +2,8 @@
 
     request ▸ bounds ▸ request id ▸ API key ▸ rate ▸ a door ▸ Asker ▸ Kafka
 
-`doors.py`: sessions, intents, results. `events.py`: what happens, as it happens. `openai.py`: chat completions. `authzen.py`:
-may it. Never decides, holds no state that a restart would miss: any number of gateways may serve the same clients.
+`doors.py`: sessions, intents, results. `events.py`: what happens, as it happens. `openai.py`: chat completions. `mcp.py`: an MCP server.
+`authzen.py`: may it. Never decides, holds no state that a restart would miss: any number of gateways may serve the same clients.
 Next: `doors.py`, `hub.py`.
 """
 
@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from sluicegate.gateway import authzen, doors, events, openai
+from sluicegate.gateway import authzen, doors, events, mcp, openai
 from sluicegate.gateway.access import Rates
 from sluicegate.gateway.context import GATE, Gate
 from sluicegate.gateway.hub import Hub
@@ -96,7 +96,7 @@ def make_app(gate: Gate) -> web.Application:
     """The application of one gateway."""
     app = web.Application(middlewares=[_identified, _bounded], client_max_size=MAX_BODY_BYTES)
     app[GATE] = gate
-    for add in (doors.add, events.add, openai.add, authzen.add):
+    for add in (doors.add, events.add, openai.add, mcp.add, authzen.add):
         add(app)
     return app
 

@@ -8,18 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
+import httpx
 import openai
 import pytest
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.gateway import openapi
 from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
 from sluicegate.processors.api_keys import digest_of, token_of
-from sluicegate.schemas.records import Dispatch
+from sluicegate.schemas import codec
+from sluicegate.schemas.records import Dispatch, Review
 from sluicegate.streams import control_log
 
-from tests.driver import AGENT, OTHER_AGENT, release_files
+from tests.driver import AGENT, OTHER_AGENT, PERSON, release_files
 from tests.executor_fakes import FakeAdapter
-from tests.integration.gate import Gate, Loop, new_settings, running, until
+from tests.integration.gate import Gate, Loop, new_settings, now_us, running, until
 
 FOREVER = 2**53 - 1
 MODEL = {
@@ -59,7 +63,9 @@ def key_of(key_id: str, agent: str, *scopes: str, rate: int = 10_000) -> tuple[s
     )  # fmt: skip
 
 
+PEOPLE = ("people.registered", {"people": [{"person_id": PERSON, "name": "Ana", "roles": ["desk"]}]})
 KEYS = [
+    PEOPLE,
     key_of("k1", AGENT, "agent", "channel"),
     key_of("k2", OTHER_AGENT, "agent"),
     key_of("k3", AGENT, "agent"),
@@ -365,6 +371,58 @@ def test_decision_api(served: Served) -> None:
     before = len(served.gate.events)
     served.loop.run(main())
     assert before == len(served.gate.events)  # it only asked
+
+
+def test_mcp_client(served: Served) -> None:
+    """The official client: what is listed, called, refused and pending."""
+
+    async def main() -> None:
+        url = served.gateway.url + "/mcp"
+        headers = {"Authorization": f"Bearer {served.token()}"}
+        async with (
+            httpx.AsyncClient(headers=headers) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            names = {t.name for t in (await client.list_tools()).tools}
+            assert {"desk.read", "desk.pay", "desk.ask", "sluicegate_result"} <= names
+            assert not names & {"desk.never", "model.small", "retail.cancel_pending_order"}
+            called = await client.call_tool("desk.read", {})
+            assert called.structured_content == {"ok": True} and not called.is_error
+            refused = await client.call_tool("desk.pay", {"value": "no"})
+            assert refused.is_error and (refused.meta or {})["ai.sluicegate/refusal"]["policies"] == [
+                "desk-not-this"
+            ]
+            held = await client.call_tool("desk.ask", {})
+            assert held.structured_content and held.structured_content["status"] == "pending"
+            intent = str(held.structured_content["intent_id"])
+            agree = asyncio.create_task(agreed(intent))
+            ended = await client.call_tool("sluicegate_result", {"intent_id": intent})
+            await agree
+            assert ended.structured_content == {"ok": True}
+            wrong = await client.call_tool("desk.pay", {"value": 7})
+            assert wrong.is_error
+        found = await served.call(
+            "POST",
+            "/mcp",
+            {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "desk.read"}},
+        )
+        assert found[0] == 400 and "Mcp-Session-Id" in str(found[1])
+        found = await served.call("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "resources/list"})
+        assert found[1]["error"]["code"] == -32_601  # type: ignore[index]
+        found = await served.call("POST", "/mcp", {"method": "ping"}, Origin="http://evil.example")
+        assert found[0] == 403
+
+    async def agreed(intent: str) -> None:
+        found = next(
+            e for _, e in served.gate.events if e.header.intent_id == intent and e.header.status == "held"
+        )
+        digest = found.facts.action_digest  # type: ignore[attr-defined]
+        review = Review(
+            "r-1", AGENT, intent, "approve", digest, PERSON, now_us(), "fine", release=found.header.release
+        )
+        await served.gate.put("reviews", codec.encode(review))
+
+    served.loop.run(main())
 
 
 def test_the_document_names_every_route(served: Served) -> None:

@@ -1,0 +1,80 @@
+"""Who asks a gateway: the key's agent, whatever the request says; and how often it may."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from sluicegate.gateway.access import BURST, Rates, caller_of, token_in
+from sluicegate.processors.api_keys import ApiKey, digest_of, token_of
+
+from tests.driver import AGENT, Driver
+
+KEY = {
+    "key_id": "k",
+    "sha256": digest_of("s"),
+    "agent_id": AGENT,
+    "scopes": ["agent"],
+    "rate_per_s": 2,
+    "not_after": 2**53 - 1,
+}
+TOKEN = token_of("test", "k", "s")
+
+
+def asked(**headers: str) -> web.Request:
+    return make_mocked_request(
+        "GET", "/v1/models", headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+
+
+def control_with_key() -> Driver:
+    driver = Driver()
+    driver.control_event("api_key.added", **KEY)
+    return driver
+
+
+def test_the_agent_is_the_keys() -> None:
+    driver = control_with_key()
+    for headers in (
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"Authorization": f"bearer  {TOKEN}"},
+        {"x_api_key": TOKEN},
+    ):
+        caller = caller_of(asked(agent_id="other", **headers), driver.control, driver.now, Rates())
+        assert caller.agent.agent_id == AGENT
+        with pytest.raises(web.HTTPForbidden):
+            caller.needs("channel")
+        caller.needs("agent")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic x"}, {"Authorization": TOKEN + "x"}])
+def test_no_key_no_caller(headers: dict[str, str]) -> None:
+    driver = control_with_key()
+    with pytest.raises(web.HTTPUnauthorized):
+        caller_of(asked(**headers), driver.control, driver.now, Rates())
+
+
+def test_two_keys_are_none() -> None:
+    with pytest.raises(web.HTTPUnauthorized):
+        token_in(asked(Authorization=f"Bearer {TOKEN}", x_api_key=TOKEN))
+
+
+def test_an_agent_that_is_suspended_or_gone() -> None:
+    driver = control_with_key()
+    driver.control_event("agent.suspended", agent_id=AGENT)
+    with pytest.raises(web.HTTPForbidden) as stopped:
+        caller_of(asked(x_api_key=TOKEN), driver.control, driver.now, Rates())
+    assert "suspended_agent" in str(stopped.value.text)
+
+
+def test_rates() -> None:
+    now = [0.0]
+    rates = Rates(lambda: now[0])
+    key, other = (ApiKey(name, "", AGENT, ("agent",), 2, 1) for name in ("a", "b"))
+    assert [rates.take(key) for _ in range(2 * BURST)] == [0.0] * 2 * BURST
+    assert rates.take(key) == pytest.approx(0.5)
+    assert rates.take(other) == 0.0  # each key has its own
+    now[0] = 0.5
+    assert rates.take(key) == 0.0 and rates.take(key) > 0
+    now[0] = 100.0
+    assert [rates.take(key) for _ in range(2 * BURST + 1)].count(0.0) == 2 * BURST
