@@ -63,12 +63,14 @@ def check_executor(path: str, text: str, executor: Mapping[str, Json], tool_clas
     """What an executor object says that it cannot mean."""
     return [
         Finding(path, line_of(text, [GOVERNANCE, "executor", key]), "executor", "error", said)
-        for key, said in _executor_faults(executor, tool_class)
+        for key, said in _executor_faults(executor, tool_class, path)
     ]
 
 
-def _executor_faults(executor: Mapping[str, Json], tool_class: str) -> Iterator[tuple[str, str]]:
+def _executor_faults(executor: Mapping[str, Json], tool_class: str, path: str) -> Iterator[tuple[str, str]]:
     """(key, sentence)."""
+    if executor.get("kind") == "prompt" and path:
+        yield "kind", "`prompt` is no kind of a contract: a policy that names `prompt.read` is all it takes"
     retries = executor.get("retries", 0)
     if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MAX_RETRIES:
         yield "retries", f"`retries` is a number from 0 to {MAX_RETRIES}"

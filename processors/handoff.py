@@ -206,6 +206,6 @@ def _tell(work: Work, transfer: Transfer, event_id: bytes, status: str, reason: 
     work.decision.replies.append(
         Reply(
             event_id, transfer.intent_id, transfer.from_agent, transfer.session_id, status, "session", reason, [],
-            work.now, None, text.for_model if text else "", text.remedy if text else "",
+            work.now, None, text.for_model if text else "", text.remedy if text else "", release=work.origin.release,
         )
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sluicegate.processors import memory, streaming
+from sluicegate.processors import memory, prompt_read, prompts, streaming
 from sluicegate.processors.aims import arguments_of, asked, facts_of, key_part
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
@@ -54,6 +54,9 @@ def plan(work: Work, attempt: int = 1) -> None:
     outcome = emit(work, "plan", "dispatched", facts, labels=streaming.offer_labels(tool, facts))
     if tool.executor_kind == memory.KIND:
         memory.perform(work, work.now + tool.timeout_ms * 1000)
+        return
+    if tool.executor_kind == prompts.KIND:
+        prompt_read.perform(work)
         return
     if in_process:
         # The permit is the claim: the reply that carries it is visible only once both are committed.

@@ -12,11 +12,13 @@ template. In a release with prompts, system text that a call brings itself is *u
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from string import Template
 
 import orjson
+from sluicegate.processors.cedar import Policy, names_action
 from sluicegate.processors.conform import Json
 from sluicegate.processors.findings import Finding, nearest
 
@@ -26,6 +28,8 @@ MAX_PROMPT_BYTES = 32 * 1024
 MAX_RENDERED_CHARS = 64 * 1024
 SYSTEM_ROLES = ("system", "developer")
 """Roles of messages that tell a model what it is."""
+READ, KIND = "prompt.read", "prompt"
+"""The tool by which agents read prompts, and its executor kind: the ledger itself answers."""
 ANNOTATION = "unversioned"
 """On a permit: it permits free-form system text, too."""
 
@@ -69,27 +73,53 @@ def compile_prompts(files: Mapping[str, str], findings: list[Finding]) -> dict[s
     return prompts
 
 
+def contract_for(prompts: Mapping[str, Prompt], policies: Iterable[Policy]) -> str:
+    """The contract of `prompt.read` (`prompt_read.py`), which a release has when a policy names it; else an empty text."""
+    if not prompts or not any(names_action(policy, READ) for policy in policies):
+        return ""
+    properties = {"prompt": {"type": "string", "enum": sorted(prompts)}, "variables": {"type": "object"}}
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": ["prompt"],
+        "additionalProperties": False,
+    }
+    governance = {"class": "read_only", "executor": {"kind": KIND}}
+    about = "A prompt of the session's release, rendered."
+    return json.dumps(
+        {"name": READ, "description": about, "inputSchema": schema, "x-sluicegate": governance},
+        sort_keys=True,
+    )
+
+
 def told_of(args: dict[str, Json]) -> Told:
     """What a call tells that names no prompt."""
     return Told(unversioned=_brings_system_text(args.get("messages")))
 
 
-def render(prompts: Mapping[str, Prompt], args: dict[str, Json]) -> tuple[bytes, Told] | tuple[str, str]:
-    """The arguments with the prompt they name rendered into `messages`, and what is told; or (reason, sentence)."""
-    name = args.get("prompt")
+def text_of(
+    prompts: Mapping[str, Prompt], name: Json, variables: Json
+) -> tuple[Prompt, str] | tuple[str, str]:
+    """(prompt, its rendered text); or (reason, sentence)."""
     prompt = prompts.get(name) if isinstance(name, str) else None
     if prompt is None:
         return "unknown_prompt", f"the release has no prompt `{str(name)[:80]}`{nearest(str(name), prompts)}"
-    variables = args.get("variables") or {}
     wrong = _wrong(prompt, variables)
     if wrong or not isinstance(variables, dict):
         return "prompt_variables", wrong
     text = prompt.template.substitute({key: str(value) for key, value in variables.items()})
     if len(text) > MAX_RENDERED_CHARS:
-        return (
-            "prompt_variables",
-            f"prompt `{prompt.name}` renders to more than {MAX_RENDERED_CHARS} characters",
-        )
+        said = f"prompt `{prompt.name}` renders to more than {MAX_RENDERED_CHARS} characters"
+        return "prompt_variables", said
+    return prompt, text
+
+
+def render(prompts: Mapping[str, Prompt], args: dict[str, Json]) -> tuple[bytes, Told] | tuple[str, str]:
+    """The arguments with the prompt they name rendered into `messages`, and what is told; or (reason, sentence)."""
+    found = text_of(prompts, args.get("prompt"), args.get("variables") or {})
+    if isinstance(found[0], str):
+        return found[0], found[1]
+    prompt, text = found
     own = args.get("messages") or []
     if not isinstance(own, list):
         return "schema_violation", "`messages` is no list"

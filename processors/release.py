@@ -7,13 +7,11 @@ nothing of that happens per intent. Pure: files arrive as texts. Next: `route.py
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 import jsonschema_rs
 import orjson
-import rfc8785
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
@@ -61,10 +59,11 @@ from sluicegate.processors.labels import (
 from sluicegate.processors.model_routes import CompiledRoute, Route, compile_routes
 from sluicegate.processors.policy_check import check_control, check_policies
 from sluicegate.processors.policy_files import read_policies
-from sluicegate.processors.prompts import Prompt, compile_prompts
+from sluicegate.processors.prompts import READ, Prompt, compile_prompts, contract_for
 from sluicegate.processors.recall_rules import Recall
 from sluicegate.processors.recipes import compile_recipes
 from sluicegate.processors.release_file import CONTROL_CEDAR, check_parent, parent_in
+from sluicegate.processors.release_file import digest_of as digest_of
 from sluicegate.processors.release_rules import closed, defaults, guardrails, redactions
 from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
@@ -87,7 +86,7 @@ class Executor(BaseModel):
     """How a tool is reached. Further keys belong to the executor kind."""
 
     model_config = ConfigDict(extra="allow")
-    kind: Literal["http", "python", "in_process", "memory", "model", "sql", "mcp"]
+    kind: Literal["http", "python", "in_process", "memory", "model", "sql", "mcp", "prompt"]
 
 
 class Redactions(BaseModel):
@@ -233,15 +232,6 @@ class CompiledRelease:
     evaluators: tuple[EvaluatorRow, ...] = ()
 
 
-def digest_of(files: dict[str, str]) -> str:
-    """`sha256:<hex>` over the canonical manifest of the files."""
-    manifest = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
-    return (
-        "sha256:"
-        + hashlib.sha256(rfc8785.dumps(cast("dict[str, rfc8785._impl._Value]", manifest))).hexdigest()
-    )
-
-
 def compile_release(files: dict[str, str], *, proven: bool = False) -> CompiledRelease:
     """Compile a release. Raises `Terminal` with the file, the line and what is wrong there.
 
@@ -276,6 +266,11 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
     texts = {p: t for p, t in files.items() if p.startswith("policies/") and p.endswith(".cedar")}
     policies, unread = read_policies(texts)
     findings += unread
+    if text := contract_for(prompts, policies):
+        if READ in tools:
+            findings.append(_wrong(tools[READ].path, "", [], f"`{READ}` reads prompts, choose another name"))
+        elif (read := _tool("", text, findings)) is not None:
+            tools[READ] = read
     control = None
     if CONTROL_CEDAR in files:
         rules, unread = read_policies({CONTROL_CEDAR: files[CONTROL_CEDAR]})

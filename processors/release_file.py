@@ -9,11 +9,14 @@ Next: `release.py` (the digest, compiling), `streams/releases.py` (folders and t
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping
+from typing import cast
 
 import orjson
+import rfc8785
 import yaml
 from sluicegate.processors.contract_check import line_of
 from sluicegate.processors.findings import Finding
@@ -36,6 +39,15 @@ _PATH = re.compile(
 )
 _BLOCK = 0xFFFF
 _PARENT = re.compile(r"^parent:.*\n?", re.MULTILINE)
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """`sha256:<hex>` over the canonical manifest of the files."""
+    manifest = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()}
+    return (
+        "sha256:"
+        + hashlib.sha256(rfc8785.dumps(cast("dict[str, rfc8785._impl._Value]", manifest))).hexdigest()
+    )
 
 
 def pack(files: Mapping[str, str]) -> bytes:

@@ -51,6 +51,7 @@ from sluicegate.schemas.records import (
     JobFacts,
     MemoryFacts,
     PlanFacts,
+    PromptFacts,
     ResultFacts,
     ScoreFacts,
     SessionFacts,
@@ -340,7 +341,7 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     derail.note_result(session)
     if type(outcome.facts) is StreamedFacts and outcome.facts.mode == OPEN:
         return  # INVARIANT: what nobody looked at first grounds nothing (tests/unit/test_streaming.py)
-    if isinstance(outcome.facts, MemoryFacts | CellFacts) or outcome.status == "resolved":
+    if isinstance(outcome.facts, MemoryFacts | CellFacts | PromptFacts) or outcome.status == "resolved":
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
     learn(session, Source(outcome.event_id, "result", *_place(outcome), entry.tool))
 

@@ -173,6 +173,16 @@ def reply(
         Reply(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, status or outcome.status, outcome.stage,
             outcome.reason, outcome.policies, o.decided_at, result, text.for_model if text else "", for_developer,
-            duplicate, attempt, arguments,
+            duplicate, attempt, arguments, *named_release(work),
         )
     )  # fmt: skip
+
+
+def named_release(work: Work) -> tuple[str, str, str]:
+    """Digest, name and version of the release this is decided under, for a reply."""
+    release = work.control.release
+    return (
+        (work.origin.release, release.name, release.version)
+        if release is not None
+        else (work.origin.release, "", "")
+    )

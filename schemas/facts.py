@@ -205,6 +205,16 @@ class TakenBackFacts(ResultFacts):
 
 
 @dataclass(slots=True)
+class PromptFacts:
+    """A prompt of the release was read, rendered by the ledger itself."""
+
+    prompt: str
+    digest: bytes
+    result_digest: bytes
+    result_bytes: int
+
+
+@dataclass(slots=True)
 class MemoryFacts:
     """A memory operation, done by the ledger itself."""
 

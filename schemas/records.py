@@ -22,6 +22,7 @@ from sluicegate.schemas.facts import IntentFacts as IntentFacts
 from sluicegate.schemas.facts import JobFacts as JobFacts
 from sluicegate.schemas.facts import MemoryFacts as MemoryFacts
 from sluicegate.schemas.facts import PlanFacts as PlanFacts
+from sluicegate.schemas.facts import PromptFacts as PromptFacts
 from sluicegate.schemas.facts import RestoreFacts as RestoreFacts
 from sluicegate.schemas.facts import ResultFacts as ResultFacts
 from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
@@ -241,6 +242,9 @@ class Reply:
     duplicate: bool = False
     attempt: int = 0
     arguments: bytes | None = None
+    release: str = ""
+    release_name: str = ""
+    release_version: str = ""
 
 
 @dataclass(slots=True)

@@ -73,6 +73,7 @@ RENAMED: dict[tuple[str, str], str] = {
     ("result_facts", "result_digest"): "digest",
     ("intake_facts", "length"): "input_bytes",
     ("genesis_facts", "env"): "detail",
+    ("prompt_facts", "prompt"): "detail",
     ("budget_facts", "what"): "kind",
     ("exchange_facts", "home"): "detail",
     ("job_facts", "waits_for"): "kind",
@@ -113,6 +114,7 @@ RENAMED: dict[tuple[str, str], str] = {
 }
 ONLY_IN_BYTES = {
     ("control_facts", "kid"),
+    ("prompt_facts", "result_digest"),
     ("control_facts", "signature"),
     ("genesis_facts", "log_id"),
     ("genesis_facts", "partitions"),

@@ -38,9 +38,10 @@ from sluicegate.streams.client_transport import KafkaTransport, Transport
 from sluicegate.streams.in_process import LocalFunction
 from sluicegate.streams.replies import Held
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.standing import PromptText, Release
 
 __all__ = [
-    "AgentClient", "Ended", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Parked", "Refused", "Session", "Started", "Text",
+    "AgentClient", "Ended", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Parked", "PromptText", "Refused", "Release", "Session", "Started", "Text",
     "ToolCall", "Unanswered", "Withheld", "governed",
 ]  # fmt: skip
 

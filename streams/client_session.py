@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import ParamSpec
+from typing import ParamSpec, cast
 
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.kinds import MODEL_CALL, TOOL_CALL
@@ -24,8 +24,11 @@ from sluicegate.streams.client_memory import Memory
 from sluicegate.streams.client_stream import stream
 from sluicegate.streams.in_process import LocalFunction, now_us
 from sluicegate.streams.replies import Held, answer
+from sluicegate.streams.standing import PromptText, Release
 
 CALL_TIMEOUT_S = 30.0
+PROMPT_READ = "prompt.read"
+"""The tool by which prompts are read (`processors/prompts.py`)."""
 BEGIN_S = 300.0
 """How long a submitted call may wait for an executor; as the ledger's own `DEFAULT_DEADLINE_US`."""
 CLOSE_LIMIT_S = 2.0
@@ -78,11 +81,15 @@ class Session(Memory):
 
     async def open(self) -> None:
         """Open it, unless it is open already and was joined. Raises `Refused`."""
+        standing = self._asker.inbox.standing
+        standing.watch(self.session_id)
         if not self._joined:
             try:
                 answer(await self._say("session.open", self._timeout_s))
-            except Unanswered:  # it may still open: then it is closed
-                await self._asker.hand_over(*self._step("session.close"), CLOSE_LIMIT_S)
+            except BaseException as error:
+                standing.forget(self.session_id)
+                if isinstance(error, Unanswered):  # it may still open: then it is closed
+                    await self._asker.hand_over(*self._step("session.close"), CLOSE_LIMIT_S)
                 raise
         self._is_open = True
 
@@ -94,6 +101,32 @@ class Session(Memory):
             await self.close()
         except SluicegateError as error:
             log.info("session `%s` was not closed, it ends by itself after a day: %s", self.session_id, error)
+
+    @property
+    def release(self) -> Release | None:
+        """The release this session stands on: digest, name and version, as the newest reply had it.
+
+        A rollback, a pin, a canary's end or `deploy --now` may move an open session; the next reply tells. None while it is not
+        open, and in a session that was joined, before its first reply.
+        """
+        return self._asker.inbox.standing.of(self.session_id)
+
+    async def prompt(
+        self, name: str, *, timeout_s: float = CALL_TIMEOUT_S, **variables: str | int
+    ) -> PromptText | Held:
+        """A prompt of the session's release, rendered: `(await session.prompt("triage", plan="gold")).text`.
+
+        For agents that speak to a model of their own; `call_model(prompt=...)` needs no text here. The release needs a
+        permit that names `Action::"prompt.read"` (docs/models.md). Recorded, with the prompt's digest; raises as `call_tool`.
+        """
+        asked: dict[str, Json] = {"prompt": name}
+        if variables:
+            asked["variables"] = dict(variables)
+        done = await self._call(PROMPT_READ, asked, timeout_s)
+        if isinstance(done, Held):
+            return done
+        found = cast("dict[str, str]", done)
+        return PromptText(found["text"], found["prompt"], found["digest"], found["release"])
 
     async def call_tool(
         self,
@@ -262,7 +295,10 @@ class Session(Memory):
         """Close it now; again does nothing. Raises `Refused` when nobody confirms within `CLOSE_LIMIT_S`."""
         if self._is_open:
             self._is_open = False
-            answer(await self._say("session.close", CLOSE_LIMIT_S))
+            try:
+                answer(await self._say("session.close", CLOSE_LIMIT_S))
+            finally:
+                self._asker.inbox.standing.forget(self.session_id)
 
     async def _call(
         self,

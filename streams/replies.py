@@ -20,6 +20,7 @@ from sluicegate.schemas.records import Reply
 from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Parked, Refused, Withheld
 from sluicegate.streams.client_json import Json
+from sluicegate.streams.standing import Standing
 
 MAX_PENDING = 4_096
 """Calls of one client that wait at once, about 2 kB each; more are refused `overloaded`."""
@@ -144,6 +145,7 @@ class Inbox:
         self._on_permit = on_permit
         self._waiting: dict[str, list[Waiting]] = {}
         self._count = 0
+        self.standing = Standing()
 
     def __len__(self) -> int:
         return self._count
@@ -182,6 +184,7 @@ class Inbox:
         reply = self.read(key, value)
         if reply is None:
             return
+        self.standing.note(reply)
         if reply.status == "permitted":
             self._on_permit(reply)
             return
