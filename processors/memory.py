@@ -26,6 +26,7 @@ from sluicegate.processors.memory_wire import asking, told_in
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.sending import home_partition, send
 from sluicegate.processors.state import OpenIntent
+from sluicegate.processors.transcript import HISTORY, MAX_TURNS, TURNS, history
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.kinds import MEMORY
 from sluicegate.schemas.records import CellFacts, ClaimFacts, MemoryFacts, PlanFacts, ResultFacts, StageFacts
@@ -33,7 +34,7 @@ from sluicegate.schemas.records import CellFacts, ClaimFacts, MemoryFacts, PlanF
 KIND = MEMORY
 """The executor kind, and what a call awaits whose home was asked."""
 
-READS = ("read", "search")
+READS = ("read", "search", HISTORY)
 
 ANSWER_US = 600_000_000
 """How long after its deadline a write is waited for: Kafka brings the answer, but the home may be without an owner."""
@@ -62,7 +63,10 @@ def perform(work: Work, lease_us: int) -> None:
     emit(work, "execute", "claimed", ClaimFacts(1, "ledger", work.now, lease_us))
     ask = asked(work)
     reason = _refused(work, ask) or ("" if known_scope(ask.scope) else "bad_scope")
-    done = Done(CellFacts(ask.op, ask.scope), reason=reason) if reason else do(work, ask, work.session)
+    if reason:
+        done = Done(CellFacts(ask.op, ask.scope), reason=reason)
+    else:
+        done = (history if ask.op == HISTORY else do)(work, ask, work.session)
     if not work.decision.needs:
         _finish(work, done)
 
@@ -192,13 +196,14 @@ def asked(work: Work) -> Request:
     assert work.tool is not None and work.conformed is not None and session is not None
     args = work.conformed.args
     op = str(work.tool.contract.governance.executor.model_dump().get("op"))
+    usual, most = (TURNS, MAX_TURNS) if op == HISTORY else (FOUND, MAX_FOUND)
     wanted, limit, before = (args.get(name) for name in ("if_version", "limit", "before"))
     return Request(
-        op, str(args.get("scope", "session")), o.tenant, o.agent_id, o.session_id, o.intent_id,
+        op, "session" if op == HISTORY else str(args.get("scope", "session")), o.tenant, o.agent_id, o.session_id, o.intent_id,
         str(args.get("prefix" if op == "search" else "key", "")),
         orjson.dumps(args.get("value"), option=orjson.OPT_SORT_KEYS) if op in ("write", "append") else b"",
         -1 if wanted is None else _number(wanted, NEVER), session.integrity, session.confidentiality, str(args.get("as", "list")),
-        str(args.get("words", "")), max(1, min(MAX_FOUND, _number(limit, FOUND))), _number(before, 0),
+        str(args.get("words", "")), max(1, min(most, _number(limit, usual))), _number(before, 0),
     )  # fmt: skip
 
 

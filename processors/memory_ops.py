@@ -255,11 +255,19 @@ def assembled(work: Work, cell: Cell) -> bytes | None:
 
 
 def _said(work: Work, cell: Cell) -> tuple[str, bytes] | None:
-    """(key, value) of a cell. INVARIANT: bytes that are not what was written count as gone (tests/unit/test_memory.py)."""
-    pieces = (Piece(cell.topic, cell.offset, cell.value_digest), *cell.pieces)
-    raws = [at_hand(work, (piece.topic, piece.offset)) for piece in pieces]
+    return put_together(cell, [at_hand(work, (piece.topic, piece.offset)) for piece in pieces_of(cell)])
+
+
+def pieces_of(cell: Cell) -> tuple[Piece, ...]:
+    """All pieces of a value, the first one first."""
+    return (Piece(cell.topic, cell.offset, cell.value_digest), *cell.pieces)
+
+
+def put_together(cell: Cell, raws: list[bytes | None]) -> tuple[str, bytes] | None:
+    """(key, value) of a cell whose pieces stand in these inputs. INVARIANT: bytes that are not what was written count as
+    gone (tests/unit/test_memory.py)."""
     said = [said_in(raw) for raw in raws]
-    for piece, one in zip(pieces, said, strict=True):
+    for piece, one in zip(pieces_of(cell), said, strict=True):
         if one is None or hashlib.sha256(one[1]).digest() != piece.digest:
             return None
     values = [one[1] for one in said if one is not None]

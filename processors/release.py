@@ -76,7 +76,7 @@ GroundingKind = Literal["exact", "account", "amount", "date", "links", "text"]
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 600_000
 """One call; longer work needs `completion: callback | poll`."""
-MEMORY_OPS = ("write", "append", "read", "search", "forget")
+MEMORY_OPS = ("write", "append", "read", "search", "forget", "history")
 """What a contract of executor kind `memory` may do, see `memory.py`."""
 UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction", "route", "prompt")
 """Rules without which there is nothing to decide by, however often a release was proven before."""

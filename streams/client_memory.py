@@ -117,6 +117,15 @@ class Memory:
         done = await self._remembered("forget", said)
         return done if isinstance(done, Held) else bool(done["forgotten"])
 
+    async def history(self, limit: int = 20) -> list[dict[str, Json]] | Held:
+        """What was said and answered in this session so far, the oldest first; the release needs `memory.history`.
+
+        A turn has a `role`: `user` with `text` or `goal`, `tool` with `tool` and `result`. What may not be told says `withheld`, what
+        was erased says `gone`. At most 50 turns and 48 kB: the last ones.
+        """
+        done = await self._remembered("history", {"limit": limit})
+        return done if isinstance(done, Held) else cast("list[dict[str, Json]]", done["turns"])
+
     async def search(
         self, prefix: str = "", *, words: str = "", scope: str = "session", limit: int = 10, before: int = 0
     ) -> FoundKeys | Held:

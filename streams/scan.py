@@ -6,7 +6,7 @@ Nothing here can write: there is no producer in it. Next: `verify.py`, `replay.p
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -42,7 +42,7 @@ def places(env: str, topic: str, partitions: Iterable[int]) -> list[TopicPartiti
 
 async def scan(
     consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int
-) -> AsyncIterator[list[ConsumerRecord]]:
+) -> AsyncGenerator[list[ConsumerRecord], None]:
     """Records with `start` <= offset < `end`, in batches. The consumer reads nothing else meanwhile."""
     if start >= end:
         return

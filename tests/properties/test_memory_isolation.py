@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import cells
 from sluicegate.processors.release import compile_release
@@ -27,7 +27,6 @@ from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, Driver, agents, read, release_files
 from tests.exchange_driver import World
-from tests.unit.test_cache import intact
 from tests.unit.test_shared_memory import ACTIONS, FILES
 
 PARTITIONS = 3
@@ -222,18 +221,20 @@ def expected(t: Town) -> dict[tuple[str, str], list[str]]:
     return held
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)  # a seed does not shrink
 @given(st.integers(0, 2**32))
 def test_no_value_is_told_in_another_scope(seed: int) -> None:
     t, rng = town(), random.Random(seed)
-    play(t, rng, 300)
+    play(t, rng, 1_500)
     seen = nothing_crosses(t)
     as_the_model_says(t)
     nothing_crosses(t)
-    for d in t.w.drivers:
-        intact(d)
+    for index, d in enumerate(t.w.drivers):
+        t.w.crash(index)
         assert [e for e in d.state.intents.values() if isinstance(e, OpenIntent)] == []
-    assert seen["not permitted"] > 20 and seen["read released"] > 20
+    assert seen["not permitted"] > 5 and seen["read released"] > 5, seen
 
 
 def test_every_session_of_every_agent_takes_part() -> None:

@@ -1,0 +1,127 @@
+"""Shared memory over a real Kafka with three partitions: two agents compare and set at a home that is neither's, and
+`memory get` tells from the ledger what stood there, now and before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from sluicegate.schemas.topics import partition_of
+from sluicegate.streams import remembering
+from sluicegate.streams.cli import app
+from sluicegate.streams.client import AgentClient, Failed, Refused
+from sluicegate.streams.client_memory import FoundKeys, Remembered
+from sluicegate.streams.client_session import Session
+from sluicegate.streams.remembering import Cut, Where
+from typer.testing import CliRunner
+
+from tests.integration import gate as gates
+from tests.integration.gate import Gate
+from tests.unit.test_shared_memory import FILES, SCOPE
+
+PARTITIONS = 3
+HOME = partition_of(SCOPE, PARTITIONS)
+LEFT, RIGHT = (
+    next(f"agent-{n}" for n in range(99) if partition_of(f"agent-{n}", PARTITIONS) == (HOME + away) % PARTITIONS)
+    for away in (1, 2)
+)  # fmt: skip
+ROWS: list[dict[str, object]] = [
+    {"agent_id": name, "tenant": "acme", "team": "", "roles": ["banking"]} for name in (LEFT, RIGHT)
+]
+
+
+async def read(session: Session, key: str) -> Remembered:
+    found = await session.read(key, scope=SCOPE)
+    assert isinstance(found, Remembered)
+    return found
+
+
+async def race(left: Session, right: Session) -> None:
+    """Both count to ten together, each only over the version it saw."""
+
+    async def count(session: Session) -> int:
+        conflicts = 0
+        for _ in range(5):
+            while True:
+                seen = await read(session, "count")
+                value = seen.value if isinstance(seen.value, int) else 0
+                try:
+                    await session.remember("count", value + 1, scope=SCOPE, if_version=seen.version)
+                    break
+                except Failed as failed:
+                    assert failed.reason == "version_conflict"
+                    conflicts += 1
+        return conflicts
+
+    await asyncio.gather(count(left), count(right))
+    assert (await read(left, "count")).value == 10 == (await read(right, "count")).value
+
+
+async def scenario(gate: Gate, left: Session, right: Session) -> int:
+    """What two agents do; the answer is the version of the first price."""
+    first = await left.remember("steel", {"eur": 7}, scope=SCOPE, if_version=0)
+    assert await read(right, "steel") == Remembered({"eur": 7}, int(first), True)  # type: ignore[arg-type]
+    ends = await asyncio.gather(
+        *(one.remember("steel", name, scope=SCOPE, if_version=int(first)) for one, name in ((left, "l"), (right, "r"))),  # type: ignore[arg-type]
+        return_exceptions=True,
+    )  # fmt: skip
+    assert sorted(isinstance(end, Failed) for end in ends) == [False, True]
+    await race(left, right)
+    await left.append("log", "from the left ", scope=SCOPE, as_text=True)
+    await right.append("log", "from the right", scope=SCOPE)
+    assert (await read(left, "log")).value == "from the left from the right"
+    found = await right.search(words="LEFT right", scope=SCOPE)
+    assert isinstance(found, FoundKeys) and [one.key for one in found.keys] == ["log"]
+    assert await left.forget("log", scope=SCOPE) is True
+    assert (await read(right, "log")).found is False
+    with pytest.raises(Refused) as refused:
+        await left.remember("k", 1, scope="shared:elsewhere")
+    assert refused.value.reason == "scope_not_permitted"
+    await left.remember("own", [1], scope="agent")
+    await left.append("own", 2, scope="agent")
+    return int(first)  # type: ignore[arg-type]
+
+
+def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = gates.new_settings(kafka, tmp_path, PARTITIONS)
+    for name, value in (("ENV", settings.env), ("KAFKA", kafka), ("HOME", str(tmp_path))):
+        monkeypatch.setenv(f"SLUICEGATE_{name}", value)
+    from tests.driver import release_files
+    from tests.unit.test_labels import MAIL
+
+    files = {**release_files(), **MAIL, **FILES}
+
+    async def everything() -> int:
+        async with gates.gate(
+            settings, control=[("agents.registered", {"agents": ROWS})], files=files
+        ) as gate:
+            left, right = AgentClient(LEFT, settings=settings), AgentClient(RIGHT, settings=settings)
+            async with left, right, left.session("prices") as one, right.session("prices") as two:
+                first = await scenario(gate, one, two)
+            await gate.intact()
+            then = await remembering.remembered(
+                settings, Where(LEFT, SCOPE), Cut(seq=first + 1), gate.keys.open
+            )
+            assert [(v.key, v.value, v.cell.version) for v in then.values] == [("steel", b'{"eur":7}', first)]
+            assert [v.cell.agent_id for v in then.values] == [LEFT]
+            gone = await remembering.remembered(settings, Where(LEFT, SCOPE), Cut(), lambda *sealed: None)
+            assert {v.key for v in gone.values} == {None} and len(gone.values) == 2
+            return first
+
+    first = asyncio.run(everything())
+    command = ["memory", "get", "--agent", LEFT, "--scope", SCOPE, "--key", "steel"]
+    told = CliRunner().invoke(app, [*command, "--as-of", str(first + 1), "-o", "json"])
+    assert told.exit_code == 0, told.output
+    row = json.loads(told.output)
+    assert (row["value"], row["version"], row["writer"], row["partition"]) == ({"eur": 7}, first, LEFT, HOME)
+    assert row["confidentiality"] == "public"
+    own = CliRunner().invoke(app, ["memory", "get", "--agent", LEFT, "--scope", "agent", "--key", "own"])
+    assert own.exit_code == 0 and '"writer' not in own.output and "[\n  1,\n  2\n]" in own.output, own.output
+    never = CliRunner().invoke(app, [*command, "--as-of", "2020-01-01T00:00:00"])
+    assert never.exit_code == 1 and "nothing is remembered" in never.output
+    listed = (
+        CliRunner().invoke(app, ["memory", "list", "--agent", RIGHT, "--scope", SCOPE, "-o", "json"]).output
+    )
+    assert [row["key"] for row in json.loads(listed)] == ["count", "steel"]
