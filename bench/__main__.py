@@ -7,6 +7,7 @@ import sys
 
 ALL = (
     "authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "budget", "sustained", "cache", "model_faults",
+    "rebuild",
 )  # fmt: skip
 
 

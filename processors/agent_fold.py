@@ -36,9 +36,13 @@ class AgentFold:
         if seq == 0 or agent_id == self.agent_id:
             state.seq = seq  # the fold counts up
             return True
-        if decided_at // HOUR_US > state.swept_hour:
-            pass_hour(state, decided_at)
+        self.pass_time(decided_at)
         return False
+
+    def pass_time(self, decided_at: int) -> None:
+        """Another agent's record was decided then."""
+        if decided_at // HOUR_US > self.state.swept_hour:
+            pass_hour(self.state, decided_at)
 
     def take(self, outcome: Outcome) -> None:
         """Fold one record that it wants."""

@@ -163,14 +163,14 @@ class Diff(Rederive):
         if tool and h.input_topic == "intents":
             diff.by_tool[tool] += 1
         past = [from_header(e.header, e.facts) for e in group]
-        recorded, mine = _answer(past), _answer(made)
+        recorded, mine = answer(past), answer(made)
         for name in _observed(made):
             diff.observed[name] += 1
         session = (h.agent_id, h.session_id)
         if h.session_id and session not in self._sessions:
             self._sessions[session] = False
             diff.sessions += 1
-        same = _course(past) == _course(made)
+        same = course(past) == course(made)
         if same and _redacted(past) == _redacted(made):
             diff.policies_only += recorded.policies != mine.policies
             self._made = made
@@ -224,7 +224,7 @@ class Diff(Rederive):
         return recorded
 
 
-def _answer(outcomes: Sequence[Outcome]) -> Answer:
+def answer(outcomes: Sequence[Outcome]) -> Answer:
     """What it came to. The policies are those of the last outcome that names any."""
     if not outcomes:
         return Answer("nothing", "", "", ())
@@ -233,7 +233,8 @@ def _answer(outcomes: Sequence[Outcome]) -> Answer:
     return Answer(SAID.get(last.status, last.status), last.stage, last.reason, policies)
 
 
-def _course(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str]]:
+def course(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str]]:
+    """The steps it took."""
     return [(o.stage, o.status, o.reason) for o in outcomes]
 
 

@@ -98,13 +98,15 @@ class Folder:
         self._origin: Origin | None = None
         self._log_id = b""
         self._start = b""
+        self.until: int | None = None
+        """Up to when records are folded, in microseconds; None is to the end."""
 
     def add(self, value: bytes) -> None:
         """Fold a whole record of the topic. Raises `Terminal` when it does not continue the chain."""
         self.take(*reading.split_two(value))
 
-    def take(self, header: bytes, facts: bytes) -> None:
-        """Fold a record, given by its header and its facts."""
+    def take(self, header: bytes, facts: bytes) -> bool:
+        """Fold a record, given by its header and its facts. False: it was decided after `until`, and is not."""
         state = self.state
         if self._log_id != state.log_id or not self._start:
             self._begin(header)
@@ -140,10 +142,13 @@ class Folder:
             raise Terminal(f"the facts of seq {state.seq} in partition {state.partition} were changed")
         rest, origin = header[q + 32 :], self._origin
         if rest != self._rest or origin is None:
-            origin = self._origin = Origin(*reading.rest(rest))
-            self._rest = rest
+            origin = Origin(*reading.rest(rest))
+            if self.until is not None and origin.decided_at > self.until:
+                return False
+            self._origin, self._rest = origin, rest
         apply(state, Outcome(origin, event, *said, record, policies, _NO_CAUSES, labels, None))
         state.prev_hash = sha256(b"\x00" + header).digest()
+        return True
 
     def _begin(self, header: bytes) -> None:
         """What every header of this partition begins with. The first record names the log."""

@@ -142,6 +142,12 @@ def _add_pages(app: faust.App, service: mode.Service, component: Component | Non
             problem = "starting"
         return view.json({"alive": not problem, "problem": problem}, status=503 if problem else 200)
 
+    @app.page("/state")
+    async def state(view: View, request: Request) -> Response:
+        """The digests of the states this process holds; empty for roles without."""
+        states = getattr(component, "states", None)
+        return view.json({"partitions": await states() if states is not None else []})
+
     @app.page("/metrics")
     async def metrics(view: View, request: Request) -> Response:
         """Prometheus text format."""

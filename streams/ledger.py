@@ -37,6 +37,7 @@ from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka, snapshots
 from sluicegate.streams.failpoints import hit, hit_if
 from sluicegate.streams.lane_metrics import LaneMetrics
+from sluicegate.streams.live_state import Asked
 from sluicegate.streams.outgoing import Outgoing
 from sluicegate.streams.recovery import recover
 from sluicegate.streams.restoring import Restoring
@@ -91,6 +92,7 @@ class Lane:
         self._pause_s = RETRY_MIN_S
         self._lone = 0
         self._library = Library()
+        self.asked = Asked()
         self._restoring = Restoring(self.env, index, lambda: service.own_reader())
         self._outgoing = Outgoing(self.env, index, service.sign_dispatch, service.sign_transfer)
 
@@ -198,6 +200,7 @@ class Lane:
 
     async def _step(self) -> None:
         self._first = None
+        await self.asked.serve(self.state)
         sources = await self._fetch()  # Step 1
         if not sources:
             self.service.passed(self)

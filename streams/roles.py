@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import partition_of
+from sluicegate.streams.live_state import states_of
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,6 +108,10 @@ class LedgerRole:
             found[f"sluicegate_ledger_remembered_ids{label}"] = len(lane.state.intents)
             found[f"sluicegate_ledger_recovery_seconds{label}"] = m.recovery_s
         return found
+
+    async def states(self) -> list[dict[str, object]]:
+        """The digest of every partition's state, for `rebuild --against live`."""
+        return await states_of(self.service.lanes.values())
 
 
 class ExecutorRole:

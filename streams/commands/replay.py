@@ -14,6 +14,7 @@ from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.without import without
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.replay import Advance, Replayed, Window, check
 from sluicegate.streams.settings import Settings
@@ -31,10 +32,14 @@ class Mode(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command, and `replay without`."""
+    group = typer.Typer(invoke_without_command=True)
+    app.add_typer(group, name="replay")
+    group.command("without")(without)
 
-    @app.command()
+    @group.callback()
     def replay(
+        ctx: typer.Context,
         mode: Annotated[
             Mode, typer.Option("--mode", help="check: compare every byte; diff: with another release")
         ] = Mode.CHECK,
@@ -69,6 +74,8 @@ def register(app: typer.Typer) -> None:
         and the window says which inputs are compared. Exit code 1: something came out different. What another release
         would have decided: `sluicegate replay --mode diff --release ./candidate --from-time 2026-05-01`.
         """
+        if ctx.invoked_subcommand is not None:
+            return
         window = window_of(topic, from_offset or [], from_time, to or [])
         if (mode is Mode.DIFF) is not (release is not None):
             raise Terminal("`--mode diff` and `--release FOLDER` go together, give both or neither")

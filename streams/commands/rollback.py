@@ -1,19 +1,19 @@
-"""`sluicegate rollback call | list`: take calls back."""
+"""`sluicegate rollback call | list`: take calls back; `release` is in `control.py`, `agent` in `rollback_agent.py`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, saga
 from sluicegate.streams import rollback as rollbacks
+from sluicegate.streams import saga
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.rollback_agent import add_to, listed
 from sluicegate.streams.commands.rollback_text import as_json, print_first, print_tree, rows
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.rollback import Plan, Wish
@@ -27,8 +27,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
+SHORT = ("event", "kind", "what", "to", "stands", "who", "why", "at")
+LONG = (*SHORT, "saga", "intent_id", "by", "order", "open", "done", "verified")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    add_to(rollback)
     app.add_typer(rollback, name="rollback")
 
 
@@ -105,16 +110,7 @@ def _carry_out(settings: Settings, keys: Keys, plan: Plan, how: saga.How) -> int
 
 @rollback.command("list")
 def rollback_list(output: OutputOption = Format.TABLE) -> None:
-    """List what operators ordered to be taken back, e.g. `sluicegate rollback list`, and how far it got."""
-    control = asyncio.run(control_log.read(attach(Settings.from_env()))).control
-    sagas: dict[str, Counter[str]] = {}
-    about: dict[str, tuple[str, str, str, int]] = {}
-    for ident, one in control.orders.items():
-        if ident.startswith("undo-"):
-            sagas.setdefault(one.saga, Counter())[one.state] += 1
-            if one.saga not in about or about[one.saga][3] < one.order:
-                about[one.saga] = (one.of, one.who, one.agent_id, one.order)
-    listed = [
-        (name, *about[name], *(sagas[name][s] for s in ("ordered", "done", "verified"))) for name in sagas
-    ]
-    show(("saga", "intent_id", "who", "by", "order", "open", "done", "verified"), listed, output)
+    """List what was rolled back, of every kind, e.g. `sluicegate rollback list`: releases, agents and calls."""
+    rows = asyncio.run(listed(attach(Settings.from_env())))
+    columns = SHORT if output is Format.TABLE else LONG
+    show(columns, [tuple(row[name] for name in columns) for row in rows], output)

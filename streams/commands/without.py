@@ -1,0 +1,106 @@
+"""`sluicegate replay without EVENT`: what would be otherwise, had one event never come. Added by `replay.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from sluicegate.processors.counterfactual import Change
+from sluicegate.streams.attach import attach
+from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.replay import Advance
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.without import Told
+from sluicegate.streams.without import without as leave_out
+
+SHOWN = 30
+"""Changes printed; `-o json` and `csv` have 10,000."""
+COLUMNS = ("seq", "session", "intent", "tool", "what", "was", "now", "sure")
+
+
+def without(
+    event: Annotated[str, typer.Argument(help="an event id, or an intent id for all of that call")],
+    agent: Annotated[str, typer.Option("--agent", help="whose intent it is, if several used the id")] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """What would be otherwise without one event, e.g. `sluicegate replay without i-7`.
+
+    A poisoned document, a wrong approval, a user's message: the ledger is folded again without it, and every later input
+    is decided again. Listed are decisions, approvals, spends and memory values that come out otherwise, and for each
+    session from where on nobody can know, since its agent would have asked other things: what it asked after that is
+    speculative. Nothing is executed or published.
+    """
+    settings = attach(Settings.from_env())
+    told = _told(settings, event, agent)
+    if output in (Format.JSON, Format.JSONL):
+        print(json.dumps(told.as_json(), indent=2 if output is Format.JSON else None, ensure_ascii=False))
+    else:
+        _print(told, output)
+
+
+def _told(settings: Settings, event: str, agent: str) -> Told:
+    bars: list[Progress] = []
+
+    def on_start(total: int) -> Advance:
+        text = "deciding again (offsets)" if bars else "looking for it (offsets)"
+        bar, advance = progress(text, total)
+        for one in bars:
+            one.stop()
+        bars.append(bar)
+        bar.start()
+        return advance
+
+    keys = Keys(settings.home)
+    try:
+        return asyncio.run(leave_out(settings, event, agent, keys.open, on_start))
+    finally:
+        keys.close()
+        for bar in bars:
+            bar.stop()
+
+
+def _row(change: Change) -> tuple[object, ...]:
+    sure = "speculative" if change.speculative else "certain"
+    was, now = str(change.was), str(change.now)
+    return (change.seq, change.session_id, change.intent_id, change.tool, change.what, was, now, sure)
+
+
+def _print(told: Told, output: Format) -> None:
+    apart = told.apart
+    rows = sorted(apart.changes, key=lambda c: (c.speculative, c.seq))
+    show(
+        COLUMNS,
+        [_row(c) for c in (rows if output is Format.CSV else rows[:SHOWN])],
+        output,
+        f"without {told.event}",
+    )
+    if output is Format.CSV:
+        return
+    out = console()
+    if len(rows) > SHOWN:
+        out.print(f"{len(rows) - SHOWN:,} more, see -o csv")
+    for (agent, session), one in sorted(apart.sessions.items()):
+        parts = [f"first otherwise at seq {one.first}"] if one.first >= 0 else []
+        if one.unknown_from >= 0:
+            parts.append(
+                f"from seq {one.unknown_from} on nobody can know, {one.why}: {one.unknown} asked after it"
+            )
+        out.print(f"session {session} of {agent}: {'; '.join(parts)}", markup=False)
+    for account, (was, now) in apart.spends.items():
+        out.print(f"spent {account}: {was:,} on the record, {now:,} without", markup=False)
+    for cell, (held, would) in apart.memory.items():
+        out.print(f"memory {cell}: {held} on the record, {would} without", markup=False)
+    for agent, intent, speculative in apart.not_made[:SHOWN]:
+        sure = "perhaps would not" if speculative else "would not"
+        out.print(
+            f"call {intent} of {agent} {sure} have been made: sluicegate rollback call {intent}", markup=False
+        )
+    for agent, session in apart.leads_to:
+        out.print(
+            f"session {session} of {agent} was handed on by one that nobody can know about", markup=False
+        )
+    out.print(f"{told.verdict}, in {told.seconds:.1f} s")

@@ -1,0 +1,262 @@
+"""Rebuild from Kafka and from ClickHouse, an agent rolled back and back again, on a real broker and a real chDB.
+
+One gate of two partitions: its traffic is projected, folded anew from both stores and held against the live state; an
+agent goes back to before a poisoned memory value with a call in flight, and that is undone; a row of ClickHouse is changed
+by hand, and the first event that differs is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.processors import snapshot
+from sluicegate.schemas.records import Dispatch
+from sluicegate.schemas.topics import partition_of
+from sluicegate.sinks.clickhouse import Projector
+from sluicegate.sinks.embedded import EmbeddedClickHouse, database
+from sluicegate.streams import control_log, live_state, replay
+from sluicegate.streams.cli import app
+from sluicegate.streams.ledger_service import LedgerService
+from sluicegate.streams.replay import Window
+from sluicegate.streams.settings import Settings
+from typer.testing import CliRunner
+
+from tests.driver import AGENT, release_files
+from tests.integration.gate import RESULT, Gate, Loop, intent, new_settings, running, until
+from tests.unit.test_memory import FILES
+
+_PAY = release_files()["contracts/desk.pay.json"]
+SLOW = {"contracts/desk.pay.json": _PAY.replace('"timeout_ms": 2000', '"timeout_ms": 60000')}
+"""A call that stays in flight while commands run."""
+assert SLOW["contracts/desk.pay.json"] != _PAY
+
+
+@dataclass
+class Stand:
+    """What runs."""
+
+    loop: Loop
+    gate: Gate
+    server: EmbeddedClickHouse
+    projector: Projector
+    hold: asyncio.Event
+
+    @property
+    def settings(self) -> Settings:
+        return self.gate.settings
+
+    def cli(self, *words: str, code: int = 0) -> str:
+        """Run a command; its output."""
+        found: Result = CliRunner().invoke(app, list(words))
+        assert found.exit_code == code, (words, found.output, found.exception)
+        return found.output
+
+    def rebuilt(self, *words: str, code: int = 0) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.cli("rebuild", *words, "-o", "json", code=code))
+        return found
+
+    def ask(self, tool: str, arguments: dict[str, object], agent: str = AGENT) -> dict[str, object]:
+        reply = self.loop.run(self.gate.ask(intent(tool, arguments, agent=agent)))
+        assert reply.status == "released", reply
+        found: dict[str, object] = json.loads(reply.result or b"{}")
+        return found
+
+    def remember(self, value: object, agent: str = AGENT) -> None:
+        self.ask("memory.write", {"scope": "agent", "key": "iban", "value": value}, agent)
+
+    def recall(self) -> object:
+        return self.ask("memory.read", {"scope": "agent", "key": "iban"}).get("value")
+
+    def caught_up(self) -> None:
+        """ClickHouse has what the ledger has."""
+
+        def events() -> int:
+            query = f"SELECT count(DISTINCT seq) FROM `{database(self.settings)}`.events WHERE src_topic = 'outcomes' GROUP BY src_partition"
+            rows = self.server.connect("reader").query(query).result_rows
+            return sum(int(row[0]) for row in rows)
+
+        def there() -> bool:
+            return events() >= sum(lane.state.seq for lane in self.gate.service.lanes.values())
+
+        asyncio.run(until(there, "the sink caught up"))
+
+    def digests(self) -> dict[int, str]:
+        """Of the live state, by partition."""
+        rows = self.loop.run(live_state.states_of(self.gate.service.lanes.values()))
+        return {int(str(row["partition"])): str(row["digest"]) for row in rows}
+
+
+@contextlib.asynccontextmanager
+async def projecting(settings: Settings, connect: Callable[[], object]) -> AsyncIterator[Projector]:
+    stop = asyncio.Event()
+    projector = Projector(settings, str(settings.kafka), connect, None)  # type: ignore[arg-type]
+    task = asyncio.create_task(projector.run(stop))
+    try:
+        yield projector
+    finally:
+        stop.set()
+        await task
+
+
+@pytest.fixture(scope="module")
+def stand(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """A gate with tools to remember, its projector and its ClickHouse."""
+    home: Path = tmp_path_factory.mktemp("rebuild")
+    settings = new_settings(kafka, home)
+    patch = pytest.MonkeyPatch()
+    for name, value in (("ENV", settings.env), ("HOME", str(home)), ("KAFKA", kafka)):
+        patch.setenv(f"SLUICEGATE_{name}", value)
+    with (
+        EmbeddedClickHouse(home) as server,
+        running(settings, files={**release_files(), **FILES, **SLOW}) as (loop, gate),
+    ):
+        hold = asyncio.Event()
+        for agent in gate.everywhere():
+            loop.run(gate.open_session(agent))
+        stack = contextlib.AsyncExitStack()
+        projector = loop.run(stack.enter_async_context(projecting(settings, lambda: server.connect("sink"))))
+        yield Stand(loop, gate, server, projector, hold)
+        loop.run(stack.aclose())
+    patch.undo()
+
+
+def test_the_state_is_the_same_from_both_stores_and_live(stand: Stand) -> None:
+    for n in range(3):
+        for agent in stand.gate.everywhere():
+            stand.remember(f"value {n}", agent)
+            stand.ask("desk.read", {"value": str(n)}, agent)
+    stand.caught_up()
+    live = stand.digests()
+    expect = [word for p, digest in live.items() for word in ("--expect", f"{p}:{digest}")]
+    for source, other in (("kafka", "clickhouse"), ("clickhouse", "kafka")):
+        found = stand.rebuilt("--from", source, "--against", other, *expect)
+        assert found["ok"], found
+        assert {p["partition"]: p["digest"] for p in found["partitions"]} == live  # type: ignore[attr-defined]
+        assert {c["verdict"] for c in found["compared"]} == {"same"}  # type: ignore[attr-defined]
+    stand.rebuilt("--expect", "0:" + "0" * 64, code=1)
+    for lane in stand.gate.service.lanes.values():
+        stand.loop.run(lane.snapshot())
+    found = stand.rebuilt("--from", "clickhouse", "--against", "live", "--processes", "2")
+    assert [(c["against"], c["verdict"]) for c in found["compared"]] == [("snapshot", "same")] * 2  # type: ignore[attr-defined]
+
+
+def test_as_of_a_position_and_one_agent(stand: Stand) -> None:
+    place = partition_of(AGENT, 2)
+    last = stand.gate.service.lanes[place].state.seq - 1
+    stand.remember("later")
+    stand.caught_up()
+    cut = f"{place}:{last}"
+    views = [
+        json.loads(stand.cli("rebuild", "--from", s, "--agent", AGENT, "--as-of", cut))
+        for s in ("kafka", "clickhouse")
+    ]
+    assert views[0] == views[1]
+    assert (views[0]["seq"], len(views[0]["memory"])) == (last, 1)
+    at = views[0]["decided_until"]
+    [one] = stand.rebuilt("--as-of", cut)["partitions"]  # type: ignore[misc]
+    assert (one["partition"], one["seq"]) == (place, last)
+    both = [stand.rebuilt("--from", s, "--as-of", at)["partitions"] for s in ("kafka", "clickhouse")]
+    mine, theirs = ([p["digest"] for p in one] for one in both)  # type: ignore[attr-defined]
+    assert mine == theirs
+    now = json.loads(stand.cli("rebuild", "--agent", AGENT))
+    assert now["memory"][0]["version"] == views[0]["memory"][0]["version"] + 1
+
+
+def test_an_agent_goes_back_with_a_call_in_flight_and_that_is_undone(stand: Stand) -> None:
+    place = partition_of(AGENT, 2)
+    stand.remember("DE-good")
+    cut = stand.gate.service.lanes[place].state.seq - 1
+    stand.remember("DE-poisoned")
+
+    async def slow(_: Dispatch) -> Answer:
+        await stand.hold.wait()
+        return Finished(RESULT)
+
+    stand.gate.adapter._behave = slow
+    flying = intent("desk.pay", {"value": "1"})
+
+    async def send() -> None:
+        from sluicegate.schemas import codec
+
+        await stand.gate.put("intents", codec.encode(flying))
+        await until(lambda: stand.gate.life(flying.intent_id)[-1:] == ["claimed"], "the call is in flight")
+
+    stand.loop.run(send())
+    dry = json.loads(stand.cli("rollback", "agent", AGENT, "--to", str(cut), "--dry-run", "-o", "json"))
+    assert (dry["order"], dry["cut"]) == (-1, cut)
+    assert {c["what"] for c in dry["changes"]} >= {"memory", "call"}
+    assert stand.recall() == "DE-poisoned"
+    said = stand.cli("rollback", "agent", AGENT, "--to", f"{place}:{cut}", "--why", "a poisoned document")
+    assert "rolled back by control event" in said
+    assert stand.recall() == "DE-good"
+    stand.loop.run(_let_go(stand))
+    assert stand.loop.run(stand.gate.answer(flying.intent_id))[1].reason == "rolled_back"
+    assert stand.gate.life(flying.intent_id)[-1] == "withheld"
+    [row] = [r for r in json.loads(stand.cli("rollback", "list", "-o", "json")) if r["kind"] == "agent"]
+    assert (row["what"], row["to"], row["why"]) == (AGENT, f"seq {cut}", "a poisoned document")
+    stand.cli("rollback", "agent", AGENT, "--undo", str(row["event"]))
+    assert stand.recall() == "DE-poisoned"
+    stand.loop.run(stand.gate.intact())
+    result = asyncio.run(replay.check(stand.settings, Window(), stand.gate.keys.open))
+    assert result.ok, result.as_json()
+    stand.caught_up()
+    live = stand.digests()
+    found = stand.rebuilt("--from", "clickhouse")
+    assert {p["partition"]: p["digest"] for p in found["partitions"]} == live  # type: ignore[attr-defined]
+
+
+async def _let_go(stand: Stand) -> None:
+    stand.hold.set()
+
+
+def test_an_owner_that_takes_over_finds_the_order_waiting(stand: Stand) -> None:
+    """Nothing of an order is lost with a worker: state and control say that it waits."""
+    place = partition_of(AGENT, 2)
+    stand.remember("before")
+    cut = stand.gate.service.lanes[place].state.seq - 1
+    stand.remember("after")
+    gate = stand.gate
+
+    async def order_and_restart() -> int:
+        await gate.service.stop()
+        body: dict[str, object] = {"agent_id": AGENT, "cut": cut, "why": ""}
+        head = await control_log.append(
+            stand.settings, gate.keys, [("agent.rolled_back", body)], who="t", why="t"
+        )
+        gate.service = LedgerService(stand.settings, gate.keys)
+        await gate.service.start()
+
+        def taken_in() -> bool:
+            lane = gate.service.lanes.get(place)
+            return lane is not None and lane.state.restored.get(AGENT) == head
+
+        await until(taken_in, "the order was taken in")
+        return head
+
+    head = stand.loop.run(order_and_restart())
+    assert stand.recall() == "before"
+    assert snapshot.decode(snapshot.encode(gate.service.lanes[place].state)).restored == {AGENT: head}
+
+
+def test_a_row_that_was_changed_is_named(stand: Stand) -> None:
+    place = partition_of(AGENT, 2)
+    stand.caught_up()
+    name, sink = database(stand.settings), stand.server.connect("sink")
+    seq = 12
+    where = f"src_topic = 'outcomes' AND src_partition = {place} AND seq = {seq}"
+    sink.command(
+        f"ALTER TABLE `{name}`.events UPDATE facts = concat(facts, 'x') WHERE {where} SETTINGS mutations_sync = 2"
+    )
+    found = stand.rebuilt("--from", "kafka", "--against", "clickhouse", code=1)
+    [parted] = [c for c in found["compared"] if c["verdict"] == "different"]  # type: ignore[attr-defined]
+    assert (parted["partition"], parted["first_difference"]["seq"]) == (place, seq)
+    assert "facts" in parted["first_difference"]["what"]
+    assert f"first at seq {seq}" in stand.cli("rebuild", "--against", "clickhouse", code=1)
