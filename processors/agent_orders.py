@@ -5,7 +5,7 @@
 `cut` is the last seq of the agent's ledger partition that counts, `at` the last moment; exactly one is given. The order
 says no values: the owner of the agent's partition takes it in by an outcome that carries them (`agent_restore.py`), and
 from the order on nothing new of the agent is permitted until that stands. The last order for an agent is the one that
-counts. Pure. Next: `control.py` (who folds), `agent_restore.py`, docs/decisions/0020-how-an-order-enters-a-partition.md.
+counts. Pure. Next: `control.py` (who folds), `agent_restore.py`, docs/decisions/0025-how-an-order-enters-a-partition.md.
 """
 
 from __future__ import annotations

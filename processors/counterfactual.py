@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from sluicegate.processors import snapshot
 from sluicegate.processors.agent_fold import Cuts
 from sluicegate.processors.agent_orders import orders_in
 from sluicegate.processors.agent_restore import PLACE
+from sluicegate.processors.apart import MAX_CHANGES, Apart, Change, Course, Drop
 from sluicegate.processors.control import Control
 from sluicegate.processors.diff import Answer, answer, course
 from sluicegate.processors.inputs import Input, Place, Tick
@@ -29,95 +29,8 @@ from sluicegate.processors.state import OpenIntent, PartitionState, apply, due_i
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 
-MAX_CHANGES = 10_000
-"""Kept of a partition, about 700 bytes each: 7 MB. All are counted."""
 MAX_TICKS = 100
 """Deadlines that are acted on between two recorded inputs, where there were none."""
-
-Session = tuple[str, str]
-"""(agent, session)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """What is left out: the input of one event, or every input of one call. `agent_id`: whose call, or anybody\'s."""
-
-    event: bytes = b""
-    intent_id: str = ""
-    agent_id: str = ""
-
-    def holds(self, group: Sequence[Event]) -> bool:
-        """Whether this input is left out."""
-        if self.event:
-            return any(e.header.event_id == self.event for e in group)
-        h = group[0].header
-        return h.intent_id == self.intent_id and self.agent_id in ("", h.agent_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One input that comes out otherwise.
-
-    Attributes:
-        what: `decision`, `approval`, `memory` (another value was read or written), or `deadline`.
-        speculative: its agent would have asked otherwise by then, so nobody can know.
-    """
-
-    partition: int
-    seq: int
-    event: str
-    decided_at: int
-    agent_id: str
-    session_id: str
-    intent_id: str
-    tool: str
-    what: str
-    was: Answer
-    now: Answer
-    speculative: bool
-
-
-@dataclass(slots=True)
-class Course:
-    """What became of one session.
-
-    Attributes:
-        first: seq of the first input that certainly comes out otherwise, -1 when none.
-        unknown_from: seq from which nobody can know, and `why`; -1 when never.
-        unknown: what it asked after that.
-    """
-
-    first: int = -1
-    unknown_from: int = -1
-    why: str = ""
-    unknown: int = 0
-
-
-@dataclass(slots=True)
-class Apart:
-    """What one partition would hold.
-
-    Attributes:
-        dropped: seqs of the records left out.
-        decided: inputs decided again; `changed`, `speculative` of them.
-        spends: account -> (spent on the record, spent without).
-        memory: cell -> (version and digest on the record, without).
-        not_made: intents that were executed with an effect, and would not have been.
-        leads_to: sessions that were handed on by such as nobody knows about.
-    """
-
-    dropped: list[int] = field(default_factory=list)
-    decided: int = 0
-    changed: int = 0
-    speculative: int = 0
-    unknown: int = 0
-    erased: int = 0
-    changes: list[Change] = field(default_factory=list)
-    sessions: dict[Session, Course] = field(default_factory=dict)
-    spends: dict[str, tuple[int, int]] = field(default_factory=dict)
-    memory: dict[str, tuple[str, str]] = field(default_factory=dict)
-    not_made: list[tuple[str, str, bool]] = field(default_factory=list)
-    leads_to: list[Session] = field(default_factory=list)
 
 
 class Without(Rederive):
@@ -165,6 +78,8 @@ class Without(Rederive):
         self.apart.dropped += [e.header.seq for e in group]
         self._parted.add(_key(h))
         self._count([from_header(e.header, e.facts) for e in group], [])
+        if any(e.header.status == "dispatched" for e in group):
+            self.apart.not_made.append((h.agent_id, h.intent_id, False))
         if _seen(group):
             self._unknown(h, "it saw what is left out")
 
@@ -295,13 +210,14 @@ class Without(Rederive):
         """Values that nobody can know, and who reads them or is handed work."""
         for outcome in made:
             facts = outcome.facts
-            if isinstance(facts, r.MemoryFacts):
-                if facts.op == "read":
-                    if facts.cell in self._doubtful and not unknown:
+            if isinstance(facts, r.MemoryFacts | r.CellFacts):
+                if facts.op in ("read", "search"):
+                    doubtful = bool(self._doubtful) if facts.op == "search" else facts.cell in self._doubtful
+                    if doubtful and not unknown:
                         self._unknown(h, "it read a value that nobody can know")
                 elif unknown:
                     self._doubtful.add(facts.cell)
-                else:
+                elif facts.op != "append":
                     self._doubtful.discard(facts.cell)
             elif isinstance(facts, r.SessionFacts) and outcome.status == "delegated" and unknown:
                 target = (facts.to_agent, facts.to_session)
@@ -402,5 +318,5 @@ def _differs(recorded: list[Outcome], made: list[Outcome], topic: str) -> str:
 
 def _memory(outcomes: list[Outcome]) -> list[tuple[str, bytes, bytes]]:
     """What was read or written. The version is a count: without the event it is another one, the value the same."""
-    found = [o.facts for o in outcomes if isinstance(o.facts, r.MemoryFacts)]
+    found = [o.facts for o in outcomes if isinstance(o.facts, r.MemoryFacts | r.CellFacts)]
     return [(f.op, f.cell, f.value_digest) for f in found]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sluicegate.processors.counterfactual import Apart, Drop, Without
+from sluicegate.processors.apart import Apart, Drop
+from sluicegate.processors.counterfactual import Without
 from sluicegate.processors.reading import head, rest, split_two
 from sluicegate.processors.rederive import Opener
 from sluicegate.schemas.errors import Terminal

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import Progress
-from sluicegate.processors.counterfactual import Change
+from sluicegate.processors.apart import Change
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.keys import Keys
