@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sluicegate.processors.canary_rules import CanaryRules, MetricRule
+from sluicegate.processors.canary_rules import COUNTED, CanaryRules, MetricRule
 from sluicegate.processors.canary_scores import ARMS, CANARY, WHOLE, Item
 from sluicegate.processors.deployments import WHOLE_BP, Canary
 from sluicegate.processors.evalues import BettingMixture, MeanBet
@@ -151,6 +151,7 @@ def metric_evidence(m: Compared, rules: CanaryRules) -> dict[str, object]:
     low, high = m.values.interval(rules.alpha)
     return {
         "metric": m.rule.name,
+        "score": "share" if m.rule.share else "any" if m.rule.name in COUNTED else "mean",
         "alpha": _round(m.rule.alpha),
         "e": _round(math.exp(min(m.worse.log_e, 700.0))),
         "bound": _round(1 / m.rule.alpha),

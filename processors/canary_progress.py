@@ -63,4 +63,5 @@ def begin(canary: Canary, control: CompiledRelease, candidate: CompiledRelease) 
     """Nothing read yet. The rules are those of the release it stands against."""
     rules: CanaryRules = control.canary
     clip = next((m.clip for m in rules.metrics if m.name == COST), 0)
-    return Progress(Judge(rules, canary), Scores(canary, alone(control, candidate), clip))
+    shares = frozenset(m.name for m in rules.metrics if m.share)
+    return Progress(Judge(rules, canary), Scores(canary, alone(control, candidate), clip, shares))

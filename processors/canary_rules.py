@@ -6,7 +6,7 @@
       max_sessions: 5000     # of the canary, closed; then:
       at_cap: hold           # hold: draw nobody any more and leave it to a person; or abort
       metrics:
-        failure: {weight: 3, margin: 0.05}
+        failure: {weight: 3, margin: 0.05, score: any}   # any: a session with such a call is 1; share: of its calls
         quality: {weight: 0}                         # not judged
         cost: {weight: 1, clip: 500000, margin: 0.1} # micro-units a session that count as 1
 
@@ -32,6 +32,8 @@ Metric = Literal["failure", "refusal", "withheld", "ungrounded", "quality", "cos
 WEIGHTS = {FAILURE: 3.0, REFUSAL: 2.0, WITHHELD: 1.0, UNGROUNDED: 2.0, QUALITY: 2.0, COST: 0.0}
 """Parts of alpha. Cost has none until somebody says what a session may cost (`clip`)."""
 LOWER_IS_WORSE = (QUALITY,)
+COUNTED = (FAILURE, REFUSAL, WITHHELD, UNGROUNDED)
+"""Metrics that count calls."""
 DEFAULT_MARGIN = 0.05
 MAX_SESSIONS = 1_000_000
 
@@ -44,6 +46,7 @@ class MetricForm(BaseModel):
     margin: float = Field(DEFAULT_MARGIN, gt=0, lt=1)
     direction: Literal["higher_is_worse", "lower_is_worse"] | None = None
     clip: int = Field(0, ge=0, le=2**53)
+    score: Literal["any", "share"] = "any"
 
 
 class CanaryForm(BaseModel):
@@ -70,6 +73,7 @@ class MetricRule:
         margin: how much worse, of a score in [0, 1], is no reason against promoting.
         lower_is_worse: of quality.
         clip: micro-units of money that count as 1; only of cost.
+        share: the score is the share of calls; else 1 for a session with any such call. Of long sessions most have one.
     """
 
     name: str
@@ -77,6 +81,7 @@ class MetricRule:
     margin: float
     lower_is_worse: bool
     clip: int = 0
+    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,16 @@ def compile_canary(form: CanaryForm, text: str = "", findings: list[Finding] | N
         row = given.get(name, _PLAIN)
         if weights[name]:
             lower = (row.direction == "lower_is_worse") if row.direction else name in LOWER_IS_WORSE
-            rules.append(MetricRule(name, form.alpha * weights[name] / whole, row.margin, lower, row.clip))
+            rules.append(
+                MetricRule(
+                    name,
+                    form.alpha * weights[name] / whole,
+                    row.margin,
+                    lower,
+                    row.clip,
+                    row.score == "share",
+                )
+            )
     return CanaryRules(form.alpha, form.min_sessions, form.max_sessions, form.at_cap, tuple(rules))
 
 
@@ -126,6 +140,11 @@ def _wrong(form: CanaryForm) -> tuple[list[str], str] | None:
                 "metrics",
                 name,
             ], "`canary.metrics.cost` needs `clip`: the micro-units a session that count as 1"
+        if name not in COUNTED and "score" in row.model_fields_set:
+            return [
+                "metrics",
+                name,
+            ], f"`canary.metrics.{name}` has a `score`, which only {', '.join(COUNTED)} have"
         if name != COST and row.clip:
             return ["metrics", name], f"`canary.metrics.{name}` has a `clip`, which only `cost` has"
     if form.metrics and not sum(

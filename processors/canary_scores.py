@@ -1,13 +1,13 @@
 """Sessions of a canary as scores: what of the ledger's outcomes counts, one bounded number a session and metric.
 
-    failure      calls that failed or were in doubt when the session closed
-    refusal      calls that were refused, but for what only one of the two releases forbids
-    withheld     calls whose result was withheld, with the same exception
-    ungrounded   calls refused because a value stood nowhere
+    failure      a call failed or was in doubt when the session closed
+    refusal      a call was refused, but for what only one of the two releases forbids
+    withheld     a call's result was withheld, with the same exception
+    ungrounded   a call was refused because a value stood nowhere
     cost         money spent, of `clip`
     quality      the first score that people or an evaluator gave (its own item, when it came)
 
-each as a share of the session's calls, in hundredths. A session counts when it opened while the canary drew, in the arm it was
+The first four are 0 or 1, or where the rules say so the share of the session's calls; all in hundredths. A session counts when it opened while the canary drew, in the arm it was
 drawn into; what an operator pinned or paused is left out. Read in ledger order of each partition, from ClickHouse or the
 ledger alike. Pure; never compares arms. Next: `canary_judge.py`.
 """
@@ -90,11 +90,13 @@ class Scores:
     Attributes:
         alone: ids of policies that do not stand in both releases with the same text.
         clip: micro-units of money that are a cost of 1; 0: cost is not scored.
+        shares: metrics whose score is the share of calls.
     """
 
     canary: Canary
     alone: frozenset[str] = frozenset()
     clip: int = 0
+    shares: frozenset[str] = frozenset()
     open: dict[tuple[int, str, str], _Open] = field(default_factory=dict)
     _unscored: dict[tuple[int, str, str], tuple[str, int]] = field(default_factory=dict)
     _early: dict[tuple[int, str, str], int] = field(default_factory=dict)
@@ -156,7 +158,10 @@ class Scores:
             WITHHELD: calls.count("withheld"),
             UNGROUNDED: calls.count(UNGROUNDED),
         }
-        found = [(name, _share(n, len(calls))) for name, n in counted.items()]
+        found = [
+            (name, _share(n, len(calls)) if name in self.shares else WHOLE * bool(n))
+            for name, n in counted.items()
+        ]
         if self.clip:
             found.append((COST, min(WHOLE, _share(session.micros, self.clip))))
         return tuple(found)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from sluicegate.processors.canary_judge import ABORT, CAP, PROMOTE
-from sluicegate.processors.canary_rules import QUALITY
 
 Evidence = Mapping[str, object]
 
@@ -17,8 +16,11 @@ KINDS = {ABORT: "canary.aborted", PROMOTE: "canary.promoted"}
 """Verdict -> the control event that carries it out; the cap does what the rules say."""
 
 NAMES = {
-    "failure": "share of calls that failed", "refusal": "share of calls refused", "withheld": "share of results withheld",
-    "ungrounded": "share of calls with a value from nowhere", "quality": "quality", "cost": "cost",
+    ("failure", "any"): "sessions with a failed call", ("failure", "share"): "calls that failed",
+    ("refusal", "any"): "sessions with a refused call", ("refusal", "share"): "calls that were refused",
+    ("withheld", "any"): "sessions with a withheld result", ("withheld", "share"): "results withheld",
+    ("ungrounded", "any"): "sessions with a value from nowhere", ("ungrounded", "share"): "calls with a value from nowhere",
+    ("quality", "mean"): "quality", ("cost", "mean"): "cost",
 }  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def metric_words(m: Evidence) -> str:
 
 def _worse(m: Evidence) -> str:
     new, old = (0.0 if r is None else cast(float, r) for r in cast("Sequence[object]", m["rates"]))
-    name = NAMES.get(str(m["metric"]), str(m["metric"]))
+    name = NAMES.get((str(m["metric"]), str(m["score"])), str(m["metric"]))
     return f"{name} {_share(new)} against {_share(old)} (e-value {cast(float, m['e']):,.4g}, needed {cast(float, m['bound']):,.4g})"
 
 
@@ -87,6 +89,3 @@ def _signed(x: float) -> str:
 
 def _p(x: object) -> str:
     return f"{cast(float, x):.3g}"
-
-
-assert QUALITY in NAMES

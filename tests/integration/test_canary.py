@@ -172,7 +172,7 @@ def test_a_bad_canary_is_aborted_once(shared: Shared, command: Command, tmp_path
     refusal = next(m for m in evidence["metrics"] if m["metric"] == "refusal")  # type: ignore[attr-defined]
     assert refusal["e"] >= refusal["bound"] and refusal["rates"] == [1.0, 0.0]
     said = command("canary", "explain")
-    assert "share of calls refused 100 % against 0 %" in said
+    assert "sessions with a refused call 100 % against 0 %" in said
     assert "computed anew from clickhouse: the same" in said and "computed anew from ledger: the same" in said
     assert json.loads(command("canary", "explain", "-o", "json", "--from", "ledger"))[1]["says"] == "abort"
     assert "is no verdict on a canary" in command("canary", "explain", "1", code=1)

@@ -31,7 +31,7 @@ from sluicegate.processors.canary_judge import (
     block_size,
     judge,
 )
-from sluicegate.processors.canary_rules import DEFAULT_RULES, CanaryRules, MetricRule
+from sluicegate.processors.canary_rules import COUNTED, DEFAULT_RULES, CanaryRules, MetricRule
 from sluicegate.processors.canary_scores import (
     ARMS,
     CANARY,
@@ -260,7 +260,7 @@ def session_in(arm: str, canary: Canary = TENTH) -> str:
 
 
 def test_scores_of_a_session() -> None:
-    ledger, s = Ledger(), session_in(CONTROL)
+    ledger, s = Ledger(fold=Scores(TENTH, shares=frozenset(COUNTED))), session_in(CONTROL)
     ledger.row("opened", s)
     lives = [
         "released",
@@ -282,6 +282,15 @@ def test_scores_of_a_session() -> None:
     (item,) = ledger.items
     assert item.arm == CONTROL
     assert dict(item.scores) == {"failure": 22, "refusal": 22, "withheld": 11, "ungrounded": 11}
+
+
+def test_any_such_call_makes_a_session_bad() -> None:
+    ledger, s = Ledger(), session_in(CONTROL)
+    ledger.row("opened", s)
+    for n, status in enumerate(("failed", "failed", "released", "refused")):
+        ledger.row(status, s, f"i{n}")
+    ledger.row("closed", s)
+    assert dict(ledger.items[0].scores) == {"failure": 100, "refusal": 100, "withheld": 0, "ungrounded": 0}
 
 
 def test_a_session_without_calls_and_one_that_never_closes() -> None:
@@ -327,7 +336,7 @@ def test_what_only_one_release_forbids_is_no_regression() -> None:
         "policies/desk.cedar": files["policies/desk.cedar"].replace('== "never"', '== "ever"'),
     }
     assert alone(release(), compile_release(changed)) == {"desk-wire-never"}
-    ledger, s = Ledger(fold=Scores(TENTH, found)), session_in(CONTROL)
+    ledger, s = Ledger(fold=Scores(TENTH, found, shares=frozenset(COUNTED))), session_in(CONTROL)
     ledger.row("opened", s)
     ledger.row("refused", s, "i1", policies=("tight",))
     ledger.row("refused", s, "i2", policies=("desk-not-this",))

@@ -31,7 +31,7 @@ canary:
   max_sessions: 300
   at_cap: abort
   metrics:
-    failure: {weight: 3, margin: 0.02}
+    failure: {weight: 3, margin: 0.02, score: share}
     refusal: {weight: 0}
     withheld: {weight: 0}
     ungrounded: {weight: 0}
@@ -40,9 +40,9 @@ canary:
 """
     rules, wrong = built(section)
     assert wrong == []
-    assert [(m.name, m.alpha, m.margin, m.clip) for m in rules.metrics] == [  # type: ignore[attr-defined]
-        ("failure", pytest.approx(0.0075), 0.02, 0),
-        ("cost", pytest.approx(0.0025), 0.05, 500_000),
+    assert [(m.name, m.alpha, m.margin, m.clip, m.share) for m in rules.metrics] == [  # type: ignore[attr-defined]
+        ("failure", pytest.approx(0.0075), 0.02, 0, True),
+        ("cost", pytest.approx(0.0025), 0.05, 500_000, False),
     ]
     assert (rules.alpha, rules.max_sessions, rules.at_cap) == (0.01, 300, "abort")  # type: ignore[attr-defined]
 
@@ -58,6 +58,7 @@ canary:
         ("canary: {metrics: {failure: {marign: 0.1}}}", "not permitted"),
         ("canary: {metrics: {cost: {weight: 1}}}", "needs `clip`"),
         ("canary: {metrics: {failure: {clip: 5}}}", "which only `cost` has"),
+        ("canary: {metrics: {quality: {score: share}}}", "has a `score`, which only failure"),
         (
             "canary: {metrics: {failure: {weight: 0}, refusal: {weight: 0}, withheld: {weight: 0}, ungrounded: {weight: 0},"
             " quality: {weight: 0}}}",
