@@ -29,7 +29,7 @@ CANARY, CONTROL = ARMS = ("canary", "control")
 STEPS = ("routed", "refused", "failed", "withheld", "in_doubt", "released", "resolved")
 """Statuses that say what became of a call, as far as a score asks. `released` and `resolved` end a doubt."""
 SCORED = "scored"
-"""Status of an outcome that holds a session's quality."""
+"""Status of an outcome that holds a session's quality, or that of a call in it (`scores.py`)."""
 SPENT = "spent"
 """Status of a row that says what an attempt cost, and nothing of what became of it."""
 STATUSES = ("opened", "closed", *STEPS, SCORED)

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from sluicegate.processors.canary_scores import SPENT, STATUSES, Row
+from sluicegate.processors.canary_scores import SCORED, SPENT, STATUSES, Row
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
+from sluicegate.schemas.scores import QUALITY
 from sluicegate.schemas.topics import full_name
 from sluicegate.sinks.embedded import connect, database
 from sluicegate.streams import kafka
@@ -49,9 +50,9 @@ WHERE log_id = unhex('{log}') AND topic = 'outcomes' AND decided_until < fromUni
 """
 _ROWS = """
 SELECT toUnixTimestamp64Micro(decided_at), src_partition, seq, status, reason, policies, intent_id, agent_id, session_id,
-    control_head, release, facts_type = 'spend_facts', ifNull(money, 0)
+    control_head, release, facts_type = 'spend_facts', if(status = 'scored', intDiv(ifNull(score, 0) + 50, 100), ifNull(money, 0))
 FROM `{database}`.events WHERE log_id = unhex('{log}') AND src_topic = 'outcomes' AND ({where})
-    AND session_id != '' AND (status IN ({statuses}) OR facts_type = 'spend_facts')
+    AND session_id != '' AND (status IN ({statuses}) OR facts_type = 'spend_facts') AND (status != 'scored' OR metric = '{quality}')
 ORDER BY src_partition, seq LIMIT {limit} BY src_partition
 """
 
@@ -116,7 +117,7 @@ class ClickHouseRows:
             found = [
                 Row(at, p, seq, SPENT if spent else status, reason, tuple(policies), intent, agent, session, head, release, money)
                 for at, p, seq, status, reason, policies, intent, agent, session, head, release, spent, money in self._query(
-                    _ROWS, where=where, statuses=statuses, limit=CHUNK_ROWS
+                    _ROWS, where=where, statuses=statuses, quality=QUALITY, limit=CHUNK_ROWS
                 )
             ]  # fmt: skip
         complete = {p: asked_at - SKEW_US if p in quiet else c.until for p, c in self.copies.items()}
@@ -198,6 +199,11 @@ def row_of(partition: int, value: bytes) -> Row | None:
     status, amount = h.status, 0
     if outcome.facts[: codec.PREFIX_BYTES] == _SPEND:
         status, amount = SPENT, max(0, codec.decode_as(r.SpendFacts, outcome.facts).money)
+    elif status == SCORED:
+        score = codec.decode_as(r.ScoreFacts, outcome.facts)
+        if score.metric != QUALITY:
+            return None
+        amount = (score.value + 50) // 100
     if not h.session_id or status not in (*STATUSES, SPENT):
         return None
     return Row(
