@@ -121,13 +121,18 @@ def test_a_secret_is_hidden_however_it_is_cut(words: list[str], data: st.DataObj
 def test_events_are_the_same_however_bytes_are_cut(
     said: list[bytes], end: bytes, data: st.DataObject
 ) -> None:
-    body = b"".join(b": hello" + end + b"event: x" + end + b"data: " + one + end + end for one in said)
+    body = b"".join(
+        b": hello" + end + b"event: x" + end + b"data: " + one + end + b"data: " + one + end + end
+        for one in said
+    )
     places = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
     events = Events()
     found = [
         e for a, b in zip([0, *places], [*places, len(body)], strict=True) for e in events.feed(body[a:b])
     ]
-    assert found == said
+    assert found == [one + b"\n" + one for one in said]
+    slow = Events()
+    assert [e for at in range(len(body)) for e in slow.feed(body[at : at + 1])] == found, "byte by byte"
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=60), st.lists(CALL, max_size=3))

@@ -24,8 +24,8 @@ KINDS = (
     "ok", "status", "slow", "wrong_json", "cut", "huge", "never", "twice",
     "acts_then_drops", "acts_late", "error_after_acting",
 )  # fmt: skip
-STREAM_KINDS = ("cut_after", "stall_after", "error_after", "no_usage", "no_end", "whole")
-"""Of streamed answers: `cut_after=3` breaks the connection after three parts, `stall_after` says nothing more, `error_after` says
+STREAM_KINDS = ("cut_after", "ends_after", "stall_after", "error_after", "no_usage", "no_end", "whole")
+"""Of streamed answers: `cut_after=3` breaks the connection after three parts, `ends_after` ends the answer there, `stall_after` says nothing more, `error_after` says
 that something failed; without usage; without the end's marker; not streamed though asked to."""
 HUGE_BYTES = 2 * 1024**3
 CHUNK = b"x" * 65_536
@@ -200,7 +200,8 @@ class FaultyServer:
                     error = {"error": {"message": "as ordered", "code": fault.code}}
                     await response.write(b"data: " + json.dumps(error).encode() + b"\n\n")
                     return response
-                request.transport.close()
+                if fault.kind == "cut_after":
+                    request.transport.close()
                 return response
             if fault.kind == "no_usage" and isinstance(part, dict) and part.get("usage"):
                 continue

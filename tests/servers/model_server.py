@@ -4,7 +4,7 @@
 
 It repeats the last message, counts words as tokens and obeys `max_tokens`. `say:` in the last message is a completion given
 word by word, as JSON: `say:{"message": {...}, "model": "...", "finish_reason": "...", "logprob": -0.5}` replaces these parts.
-With `stream` it says the same in parts, a word each; `echo:TEXT` in the last message is repeated without the prefix.
+With `stream` it says the same in parts, a word each; `chop:TEXT` in the last message is repeated in parts of three characters.
 `GET /told` says what the last requests told which model.
 """
 
@@ -30,7 +30,7 @@ def completion(body: object) -> dict[str, object]:
     last = messages[-1]["content"]
     told = json.loads(last[4:]) if last.startswith("say:") else {}
     bound = int(cast("int", asked.get("max_tokens") or asked.get("max_completion_tokens") or 1_000))
-    last = last.removeprefix("echo:")
+    last = last.removeprefix("chop:")
     words = last.split()
     cut = len(words) > bound
     answer: dict[str, object] = {
@@ -73,7 +73,8 @@ def parts(answer: object, body: object) -> list[object]:
     choice = whole["choices"][0]
     message, logs = choice["message"], (choice.get("logprobs") or {}).get("content") or []
     deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}]
-    words = re.findall(r"\S+\s*", message.get("content") or "")
+    chopped = str(asked["messages"][-1]["content"]).startswith("chop:") if asked.get("messages") else False
+    words = re.findall(r".{1,3}" if chopped else r"\S+\s*", message.get("content") or "", re.DOTALL)
     deltas += [{"content": word} for word in words]
     if message.get("refusal"):
         deltas.append({"refusal": message["refusal"]})

@@ -107,6 +107,21 @@ def test_a_fallback_begins_a_message_that_names_the_old_one() -> None:
     assert isinstance(parts[-1], Ended) and parts[-1].matched
 
 
+def test_pieces_of_an_attempt_that_was_given_up_are_dropped() -> None:
+    def late(gate: Gate, work: Dispatch) -> None:
+        show(gate, work, "Go")
+        if work.attempt == 2:
+            old = piece(work, 0, "start", "m0", model="m")
+            old.attempt = 1
+            gate.show(old)
+            gate.show(piece(work, 1, text="of the old one", message="m0"))
+            gate.show(piece(work, 2, text="od"))
+
+    parts = parts_of(gate_of(late, b"again " + answer(SMALL, "Good")))
+    assert [p.message for p in parts if isinstance(p, Started)] == ["m1", "m2"]
+    assert [p.text for p in parts if isinstance(p, Text)] == ["Go", "Go", "od"]
+
+
 def test_what_is_missing_comes_with_the_answer() -> None:
     def holes(gate: Gate, work: Dispatch) -> None:
         show(gate, work, "Hel")
@@ -197,13 +212,12 @@ def test_pieces_of_others_and_of_nobody_are_passed_over() -> None:
 
 
 def test_a_reader_that_is_slow_gets_the_rest_with_the_answer() -> None:
-    text = "x" * 3_900
-    many = 2 * MAX_WAITING_BYTES // len(text)
-    gate = gate_of(lambda gate, work: show(gate, work, *[text] * many), answer(LARGE, text * 16))
+    many = MAX_WAITING_BYTES // 100  # a piece has some 100 bytes of its own
+    gate = gate_of(lambda gate, work: show(gate, work, *["x"] * many), answer(LARGE, "x" * many))
     screen = Screen()
     parts = parts_of(gate)
     screen.show(parts)  # type: ignore[arg-type]
-    assert screen.text == text * 16
+    assert screen.text == "x" * many
     waited = [p for p in parts if isinstance(p, Text)]
     assert len(waited) < many, "what does not fit is dropped, not kept"
 
@@ -220,7 +234,8 @@ def test_a_reader_that_goes_away_leaves_nothing_behind() -> None:
         work = gate.driver.dispatches[-1]
         show(gate, work, "Hel")
         assert isinstance(await first, Started)
-        await stream.aclose()  # type: ignore[attr-defined]
+        async with asyncio.timeout(LONG_S / 4):
+            await stream.aclose()  # type: ignore[attr-defined]
         asker = agent._connected()
         assert len(asker.inbox) == 0 and not asker.feeds._feeds
         gate.after(

@@ -12,7 +12,9 @@ from aiohttp.test_utils import TestServer
 from sluicegate.executors.adapter import Answer, Failed, Finished, Streamed
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.model import Gates, ModelAdapter
+from sluicegate.executors.outlet import FREE_PIECES, LATER_CHARS, KafkaMessage
 from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.stream_gate import StreamGate
 from sluicegate.processors.streaming import result_digest
 from sluicegate.schemas.records import Piece
 
@@ -112,6 +114,7 @@ def test_tool_calls_are_shown_as_they_come_and_read_as_ever() -> None:
     ("fault", "error_class", "shown"),
     [
         ("cut_after=4", "server_error", True),
+        ("ends_after=4", "server_error", True),
         ("error_after=4", "server_error", True),
         ("error_after=4,code=content_filter", "content_policy", True),
         ("stall_after=4", "timeout", True),
@@ -133,6 +136,11 @@ def test_a_stream_that_fails_says_how_and_what_was_shown(fault: str, error_class
         assert told.failed.streamed is None and not told.pieces
     assert "end" not in told.outlet.kinds, "nothing says that it is whole"
     assert told.failed.retry_after_ms == (7_000 if "429" in fault else 0)
+
+
+def test_an_answer_that_takes_longer_than_its_first_part_may() -> None:
+    told = ask(fault="gap_s=0.06", first_token_ms=400, idle_ms=3_000)
+    assert told.result["text"] == TWO
 
 
 def test_what_the_server_leaves_out() -> None:
@@ -182,11 +190,16 @@ def test_a_secret_is_hidden_however_it_is_cut() -> None:
     told = ask(f"the key is {SECRET} {parts}")
     assert SECRET not in told.outlet.text
     assert told.outlet.text == told.result["text"] == f"the key is *** {parts}"
+    chopped = ask(f"chop:the key is {SECRET} and no other")
+    assert chopped.outlet.text == "the key is *** and no other"
+    assert SECRET not in str(chopped.result)
 
 
 def test_every_fault_of_streams_is_met_here() -> None:
     """A fault nobody meets proves nothing."""
-    assert {"cut_after", "stall_after", "error_after", "no_usage", "no_end", "whole"} == set(STREAM_KINDS)
+    assert {"cut_after", "ends_after", "stall_after", "error_after", "no_usage", "no_end", "whole"} == set(
+        STREAM_KINDS
+    )
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------
@@ -265,6 +278,38 @@ def test_without_its_gate_or_an_outlet_an_answer_comes_whole() -> None:
 def test_kafka_away_in_the_middle_costs_the_showing_only() -> None:
     told = ask(outlet=MemoryOutlet(failing=True))
     assert told.result["text"] == TWO and not told.pieces
+
+
+def test_a_redaction_that_would_reach_back_closes_the_gate() -> None:
+    gate = StreamGate(release(CARDS), "model.triage", {})
+    long = "word " * 200
+    shown = gate.feed(long + "4111 1111 ")
+    assert shown.endswith("4111 1111 "), "cut at a blank, for want of an end"
+    rest = "1111 1111 is your card, and this sentence is long enough to be looked at by itself. "
+    assert gate.feed(rest) == "" and gate.closed
+    assert gate.finish({"text": long + "4111 1111 " + rest}) == ("", [])
+
+
+def test_pieces_of_a_message_are_bounded_however_fast_they_leave() -> None:
+    sent: list[Piece] = []
+
+    async def send(pieces: list[Piece]) -> None:
+        sent.extend(pieces)
+
+    async def main() -> None:
+        work = dispatch(1)
+        work.stream = "open"
+        message = KafkaMessage(work, send, lambda: 1)
+        message.start("m")
+        for _ in range(20_000):
+            message.text("ab ")
+            await asyncio.sleep(0)
+        await message.close(b"x")
+        assert message.pieces == len(sent) < FREE_PIECES + 60_000 // LATER_CHARS + 3
+
+    asyncio.run(main())
+    assert "".join(p.text for p in sent) == "ab " * 20_000
+    assert [p.number for p in sent] == list(range(len(sent))) and sent[-1].kind == "end"
 
 
 def test_many_small_parts_make_a_bounded_number_of_pieces() -> None:
