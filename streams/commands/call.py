@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+from rich.console import Console
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.settings import Settings
+
+if TYPE_CHECKING:
+    from sluicegate.streams.assembly import Part
+    from sluicegate.streams.client_json import Json
+    from sluicegate.streams.replies import Held
 
 
 def register(app: typer.Typer) -> None:
@@ -30,10 +37,14 @@ def register(app: typer.Typer) -> None:
         model: Annotated[
             bool, typer.Option("--model", help="ask a model: the arguments hold `messages`")
         ] = False,
+        stream: Annotated[
+            bool, typer.Option("--stream", help="ask a model, and show its answer as it comes")
+        ] = False,
     ) -> None:
         """Call one tool, e.g. `sluicegate call banking.get_balance --agent banking-agent-command-r`.
 
-        A model: `sluicegate call model.triage '{"messages":[{"role":"user","content":"hi"}]}' --model --agent AGENT`.
+        A model: `sluicegate call model.triage '{"messages":[{"role":"user","content":"hi"}]}' --model --agent AGENT`; with
+        `--stream` in its place the answer is shown on stderr as it comes.
 
         Exit code 1 and the reason when it is refused, held or failed.
         """
@@ -43,9 +54,9 @@ def register(app: typer.Typer) -> None:
             raise Terminal(f"arguments `{arguments[:60]}` are not JSON: {error}") from error
         if not isinstance(parsed, dict) or not agent:
             raise Terminal("give a JSON object of arguments and --agent with a registered agent id")
-        if model and not isinstance(parsed.get("messages"), list):
+        if (model or stream) and not isinstance(parsed.get("messages"), list):
             raise Terminal("give the model's `messages` as a JSON array")
-        asyncio.run(_call(tool, parsed, agent, goal, timeout_s, key, model))
+        asyncio.run(_call(tool, parsed, agent, goal, timeout_s, key, model, stream))
 
 
 async def _call(
@@ -56,6 +67,7 @@ async def _call(
     timeout_s: float,
     key: Path | None,
     model: bool,
+    stream: bool,
 ) -> None:
     from sluicegate.streams.client import AgentClient
     from sluicegate.streams.client_errors import Failed, InDoubt, Refused
@@ -67,7 +79,9 @@ async def _call(
             AgentClient(agent_id=agent_id, settings=Settings.from_env(), key=key) as agent,
             agent.session(goal=goal) as s,
         ):
-            if model:
+            if stream:
+                result = await _shown(s.stream_model(tool, timeout_s=timeout_s, intent_id=ident, **arguments))  # type: ignore[arg-type]
+            elif model:
                 result = await s.call_model(tool, timeout_s=timeout_s, intent_id=ident, **arguments)  # type: ignore[arg-type]
             else:
                 result = await s.call_tool(tool, arguments, timeout_s=timeout_s, intent_id=ident)  # type: ignore[arg-type]
@@ -82,3 +96,19 @@ async def _call(
         raise typer.Exit(1)
     print(json.dumps(result, indent=2, ensure_ascii=False))
     out.print(f"sluicegate explain {ident}", markup=False, style="dim")
+
+
+async def _shown(parts: AsyncIterator[Part]) -> Json | Held:
+    """Show an answer on stderr as it comes; what comes of it is the result."""
+    from sluicegate.streams.client import Ended, Started, Text
+
+    out, result = Console(stderr=True, highlight=False), cast("Json | Held", None)
+    async for part in parts:
+        if isinstance(part, Started) and part.replaces:
+            out.print("\n-- that was not the answer; another model begins:", markup=False, style="dim")
+        elif isinstance(part, Text):
+            out.print(part.text, markup=False, end="", soft_wrap=True)
+        elif isinstance(part, Ended):
+            out.print("")
+            result = part.result
+    return result

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
+import orjson
 import pytest
 import yaml
 from aiohttp.test_utils import TestServer
@@ -93,14 +94,18 @@ class Running:
         return end
 
     def explain(self, ident: str, monkeypatch: pytest.MonkeyPatch) -> str:
-        settings = self.gate.settings
-        for name, value in (("ENV", settings.env), ("HOME", str(settings.home)), ("KAFKA", settings.kafka)):
-            monkeypatch.setenv(f"SLUICEGATE_{name}", str(value))
-        monkeypatch.delenv("SLUICEGATE_CLICKHOUSE", raising=False)
+        self.environment(monkeypatch)
         done = CliRunner().invoke(app, ["explain", ident])
         assert done.exit_code == 0, done.output
         print(done.output)
         return " ".join(done.output.split())
+
+    def environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As commands find it."""
+        settings = self.gate.settings
+        for name, value in (("ENV", settings.env), ("HOME", str(settings.home)), ("KAFKA", settings.kafka)):
+            monkeypatch.setenv(f"SLUICEGATE_{name}", str(value))
+        monkeypatch.delenv("SLUICEGATE_CLICKHOUSE", raising=False)
 
 
 @contextlib.asynccontextmanager
@@ -228,6 +233,17 @@ def test_a_reader_that_goes_away_costs_the_call_and_nothing_else(running: Runnin
     assert settled() == [12] == [end.input_tokens + end.output_tokens], (
         "what the server counted, to its last word"
     )
+
+
+def test_the_command_shows_it_as_it_comes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.environment(monkeypatch)
+    asked = orjson.dumps({"messages": messages()}).decode()
+    done = CliRunner().invoke(app, ["call", "cut", asked, "--stream", "--agent", AGENT])
+    assert done.exit_code == 0, done.output
+    first, second, third = done.stderr.split("-- that was not the answer; another model begins:")
+    assert first.strip() == second.strip() == "The first sentence stands"
+    assert " ".join(third.split()) == SAID
+    assert orjson.loads(done.stdout[: done.stdout.rindex("}") + 1])["text"] == SAID
 
 
 def test_many_at_once_are_not_mixed_up(running: Running) -> None:
