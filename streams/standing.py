@@ -35,14 +35,21 @@ class PromptText:
     release: str
 
 
+MAX_WATCHED = 10_000
+"""Open sessions of one client, about 300 bytes each. A gateway joins sessions that it never closes: the oldest are forgotten,
+and what they stand on is not known until they are joined again."""
+
+
 class Standing:
-    """The open sessions of one client, and what each stands on. As many entries as sessions are open."""
+    """The open sessions of one client, and what each stands on."""
 
     def __init__(self) -> None:
         self._found: dict[str, Release | None] = {}
 
     def watch(self, session_id: str) -> None:
         """Begin to note replies of a session."""
+        if session_id not in self._found and len(self._found) >= MAX_WATCHED:
+            del self._found[next(iter(self._found))]
         self._found.setdefault(session_id, None)
 
     def forget(self, session_id: str) -> None:

@@ -11,6 +11,7 @@ from sluicegate.processors import control as control_fold
 from sluicegate.processors.changes import Change, digest_of, ended, may_agree
 from sluicegate.processors.control import Control
 from sluicegate.processors.control_policy import asked
+from sluicegate.processors.control_rules import rules_alone
 from sluicegate.processors.release import build, compile_release
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
@@ -189,6 +190,16 @@ def test_bounded(start: Control, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_event_of_no_form_does_not_stop_a_reader(start: Control) -> None:
     assert event(start, "change.agreed", "lea", change=1, digest="x").changes == {}
     assert event(start, "change.withdrawn", "lea", change=1).changes == {}
+
+
+def test_the_rules_alone_answer_as_the_release(start: Control) -> None:
+    """Who reads control without deciding asks `control.cedar` and compiles nothing else."""
+    alone = replace(start, release=rules_alone(rules()))
+    assert alone.release is not None and alone.release.digest == start.deployed and not alone.release.tools
+    for who in ("lea", "otto"):
+        for kind, body in (("release.deployed", {"digest": TWO.digest}), ("key.added", {"role": "operator"})):
+            assert asked(alone, who, kind, body) == asked(start, who, kind, body)
+    assert rules_alone(release_files()) is None
 
 
 # -- what control.cedar may say ------------------------------------------------------------------------------------

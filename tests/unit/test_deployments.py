@@ -140,6 +140,26 @@ def test_a_canary_over_a_canary_changes_nothing(d: Driver) -> None:
     assert d.control.canary == first
 
 
+def test_the_order_of_precedence(d: Driver) -> None:
+    """quarantine > pin > the session's release > canary arm > environment, each taken away in turn."""
+    d.open_session("s")  # it began under the environment's first release
+    for other in (TWO, THREE):
+        d.publish(other)
+    d.control_event("canary.started", digest=TWO.digest, weight_bp=10_000)
+    d.open_session("arm")
+    assert (decided_under(d, "s"), decided_under(d, "arm")) == (ONE.digest, TWO.digest), "session over canary"
+    d.control_event("release.pinned", scope="agent", value=AGENT, digest=THREE.digest)
+    d.open_session("pinned")
+    assert {decided_under(d, s) for s in ("s", "arm", "pinned")} == {THREE.digest}, "pin over all of them"
+    d.control_event("quarantine.added", scope="release", value=THREE.digest, why="bad")
+    assert d.call("desk.read", session="s").outcomes[-1].reason == "quarantined", "quarantine over the pin"
+    d.control_event("release.unpinned", scope="agent", value=AGENT)
+    assert decided_under(d, "arm") == TWO.digest
+    d.control_event("canary.aborted")
+    d.open_session("last")
+    assert (decided_under(d, "arm"), decided_under(d, "last")) == (ONE.digest, ONE.digest), "environment last"
+
+
 def test_the_weight_is_met() -> None:
     """100,000 sessions: within 1 % of the sessions; and another canary draws others."""
     one, other = Canary("x", 1_000, 7), Canary("x", 1_000, 8)

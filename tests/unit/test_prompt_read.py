@@ -16,7 +16,7 @@ from sluicegate.schemas import records as r
 from sluicegate.streams.client_errors import Failed, Refused
 from sluicegate.streams.local import Gate
 from sluicegate.streams.replies import Inbox
-from sluicegate.streams.standing import PromptText, Release
+from sluicegate.streams.standing import PromptText, Release, Standing
 
 from tests.driver import AGENT, SESSION, Driver, release_files
 from tests.unit.test_rederive import check as rederived
@@ -172,6 +172,17 @@ def test_the_client_keeps_the_newest_of_open_sessions() -> None:
     inbox.standing.forget("s")
     deliver("s", "sha256:3")
     assert inbox.standing.of("s") is None, "nothing is kept of sessions that closed"
+
+
+def test_a_client_that_never_closes_keeps_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluicegate.streams.standing.MAX_WATCHED", 2)
+    standing = Standing()
+    for session in ("a", "b", "a", "c"):
+        standing.watch(session)
+        standing.note(
+            r.Reply(bytes(16), "i", "x", session, "heard", "session", "", [], 1, release="sha256:1")
+        )
+    assert [standing.of(s) is None for s in ("a", "b", "c")] == [True, False, False]
 
 
 def test_the_sdk(tmp_path: Path) -> None:
