@@ -1,6 +1,6 @@
 """Secrets: references in a contract's headers, fetched at the call and forgotten after it.
 
-`${secret:env:NAME}` and `${secret:file:/absolute/path}`. A release holds references only, so a secret is never on a
+`${secret:env:NAME}`, `${secret:file:/absolute/path}`, and `${secret:KIND:...}` of `secret_plugins.py`. A release holds references only, so a secret is never on a
 topic, in the ledger or in a log. What comes back from a tool is searched for the secrets of that call (`redact`).
 Never caches: a rotated secret counts from the next call. Next: `http_template.py`.
 """
@@ -12,6 +12,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from sluicegate.executors import secret_plugins
 
 MIN_CHARS = 8
 """Shorter ones are refused: they could not be told from ordinary text when a tool echoes them."""
@@ -33,6 +35,11 @@ async def fetch(reference: str, environ: Mapping[str, str] = os.environ) -> str:
         secret = environ.get(place, "")
     elif kind == "file" and place.startswith("/"):
         secret = await asyncio.to_thread(_read, Path(place))
+    elif place and kind not in ("env", "file"):
+        try:
+            secret = await secret_plugins.ask(kind, place, environ)
+        except secret_plugins.NoPlugin as error:
+            raise NoSecret(f"no secret for `{reference[:200]}`: {error}") from None
     else:
         raise NoSecret(
             f"`${{secret:{reference}}}` is no reference to a secret for tools, write `${{secret:env:NAME}}` or "

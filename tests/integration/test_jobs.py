@@ -17,7 +17,7 @@ from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.http import HttpAdapter
 from sluicegate.schemas.records import Receipt
-from sluicegate.schemas.topics import full_name, partition_of
+from sluicegate.schemas.topics import TOPICS, full_name, partition_of
 from sluicegate.streams import kafka as kafka_clients
 from sluicegate.streams.client import AgentClient, Failed, Parked
 from sluicegate.streams.ledger_service import wall_clock
@@ -131,10 +131,8 @@ async def records(settings: Settings) -> bytes:
     """Every record of every topic, one after the other."""
     found: list[bytes] = []
     reader = await kafka_clients.connect(kafka_clients.consumer(settings, fetch_wait_ms=20))
-    names = ("intents", "messages", "receipts", "dispatches", "replies", "outcomes")
-    places = [
-        TopicPartition(full_name(settings.env, n), p) for n in names for p in range(settings.partitions)
-    ]
+    counts = {full_name(settings.env, t.name): settings.partitions if t.keyed else 1 for t in TOPICS}
+    places = [TopicPartition(name, index) for name, count in counts.items() for index in range(count)]
     reader.assign(places)
     for place, end in (await reader.end_offsets(places)).items():
         reader.seek(place, 0)

@@ -10,6 +10,7 @@ import pytest
 from sluicegate.executors.model_contract import DEFAULT_MAX_TOKENS
 from sluicegate.processors import budget_costs, snapshot
 from sluicegate.processors.budget_state import Account
+from sluicegate.processors.delegation import join_names
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import compile_release
 from sluicegate.schemas import records as r
@@ -285,3 +286,52 @@ def test_facts_of_a_reservation() -> None:
     assert (noted.stage, noted.status, facts.what, facts.accounts, facts.reserved, facts.caps) == (
         "budget", "noted", "reserved", [PURSE], [100], [250],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unit", "cap", "fits", "said"),
+    [
+        ("requests", 2, 2, "1 requests needed"),
+        ("tokens", 200, 1, "tokens needed"),
+        ("cost", 250, 2, "100 cost needed"),
+    ],
+)
+@pytest.mark.parametrize("scope", ["agent", "session"])
+def test_rate_limits_of_requests_tokens_and_cost(
+    unit: str, cap: int, fits: int, said: str, scope: str
+) -> None:
+    """Refused with the numbers, never frozen, and free again in the next window."""
+    d = driver(f"limits: [{{id: pace, scope: {scope}, unit: {unit}, cap: {cap}, window: minute}}]\n")
+
+    def ask() -> Decision:
+        if unit == "tokens":
+            return d.call("ask", {"messages": [], "max_tokens": 100}, kind="model_call")
+        return d.call("cost.read")
+
+    for _ in range(fits):
+        assert ask().dispatches
+    reason, detail = refusal(d, ask())
+    assert reason == "rate_limited" and said in detail and "of this minute" in detail
+    d.now += 60_000_000
+    assert ask().dispatches
+
+
+@pytest.mark.parametrize("window", ["minute", "hour", "day", "week", "month"])
+def test_every_window_ends(window: str) -> None:
+    d = driver(f"budgets: [{{id: purse, scope: agent, unit: calls, cap: 1, window: {window}}}]\n")
+    assert d.call("cost.read").dispatches
+    assert refusal(d, d.call("cost.read"))[0] == "budget_exceeded"
+    days = {"minute": 0, "hour": 0, "day": 1, "week": 7, "month": 30}[window]
+    d.now += days * 86_400_000_000 + {"minute": 60_000_000, "hour": 3_600_000_000}.get(window, 0)
+    d.open_session("s-2")
+    assert d.call("cost.read", session="s-2").dispatches
+
+
+def test_depth_refuses_what_was_handed_on_too_often_with_the_numbers() -> None:
+    d = driver("budgets: [{id: deep, scope: agent, unit: depth, cap: 1}]\n")
+    name = f"{AGENT}\0{SESSION}"
+    d.state.sessions[name].chain = OTHER_AGENT
+    assert d.call().dispatches
+    d.state.sessions[name].chain = join_names([OTHER_AGENT, OTHER_AGENT])
+    reason, detail = refusal(d, d.call())
+    assert (reason, "handed on 2 times, 1 may act" in detail) == ("budget_exceeded", True)
