@@ -12,6 +12,7 @@ COPY schemas ./schemas
 COPY processors ./processors
 COPY streams ./streams
 COPY executors ./executors
+COPY gateway ./gateway
 COPY sinks ./sinks
 RUN pip install --no-cache-dir --constraint /constraints.txt . && rm -rf /src
 

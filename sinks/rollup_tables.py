@@ -1,7 +1,7 @@
 """The tables that are computed from `events`, by minute: what they hold and what each column means. Pure.
 
 A row is always the whole of its minute, partition and names, up to `until_seq`; computed again it replaces the one before.
-So sums are never doubled, whatever is repeated. Next: `rollup.py` (fills them), `docs/decisions/0020-*` (why so).
+So sums are never doubled, whatever is repeated. Next: `rollup.py` (fills them), `docs/decisions/0027-*` (why so).
 """
 
 from __future__ import annotations

@@ -36,37 +36,54 @@ GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 HAVING state != ''
 COMMENT 'One row an intent: its state now. life: decided = ended without an execution, executed = ended after one, open = waits, passing = between two stages. What only attaches (duplicates, late receipts) is counted in `attached` and changes nothing.';
 
+CREATE OR REPLACE VIEW `{database}`.`intents_since` AS
+SELECT
+    tenant, agent_id, intent_id,
+    anyLast(e.session_id) AS session_id,
+    argMaxIf(e.status, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS state,
+    multiIf(state IN ({decided}), 'decided', state IN ({executed}), 'executed', state IN ({open}), 'open', 'passing') AS life,
+    argMaxIf(e.stage, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_stage,
+    argMaxIf(e.reason, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_reason,
+    argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+    argMinIf(e.tool_version, e.seq, e.tool != '') AS tool_version,
+    argMinIf(e.kind, e.seq, e.kind != '') AS kind,
+    max(e.attempt) AS attempts,
+    argMaxIf(e.error_class, e.seq, e.error_class != '') AS error_class,
+    minOrNull(e.issued_at) AS issued_at,
+    min(e.decided_at) AS first_decided_at,
+    argMaxIf(e.decided_at, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_decided_at,
+    argMin(e.release, e.seq) AS release,
+    uniqExactIf(e.seq, e.status NOT IN ({steps}) OR e.remembered IS false) AS attached,
+    lower(hex(log_id)) AS log, src_partition
+FROM `{database}`.`events` AS e
+WHERE src_topic = 'outcomes' AND intent_id != '' AND decided_at >= {since:DateTime('UTC')}
+GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+HAVING state != ''
+COMMENT '`intents`, from what was decided since a time; reads only that: SELECT * FROM intents_since(since = ''2026-11-28 10:00:00''). An intent that was asked before and decided on later is here with what came later.';
+
 CREATE OR REPLACE VIEW `{database}`.`refusals` AS
 SELECT
-    r.decided_at AS decided_at, r.tenant AS tenant, r.agent_id AS agent_id, r.session_id AS session_id,
-    r.intent_id AS intent_id, if(r.tool != '', r.tool, asked.tool) AS tool, r.stage AS stage, r.reason AS reason,
-    r.policies AS policies, r.detail AS detail, r.labels AS labels, r.release AS release, r.event AS event, r.seq AS seq
-FROM (
-    SELECT *, event FROM `{database}`.`events` FINAL WHERE src_topic = 'outcomes' AND status = 'refused'
-) AS r
-LEFT JOIN (
-    SELECT log_id, src_partition, tenant, agent_id, intent_id, argMin(e.tool, e.seq) AS tool
-    FROM `{database}`.`events` AS e
-    WHERE src_topic = 'outcomes' AND e.tool != ''
-    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
-) AS asked
-    ON r.log_id = asked.log_id AND r.src_partition = asked.src_partition AND r.tenant = asked.tenant
-    AND r.agent_id = asked.agent_id AND r.intent_id = asked.intent_id
+    decided_at, tenant, agent_id, session_id, intent_id, call_tool AS tool, stage, reason, policies, detail, labels, release, event, seq
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'outcomes' AND status = 'refused'
 COMMENT 'What was refused, by which stage and policies, and why. tool: as asked for. SELECT stage, reason, count() FROM refusals GROUP BY ALL.';
+
+CREATE OR REPLACE VIEW `{database}`.`violations` AS
+SELECT
+    decided_at, tenant, agent_id, session_id, intent_id, call_tool AS tool, release, stage,
+    multiIf(status = 'withheld', 'withheld', status = 'refused', 'refused', status = 'held', 'held', 'observed') AS outcome,
+    reason, policies, observed, detail, event
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'outcomes'
+    AND (notEmpty(observed) OR status = 'withheld' OR (status = 'refused' AND stage IN ('conform', 'authorize', 'validate')))
+COMMENT 'What broke a rule: refused in authorization or validation, withheld, or only `observed`: permitted, though these policies, rules or reasons would have decided otherwise, were they enforced.';
 
 CREATE OR REPLACE VIEW `{database}`.`tool_failures` AS
 SELECT
-    f.decided_at AS decided_at, f.tenant AS tenant, f.agent_id AS agent_id, f.session_id AS session_id,
-    f.intent_id AS intent_id, i.tool AS tool, i.tool_version AS tool_version, f.status AS status,
-    f.reason AS reason, f.error_class AS error_class, f.attempt AS attempt, f.executor AS executor,
-    dateDiff('microsecond', f.started_at, f.finished_at) / 1000 AS call_ms, f.release AS release, f.event AS event
-FROM (
-    SELECT * , event FROM `{database}`.`events` FINAL
-    WHERE src_topic = 'outcomes' AND stage IN ('execute', 'tick') AND status IN ('failed', 'in_doubt', 'withheld')
-) AS f
-LEFT JOIN `{database}`.`intents` AS i
-    ON f.src_partition = i.src_partition AND f.tenant = i.tenant AND f.agent_id = i.agent_id AND f.intent_id = i.intent_id
-    AND lower(hex(f.log_id)) = i.log
+    decided_at, tenant, agent_id, session_id, intent_id, call_tool AS tool, status, reason, error_class, attempt, executor,
+    dateDiff('microsecond', started_at, finished_at) / 1000 AS call_ms, release, event
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'outcomes' AND stage IN ('execute', 'tick') AND status IN ('failed', 'in_doubt', 'withheld')
 COMMENT 'Executions that failed, were withheld or are in doubt, with the tool they called. call_ms: how long the call took.';
 
 CREATE OR REPLACE VIEW `{database}`.`latency` AS
@@ -98,6 +115,36 @@ FROM (
     HAVING state != ''
 )
 COMMENT 'Milliseconds of each hop of an intent; NULL where it never came to that hop. A call that needs no claim finishes from its dispatch. issued_at is the agent''s clock, finished_at the executor''s, the others are the pipeline''s, so a hop can be negative where clocks differ; call_ms is on the executor''s clock alone. SELECT quantiles(0.5, 0.99)(total_ms) FROM latency WHERE decided_at > now() - INTERVAL 1 HOUR.';
+
+CREATE OR REPLACE VIEW `{database}`.`latency_since` AS
+SELECT
+    tenant, agent_id, intent_id, tool, state, issued_at,
+    decided_at_first AS decided_at,
+    dateDiff('microsecond', issued_at, decided_at_first) / 1000 AS to_decision_ms,
+    dateDiff('microsecond', decided_at_first, dispatched_at) / 1000 AS to_dispatch_ms,
+    dateDiff('microsecond', dispatched_at, claimed_at) / 1000 AS to_claim_ms,
+    dateDiff('microsecond', ifNull(claimed_at, dispatched_at), finished_at) / 1000 AS to_finish_ms,
+    dateDiff('microsecond', finished_at, ended_at) / 1000 AS to_end_ms,
+    dateDiff('microsecond', issued_at, ended_at) / 1000 AS total_ms,
+    dateDiff('microsecond', started_at, finished_at) / 1000 AS call_ms
+FROM (
+    SELECT
+        tenant, agent_id, intent_id,
+        argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+        argMaxIf(e.status, e.seq, e.status IN ({steps})) AS state,
+        minOrNull(e.issued_at) AS issued_at,
+        min(e.decided_at) AS decided_at_first,
+        minOrNullIf(e.decided_at, e.status = 'dispatched') AS dispatched_at,
+        minOrNullIf(e.decided_at, e.status = 'claimed') AS claimed_at,
+        maxOrNullIf(e.started_at, e.status IN ({executed})) AS started_at,
+        maxOrNullIf(e.finished_at, e.status IN ({executed})) AS finished_at,
+        minOrNullIf(e.decided_at, e.status IN ({terminal})) AS ended_at
+    FROM `{database}`.`events` AS e
+    WHERE src_topic = 'outcomes' AND intent_id != '' AND decided_at >= {since:DateTime('UTC')}
+    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+    HAVING state != '' AND issued_at IS NOT NULL
+)
+COMMENT '`latency` of intents that were asked since a time; reads only what was decided since then.';
 
 CREATE OR REPLACE VIEW `{database}`.`latency_quantiles` AS
 SELECT
@@ -157,7 +204,7 @@ SELECT
     argMaxIf(e.release, e.seq, e.facts_type = 'hold_facts') AS release,
     lower(hex(log_id)) AS log, src_partition
 FROM `{database}`.`events` AS e
-WHERE src_topic = 'outcomes' AND intent_id != ''
+WHERE src_topic = 'outcomes' AND intent_id != '' AND (agent_id, intent_id) IN (SELECT agent_id, intent_id FROM `{database}`.`events` WHERE src_topic = 'outcomes' AND status = 'held')
 GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 HAVING times_asked > 0
 COMMENT 'One row a call that people were asked about: decision pending, approved, rejected, expired, or refused when it was decided anew after they agreed; who agreed (`agreed`) and spoke last, and how long it took (waited_s, NULL while pending). void_reviews: words that changed nothing. What became of an approved call: the view `intents`.';
@@ -171,14 +218,17 @@ SELECT
     countIf(one.7 IS NULL) AS calls_without_money
 FROM (
     SELECT
-        log_id, tenant, agent_id, anyLast(e.session_id) AS session_id, argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+        log_id, tenant, agent_id, anyLast(e.session_id) AS session_id, anyLast(e.call_tool) AS tool,
         groupArrayIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money),
             e.facts_type = 'spend_facts') AS said,
         countIf(e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS ends,
         argMaxIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money), e.seq,
             e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS end,
         arrayJoin(multiIf(notEmpty(said), said, ends > 0, [end], [])) AS one
-    FROM (SELECT * FROM `{database}`.`events` FINAL WHERE src_topic = 'outcomes' AND intent_id != '') AS e
+    FROM (
+        SELECT * FROM `{database}`.`events` FINAL
+        WHERE src_topic = 'outcomes' AND facts_type IN ('spend_facts', 'result_facts', 'answer_facts', 'streamed_facts')
+    ) AS e
     GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 ) AS spent
 LEFT JOIN (
@@ -252,3 +302,54 @@ LEFT JOIN (
     SELECT log_id, src_partition, max(until_seq) AS computed_until_seq, sum(n) AS n FROM `{database}`.`drift_1m` FINAL GROUP BY log_id, src_partition
 ) AS d ON b.log_id = d.log_id AND b.partition = d.src_partition
 COMMENT 'How current this database is, by ledger partition. Before complete_until nothing is missing; a partition that says nothing new may be idle or behind: ask `sluicegate status`. not_computed: events not yet in drift and sessions. computed = computed_until_seq + 1, unless the ledger has a gap.';
+
+CREATE OR REPLACE VIEW `{database}`.`quality` AS
+SELECT
+    decided_at, tenant, agent_id, session_id, intent_id, call_tool AS tool, detail AS release, metric, score / 10000 AS value, kind,
+    reviewer AS scorer, event
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'outcomes' AND status = 'scored'
+COMMENT 'One row a score: value from 0 to 1, by a person or an evaluator (`kind`), and the release that the session stood on. The comment is in `contents`.';
+
+CREATE OR REPLACE VIEW `{database}`.`tool_mix` AS
+SELECT
+    toStartOfHour(minute) AS hour, environment, tenant, agent_id, release, tool,
+    sum(d.calls) AS calls, sum(d.executed) AS executed, sum(d.released) AS released, sum(d.refused) AS refused, sum(d.failed) AS failed,
+    sum(d.withheld) AS withheld, sum(d.ungrounded) AS ungrounded, sum(d.held) AS held, sum(d.expired) AS expired, sum(d.in_doubt) AS in_doubt,
+    sum(d.violations) AS violations, sum(d.observed) AS observed, sum(d.input_tokens) AS input_tokens, sum(d.output_tokens) AS output_tokens,
+    sum(d.cost_micros) / 1000000 AS money, sumMap(d.latency) AS latency
+FROM `{database}`.`drift` AS d
+WHERE tool != ''
+GROUP BY hour, environment, tenant, agent_id, release, tool
+COMMENT 'Intent mix and what became of the calls, by hour, agent, release and tool; from drift_1m, so it is quick over months. money: in whole units, where releases say `spend: true`.';
+
+CREATE OR REPLACE VIEW `{database}`.`argument_shapes` AS
+SELECT toStartOfHour(minute) AS hour, environment, tenant, agent_id, release, tool, shape, sum(n) AS calls
+FROM (SELECT * EXCEPT (n) FROM `{database}`.`drift`)
+ARRAY JOIN mapKeys(shapes) AS shape, mapValues(shapes) AS n
+GROUP BY hour, environment, tenant, agent_id, release, tool, shape
+COMMENT 'Names and types of the arguments that were sent: `amount:number,to:string`. A new one after a release, a prompt or a model change is worth a look. Needs contents in ClickHouse.';
+
+CREATE OR REPLACE VIEW `{database}`.`tool_sequences` AS
+SELECT toStartOfHour(minute) AS hour, environment, tenant, agent_id, release, before, tool, sum(n) AS calls
+FROM (SELECT * EXCEPT (n) FROM `{database}`.`drift`)
+ARRAY JOIN mapKeys(previous) AS before, mapValues(previous) AS n
+GROUP BY hour, environment, tenant, agent_id, release, before, tool
+COMMENT 'Which tool follows which in a session (bigrams); `before` is empty for the first call.';
+
+CREATE OR REPLACE VIEW `{database}`.`models_served` AS
+SELECT toStartOfHour(minute) AS hour, environment, tenant, agent_id, release, tool, model, sum(n) AS answers
+FROM (SELECT * EXCEPT (n) FROM `{database}`.`drift`)
+ARRAY JOIN mapKeys(served) AS model, mapValues(served) AS n
+GROUP BY hour, environment, tenant, agent_id, release, tool, model
+COMMENT 'Which model answered, as its server named it: a change nobody deployed shows here.';
+
+CREATE OR REPLACE VIEW `{database}`.`call_times` AS
+SELECT
+    hour, environment, tenant, agent_id, release, tool, arraySum(counts) AS n,
+    round(exp2((bins[arrayFirstIndex(c -> c >= 0.5 * n, arrayCumSum(counts))] + 1) / 4) / 1000, 3) AS p50_ms,
+    round(exp2((bins[arrayFirstIndex(c -> c >= 0.9 * n, arrayCumSum(counts))] + 1) / 4) / 1000, 3) AS p90_ms,
+    round(exp2((bins[arrayFirstIndex(c -> c >= 0.99 * n, arrayCumSum(counts))] + 1) / 4) / 1000, 3) AS p99_ms
+FROM (SELECT *, mapKeys(latency) AS bins, mapValues(latency) AS counts FROM `{database}`.`tool_mix`)
+WHERE n > 0
+COMMENT 'How long executions took, by hour, agent, release and tool, from the bins of drift_1m: upper ends, at most 19 % too high. Exact hops of single intents: latency_since.';

@@ -82,3 +82,18 @@ def _private() -> None:
 
 
 __all__ = ["getpid"]
+
+
+def polite(session: dict[str, object]) -> dict[str, object]:
+    """An evaluator: bad where something failed; it says what it was shown."""
+    events: list[dict[str, str]] = session["events"]  # type: ignore[assignment]
+    tools = sorted({event["tool"] for event in events if event["tool"]})
+    return {
+        "score": 0.25 if session["failed"] else 0.75,
+        "why": f"{session['calls']} calls of {', '.join(tools)}",
+    }
+
+
+def too_good(session: dict[str, object]) -> float:
+    """An evaluator whose scores are none."""
+    return 7.0

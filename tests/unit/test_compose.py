@@ -15,7 +15,7 @@ import pytest
 import typer.main
 import yaml
 from sluicegate.streams import cli, stack
-from sluicegate.streams.roles import ROLES
+from sluicegate.streams.roles import OPTIONAL, ROLES
 from sluicegate.streams.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +47,9 @@ def resolve(words: list[str]) -> click.Context:
 
 
 def test_services_are_the_roles_what_they_need_and_init() -> None:
-    assert set(SERVICES) == {"kafka", "clickhouse", "init", *stack.DEFAULT_ROLES}
-    assert set(OURS) == {"init", *stack.DEFAULT_ROLES}
+    assert set(SERVICES) == {"kafka", "clickhouse", "grafana", "init", *OPTIONAL, *stack.DEFAULT_ROLES}
+    assert set(OURS) == {"init", *OPTIONAL, *stack.DEFAULT_ROLES}
+    assert all(SERVICES[role]["profiles"] for role in OPTIONAL)
     assert set(COMPOSE["volumes"]) == {"kafka", "clickhouse", "state"}
     for service in SERVICES.values():
         assert {"healthcheck", "environment", "volumes"} <= set(service)
@@ -60,8 +61,8 @@ def test_services_are_the_roles_what_they_need_and_init() -> None:
 def test_each_role_runs_its_role_and_init_makes_topics() -> None:
     assert SERVICES["init"]["command"] == ["topics", "create"]
     assert SERVICES["init"]["restart"] == "no"
-    for role in stack.DEFAULT_ROLES:
-        assert role in ROLES
+    for role in (*OPTIONAL, *stack.DEFAULT_ROLES):
+        assert role in (*ROLES, *OPTIONAL)
         assert SERVICES[role]["command"] == ["worker", "--role", role]
         assert SERVICES[role]["depends_on"]["init"] == {"condition": "service_completed_successfully"}
     assert "clickhouse" in SERVICES["projector"]["depends_on"]

@@ -1,0 +1,103 @@
+"""What analysts start from: every question of docs/analysts.md and every panel of the dashboard runs, and answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sluicegate.sinks import ddl
+from sluicegate.sinks.embedded import EmbeddedClickHouse
+
+from bench.queries import DATABASE, ROOT, fill, panels, questions
+
+EVENTS = 40_000
+BOARD: dict[str, Any] = json.loads((ROOT / "dashboards" / "sluicegate.json").read_text("utf-8"))
+SOURCE = "grafana-clickhouse-datasource"
+MAY_BE_EMPTY = {"Which shapes of arguments are new since yesterday?", "Which tool follows which?"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedClickHouse]:
+    with EmbeddedClickHouse(tmp_path_factory.mktemp("analysts")) as running:
+        sink = running.connect("sink")
+        ddl.ensure_schema(sink, "empty")
+        assert fill(sink, EVENTS) > 0.9 * EVENTS
+        yield running
+
+
+def test_there_is_a_question_for_each_concern() -> None:
+    text = " ".join(questions().values())
+    views = ("refusals", "violations", "approvals", "quality", "spend", "tool_failures", "tool_mix", "tool_sequences",
+             "argument_shapes", "models_served", "call_times", "latency_since", "intents_since", "sessions", "freshness")  # fmt: skip
+    for view in views:
+        assert f"from {view}" in text or f"FROM {view}" in text, view
+    assert len(questions()) >= 30
+
+
+def test_every_question_runs_on_an_empty_ledger_and_answers_on_a_full_one(server: EmbeddedClickHouse) -> None:
+    empty, full = server.connect("reader", "empty"), server.connect("reader", DATABASE)
+    silent = set()
+    for name, sql in questions().items():
+        assert len(empty.query(sql).result_rows) <= 1, name
+        if not full.query(sql).result_rows:
+            silent.add(name)
+    assert silent <= MAY_BE_EMPTY, silent
+
+
+def test_the_generated_minutes_are_those_of_the_events(server: EmbeddedClickHouse) -> None:
+    """What the bench measures is a ledger as the sink leaves it."""
+    client = server.connect("reader", DATABASE)
+    events = "SELECT count(), uniqExact(src_partition, seq) FROM events WHERE src_topic = 'outcomes'"
+    (found,) = client.query(events).result_rows
+    assert found[0] == found[1]
+    assert client.query("SELECT sum(n) FROM drift").result_rows == [(found[0],)]
+    assert client.query("SELECT sum(not_computed) FROM freshness").result_rows[0][0] <= 0
+    counted = "SELECT sum(calls), sum(released), sum(failed), countIf(closed_at IS NULL) FROM sessions"
+    direct = "SELECT countIf(facts_type = 'intent_facts'), countIf(status = 'released'), countIf(status = 'failed'), 0 FROM events"
+    assert client.query(counted).result_rows == client.query(direct).result_rows
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    assert BOARD["uid"] and BOARD["title"] and BOARD["schemaVersion"] >= 36
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(ids) == len(set(ids)) == len(panels()), "titles are unique, too"
+    names = {variable["name"] for variable in BOARD["templating"]["list"]}
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] >= 0 and place["x"] + place["w"] <= 24
+        for target in panel["targets"]:
+            assert target["datasource"] == {"type": SOURCE, "uid": "${datasource}"}
+            assert target["queryType"] in ("timeseries", "table")
+            for name in ("agent", "release"):
+                assert f"${{{name}:regex}}" not in target["rawSql"] or name in names
+
+
+def test_variables_and_marks_of_the_dashboard_run(server: EmbeddedClickHouse) -> None:
+    from bench.queries import filled
+
+    client = server.connect("reader", DATABASE)
+    for variable in BOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            assert client.query(filled(variable["query"])).result_rows
+    for mark in BOARD["annotations"]["list"]:
+        client.query(filled(mark["target"]["rawSql"]))
+
+
+def test_grafana_is_provisioned_with_it() -> None:
+    folder = ROOT / "dashboards" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "clickhouse.yaml").read_text("utf-8"))["datasources"]
+    assert source["type"] == SOURCE
+    assert {"setting": "readonly", "value": "2"} in source["jsonData"]["customSettings"], (
+        "a viewer must not write"
+    )
+    assert source["secureJsonData"] == {"password": "${CLICKHOUSE_PASSWORD}"}
+    (provider,) = yaml.safe_load((folder / "dashboards" / "sluicegate.yaml").read_text("utf-8"))["providers"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["grafana"]
+    assert f"./dashboards:{provider['options']['path']}:ro" in compose["volumes"]
+    assert "./dashboards/provisioning:/etc/grafana/provisioning:ro" in compose["volumes"]
+    assert compose["environment"]["GF_PLUGINS_PREINSTALL"] == SOURCE
+    assert Path(provider["options"]["path"]).is_absolute()
