@@ -78,7 +78,7 @@ SELECT
     if(stage_ = 'execute' AND is_model, if(asked < toDateTime64({end}, 6, 'UTC') - INTERVAL 3 DAY, 'gpt-a', 'gpt-b'), ''), NULL,
     if(stage_ = 'execute' AND is_model, 400 + h % 900, NULL), if(stage_ = 'execute' AND is_model, 50 + h % 300, NULL), ''
 FROM (SELECT number AS call FROM numbers({first}, {count}))
-SETTINGS max_insert_threads = 1, max_partitions_per_insert_block = 100
+SETTINGS max_insert_threads = 1, min_insert_block_size_rows = 250000, min_insert_block_size_bytes = 400000000
 """
 SESSIONS = """
 INSERT INTO `{d}`.events (v, log_id, src_partition, seq, event_id, src_topic, src_offset, stage, status, facts_hash, prev_hash, header_hash,

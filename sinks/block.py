@@ -6,13 +6,13 @@ Next: `native.py` (columns into bytes), `ranges.py` (which rows), `writer.py` (w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
 from sluicegate.schemas import codec, records
 from sluicegate.sinks import facts, native, tables
-from sluicegate.sinks.calls import NONE, Call
+from sluicegate.sinks.calls import Calls, Seen
 from sluicegate.sinks.rows import Row
 
 TURN_ROWS = 256
@@ -24,6 +24,7 @@ TYPES = dict(zip(tables.EVENTS.names, tables.EVENTS.types, strict=True))
 _FIELDS = ["src_partition" if n == "partition" else n for n in codec.field_names(records.Header)]
 _ALWAYS = ("src_offset", *_FIELDS, "header_hash", "header", "facts")
 """Columns that every row brings a value for, in the order of `Row`."""
+_CALL = ("call_tool", "previous_tool")
 _DECIDED_AT = _ALWAYS.index("decided_at")
 _IDS = [_FIELDS.index(name) for name in SEALED_IDS]
 
@@ -61,25 +62,28 @@ class _Column:
 class Block:
     """Rows of one range, in `seq` order.
 
+    `see` says which calls they are about, some rows at a time.
+
     Attributes:
         sealed: what `contents` will be made of.
+        calls: what was seen.
         decided_until: `decided_at` of the last row, 0 without rows.
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, see: Callable[[Sequence[Row]], Seen] | None = None) -> None:
         self._topic = topic.encode()
         self._columns = {name: _Column(kind, native.column(kind).zero) for name, kind in TYPES.items()}
         self._fresh: list[Row] = []
-        self._calls: list[Call] = []
+        self._see = see or Calls().see
+        self.calls: Seen = [], []
         self._rows = 0
         self._hashes = sha256()
         self.sealed: list[Sealed] = []
         self.decided_until = 0
 
-    def append(self, item: Row, call: Call = NONE) -> None:
-        """Add a row, and which call it is about."""
+    def append(self, item: Row) -> None:
+        """Add a row."""
         self._fresh.append(item)
-        self._calls.append(call)
         if len(self._fresh) == TURN_ROWS:
             self._turn()
 
@@ -105,8 +109,9 @@ class Block:
                 columns[name].add(said[name])
             else:
                 columns[name].skip(n)
-        for name, those in zip(("call_tool", "previous_tool"), zip(*self._calls, strict=True), strict=True):
-            columns[name].add(those)
+        for name, found, kept in zip(_CALL, self._see(self._fresh), self.calls, strict=True):
+            columns[name].add(found)
+            kept += found
         self._hashes.update(b"".join(hashes))
         self.decided_until = always[_DECIDED_AT][-1]
         self.sealed += [
@@ -116,7 +121,6 @@ class Block:
         ]
         self._rows += n
         self._fresh.clear()
-        self._calls.clear()
 
 
 def _by_column(kinds: Sequence[int], values: Sequence[Sequence[Any]], rows: int) -> dict[str, list[Any]]:

@@ -2,12 +2,12 @@
 
 The sink reads a partition in order, so it remembers: the tool of every call that may still get an outcome, and the last
 tool of every session. After a restart it asks ClickHouse (`Sink.calls`). What was forgotten, because of the bounds
-below, has an empty tool; nothing else depends on it. Pure. Next: `ranges.py` (who asks), `block.py` (the columns).
+below, has an empty tool; nothing else depends on it. Pure. Next: `block.py` (who asks), `ranges.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sluicegate.processors import lifecycle
@@ -22,9 +22,8 @@ OPEN_MAX = 200_000
 SESSIONS_MAX = 100_000
 """Sessions whose last tool is remembered: two generations x about 250 bytes = 50 MB a partition."""
 
-Call = tuple[bytes, bytes]
-"""The tool of the intent; and on its first outcome, the tool of the call before it in the session."""
-NONE: Call = (b"", b"")
+Seen = tuple[list[bytes], list[bytes]]
+"""Of each row the tool of its intent; and on an intent's first outcome, the tool of the call before it in the session."""
 
 _FIELDS = codec.field_names(records.Header)
 _INTENT, _AGENT, _SESSION, _STATUS = (
@@ -42,7 +41,7 @@ Key = tuple[bytes, bytes]
 
 
 class Calls:
-    """What is remembered of one partition. `see` wants every row, in order."""
+    """What is remembered of one partition. `see` wants every row, in order; some at a time."""
 
     def __init__(
         self, open_: Iterable[tuple[Key, bytes]] = (), last: Iterable[tuple[Key, bytes]] = ()
@@ -53,38 +52,44 @@ class Calls:
         self._before: dict[Key, bytes] = {}
         self._last: dict[Key, bytes] = dict(last)
         self._older: dict[Key, bytes] = {}
-        self._intent = b""
-        self._call = NONE
+        self._intent = self._tool = b""
 
-    def see(self, row: Row) -> Call:
-        """The call that a row is about."""
-        fields: tuple[Any, ...] = row[0]
-        intent = fields[_INTENT]
-        # Outcomes of one input follow each other and share the object (`avro.py`): so it is for three rows of four.
-        if intent is self._intent and fields[_STATUS] not in _ENDS and row[5] not in _TOOL:
-            return self._call
-        if not intent:
-            return NONE
-        key = fields[_AGENT], intent
-        at = _TOOL.get(row[5])
-        if at is None:
-            tool = self._open.get(key)
-            if tool is None:
-                tool = self._ended.get(key) or self._before.get(key) or b""
-            elif fields[_STATUS] in _ENDS:
-                self._end(key, tool)
-            self._intent, self._call = intent, (tool, b"")
-            return self._call
-        values: Any = row[6]
-        tool = values[at]
-        if fields[_STATUS] in _ENDS:
-            self._end(key, tool)
-        else:
-            self._open[key] = tool
-            if len(self._open) > OPEN_MAX:
-                del self._open[next(iter(self._open))]
-        self._intent, self._call = intent, (tool, b"")
-        return tool, self._follow((fields[_AGENT], fields[_SESSION]), tool)
+    def see(self, rows: Sequence[Row]) -> Seen:
+        """The calls that rows are about."""
+        tools, before = list[bytes](), [b""] * len(rows)
+        last_intent, last_tool = self._intent, self._tool
+        for row in rows:
+            fields: tuple[Any, ...] = row[0]
+            intent = fields[_INTENT]
+            at = _TOOL.get(row[5])
+            # Outcomes of one input follow each other and share the object (`avro.py`): so it is for three rows of four.
+            if at is None and intent is last_intent and fields[_STATUS] not in _ENDS:
+                tools.append(last_tool)
+                continue
+            if not intent:
+                tools.append(b"")
+                continue
+            key = fields[_AGENT], intent
+            if at is None:
+                tool = self._open.get(key)
+                if tool is None:
+                    tool = self._ended.get(key) or self._before.get(key) or b""
+                elif fields[_STATUS] in _ENDS:
+                    self._end(key, tool)
+            else:
+                values: Any = row[6]
+                tool = values[at]
+                before[len(tools)] = self._follow((fields[_AGENT], fields[_SESSION]), tool)
+                if fields[_STATUS] in _ENDS:
+                    self._end(key, tool)
+                else:
+                    self._open[key] = tool
+                    if len(self._open) > OPEN_MAX:
+                        del self._open[next(iter(self._open))]
+            last_intent, last_tool = intent, tool
+            tools.append(tool)
+        self._intent, self._tool = last_intent, last_tool
+        return tools, before
 
     def _end(self, key: Key, tool: bytes) -> None:
         self._open.pop(key, None)

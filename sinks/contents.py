@@ -31,17 +31,37 @@ SHAPE_NAMES = 30
 SHAPE_CHARS = 300
 
 
-def shape_of(arguments: bytes) -> bytes:
+SHAPES_MAX = 4_096
+"""Shapes remembered by names and types: about 500 bytes each, 2 MB."""
+_shapes: dict[tuple[object, ...], bytes] = {}
+
+
+def shape_of(given: object) -> bytes:
     """Names and types of arguments, never a value: two calls of one shape differ in values only."""
-    try:
-        given = orjson.loads(arguments)
-    except ValueError:
-        return b"not json"
     if type(given) is not dict:
         return b"not an object"
+    key = (*given, *map(type, given.values()))
+    known = _shapes.get(key)
+    if known is not None:
+        return known
     named = sorted(f"{name}:{_TYPES.get(type(value), 'null')}" for name, value in given.items())
     more = [f"+{len(named) - SHAPE_NAMES}"] if len(named) > SHAPE_NAMES else []
-    return ",".join(named[:SHAPE_NAMES] + more)[:SHAPE_CHARS].encode("utf-8", "replace")
+    shape = ",".join(named[:SHAPE_NAMES] + more)[:SHAPE_CHARS].encode("utf-8", "replace")
+    if len(key) <= 2 * SHAPE_NAMES:
+        if len(_shapes) >= SHAPES_MAX:
+            _shapes.clear()
+        _shapes[key] = shape
+    return shape
+
+
+def _intent(arguments: bytes, said: dict[str, object]) -> tuple[dict[str, object], bytes]:
+    """An intent with its arguments as the JSON they are, and their shape."""
+    try:
+        shape = shape_of(orjson.loads(arguments))
+        said["arguments"] = orjson.Fragment(arguments)
+    except ValueError:
+        shape, said["arguments"] = b"not json", arguments.hex()
+    return said, shape
 
 
 def _source(name: str, avro_type: object) -> str:
@@ -62,10 +82,12 @@ def _source(name: str, avro_type: object) -> str:
 
 def _reader(name: str) -> Callable[[bytes], tuple[dict[str, object], bytes]]:
     fields = cast(list[dict[str, Any]], codec.SCHEMAS[name].parsed["fields"])
-    values = ", ".join(f"{f['name']!r}: {_source(f['name'], f['type'])}" for f in fields)
-    shape = "shape(f_arguments)" if name == "intent" else 'b""'
-    source = f"{{{values}}}, {shape}"
-    read = avro.compile_reader(name, returns=source, json=_json, shape=shape_of)
+    names = [f for f in fields if (name, f["name"]) != ("intent", "arguments")]
+    values = ", ".join(f"{f['name']!r}: {_source(f['name'], f['type'])}" for f in names)
+    source = f"intent(f_arguments, {{{values}}})" if name == "intent" else f'{{{values}}}, b""'
+    read = avro.compile_reader(
+        name, returns=source, json=_json, intent=cast("Callable[[bytes], object]", _intent)
+    )
     return cast(Callable[[bytes], tuple[dict[str, object], bytes]], read)
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from sluicegate.sinks.block import Block, Sealed
-from sluicegate.sinks.calls import Call, Calls
+from sluicegate.sinks.calls import Calls, Seen
 from sluicegate.sinks.rows import DECIDED_AT, LOG_ID, SEQ, Record, Reject, Row, row
 
 RANGE_ROWS = 20_000  # ClickHouse likes 10,000 and more; at 60,000 rows/s that is three ranges a second
@@ -47,7 +47,7 @@ class Range:
     rejects: tuple[Reject, ...]
     records: Sequence[Record]
     """What it was made of: after a failure some rows may have to be sent without the others."""
-    calls: Sequence[Call] = ()
+    calls: Seen = ([], [])
     """Of each row, the call it is about."""
 
     def __len__(self) -> int:
@@ -56,12 +56,17 @@ class Range:
 
     def block_of(self, seqs: Collection[int]) -> bytes:
         """The block of these rows only."""
-        part = Block(self.topic)
+        part = Block(self.topic, self._seen)
         for item in map(row, self.records):
             if not isinstance(item, Reject) and item[0][SEQ] in seqs and item[0][LOG_ID] == self.log_id:
-                place = cast(int, item[0][SEQ]) - self.first_seq  # rows are consecutive
-                part.append(item, self.calls[place])
+                part.append(item)
         return part.finish()[0]
+
+    def _seen(self, rows: Sequence[Row]) -> Seen:
+        """What was seen when they were collected; rows are consecutive."""
+        places = [cast(int, item[0][SEQ]) - self.first_seq for item in rows]
+        tools, before = self.calls
+        return [tools[at] for at in places], [before[at] for at in places]
 
     @property
     def token(self) -> str:
@@ -112,7 +117,6 @@ class Collector:
     """What the rows before these began."""
     _block: Block = field(init=False)
     _records: list[Record] = field(default_factory=list)
-    _calls: list[Call] = field(default_factory=list)
     _n: int = 0
     _rejects: list[Reject] = field(default_factory=list)
     _bytes: int = 0
@@ -125,7 +129,7 @@ class Collector:
     _ready: deque[Range] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self._block = Block(self.topic)
+        self._block = Block(self.topic, self.calls.see)
 
     def __len__(self) -> int:
         """Records held."""
@@ -147,9 +151,7 @@ class Collector:
 
     def _follow(self, item: Row, record: Record, now: float) -> None:
         """A row that continues what is held."""
-        call = self.calls.see(item)
-        self._block.append(item, call)
-        self._calls.append(call)
+        self._block.append(item)
         self._records.append(record)
         self._n += 1
         self.next_seq += 1
@@ -181,9 +183,7 @@ class Collector:
             if not self._n:
                 self._begin(record.offset, now)
                 self._first_seq = seq
-            call = self.calls.see(item)
-            self._block.append(item, call)
-            self._calls.append(call)
+            self._block.append(item)
             self._records.append(record)
             self._n += 1
             self.next_seq = seq + 1
@@ -239,11 +239,11 @@ class Collector:
             Range(
                 self.log_id, self.topic, self.partition, self._first_seq, self.next_seq - 1, self._first_offset,
                 self._last_offset, self._n, block, hashes, self._block.decided_until, self._block.sealed,
-                tuple(self._rejects), self._records, self._calls,
+                tuple(self._rejects), self._records, self._block.calls,
             )
         )  # fmt: skip
-        self._block, self._records, self._n, self._rejects = Block(self.topic), [], 0, []
-        self._calls = []
+        self._block, self._records = Block(self.topic, self.calls.see), list[Record]()
+        self._n, self._rejects = 0, list[Reject]()
         self._bytes, self._closed = 0, now
 
 

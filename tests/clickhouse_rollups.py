@@ -220,5 +220,6 @@ class RollupContract:
             collector.add(Record("outcomes", 0, offset, value), 0.0)
         rest = collector.take(float("inf"))
         assert rest is not None
-        assert [call[0] for call in rest.calls][:2] == [b"desk.read", b"desk.set"]
-        assert (b"desk.look", b"desk.set") in rest.calls
+        tools, before = rest.calls
+        assert tools[:2] == [b"desk.read", b"desk.set"]
+        assert (b"desk.look", b"desk.set") in zip(tools, before, strict=True)

@@ -14,7 +14,7 @@ from sluicegate.sinks.embedded import EmbeddedClickHouse
 
 from bench.queries import DATABASE, ROOT, fill, panels, questions
 
-EVENTS = 40_000
+EVENTS = 50_000
 BOARD: dict[str, Any] = json.loads((ROOT / "dashboards" / "sluicegate.json").read_text("utf-8"))
 SOURCE = "grafana-clickhouse-datasource"
 MAY_BE_EMPTY = {"Which shapes of arguments are new since yesterday?", "Which tool follows which?"}

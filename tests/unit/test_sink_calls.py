@@ -10,13 +10,11 @@ from sluicegate.sinks.rows import Record, Reject, row
 from tests.ledger_records import AGENTS, Ledger
 
 
-def seen(memory: Calls, written: list[Record]) -> list[calls.Call]:
-    found = []
-    for record in written:
-        item = row(record)
-        assert not isinstance(item, Reject)
-        found.append(memory.see(item))
-    return found
+def seen(memory: Calls, written: list[Record]) -> list[tuple[bytes, bytes]]:
+    items = [item for item in map(row, written) if not isinstance(item, Reject)]
+    assert len(items) == len(written)
+    tools, before = memory.see(items)
+    return list(zip(tools, before, strict=True))
 
 
 def test_the_tool_is_on_every_outcome_and_the_one_before_on_the_first() -> None:
