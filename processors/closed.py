@@ -12,8 +12,8 @@ from sluicegate.processors.session import Session
 
 CLOSED_US = 3 * 24 * 3_600 * 1_000_000
 """A session can be scored for so long after its end."""
-MAX_CLOSED = 50_000
-"""Of one partition: about 300 bytes each, 15 MB; of more the oldest cannot be scored any more."""
+MAX_CLOSED = 20_000
+"""Of one partition: about 350 bytes each, 7 MB; of more the oldest cannot be scored any more."""
 
 
 def end(state: PartitionState, name: str, session: Session) -> None:
