@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -31,6 +32,8 @@ CHUNK_ROWS = 20_000
 """Rows of one partition in one look, about 20 ms of folding; a watcher that starts late catches up over several looks."""
 BUSY_US = 3_000_000
 """A partition whose copy is younger than this needs no question to Kafka."""
+READ_US = 15_000_000
+"""A partition that holds everything up for so long is read, if it is not obvious that there is nothing."""
 SKEW_US = 2_000_000
 """Clocks of workers differ by 1 s at most, and a batch is appended within another after it was decided."""
 EARLIER_US = 60_000_000
@@ -156,15 +159,25 @@ class Ends:
         consumer = self._consumer
         at = {p: TopicPartition(full_name(self._settings.env, "outcomes"), p) for p in asked}
         ends = await consumer.end_offsets(list(at.values()))
-        return {
-            p for p, offset in asked.items() if await self._nothing(consumer, at[p], offset + 1, ends[at[p]])
-        }
+        found = set()
+        for p, offset in asked.items():
+            # The last record is followed by its transaction's marker; a further transaction has a record and a marker.
+            if (
+                ends[at[p]] <= offset + 2
+                or self._nothing_until.get(p) == ends[at[p]]
+                or (
+                    now - copies[p].until > READ_US
+                    and await self._nothing(consumer, at[p], offset + 1, ends[at[p]])
+                )
+            ):
+                found.add(p)
+        return found
 
     async def _nothing(self, consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int) -> bool:
-        if start >= end or self._nothing_until.get(place.partition) == end:
-            return True
-        async for _ in scan(consumer, place, start, end):
-            return False
+        """Whether what is behind it was all aborted. It takes reading it, so only who waits for long is asked so."""
+        async with aclosing(scan(consumer, place, start, end)) as batches:
+            async for _ in batches:
+                return False
         self._nothing_until[place.partition] = end
         return True
 

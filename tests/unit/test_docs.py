@@ -175,7 +175,14 @@ def test_every_metric_is_documented() -> None:
         assert family is not None
         documented |= {first, *(family.group() + name for name in rest)}
     emitted = {f"sluicegate_executor_{f.name}_total" for f in dataclasses.fields(Counters)}
-    for name in ("roles.py", "monitor.py", "notify.py", "sentinel.py", "alarm_notify.py"):
+    for name in (
+        "roles.py",
+        "monitor.py",
+        "notify.py",
+        "sentinel.py",
+        "alarm_notify.py",
+        "canary_watcher.py",
+    ):
         text = (ROOT / "streams" / name).read_text("utf-8")
         emitted |= {m for m in re.findall(r"[\"'](sluicegate_[a-z_]+)", text) if not m.endswith("_")}
     assert documented == emitted
