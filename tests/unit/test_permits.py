@@ -17,6 +17,8 @@ from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, DESK_FILES, OTHER_AGENT, release_files
 from tests.signed_driver import PIPELINE, SignedDriver, key_body, secret_of
+from tests.unit.test_attempts import LARGE, MESSAGES, PERMIT, contract
+from tests.unit.test_attempts import files as models
 
 DAY_US = 24 * 3_600_000_000
 
@@ -55,6 +57,17 @@ def test_an_approved_call_carries_the_agents_word_too() -> None:
     d.now += DAY_US // 2
     dispatch = d.review(held).dispatches[0]
     assert judged(d, d.sign(dispatch, "dispatches")) == dispatch
+
+
+def test_a_streamed_call_carries_the_agents_word_too() -> None:
+    d = SignedDriver()
+    made = models(policy=PERMIT, **{f"contracts/{LARGE}.json": contract(LARGE, stream="gated")})
+    d.deploy(compile_release(made), now=True)
+    d.open_session()
+    (dispatch,) = d.call("triage", {"messages": MESSAGES}, kind="model_stream").dispatches
+    assert dispatch.stream == "gated" and dispatch.proof
+    assert judged(d, d.sign(dispatch, "dispatches")) == dispatch
+    assert isinstance(judged(d, d.sign(replace(dispatch, arguments=b"{}"), "dispatches")), Problem)
 
 
 def other_intent(d: SignedDriver, dispatch: r.Dispatch) -> bytes:
