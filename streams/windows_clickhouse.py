@@ -37,8 +37,8 @@ SELECT
     sumMapIf(map(toString(previous_tool), toUInt64(1)), is_call),
     sumMapIf(map(toString(shape), toUInt64(1)), is_call AND shape != ''),
     if(
-        countIf(facts_type = 'answer_facts') > 0,
-        sumMapIf(map(toString(model), toUInt64(1)), facts_type = 'answer_facts' AND model != ''),
+        countIf(facts_type IN ('answer_facts', 'streamed_facts')) > 0,
+        sumMapIf(map(toString(model), toUInt64(1)), facts_type IN ('answer_facts', 'streamed_facts') AND model != ''),
         sumMapIf(map(toString(model), toUInt64(1)), facts_type = 'spend_facts' AND model != '')
     )
 FROM (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import orjson
 import pytest
@@ -238,3 +239,16 @@ def test_a_contract_without_a_route_is_streamed_alike() -> None:
     assert (broken.status, broken.reason) == ("failed", "server_error")
     assert isinstance(broken.facts, r.StreamedFacts) and broken.facts.streamed == message_digest("h", [])
     assert verify(d).names == set()
+
+
+def test_whoever_counts_answers_in_sql_counts_streamed_ones() -> None:
+    """Facts of a streamed call have a name of their own: a query that knows the other one only would leave it out."""
+    root = Path(__file__).parents[2]
+    texts = [
+        p
+        for folder in ("sinks", "streams")
+        for p in (root / folder).rglob("*")
+        if p.suffix in (".sql", ".py")
+    ]
+    lines = [line for p in texts for line in p.read_text("utf-8").splitlines() if "'answer_facts'" in line]
+    assert len(lines) >= 6 and all("'streamed_facts'" in line for line in lines), lines
