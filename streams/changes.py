@@ -1,7 +1,7 @@
-"""What people do about proposed changes: agree, or take them back. Each is one control event.
+"""Changes that may take several people: what is written as it is, and what as a proposal; to agree, or take one back.
 
 Says in a sentence what would not count, and appends on the head it looked at. Never decides who may: control's fold does.
-Next: `processors/changes.py`, `deployments.py` (who proposes), `commands/changes.py`.
+Next: `processors/changes.py`, `deployments.py`, `identities.py` (who propose), `commands/changes.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,52 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sluicegate.processors import changes
-from sluicegate.processors.changes import Change
+from sluicegate.processors.changes import PROPOSED, Change
 from sluicegate.processors.control import Control, perform
+from sluicegate.processors.control_policy import asked
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import operator, who
 from sluicegate.streams.settings import Settings
+
+Row = dict[str, object]
+Events = list[tuple[str, Row]]
+
+
+def proposals(control: Control, events: Events, me: str, now: int) -> tuple[Events, int]:
+    """The events as this person may write them: those that take more people as proposals; and how many people the last of
+    those takes. Each is asked about on control as the ones before it leave it. Raises `Terminal` for what is not permitted."""
+    written: Events = []
+    waits = 0
+    scratch = control
+    for kind, body in events:
+        scratch = replace(scratch, head=scratch.head + 1, at=now)
+        # INVARIANT: what the fold would leave out is not written (tests/integration/test_deployments.py::test_who_may_deploy).
+        answer = asked(scratch, me, kind, body)
+        if answer.reason:
+            raise Terminal(answer.reason)
+        if answer.quorum > 1:
+            waits = answer.quorum
+            proposal: Row = {
+                "kind": kind, "body": body, "quorum": answer.quorum, "expires_at": now + answer.expires_us,
+            }  # fmt: skip
+            written.append((PROPOSED, proposal))
+            continue
+        written.append((kind, body))
+        perform(scratch, kind, body, me)
+    return written, waits
+
+
+async def write(
+    settings: Settings, keys: Keys, control: Control, events: Events, why: str
+) -> tuple[int, int]:
+    """Write events on the control that was looked at, or propose them; (control head, how many people it takes or 0)."""
+    written, waits = proposals(control, events, who(settings, control), control_log.clock(control))
+    head = await control_log.append(
+        settings, keys, written, who=operator(), why=why, expected_head=control.head
+    )
+    return head, waits
 
 
 async def look(settings: Settings) -> Control:

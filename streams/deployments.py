@@ -7,16 +7,15 @@ at once one is told to look again. Never decides who may write control. Next: `p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from sluicegate.processors.changes import PROPOSED
-from sluicegate.processors.control import Control, perform
-from sluicegate.processors.control_policy import asked
+from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import PIN_SCOPES, WHOLE_BP, good_before
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, releases
+from sluicegate.streams.changes import Events, proposals
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operations import Row, bytes_of
 from sluicegate.streams.operators import operator, who
@@ -41,7 +40,6 @@ class Change:
     waits: int = 0
 
 
-Events = list[tuple[str, Row]]
 Plan = Callable[[Control], tuple[Events, str]]
 """Control now -> the events, and what they do in words. Raises `Terminal` for what would have no effect."""
 
@@ -60,30 +58,6 @@ async def change(settings: Settings, keys: Keys, plan: Plan, why: str, *, dry_ru
         settings, keys, events, who=operator(), why=why, expected_head=control.head
     )
     return Change(head, said, waits)
-
-
-def proposals(control: Control, events: Events, me: str, now: int) -> tuple[Events, int]:
-    """The events as this person may write them: those that take more people as proposals; and how many people the last of
-    those takes. Each is asked about on control as the ones before it leave it. Raises `Terminal` for what is not permitted."""
-    written: Events = []
-    waits = 0
-    scratch = control
-    for kind, body in events:
-        scratch = replace(scratch, head=scratch.head + 1, at=now)
-        # INVARIANT: what the fold would leave out is not written (tests/integration/test_deployments.py::test_who_may_deploy).
-        answer = asked(scratch, me, kind, body)
-        if answer.reason:
-            raise Terminal(answer.reason)
-        if answer.quorum > 1:
-            waits = answer.quorum
-            proposal: Row = {
-                "kind": kind, "body": body, "quorum": answer.quorum, "expires_at": now + answer.expires_us,
-            }  # fmt: skip
-            written.append((PROPOSED, proposal))
-            continue
-        written.append((kind, body))
-        perform(scratch, kind, body, me)
-    return written, waits
 
 
 async def known(settings: Settings, what: str, *, dry_run: bool = False) -> tuple[Events, str]:

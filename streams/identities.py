@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluicegate.processors.control import MAX_AGENTS, MAX_ISSUERS, Control
-from sluicegate.processors.control_policy import OPERATOR, may_set_mode
+from sluicegate.processors.control_policy import OPERATOR, asked, may_set_mode
 from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.tokens import public_keys
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, key_files
+from sluicegate.streams import changes, control_log, key_files
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import default_path, operator, who
 from sluicegate.streams.settings import Settings
@@ -43,11 +43,13 @@ Event = tuple[str, dict[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A key that was made: its kid, where its private half is, and the control event that registered it."""
+    """A key that was made: its kid, where its private half is, and the control event that registered it, or with `waits`
+    proposed to: so many people it takes."""
 
     kid: str
     path: Path
     head: int
+    waits: int = 0
 
 
 def _now_us() -> int:
@@ -86,7 +88,7 @@ async def rotate(
 
     Returns what was made (None for a dry run) and the kids that end.
     """
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     if agent not in control.agents or control.agents[agent].status == RETIRED:
         raise Terminal(f"agent `{agent[:80]}` is not registered or is retired, see `sluicegate agents list`")
     now = _now_us()
@@ -95,6 +97,10 @@ async def rotate(
     ]
     if dry_run:
         return None, [k.kid for k in old]
+    if _people_asked(settings, control, "agent") > 1:
+        raise Terminal(
+            f"a new key of `{agent}` takes several people, and the old ones would end before it: `keys new`, then `keys revoke`"
+        )
     kid = key_files.new_kid(agent)
     where = path or key_files.default_path(settings.home, kid)
     key = key_files.create(where, kid)
@@ -136,12 +142,20 @@ def check_key(control: Control, kid: str, principal: str, role: str, valid_us: i
         raise Terminal(f"person `{principal}` is not registered: sluicegate people register {principal}")
 
 
+def _people_asked(settings: Settings, control: Control, role: str) -> int:
+    """How many people a new key of a role takes, before a file is made for it. Raises `Terminal` for who may not."""
+    answer = asked(control, who(settings, control), "key.added", {"role": role})
+    if answer.reason:
+        raise Terminal(f"not permitted: {answer.reason}")
+    return answer.quorum
+
+
 async def new_key(
     settings: Settings, keys: Keys, principal: str, role: str, why: str, *, kid: str = "", path: Path | None = None,
     valid_us: int = 0, dry_run: bool = False,
 ) -> Made:  # fmt: skip
     """Make a key, keep its secret in a file, register it. `valid_us`: for how long; 0 for ever."""
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     kid = kid or key_files.new_kid(principal)
     check_key(control, kid, principal, role, valid_us)
     mac = role in MAC_ROLES
@@ -150,8 +164,9 @@ async def new_key(
             f"a {role}'s secret goes to keys/mac.json, which our processes share: leave --file out"
         )
     where = settings.home / "keys" / "mac.json" if mac else path or key_files.default_path(settings.home, kid)
+    waits = _people_asked(settings, control, role)
     if dry_run:
-        return Made(kid, where, control.head)
+        return Made(kid, where, control.head, waits if waits > 1 else 0)
     public = b""
     if mac:
         key_files.create_mac(settings.home, kid)
@@ -162,23 +177,23 @@ async def new_key(
     others = any(k.role == role and k.not_before <= now < k.not_after for k in control.keys.values())
     begins = now + LEAD_US if mac and others else 0
     body = _added(Key(kid, principal, role, "HS256" if mac else "Ed25519", public, begins, until))
-    return Made(kid, where, await _append(settings, keys, [("key.added", body)], why, control.head))
+    return Made(kid, where, *await changes.write(settings, keys, control, [("key.added", body)], why))
 
 
 async def add_key(
     settings: Settings, keys: Keys, kid: str, principal: str, role: str, public: bytes, why: str, *,
     valid_us: int = 0, dry_run: bool = False,
-) -> int:  # fmt: skip
-    """Register the public key of a private one that is elsewhere."""
-    control = (await control_log.read(settings)).control
+) -> tuple[int, int]:  # fmt: skip
+    """Register the public key of a private one that is elsewhere; (control head, how many people it takes or 0)."""
+    control = await changes.look(settings)
     if role in MAC_ROLES:
         raise Terminal(f"a {role} signs with a shared secret: sluicegate keys new {principal} --role {role}")
     check_key(control, kid, principal, role, valid_us)
     if dry_run:
-        return control.head
+        return control.head, 0
     until = _now_us() + valid_us if valid_us else FOREVER_US
     body = _added(Key(kid, principal, role, "Ed25519", public, 0, until))
-    return await _append(settings, keys, [("key.added", body)], why, control.head)
+    return await changes.write(settings, keys, control, [("key.added", body)], why)
 
 
 async def revoke_key(

@@ -15,7 +15,7 @@ from sluicegate.processors.registry import RETIRED
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, releases
+from sluicegate.streams import changes, control_log, releases
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import operator as operator
 from sluicegate.streams.settings import Settings
@@ -79,10 +79,10 @@ async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: 
 
 async def register_people(
     settings: Settings, keys: Keys, rows: list[Row], why: str, *, dry_run: bool = False
-) -> int:
-    """Register people who review, or change them; returns the control head. Raises `Terminal` for an id that cannot
+) -> tuple[int, int]:
+    """Register people who review, or change them; (control head, how many people it takes or 0). Raises `Terminal` for an id that cannot
     be one, or that an agent has: an agent never reviews."""
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     for row in rows:
         person_id, roles = str(row["person_id"]), cast("list[str]", row["roles"])
         if not valid_id(person_id) or not all(valid_id(r) and not r.split()[1:] for r in roles):
@@ -92,9 +92,9 @@ async def register_people(
     if len(control.people.keys() | {str(row["person_id"]) for row in rows}) > MAX_PEOPLE:
         raise Terminal(f"control holds {MAX_PEOPLE} people already, remove some first")
     if dry_run:
-        return control.head
+        return control.head, 0
     event: tuple[str, Row] = ("people.registered", {"people": rows})
-    return await control_log.append(settings, keys, [event], who=operator(), why=why)
+    return await changes.write(settings, keys, control, [event], why)
 
 
 async def remove_people(

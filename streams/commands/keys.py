@@ -56,7 +56,8 @@ def keys_new(
     if dry_run:
         console().print(f"would make key {made.kid} in {made.path}", markup=False)
     else:
-        console().print(f"key {made.kid} in {made.path}, control event {made.head}", markup=False)
+        text = f"key {made.kid} in {made.path}, control event {made.head}"
+        console().print(text + _waiting(made.waits), markup=False)
 
 
 @keys.command("add")
@@ -72,14 +73,15 @@ def keys_add(
     """Register a public key whose private half is elsewhere, e.g. `sluicegate keys add k-1 support-7 --public k.jwk`."""
     raw = key_files.public_of(public)
     settings = attach(Settings.from_env())
-    head = asyncio.run(
+    head, waits = asyncio.run(
         identities.add_key(
             settings, Keys(settings.home), kid, principal, role, raw, why,
             valid_us=span_us(valid) if valid else 0, dry_run=dry_run,
         )
     )  # fmt: skip
-    text = f"would register key `{kid}`" if dry_run else f"registered key `{kid}` as control event {head}"
-    console().print(text, markup=False)
+    done = "proposed" if waits else "registered"
+    text = f"would register key `{kid}`" if dry_run else f"{done} key `{kid}` as control event {head}"
+    console().print(text + _waiting(waits), markup=False)
 
 
 @keys.command("create")
@@ -156,6 +158,11 @@ def keys_revoke(
     ends = f"ends in {after}" if after else "ends"
     text = f"key `{kid}` would end" if dry_run else f"key `{kid}` {ends} as of control event {head}"
     console().print(text, markup=False)
+
+
+def _waiting(waits: int) -> str:
+    """What is still missing, where `control.cedar` asks for several people."""
+    return f"; it takes {waits} people: sluicegate changes list" if waits else ""
 
 
 def _until(not_after: int) -> str:

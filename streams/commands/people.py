@@ -37,10 +37,13 @@ def people_register(
     """Register a person or change one, e.g. `sluicegate people register ana --role treasury --name Ana`."""
     row: operations.Row = {"person_id": person, "name": name, "roles": role or []}
     settings = attach(Settings.from_env())
-    head = asyncio.run(operations.register_people(settings, Keys(settings.home), [row], why, dry_run=dry_run))
-    console().print(
-        f"would register `{person}`" if dry_run else f"registered `{person}` as control event {head}"
+    head, waits = asyncio.run(
+        operations.register_people(settings, Keys(settings.home), [row], why, dry_run=dry_run)
     )
+    text = f"registered `{person}` as control event {head}"
+    if waits:
+        text = f"proposed to register `{person}`; it takes {waits} people: sluicegate changes list (control event {head})"
+    console().print(f"would register `{person}`" if dry_run else text)
 
 
 @people.command("list")

@@ -24,6 +24,8 @@ RULES = """
 permit (principal in Role::"lead", action in [Action::"release.deployed", Action::"canary.started"], resource);
 @id("promoted-only")
 forbid (principal, action in [Action::"release.deployed", Action::"canary.started"], resource) unless { context.attested };
+@id("keys-by-two") @quorum("2")
+permit (principal in Role::"lead", action in [Action::"people.registered", Action::"key.added"], resource);
 @id("back-at-once") permit (principal in Role::"lead", action == Action::"release.rolled_back", resource);
 """
 
@@ -79,7 +81,15 @@ def test_from_staging_to_prod(kafka: str, tmp_path: Path, run: Command) -> None:
     first = digest_in(run(prod, "deploy", str(base)))
     assert "promoted-only" in run(prod, "deploy", str(candidate), fails=True)
     assert "none of an attestor" in run(prod, "promote", str(file), fails=True)
-    run(prod, "keys", "add", "st-1", "staging", "--role", "attestor", "--public", str(key))
+    assert "takes 2 people" in run(prod, "people", "register", "eve", "--role", "lead"), (
+        "nobody makes a second self"
+    )
+    assert "takes 2 people" in run(
+        prod, "keys", "add", "st-1", "staging", "--role", "attestor", "--public", str(key)
+    )
+    pending = {r["about"]: str(r["change"]) for r in json.loads(run(prod, "changes", "list", "-o", "json"))}
+    assert "`key.added` is done" in run(prod, "changes", "agree", pending["st-1"], key=leo)
+    run(prod, "changes", "withdraw", pending[""], "--why", "who is eve")
     changed = json.loads(file.read_text())
     (tmp_path / "changed.json").write_text(
         json.dumps({**changed, "payload": changed["payload"].replace("A", "B", 1)})
@@ -102,6 +112,7 @@ def test_from_staging_to_prod(kafka: str, tmp_path: Path, run: Command) -> None:
     assert "`release.deployed` is done" in run(
         prod, "changes", "agree", number, "--why", "read the diff", key=leo
     )
+    assert "eve" not in run(prod, "people", "list")
     stands = {r["digest"]: r["stands"] for r in json.loads(run(prod, "release", "list", "-o", "json"))}
     assert stands == {first: "was deployed", digest: f"deployed, ran in {staging.env}"}
     assert "no change" in run(prod, "changes", "agree", number, fails=True, key=leo)

@@ -19,7 +19,8 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas import signing
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.attest import Ran, first_used, predicate_of
-from sluicegate.streams.deployments import deploy, proposals
+from sluicegate.streams.changes import proposals
+from sluicegate.streams.deployments import deploy
 
 from tests.driver import Driver, release, release_files
 

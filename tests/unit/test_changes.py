@@ -16,7 +16,8 @@ from sluicegate.processors.release import build, compile_release
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log
-from sluicegate.streams.deployments import deploy, proposals
+from sluicegate.streams.changes import proposals
+from sluicegate.streams.deployments import deploy
 
 from tests.driver import T0, Driver, release, release_files
 
