@@ -19,6 +19,7 @@ from sluicegate.processors.findings import RULES
 from sluicegate.processors.lifecycle import OPEN
 from sluicegate.processors.rehearsal import run_case
 from sluicegate.processors.release_check import check_release
+from sluicegate.processors.release_schema import SAID, release_schema
 from sluicegate.processors.shapes import shape_of
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -61,6 +62,18 @@ def rules(text: str) -> str:
     return re.sub(
         r"(<!-- rules -->\n).*?(<!-- /rules -->)", lambda m: f"{m[1]}{rows}\n{m[2]}", text, flags=re.DOTALL
     )
+
+
+def test_every_key_of_release_yaml_is_described() -> None:
+    """A new key of `release.yaml` needs a line in `SAID`; one that is gone must not keep its line."""
+    schema: dict[str, Any] = release_schema()
+    keys = {
+        f"{model}.{key}": about.get("description", "")
+        for model, definition in [("Manifest", schema), *schema["$defs"].items()]
+        for key, about in definition.get("properties", {}).items()
+    }
+    assert {key for key, said in keys.items() if not said} == set()
+    assert SAID.keys() - keys.keys() == set()
 
 
 def test_the_policies_page_checks_and_its_cases_pass() -> None:
