@@ -13,9 +13,12 @@ from typing import Any, Protocol
 from sluicegate.processors.drift_streams import START, Row
 from sluicegate.schemas.errors import Retryable, SluicegateError
 from sluicegate.schemas.kinds import CALL_KINDS
+from sluicegate.schemas.scores import QUALITY
 from sluicegate.streams.windows import EXECUTED, VIOLATION_STAGES, Cut, Head
 
 MINUTE_US = 60_000_000
+MOST = 10_000
+"""The best score, as the ledger writes it."""
 RECENT_US = 10 * MINUTE_US
 """The newest minutes may not be added up yet: of a long stretch they are counted from `events`."""
 
@@ -42,7 +45,7 @@ SELECT
         sumMapIf(map(toString(model), toUInt64(1)), facts_type = 'spend_facts' AND model != '')
     )
 FROM (
-    SELECT *, facts_type = 'intent_facts' AND kind IN ({kinds}) AS is_call
+    SELECT * EXCEPT (release), if(status = 'scored', detail, release) AS release, facts_type = 'intent_facts' AND kind IN ({kinds}) AS is_call
     FROM `{database}`.events FINAL
     WHERE log_id = unhex('{log}') AND src_topic = 'outcomes' AND agent_id != ''
         AND decided_at >= fromUnixTimestamp64Micro({start}) AND decided_at < fromUnixTimestamp64Micro({end}) AND ({cut})
@@ -63,7 +66,13 @@ FROM `{database}`.drift_1m FINAL
 WHERE log_id = unhex('{log}') AND agent_id != '' AND minute >= toDateTime({first_s}, 'UTC') AND minute < toDateTime({last_s}, 'UTC')
 GROUP BY agent_id, tool ORDER BY agent_id, tool
 """
-_NO_QUALITY = "toUInt64(0), toFloat64(0), toUInt64(0)"
+_SCORED = f"status = 'scored' AND metric = '{QUALITY}'"
+_IN_RANGE = f"{_SCORED} AND ifNull(score, -1) BETWEEN 0 AND {MOST}"
+_SCORES = (
+    f"countIf({_IN_RANGE}), countIf({_IN_RANGE}) - sumIf(ifNull(score, 0), {_IN_RANGE}) / {MOST}, "
+    f"countIf({_SCORED}) - countIf({_IN_RANGE})"
+)
+"""How many scores, how much is missing to full marks, and how many are none."""
 
 
 class Client(Protocol):
@@ -104,7 +113,7 @@ class ClickHouseWindows:
         found = self._ask(
             _ROWS, log_id, start=start, end=end, violations=_listed(VIOLATION_STAGES), executed=_listed(EXECUTED),
             bucket=f"intDiv({micros}, {bucket_us}) * {bucket_us}" if bucket_us else f"toInt64({start})",
-            kinds=_listed(CALL_KINDS), quality=_NO_QUALITY,
+            kinds=_listed(CALL_KINDS), quality=_SCORES,
             cut=" OR ".join(f"(src_partition = {p} AND seq <= {seq})" for p, seq in cut.items()),
         )  # fmt: skip
         return [_row(values) for values in found]

@@ -15,7 +15,7 @@ from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.sinks.contents import shape_of
 from sluicegate.streams.windows import Head, MemoryWindows, Seen, Windows
 
-from tests.driver import AGENT, LOG_ID, SESSION, Driver, read
+from tests.driver import AGENT, LOG_ID, PEOPLE, PERSON, SESSION, Driver, read
 
 LOG = LOG_ID.hex()
 MINUTE_US = 60_000_000
@@ -44,9 +44,12 @@ def seen_of(driver: Driver) -> list[Seen]:
                 more["tool"] = "(unresolved)"
         if isinstance(facts, r.AnswerFacts):
             more["model"] = facts.served_model
+        release = h.release
+        if isinstance(facts, r.ScoreFacts):
+            more["score"], release = facts.value / 10_000, facts.release
         found.append(
             Seen(
-                driver.partition, seq, h.decided_at, h.release, h.agent_id, h.intent_id, h.stage, h.status,
+                driver.partition, seq, h.decided_at, release, h.agent_id, h.intent_id, h.stage, h.status,
                 more.pop("tool", tools.get(h.intent_id, "")),
                 nowhere="nowhere" in getattr(facts, "grounded_from", ()), **more,
             )
@@ -57,6 +60,7 @@ def seen_of(driver: Driver) -> list[Seen]:
 def day() -> Driver:
     """Released, failed, refused and held calls of two sessions over three minutes."""
     d = Driver()
+    d.control_event("people.registered", people=PEOPLE)
     d.open_session()
     for value in ("a", "b", "c"):
         d.finish(d.call("desk.read", {"value": value}).dispatches[0])
@@ -71,6 +75,9 @@ def day() -> Driver:
     d.call("desk.read", {"value": 7}, session="session-2")
     d.call("no.such.tool", {}, session=SESSION)
     d.feed("intents", b"garbage")
+    for value in (9_000, 4_000):
+        score = r.Score(d.new_id("score"), AGENT, SESSION, PERSON, "person", "quality", value, d.now, "", "")
+        assert d.feed("reviews", score).outcomes[0].status == "scored"
     d.close_session()
     return d
 
@@ -113,6 +120,8 @@ class WindowsContract:
         by_tool = {row.tool: row for row in rows}
         assert by_tool["desk.read"].after == {START: 1, "desk.read": 2, "desk.wire": 1}
         assert by_tool["desk.read"].shapes == {"value:string": 3, "value:number": 1}
+        assert sum(row.scored for row in rows) == 2
+        assert sum(row.bad for row in rows) == pytest.approx(0.7)
         assert {row.agent_id for row in rows} == {AGENT}
         assert {row.release for row in rows} == {d.control.deployed}
 

@@ -11,7 +11,8 @@ import rfc8785
 from sluicegate.processors import control as control_fold
 from sluicegate.processors.control import Control
 from sluicegate.processors.drift_rules import DriftRow, compile_drift
-from sluicegate.processors.drift_watch import Signal
+from sluicegate.processors.drift_streams import Row
+from sluicegate.processors.drift_watch import Signal, Watch
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.sentinel_plan import Event
 from sluicegate.schemas import records as r
@@ -391,3 +392,48 @@ def test_coverage(heads: dict[int, Head], stored: dict[int, Head], until: int, s
     found = coverage(LOG, heads, stored, 100 * S)
     assert found.until == until
     assert said in found.blind if said else not found.blind
+
+
+def test_the_same_hour_of_the_week_is_asked_first() -> None:
+    """A batch that is refused a lot runs at this hour of every week; an hour later the same is an alarm."""
+    week, hour = 7 * 24 * HOUR, T0 // HOUR * HOUR
+    world = World({"r": drift_release("r", only(ROLLBACK))}, now=hour - 4 * week)
+    world.deploy("r")
+    for weeks in (4, 3, 2, 1):
+        world.now = hour - weeks * week
+        world.traffic(300, bad=0.3)
+    world.now = hour - 60 * HOUR
+    world.traffic(2_700, bad=0.02)
+    world.now = hour
+    watching = world.sentinel()
+    for _ in range(60):
+        world.traffic(10, bad=0.3)
+        world.idle(3)
+        world.look(watching)
+    assert not world.control.alarms
+    world.now = hour + HOUR
+    for _ in range(20):
+        world.traffic(10, bad=0.3)
+        world.idle(3)
+        world.look(watching)
+    assert [a.rule for a in world.control.alarms.values()] == ["refused"]
+
+
+def test_what_an_alarm_was_about_is_not_counted_again() -> None:
+    drift = compile_drift(DriftRow.model_validate({"alarms": only([{"id": "refused", "stream": "refused", "expected": 0.02}])}))  # fmt: skip
+    steady, fresh = Watch(drift, {"r": 0}), Watch(drift, {"r": 0})
+
+    def feed(watch: Watch, at: int) -> None:
+        watch.feed(at, [Row(at, "r", "a", "t", asked=5, refused=4)])
+
+    for n in range(10):
+        feed(steady, n * 10 * S)
+    steady.reset("refused", "refused agent=a", 100 * S)
+    fresh.reset("refused", "refused agent=a", 100 * S)
+    for n in range(10):
+        feed(fresh, n * 10 * S)
+    assert not fresh.runs and not steady.runs
+    for watch in (steady, fresh):
+        feed(watch, 100 * S)
+    assert steady.runs == fresh.runs and steady.runs
+    assert [s.since for s in steady.signals()] in ([], [100 * S])
