@@ -19,7 +19,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.codec import encode_long
 from sluicegate.schemas.errors import Terminal, Unreadable
-from sluicegate.schemas.positions import array
+from sluicegate.schemas.positions import array, varint
 from sluicegate.schemas.struct_reader import read_facts
 
 _HEADER = codec.schema_of(r.Header).prefix
@@ -64,6 +64,10 @@ def _words(b: bytes, p: int) -> tuple[tuple[str, str, str], int]:
 
 def _names(b: bytes, p: int) -> tuple[list[str], int]:
     """A list of texts that is not empty."""
+    if b[p] == 2:  # one, as nearly always: its bytes are known
+        found = _texts.get(b[p : p + 3 + (b[p + 1] >> 1)])
+        if found is not None:
+            return found, p + 3 + (b[p + 1] >> 1)
     raw, q = array(b, p, 0)
     key = b[p:q]
     found = _texts.get(key)
@@ -98,6 +102,7 @@ class Folder:
         self._origin: Origin | None = None
         self._log_id = b""
         self._start = b""
+        self._seq_at = 0
         self.until: int | None = None
         """Up to when records are folded, in microseconds; None is to the end."""
 
@@ -111,11 +116,21 @@ class Folder:
         if self._log_id != state.log_id or not self._start:
             self._begin(header)
         # INVARIANT: seq is dense and every header names the one before (tests/crash, `ledger verify`).
-        start = self._start + encode_long(state.seq)
-        if not header.startswith(start):
+        p = self._seq_at
+        if not header.startswith(self._start):
             self._refuse(header)
         try:
-            p = len(start)
+            n = header[p]
+            if n < 0x80:
+                p += 1
+            elif (m := header[p + 1]) < 0x80:
+                n, p = n + (m << 7) - 0x80, p + 2
+            elif (o := header[p + 2]) < 0x80:
+                n, p = n + (m << 7) + (o << 14) - 0x4080, p + 3
+            else:
+                n, p = varint(header, p)
+            if n != state.seq << 1:
+                self._refuse(header)
             event, (said, p) = header[p : p + 16], _words(header, p + 16)
             policies, labels = _NONE, _NONE
             if header[p]:
@@ -157,6 +172,7 @@ class Folder:
             state.log_id = header[_LOG_ID_AT : _LOG_ID_AT + 16]
         self._log_id = state.log_id
         self._start = _HEADER + _VERSION + state.log_id + encode_long(state.partition)
+        self._seq_at = len(self._start)
 
     def _refuse(self, header: bytes) -> NoReturn:
         found = reading.head(header)

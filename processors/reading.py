@@ -185,7 +185,9 @@ _LONG_LINES = """\
     if n < 0x80:
         {0} = (n >> 1) ^ -(n & 1)
         p += 1
-    else: {0}, p = _long(b, p)
+    else:
+        n, p = varint(b, p)
+        {0} = (n >> 1) ^ -(n & 1)
 """
 _FIXED_LINES = "    {0} = b[p : p + {1}]\n    p += {1}\n"
 _ARRAY_LINES = "    if b[p]: p = _skip_array(b, p, {1})\n    else: p += 1\n"
@@ -205,7 +207,7 @@ _T, _L, _F, _A = _TEXT_LINES, _LONG_LINES, _FIXED_LINES, _ARRAY_LINES
 def _compile(start: int, result: type, fields: list[tuple[str, ...]], end: str) -> Callable[[bytes], Any]:
     lines = "".join(field[0].format(*field[1:]) for field in fields)
     names = ", ".join(result.__annotations__)
-    scope: dict[str, Any] = {"_text": _text, "_long": _long, "_skip_array": _skip_array, "result": result}
+    scope: dict[str, Any] = {"_text": _text, "varint": varint, "_skip_array": _skip_array, "result": result}
     exec(
         f"def read(b):\n    p = {start}\n{lines}{end}    return result({names})\n", scope
     )  # of the lines above only
