@@ -13,11 +13,9 @@ from sluicegate.processors import agent_values, reading
 from sluicegate.processors.agent_orders import AgentOrder
 from sluicegate.processors.agent_restore import at_cut
 from sluicegate.processors.agent_values import AgentValues
-from sluicegate.processors.outcomes import Outcome, from_header
+from sluicegate.processors.folding import Folder
+from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.state import HOUR_US, PartitionState, apply, pass_hour
-from sluicegate.schemas import codec
-from sluicegate.schemas import records as r
-from sluicegate.schemas.struct_reader import read_facts
 from sluicegate.schemas.topics import partition_of
 
 
@@ -27,8 +25,13 @@ class AgentFold:
     def __init__(self, partition: int, agent_id: str) -> None:
         self.agent_id = agent_id
         self.state = PartitionState(b"", partition)
+        self._folder = Folder(self.state)
         self._rest = b""
         self._known: reading.Rest | None = None
+
+    def begin_at(self, state: PartitionState) -> None:
+        """Go on from a whole state of this partition, such as a snapshot's."""
+        self.state, self._folder = state, Folder(state)
 
     def wants(self, seq: int, agent_id: str, decided_at: int) -> bool:
         """Whether this record has to be folded; one that has not only moves time."""
@@ -58,7 +61,8 @@ class AgentFold:
             self.state.seq = head.seq
             cuts.before(self.state, rest.decided_at)
         if self.wants(head.seq, rest.agent_id, rest.decided_at):
-            self.take(from_header(codec.decode_as(r.Header, header), read_facts(facts)))
+            self.state.prev_hash = head.prev_hash  # what is between was passed over
+            self._folder.take(header, facts)
         self.state.seq = head.seq + 1
 
     def values(self) -> AgentValues:

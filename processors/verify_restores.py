@@ -8,6 +8,7 @@ Next: `verify.py` (who feeds this), `agent_restore.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from sluicegate.processors.agent_fold import AgentFold, Cuts
 from sluicegate.processors.agent_orders import AgentOrder, orders_in
@@ -18,6 +19,7 @@ from sluicegate.processors.entries import PartitionState
 from sluicegate.processors.reading import Head, Rest
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import partition_of
 
 
@@ -41,7 +43,8 @@ class Restores:
         if head.stage == STAGE:
             self._check(head, rest, facts)
         for agent, fold in self._folds.items():
-            fold.add(header, facts, self._cuts[agent])
+            with suppress(SluicegateError):  # what is damaged was told already, and is not folded
+                fold.add(header, facts, self._cuts[agent])
 
     def _check(self, head: Head, rest: Rest, raw: bytes) -> None:
         facts = codec.decode_as(r.RestoreFacts, raw)

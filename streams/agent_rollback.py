@@ -217,8 +217,9 @@ def _short(value: object) -> str:
 
 async def carry_out(
     settings: Settings, keys: Keys, found: Look, control: Control, why: str
-) -> tuple[int, r.RestoreFacts]:
-    """Order it, and wait until the partition has taken it in: (the control event, the first outcome's facts)."""
+) -> tuple[int, r.RestoreFacts | None]:
+    """Order it, and wait until the partition has taken it in: (the control event, the first outcome's facts). Where the
+    order takes several people it is only proposed: then there are no facts."""
     place = TopicPartition(full_name(settings.env, "outcomes"), found.partition)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
@@ -231,8 +232,8 @@ async def carry_out(
                 raise Terminal(f"control moved from {control.head} to {now.head}, look at it and try again")
             return [(ROLLED_BACK_KIND, body)], ""
 
-        event = (await deployments.change(settings, keys, plan, why)).head
-        return event, await _taken_in(consumer, place, event)
+        done = await deployments.change(settings, keys, plan, why)
+        return done.head, None if done.waits else await _taken_in(consumer, place, done.head)
     finally:
         await consumer.stop()
 

@@ -89,7 +89,8 @@ class Restoring:
         found = await load_snapshot(consumer, self._env, self._place)
         offset = 0
         if found is not None and not _passed_by(order, found[0]):
-            fold.state, offset = found
+            fold.begin_at(found[0])
+            offset = found[1]
         while fold.state.seq <= end:  # the last transaction's marker may not be visible yet
             async for batch in read_range(consumer, self._place, offset):
                 for record in batch:

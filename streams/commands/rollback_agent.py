@@ -65,11 +65,13 @@ def rollback_agent(
         finally:
             keys.close()
     if output is Format.TABLE:
-        done = (
-            f"rolled back by control event {event}, undo it with --undo {event}"
-            if taken
-            else "nothing was done: --dry-run"
-        )
+        done = f"rolled back by control event {event}, undo it with --undo {event}"
+        if event >= 0 and taken is None:
+            done = (
+                f"proposed as control event {event}: it takes several people, see `sluicegate changes list`"
+            )
+        elif event < 0:
+            done = "nothing was done: --dry-run"
         console().print(done, markup=False)
     elif output is Format.JSON:
         print(json.dumps(_as_json(found, event, dry_run), indent=2, ensure_ascii=False))
@@ -118,10 +120,7 @@ async def listed(settings: Settings) -> list[dict[str, object]]:
     control = (await control_log.read(settings)).control
     rows: dict[object, dict[str, object]] = {}
     for seq, at, kind, who, why, body in await control_events(settings, LISTED):
-        row: dict[str, object] = {
-            "event": seq, "kind": "", "what": "", "to": "", "who": who, "why": why, "at": time_text(at), "stands": "",
-            "saga": "", "intent_id": "", "by": "", "order": seq, "open": 0, "done": 0, "verified": 0,
-        }  # fmt: skip
+        row = _row(seq, at, who, why)
         if kind == "release.rolled_back":
             to = str(body.get("to", ""))
             row |= {"kind": "release", "what": "environment", "to": to}
@@ -155,4 +154,17 @@ async def listed(settings: Settings) -> list[dict[str, object]]:
             }
             row["stands"] = f"{row['open']} open, {row['done']} done, {row['verified']} verified"
             rows[saga] = row
+    for order in control.agent_orders.values():  # several people agreed: no event of its kind
+        if order.event not in rows:
+            to = f"seq {order.cut}" if order.cut is not None else time_text(order.at or 0)
+            rows[order.event] = _row(order.event, 0, order.who, order.why) | {
+                "kind": "agent", "what": order.agent_id, "to": to, "stands": "several people agreed",
+            }  # fmt: skip
     return sorted(rows.values(), key=lambda one: int(str(one["event"])))
+
+
+def _row(seq: int, at: int, who: str, why: str) -> dict[str, object]:
+    return {
+        "event": seq, "kind": "", "what": "", "to": "", "who": who, "why": why, "at": time_text(at), "stands": "",
+        "saga": "", "intent_id": "", "by": "", "order": seq, "open": 0, "done": 0, "verified": 0,
+    }  # fmt: skip

@@ -12,8 +12,9 @@ from sluicegate.processors.agent_restore import PIECE_BYTES, SPENT
 from sluicegate.processors.agent_values import AgentValues, values_of
 from sluicegate.processors.control import Control, fold
 from sluicegate.processors.inputs import Tick
-from sluicegate.processors.outcomes import Decision, from_header
+from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.pipeline import decide, machinery_failed
+from sluicegate.processors.reading import split_two
 from sluicegate.processors.session import Session, Source
 from sluicegate.processors.state import OpenIntent, PartitionState, session_key
 from sluicegate.schemas import codec
@@ -355,6 +356,17 @@ def test_verify_finds_a_value_that_was_put_into_a_rollback() -> None:
     assert check(d).different == 1
 
 
+def test_damage_in_an_agents_records_is_told_and_does_not_end_verify() -> None:
+    d = driver()
+    remember(d, "k", "one")
+    cut = here(d)
+    d.roll_back(cut=cut)
+    _, facts = split_two(d.records[2].value)
+    broken = d.records[2].value.replace(facts, facts[:-1] + bytes([facts[-1] ^ 1]))
+    d.records[2] = Record(d.records[2].offset, broken)
+    assert "facts_hash" in verify(d).checker.findings.first
+
+
 def test_verify_finds_a_rollback_nobody_ordered() -> None:
     d = driver()
     d.roll_back(cut=here(d))
@@ -436,12 +448,9 @@ def test_one_agents_fold_is_its_part_of_the_whole_fold(steps_: list[tuple[str, s
     folds = {agent: AgentFold(0, agent) for agent in (AGENT, OTHER_AGENT)}
     whole = PartitionState(b"", 0)
     for record in d.records:
-        event = read(record)
-        h = event.header
         fold_record(whole, record.value)
         for agent, one in folds.items():
-            if one.wants(h.seq, h.agent_id, h.decided_at):
-                one.take(from_header(h, event.facts))
+            one.add(*split_two(record.value))
             assert agent_values.encode(one.values()) == agent_values.encode(values_of(whole, agent))
     sound(d)
 
