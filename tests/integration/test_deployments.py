@@ -51,7 +51,7 @@ def folder(path: Path, edition: str) -> Path:
 
 
 def digest_in(text: str) -> str:
-    return next(word for word in text.split() if word.startswith("sha256:"))
+    return next(word.rstrip(";,") for word in text.split() if word.startswith("sha256:"))
 
 
 async def decided_under(gate: Gate, session: str) -> str:
