@@ -103,7 +103,6 @@ SAID: dict[str, str] = {
     "CanaryForm.max_sessions": "Sessions of the canary after which `at_cap` decides.",
     "CanaryForm.at_cap": "`hold`: draw nobody any more and leave it to a person; or abort.",
     "CanaryForm.metrics": "How each score is judged; what is left out has its default.",
-    "MetricForm.score": "`any`: 1 when it happened in the session at all; `share`: the share of the session's calls.",
     "MetricForm.weight": "Its part of alpha; 0: not judged.",
     "MetricForm.margin": "How much worse, of a score from 0 to 1, is no reason against promoting.",
     "MetricForm.direction": "Which way is worse, where it is not the usual one.",

@@ -34,13 +34,15 @@ permit (principal in Role::"lead", action in [Action::"people.registered", Actio
 def run(monkeypatch: pytest.MonkeyPatch) -> Command:
     """A command in one environment, and what it said."""
 
-    def command(settings: Settings, *words: str, fails: bool = False, key: Path | None = None) -> str:
+    def command(
+        settings: Settings, *words: str, fails: bool = False, key: Path | None = None, code: int = 0
+    ) -> str:
         for name, value in {**stack.environment_of(settings), "SLUICEGATE_PARTITIONS": "2"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("SLUICEGATE_OPERATOR_KEY", str(key or ""))
         found = CliRunner().invoke(app, list(words))
         said = found.output + (str(found.exception) if found.exception else "")
-        assert isinstance(found.exception, Terminal) if fails else found.exit_code == 0, said
+        assert isinstance(found.exception, Terminal) if fails else found.exit_code == code, said
         return " ".join(said.split())
 
     return command
@@ -70,6 +72,18 @@ def test_from_staging_to_prod(kafka: str, tmp_path: Path, run: Command) -> None:
         other = digest_in(run(staging, "release", "publish", str(folder(tmp_path / "other", "other"))))
         assert "never ran" in run(staging, "release", "attest", other[:20], "--key", str(key), fails=True)
         loop.run(gate.intact())
+        derived = tmp_path / "derived"
+        run(staging, "release", "get", digest[:20], str(derived))
+        assert "nothing differs" in run(staging, "release", "diff", digest[:20], str(built))
+        assert "parent" in run(staging, "release", "diff", str(derived), code=1), (
+            "against the parent it names"
+        )
+        child = digest_in(run(staging, "release", "publish", str(derived)))
+        assert f"derived from {digest}" in run(staging, "release", "show", child[:20])
+        parents = {
+            r["digest"]: r["parent"] for r in json.loads(run(staging, "release", "list", "-o", "json"))
+        }
+        assert (parents[child], parents[digest]) == (digest, "")
 
     run(prod, "topics", "create", "--signing", "signed")
     me, leo = getpass.getuser(), tmp_path / "leo.jwk"
