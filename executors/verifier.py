@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.intake import Problem
-from sluicegate.processors.permits import agents_word, open_dispatch
+from sluicegate.processors.permits import agents_word, open_dispatch, same_call
 from sluicegate.processors.quarantine import quarantined
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, Unreadable
@@ -82,6 +82,7 @@ class Follower:
     async def open(self, partition: int, value: bytes) -> Dispatch:
         """Decode it, once control is as new as the decision."""
         found = codec.decode_as(Dispatch, value)
+        _same(found)
         await self._known(found)
         return found
 
@@ -115,8 +116,15 @@ class SignedVerifier(Follower):
         if isinstance(found, Problem):
             raise Unreadable(found.reason, found.detail)
         # INVARIANT: what the ledger knew of keys and agents is known here, too (tests/unit/test_verifier.py).
+        _same(found)
         await self._known(found)
         problem = agents_word(source.control, found, self._clock())
         if problem is not None:
             raise Unreadable(problem.reason, problem.detail)
         return found
+
+
+def _same(dispatch: Dispatch) -> None:
+    problem = same_call(dispatch)
+    if problem is not None:
+        raise Unreadable(problem.reason, problem.detail)

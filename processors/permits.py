@@ -15,6 +15,7 @@ from sluicegate.processors.holds import MAX_HOLD_US
 from sluicegate.processors.intake import Problem, check_envelope, take
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.state import ACCEPT_WINDOW_US
+from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.kinds import CALL_KINDS
@@ -49,6 +50,18 @@ def open_dispatch(control: Control, partition: int, value: bytes, now: int) -> D
         # A copy elsewhere would be claimed a second time by another lane.
         return Problem("misrouted", "the dispatch belongs to another partition")
     return dispatch
+
+
+def same_call(dispatch: Dispatch) -> Problem | None:
+    """What speaks against it that these are the bytes that were decided on, approved and reserved for. Never raises.
+
+    INVARIANT: what is called has the digest that was decided (tests/unit/test_permits.py). A look at a call that was made,
+    and a model's call with a request for repair on top of it, name no version and are not held to it.
+    """
+    d = dispatch
+    if not d.version or action_digest(d.tool, d.version, d.arguments) == d.action_digest:
+        return None
+    return Problem("call_changed", "the call is another one than was decided on")
 
 
 def agents_word(control: Control, dispatch: Dispatch, now: int) -> Problem | None:

@@ -108,6 +108,7 @@ def dispatch(
             idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
             not_after, intent.traceparent, work.control.head, proof, transformed, release=work.control.deployed,
             candidate=work.aim.candidate if work.aim else "",
+            version="" if work.aim and work.aim.message else tool.version,
             stream=shown.mode if shown else "", replaces=shown.replaces if shown else "",
             around=streaming.rules_context(work, shown),
         )

@@ -198,6 +198,7 @@ class Dispatch:
     stream: str = ""
     replaces: str = ""
     around: bytes = b""
+    version: str = ""
 
 
 @dataclass(slots=True)

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors.intake import Problem
-from sluicegate.processors.permits import MAX_PROOF_AGE_US, agents_word, open_dispatch
+from sluicegate.processors.permits import MAX_PROOF_AGE_US, agents_word, open_dispatch, same_call
 from sluicegate.processors.release import compile_release
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, DESK_FILES, OTHER_AGENT, release_files
 from tests.signed_driver import PIPELINE, SignedDriver, key_body, secret_of
+from tests.unit import test_attempts
 from tests.unit.test_attempts import LARGE, MESSAGES, PERMIT, contract
 from tests.unit.test_attempts import files as models
 
@@ -188,3 +189,24 @@ def test_an_intent_signed_long_ago_is_a_replayed_one() -> None:
     d, _ = made()
     old = signing.sign(codec.encode(d.intent()), f"agent:{AGENT}", "Ed25519", secret_of(f"agent:{AGENT}"), "test/intents", d.now - DAY_US - 1_000_000)  # fmt: skip
     assert d.feed("intents", old).outcomes[0].reason == "too_old"
+
+
+def test_what_is_called_has_the_digest_that_was_decided() -> None:
+    """Signed or not: also of a second offer, an approved call, an edited one, and an alias."""
+    d, first = made()
+    held = d.call("desk.ask")
+    edited = d.review(d.call("desk.ask"), arguments=b'{"value":"less"}')
+    found = [first, *d.tick(8_000_000).dispatches, *d.review(held).dispatches, *edited.dispatches]
+    routed = test_attempts.driver()
+    found.append(test_attempts.ask(routed))
+    found.append(test_attempts.next_of(routed, found[-1], "timeout"))
+    assert all(one.version and same_call(one) is None for one in found)
+    repair = test_attempts.next_of(routed, found[-1], "malformed_result")
+    assert repair.version == "" and same_call(repair) is None, "more was put to it"
+    for one in found:
+        changes: list[dict[str, object]] = [
+            {"arguments": b'{"x":1}'}, {"tool": "desk.other"}, {"version": "2"}, {"action_digest": bytes(32)},
+        ]  # fmt: skip
+        for change in changes:
+            problem = same_call(replace(one, **change))  # type: ignore[arg-type]
+            assert problem is not None and problem.reason == "call_changed"

@@ -8,6 +8,7 @@ import pytest
 from sluicegate.executors.verifier import Follower
 from sluicegate.processors.control import Control
 from sluicegate.processors.quarantine import MAX_QUARANTINES, SCOPES, quarantined, with_quarantine, without
+from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Dispatch
@@ -210,6 +211,23 @@ def test_it_waits_for_the_control_event_of_the_decision() -> None:
     one.control_head = 7
     with pytest.raises(Retryable):
         asyncio.run(Follower(Source()).open(0, codec.encode(one)))
+
+
+def test_a_call_that_is_another_one_by_now_is_not_claimed() -> None:
+    """Also where nothing is signed: it is set aside, and the next record goes on."""
+    b = guarded(Source())
+    changed, good = dispatch(1), dispatch(2)
+    for one in (changed, good):
+        one.version, one.action_digest = "1", action_digest(one.tool, "1", one.arguments)
+    changed.arguments = b'{"amount":1000000}'
+
+    async def scenario() -> None:
+        b.log.put(changed, good)
+        await until(lambda: b.receipts)
+
+    b.run(scenario)
+    assert set(b.called) == {good.idempotency_key} and len(b.log.claims) == 1
+    assert [error.reason for _, _, error in b.unreadable] == ["call_changed"]
 
 
 @pytest.mark.parametrize("how", ["pass", "silence"])
