@@ -131,7 +131,12 @@ class Folder:
                 n, p = varint(header, p)
             if n != state.seq << 1:
                 self._refuse(header)
-            event, (said, p) = header[p : p + 16], _words(header, p + 16)
+            event, p = header[p : p + 16], p + 16
+            q = p + 1 + (header[p] >> 1)
+            q += 1 + (header[q] >> 1)
+            q += 1 + (header[q] >> 1)
+            known = _said.get(header[p:q])
+            said, p = (known, q) if known is not None else _words(header, p)
             policies, labels = _NONE, _NONE
             if header[p]:
                 policies, p = _names(header, p)

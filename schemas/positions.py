@@ -12,6 +12,10 @@ from typing import cast
 # `b` is the record, `p` the position in it; each field leaves its value in `f_<name>`.
 
 
+from_bytes = int.from_bytes
+"""For the scope of compiled readers."""
+
+
 def varint(b: bytes, p: int) -> tuple[int, int]:
     """The varint at `p`, still zig-zag, and where it ends."""
     # A time in microseconds has 8 bytes: their 7 bits each are pushed together by halves, in half a loop's time.
@@ -82,7 +86,15 @@ else:
         if o < 128:
             n += (m << 7) + (o << 14) - 16_512
             p += 3
-        else: n, p = long(b, p)
+        else:
+            x = from_bytes(b[p:p + 8], "little")
+            if x & 0x8080808080808080 == 0x0080808080808080:  # a time, as in `varint`
+                x &= 0x7F7F7F7F7F7F7F7F
+                x = x & 0x007F007F007F007F | (x & 0x7F007F007F007F00) >> 1
+                x = x & 0x00003FFF00003FFF | (x & 0x3FFF00003FFF0000) >> 2
+                n = x & 0x0FFFFFFF | (x & 0x0FFFFFFF00000000) >> 4
+                p += 8
+            else: n, p = long(b, p)
 """
 # Nearly every array has no item or one, and an item's length one byte.
 _ARRAY = """if b[p] == 0:

@@ -12,7 +12,7 @@ from typing import cast
 
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.positions import array, lines, longs, varint
+from sluicegate.schemas.positions import array, from_bytes, lines, longs, varint
 
 Reader = Callable[[bytes], object]
 
@@ -39,7 +39,13 @@ def compile_struct(schema: codec.Schema) -> Reader:
     body += "if p != len(b): raise ValueError\n"
     given = ", ".join(f"{f['name']}={_value(f['type'], 'f_' + str(f['name']))}" for f in fields)
     source = "def read(b):\n    " + (body + f"return cls({given})").replace("\n", "\n    ") + "\n"
-    scope: dict[str, object] = {"long": varint, "array": array, "longs": longs, "cls": schema.cls}
+    scope: dict[str, object] = {
+        "long": varint,
+        "from_bytes": from_bytes,
+        "array": array,
+        "longs": longs,
+        "cls": schema.cls,
+    }
     exec(source, scope)  # built from our own .avsc files only
     return cast(Reader, scope["read"])
 

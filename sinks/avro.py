@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import cast
 
 from sluicegate.schemas import codec
-from sluicegate.schemas.positions import array, lines, longs, varint
+from sluicegate.schemas.positions import array, from_bytes, lines, longs, varint
 
 SHARED_MAX = 4_096
 """Header ends remembered: x about 1.5 kB = 6 MB."""
@@ -63,6 +63,7 @@ def compile_reader(
 
     scope: dict[str, object] = {
         "long": varint,
+        "from_bytes": from_bytes,
         "array": array,
         "longs": longs,
         "cache": cache,
