@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types format bench bench-agentdojo bench-recorded bench-airline crash clean lock
+.PHONY: help setup run demo-lifecycle test check lint types format bench bench-agentdojo bench-recorded bench-airline crash clean lock
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ setup: $(STAMP) ## make .venv and install the locked packages
 
 run: setup ## start everything and govern 2,000 recorded agent calls
 	@$(BIN)/sluicegate demo
+
+demo-lifecycle: setup ## publish, canary, alarm, explain, rebuild, restore; ends with a page of charts
+	@$(BIN)/python -m examples.lifecycle $(ARGS)
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest

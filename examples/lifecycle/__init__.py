@@ -1,0 +1,1 @@
+"""The life of a release, shown: `make demo-lifecycle`."""

@@ -1,0 +1,131 @@
+"""The page at the end: intent mix, failure rate and e-value over time, with the alarm and the rollback marked.
+
+Everything on it comes from the ledger: two queries of ClickHouse, and the judge fed again with the rows of Kafka. One HTML file
+with its charts inside, for a browser without a network. Next: `__main__.py`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import cast
+
+import pygal
+from pygal.style import CleanStyle
+from sluicegate.processors.canary_progress import begin
+from sluicegate.processors.release import compile_release
+from sluicegate.sinks.embedded import connect, database
+from sluicegate.streams import releases
+from sluicegate.streams.canary_evidence import Verdict
+from sluicegate.streams.canary_rows import EARLIER_US, from_ledger
+from sluicegate.streams.settings import Settings
+
+BUCKET_S = 5
+MIX = """
+SELECT intDiv(toUnixTimestamp(first_decided_at), {bucket}) * {bucket} AS t, tool, count() AS n FROM intents
+WHERE tool != '' AND first_decided_at >= fromUnixTimestamp64Micro({since}) GROUP BY t, tool ORDER BY t
+"""
+RATE = """
+SELECT intDiv(toUnixTimestamp(first_decided_at), {bucket}) * {bucket} AS t, release, countIf(state = 'refused') / count() AS share
+FROM intents WHERE tool = 'shop.refund' AND first_decided_at >= fromUnixTimestamp64Micro({since}) GROUP BY t, release ORDER BY t
+"""
+METRIC = "refusal"
+
+
+@dataclass
+class Marks:
+    """Moments to be marked: seconds since the epoch -> what happened."""
+
+    moments: list[tuple[float, str]]
+
+    def labels(self, times: list[int]) -> list[str]:
+        """A label for each bucket: seconds since the first, and what happened in it."""
+        found = []
+        for t in times:
+            here = [said for at, said in self.moments if t <= at < t + BUCKET_S]
+            found.append(f"{t - times[0]} s" + "".join(f" ▸ {said}" for said in here))
+        return found
+
+
+async def made(settings: Settings, verdict: Verdict, since_us: int, moments: list[tuple[float, str]]) -> str:
+    """The page as HTML."""
+    client = connect(settings, "reader", database(settings))
+    mix = client.query(MIX.format(bucket=BUCKET_S, since=since_us)).result_rows
+    rate = client.query(RATE.format(bucket=BUCKET_S, since=since_us)).result_rows
+    times = sorted({int(t) for t, *_ in mix})
+    marks = Marks(moments)
+    names = {verdict.canary.digest: "candidate", verdict.control.deployed: "deployed"}
+    charts = [
+        _chart("Intents by tool, in 5 s", marks.labels(times), _series(times, mix, str), stacked=True),
+        _chart(
+            "Refunds refused, share in 5 s", marks.labels(times),
+            _series(times, rate, lambda digest: names.get(str(digest), str(digest)[:15])),
+        ),
+        await _e_values(settings, verdict, times, marks),
+    ]  # fmt: skip
+    said = "".join(f"<li>{html.escape(text)}</li>" for _, text in moments)
+    body = "".join(f"<figure>{chart}</figure>" for chart in charts)
+    return (
+        "<!doctype html><meta charset=utf-8><title>The life of a release</title>"
+        "<style>body{font:16px sans-serif;max-width:1000px;margin:2em auto}figure{margin:1em 0}</style>"
+        f"<h1>The life of a release</h1><p>{html.escape(verdict.why)}</p><ol>{said}</ol>{body}"
+    )
+
+
+def _series(times: list[int], rows: object, name: object) -> dict[str, list[float | None]]:
+    found: dict[str, list[float | None]] = defaultdict(lambda: [None] * len(times))
+    for t, key, value in cast("list[tuple[int, object, float]]", rows):
+        if int(t) in times:
+            found[name(key)][times.index(int(t))] = round(float(value), 4)  # type: ignore[operator]
+    return dict(found)
+
+
+def _chart(
+    title: str, labels: list[str], series: dict[str, list[float | None]], *, stacked: bool = False, logarithmic: bool = False
+) -> str:  # fmt: skip
+    kind = pygal.StackedBar if stacked else pygal.Line
+    chart = kind(
+        title=title, style=CleanStyle(background="#ffffff"), height=340, width=1000, x_label_rotation=35, legend_at_bottom=True,
+        js=[], disable_xml_declaration=True, truncate_label=-1, logarithmic=logarithmic, show_minor_x_labels=False,
+    )  # fmt: skip
+    chart.x_labels = labels
+    chart.x_labels_major = [label for n, label in enumerate(labels) if "▸" in label or n % 6 == 0]
+    for name, values in sorted(series.items()):
+        chart.add(name, values)
+    return str(chart.render(is_unicode=True))
+
+
+async def _e_values(settings: Settings, verdict: Verdict, times: list[int], marks: Marks) -> str:
+    """The judge's e-value of refusals at the end of each bucket, and the value at which it aborts."""
+    deployed, candidate = (
+        compile_release(await releases.fetch(settings, digest), proven=True)
+        for digest in (verdict.canary.control, verdict.canary.digest)
+    )
+    progress = begin(verdict.canary, deployed, candidate)
+    cut = dict(cast("list[tuple[int, int]]", verdict.evidence["cut"]))
+    rows = [
+        row
+        async for batch in from_ledger(
+            settings, verdict.control.partitions, verdict.canary.at - EARLIER_US, cut
+        )
+        for row in batch
+    ]
+    e: list[float | None] = [None] * len(times)
+    bound = 0.0
+    for row in sorted(rows, key=lambda r: (r.at, r.partition, r.seq)):
+        progress.feed([row], row.at)
+        metric = next(
+            m for m in cast("list[dict[str, float]]", progress.evidence()["metrics"]) if m["metric"] == METRIC
+        )
+        bucket = int(row.at / 1e6) // BUCKET_S * BUCKET_S
+        if bucket in times:
+            e[times.index(bucket)] = max(metric["e"], 0.001)
+            bound = metric["bound"]
+    limit: list[float | None] = [bound] * len(times)
+    return _chart(
+        "e-value of refusals, and the value that aborts",
+        marks.labels(times),
+        {"e-value": e, "aborts at": limit},
+        logarithmic=True,
+    )
