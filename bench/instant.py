@@ -1,13 +1,28 @@
-"""An instant http tool in a process of its own: `python -m bench.instant` prints its port and answers until it is killed."""
+"""An instant http tool in a process of its own: `python -m bench.instant` prints its port and answers until it is killed.
+
+`python -m bench.instant model` answers as an OpenAI-compatible server.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import cast
 
 import uvloop
 
+MODEL = (
+    b'{"id":"c","object":"chat.completion","created":1,"model":"instant-1","choices":[{"index":0,"message":{"role":"assistant",'
+    b'"content":"yes"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}'
+)
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"result":1}'
+
+
+if sys.argv[1:] == ["model"]:
+    ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(MODEL),
+        MODEL,
+    )
 
 
 class Instant(asyncio.Protocol):

@@ -138,9 +138,7 @@ class Gateway:
             raise Terminal(
                 f"cannot listen on {self._host}:{self.port}: {error}: choose another with --port"
             ) from error
-        server = site._server
-        assert isinstance(server, asyncio.base_events.Server)
-        self.port = server.sockets[0].getsockname()[1]
+        self.port = int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way end for `DRAIN_LIMIT_S`, disconnect."""
