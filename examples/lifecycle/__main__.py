@@ -151,8 +151,7 @@ async def _play(story: Story, out: Path) -> None:
 
 def _look_back(story: Story, verdict: Verdict, before_us: int) -> None:
     story.run("canary", "explain", str(verdict.event), shown=30)
-    story.run("rebuild", "--from", "kafka", shown=20)
-    story.run("rebuild", "--from", "clickhouse", shown=20)
+    story.run("rebuild", "--from", "kafka", "--against", "clickhouse", "--against", "live", shown=20)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before_us / 1e6))
     agent = AGENTS[0]
     story.run("rollback", "agent", agent, "--to", when, "--dry-run", shown=20)

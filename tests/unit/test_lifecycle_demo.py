@@ -1,0 +1,40 @@
+"""The lifecycle demo's parts: its release checks, refunds within the bound pass, and moments are marked where they happened."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sluicegate.streams.client_errors import Refused
+from sluicegate.streams.local import Gate
+
+from examples.lifecycle import tools
+from examples.lifecycle.desk import GENEROUS
+from examples.lifecycle.page import Marks
+
+FOLDER = Path(__file__).parents[2] / "examples" / "lifecycle" / "release"
+
+
+def test_the_desk_under_its_release() -> None:
+    async def main() -> None:
+        gate = Gate.local(FOLDER, tools={"shop.order": tools.order, "shop.refund": tools.refund})
+        async with gate.agent("refunds-1", roles=["refunds"]) as agent, agent.session() as session:
+            told = await session.prompt("refunds")
+            assert GENEROUS not in getattr(told, "text", "")
+            assert await session.call_tool("shop.order", {"order": "7"}) == {
+                "order": "7",
+                "paid": tools.paid("7"),
+            }
+            await session.call_tool("shop.refund", {"order": "7", "amount": tools.paid("7")})
+            with pytest.raises(Refused) as refused:
+                await session.call_tool("shop.refund", {"order": "7", "amount": tools.paid("7") + 500})
+            assert refused.value.reason == "no_permit"
+            await session.remember("style", "exact", scope="agent")
+
+    asyncio.run(main())
+
+
+def test_moments_are_marked_in_their_bucket() -> None:
+    marks = Marks([(103.0, "canary starts"), (111.5, "alarm")])
+    assert marks.labels([100, 105, 110]) == ["0 s ▸ canary starts", "5 s", "10 s ▸ alarm"]
