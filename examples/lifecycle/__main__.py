@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -164,6 +165,7 @@ def _look_back(story: Story, verdict: Verdict, before_us: int) -> None:
 
 def main() -> None:
     """The whole story. The page is the only argument, `lifecycle.html` without one."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # each retry of a metadata race is logged
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "lifecycle.html").absolute()
     with tempfile.TemporaryDirectory(prefix="sluicegate-") as folder:
         home = Path(folder)
