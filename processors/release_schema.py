@@ -106,6 +106,7 @@ SAID: dict[str, str] = {
     "MetricForm.weight": "Its part of alpha; 0: not judged.",
     "MetricForm.margin": "How much worse, of a score from 0 to 1, is no reason against promoting.",
     "MetricForm.direction": "Which way is worse, where it is not the usual one.",
+    "MetricForm.score": "`any`: a session with such a call scores 1; `share`: the share of its calls.",
     "MetricForm.clip": "Of `cost`: micro-units a session that count as 1.",
     "DriftRow.bucket_s": "Seconds that are counted together.",
     "DriftRow.run_length_h": "Hours of traffic between two false alarms anywhere, on average.",
