@@ -119,9 +119,11 @@ class Sentinel:
     def _feed(self, control: Control, drift: Drift, log_id: str, there: Coverage, now: int) -> Feed:
         """That of today and these rules; another release's rules, and another day, begin anew from the store."""
         of = (f"{log_id} {control.deployed}", run_start(now))
-        if self.feed is None or self._of != of:
-            self.feed, self._of = Feed(self._windows, drift, log_id, of[1], {}), of
         watched = in_use(control)
+        if self.feed is None or self._of != of:
+            # What was before all of them came into force is only compared with.
+            start = max(of[1], min(began_at(control, release) for release in watched))
+            self.feed, self._of = Feed(self._windows, drift, log_id, start, {}), of
         for gone in self.feed.watch.releases.keys() - watched:
             self.feed.forget(gone)
         for release in sorted(watched):

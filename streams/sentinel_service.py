@@ -16,10 +16,11 @@ import time
 from collections.abc import Mapping
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from sluicegate.processors.alarm_events import SENTINEL, is_sentinel
 from sluicegate.processors.control import Control
 from sluicegate.processors.sentinel_plan import Event
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.streams import control_log, kafka, operators
 from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.key_files import PrivateKey
@@ -74,7 +75,15 @@ class SentinelService:
         return self.sentinel.metrics() if self.sentinel is not None else {}
 
     async def heads(self) -> Mapping[int, Head]:
-        """The newest outcome of every partition; one whose end did not move is not read again."""
+        """The newest outcome of every partition; one whose end did not move is not read again. Raises `Retryable`."""
+        try:
+            return await self._newest()
+        except (KafkaError, OSError) as error:
+            raise Retryable(
+                f"kafka does not answer: {type(error).__name__}, see `sluicegate doctor`"
+            ) from error
+
+    async def _newest(self) -> Mapping[int, Head]:
         assert self._consumer is not None
         count = self._reader.control.partitions
         found = {}

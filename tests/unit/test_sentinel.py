@@ -189,6 +189,7 @@ def test_after_a_restart_the_same_comes_out() -> None:
     assert steady.feed is not None and fresh.feed is not None
     assert steady.feed.watch.runs == fresh.feed.watch.runs
     assert steady.feed.watch.runs
+    assert fresh.feed.watch.start == world.control.deployed_at  # nothing before it is read again
 
 
 def test_two_sentinels_do_it_once() -> None:
