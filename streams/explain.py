@@ -14,6 +14,7 @@ from typing import Any
 
 from sluicegate.processors import lifecycle
 from sluicegate.processors.budget_words import cost_in_words, in_words
+from sluicegate.processors.budgets import STAGE as BUDGET
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
 from sluicegate.processors.policy_files import parse_policies
@@ -154,6 +155,7 @@ def tell(
         story.release_name = control.published.get(first.release, "")
     _session(story, opened, opener)
     previous = ""
+    said: bytes | str | None = None
     for event in events:
         h = event.header
         place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
@@ -166,9 +168,12 @@ def tell(
         step.remedy = known_reason.remedy if known_reason else ""
         _facts(story, step, event.facts)
         if place != previous:
-            _input(story, step, content)
+            said = content
         elif content is not None:
             step.detail = content if isinstance(content, str) else content.decode("utf-8", "replace")
+        if said is not None and h.stage != BUDGET:  # what an input says belongs to what was decided about it
+            _input(story, step, said)
+            said = None
         previous = place
         story.steps.append(step)
         following = lifecycle.follow(story.state, h.status)

@@ -180,7 +180,7 @@ def test_fallbacks_after_the_first_token_begin_messages_that_name_the_old_ones(
     told = running.explain(ident, monkeypatch)
     for words in (
         "asks m.cut (first), streamed open", f"streamed open, replaces message {first.message}",
-        f"replaces message {second.message}", "server_error next", "timeout next", f"streamed open, message {third.message} of", "as released",
+        f"replaces message {second.message}", "broke", "in time", "server_error next", "timeout next", f"streamed open, message {third.message} of", "as released",
     ):  # fmt: skip
         assert words in told, words
 

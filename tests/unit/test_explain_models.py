@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sluicegate.processors.streaming import message_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams.commands.explain import _print
@@ -10,7 +11,7 @@ from sluicegate.streams.explain import Story, tell
 from sluicegate.streams.find import LedgerEvent
 
 from tests.driver import Driver
-from tests.unit.test_attempts import LARGE, SMALL, SPARE, answer, ask, driver, next_of
+from tests.unit.test_attempts import LARGE, MESSAGES, SMALL, SPARE, answer, ask, contract, driver, next_of
 
 
 def story(d: Driver, intent_id: str) -> Story:
@@ -42,3 +43,21 @@ def test_two_fallbacks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert [s.detail for s in told.steps if s.status == "dispatched"][1:] == ["as ordered", "as ordered"]
     _print(told)
     assert f"asks {SPARE} (overload next)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_stream_that_broke_off_is_told_under_a_budget_too() -> None:
+    modes = {f"contracts/{name}.json": contract(name, stream="open") for name in (LARGE, SMALL, SPARE)}
+    d = driver(more_yaml="budgets: [{id: words, scope: agent, unit: tokens, cap: 10000}]\n", **modes)
+    (first,) = d.call("triage", {"messages": MESSAGES}, kind="model_stream").dispatches
+    second = next_of(d, first, "server_error", message="aa11", pieces=3, streamed=message_digest("Hel", []))
+    whole = {"message": "bb22", "pieces": 4, "streamed": message_digest("hi", [])}
+    d.receipt(second, "finished", result=answer(SMALL), **whole)
+    told = story(d, first.intent_id)
+    assert [(s.by, s.detail) for s in told.steps if s.stage in ("plan", "execute")] == [
+        (f"asks {LARGE} (first), streamed open", ""),
+        (f"asks {SMALL} (server_error next), streamed open, replaces message aa11", "as ordered"),
+        (
+            f"{SMALL} as {SMALL}, streamed open, message bb22 of 4 pieces, as released, sha256 {message_digest('hi', []).hex()[:12]}",
+            "",
+        ),
+    ]

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.client import Ended, Started, Text
 from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Refused
 from sluicegate.streams.local import FakeClock, Gate
 from sluicegate.streams.replies import Held
 
 from tests.driver import DESK_FILES, release_files
+from tests.unit.test_attempts import files as models
 
 pytest_plugins = ["sluicegate.streams.testing"]
 
@@ -191,3 +193,20 @@ def test_a_release_that_does_not_check(tmp_path: Path) -> None:
     (tmp_path / "policies" / "x.cedar").write_text(DESK_FILES["policies/desk.cedar"])
     with pytest.raises(Terminal):
         Gate.local(tmp_path)
+
+
+def test_a_stream_brings_one_message_whole(tmp_path: Path) -> None:
+    for name, text in models().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    gate = Gate.local(tmp_path, tools={"triage": lambda messages: {"text": "hi", "tool_calls": []}})
+    parts: list[object] = []
+
+    async def main() -> None:
+        async with gate.agent("a", roles=ROLE) as agent, agent.session("ask") as session:
+            async for part in session.stream_model("triage", [{"role": "user", "content": "hello"}]):
+                parts.append(part)
+
+    run(main)
+    assert parts[0] == Started("", "", "buffered") and parts[1] == Text("hi")
+    assert parts[2] == Ended({"text": "hi", "tool_calls": []}, True)
