@@ -205,14 +205,18 @@ def verdict_event(watched: Watched) -> tuple[str, dict[str, object], str] | None
     return kind, body, canary_words.why(evidence)
 
 
-async def examine(settings: Settings) -> tuple[Control, Watched | None]:
-    """The canary that runs, looked at from its beginning up to now."""
-    control = (await control_log.read(settings, with_release=True)).control
-    if control.canary is None:
+async def examine(settings: Settings, before: Watched | None = None) -> tuple[Control, Watched | None]:
+    """The canary that runs, looked at from its beginning up to now. `before`: what was made of it by the look before."""
+    control = (await control_log.read(settings, with_release=before is None)).control
+    canary = control.canary
+    if canary is None:
         return control, None
-    if control.release is None or control.canary.digest not in control.releases:
+    if before is not None and before.canary.started != canary.started:
+        return await examine(settings)
+    if before is None and (control.release is None or canary.digest not in control.releases):
         raise Terminal("the releases of the canary are not at hand, try again")
-    watched, ends = Watched(settings, control), Ends(settings)
+    watched, ends = before or Watched(settings, control), Ends(settings)
+    watched.canary = watched.progress.scores.canary = canary
     try:
         while await watched.look(ends):
             pass

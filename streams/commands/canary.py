@@ -81,8 +81,11 @@ def canary_status(
     """
     settings = attach(Settings.from_env())
 
+    watched: canary_watcher.Watched | None = None
+
     def look() -> tuple[str, list[Row]] | None:
-        control, watched = asyncio.run(canary_watcher.examine(settings))
+        nonlocal watched
+        control, watched = asyncio.run(canary_watcher.examine(settings, watched))
         if watched is None:
             return None
         evidence = watched.evidence()
