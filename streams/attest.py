@@ -14,13 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from sluicegate.processors import reading
 from sluicegate.processors.attestation import envelope, statement
 from sluicegate.processors.control import Control
 from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.release_file import pack
 from sluicegate.processors.work import ENGINE
-from sluicegate.schemas import codec
-from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka, releases, topics
 from sluicegate.streams.key_files import PrivateKey
@@ -49,16 +48,16 @@ class Ran:
     counts: Counter[str] = field(default_factory=Counter)
     ledger: list[tuple[int, int, str]] = field(default_factory=list)
 
-    def note(self, header: r.Header) -> None:
+    def note(self, head: reading.Head, rest: reading.Rest) -> None:
         """One outcome under the release."""
-        self.first = self.first or header.decided_at
-        self.first, self.last = min(self.first, header.decided_at), max(self.last, header.decided_at)
-        if header.session_id and (header.stage == "session" or header.intent_id):
-            name = f"{header.agent_id}\0{header.session_id}".encode()
+        self.first = self.first or rest.decided_at
+        self.first, self.last = min(self.first, rest.decided_at), max(self.last, rest.decided_at)
+        if rest.session_id:
+            name = f"{rest.agent_id}\0{rest.session_id}".encode()
             self.sessions.add(hashlib.sha256(name).digest()[:8])
-        if header.stage == "route" and header.status in ("routed", "refused"):
+        if head.stage == "route" and head.status in ("routed", "refused"):
             self.counts["intents"] += 1
-        self.counts[header.status] += 1
+        self.counts[head.status] += 1
 
 
 async def ran(
@@ -79,13 +78,14 @@ async def ran(
             last: bytes = b""
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
                 for record in batch:
-                    last = codec.decode_as(r.Outcome, record.value).header
-                    header = codec.decode_as(r.Header, last)
-                    if header.release == digest:
-                        found.note(header)
+                    last = reading.split(record.value or b"").header
+                    head = reading.head(last)
+                    rest = reading.rest(head.rest)
+                    if rest.release == digest:
+                        found.note(head, rest)
                 advance(len(batch))
             if last:
-                seq = codec.decode_as(r.Header, last).seq
+                seq = reading.head(last).seq
                 found.ledger.append((stretch.place.partition, seq, header_hash(last).hex()))
     finally:
         await consumer.stop()

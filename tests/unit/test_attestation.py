@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors import attestation
+from sluicegate.processors import attestation, reading
 from sluicegate.processors import control as control_fold
 from sluicegate.processors.attestation import PAYLOAD_TYPE, check, envelope, read, statement
 from sluicegate.processors.control import Control
@@ -160,10 +160,9 @@ def test_what_ran_is_counted(start: Control) -> None:
     d.open_session()
     d.finish(d.call("desk.read").dispatches[0], b"{}")
     d.call("desk.never")
-    from tests.driver import read as read_record
-
     for record in d.records[1:]:
-        found.note(read_record(record).header)
+        head = reading.head(reading.split(record.value).header)
+        found.note(head, reading.rest(head.rest))
     said = predicate_of(d.control, found)
     assert (said["sessions"], said["intents"], said["refused"], said["released"]) == (1, 2, 1, 1)
     assert str(said["ran_from"]) <= str(said["ran_to"])
