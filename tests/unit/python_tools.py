@@ -97,3 +97,9 @@ def polite(session: dict[str, object]) -> dict[str, object]:
 def too_good(session: dict[str, object]) -> float:
     """An evaluator whose scores are none."""
     return 7.0
+
+
+def asleep(session: dict[str, object]) -> float:
+    """An evaluator that does not come to an end."""
+    time.sleep(60)
+    return float(bool(session))
