@@ -25,6 +25,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
+from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.recovery import read_range
 from sluicegate.streams.settings import Settings
 
@@ -119,7 +120,7 @@ async def newest_snapshots(settings: Settings, partitions: Iterable[int]) -> dic
     except (KafkaError, SluicegateError):
         return found
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
     return found
 
 
@@ -129,4 +130,4 @@ async def live_states(
     """Of each partition what its worker says, else its newest snapshot."""
     asked = await ask_workers(settings, urls)
     rest = [p for p in partitions if p not in asked]
-    return {**(await newest_snapshots(settings, rest)), **asked}
+    return {**(await newest_snapshots(settings, rest)), **asked} if rest else asked

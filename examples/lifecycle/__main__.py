@@ -72,6 +72,7 @@ class Story:
             + (f"\n  ... {len(lines) - shown} lines" if len(lines) > shown else "")
         )
         if done.returncode and not fails:
+            say("\n".join(lines[shown:]))
             raise SystemExit(f"`sluicegate {' '.join(words)}` ended with {done.returncode}")
         return out
 
