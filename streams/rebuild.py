@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -27,6 +28,8 @@ from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.reading import head
 from sluicegate.processors.state import PartitionState
 from sluicegate.schemas.errors import SluicegateError, Terminal, Unreadable
+from sluicegate.streams import rebuild_files
+from sluicegate.streams.rebuild_files import Kept
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.stores import EVERY_SEQ, Event, Store, make_store
 
@@ -81,6 +84,9 @@ class Task:
     until: int | None = None
     cut: int | None = None
     marks: tuple[int, ...] = ()
+    folder: Path | None = None
+    """Where a fold is kept now and then, and `resume`: taken up from."""
+    resume: bool = False
 
 
 @dataclass(slots=True)
@@ -129,19 +135,25 @@ class Fold:
 async def fold(store: Store, task: Task, advance: Advance = lambda _: None) -> tuple[Folded, PartitionState]:
     """Fold one partition of an open store. A broken chain is a result, not an error."""
     started = time.monotonic()
-    state = PartitionState(b"", task.partition)
-    result = Folded(task.partition, store.name)
+    kept = _taken_up(store, task)
+    state = kept.state
+    result = Folded(task.partition, store.name, checkpoints=kept.checkpoints)
     run = Fold(task, state, result, Folder(state))
     run.folder.until = task.until
+    advance(state.seq)
+    stored = state.seq
     if task.cut is None or task.cut >= 0:
         gc.freeze()
         gc.disable()  # the fold makes no cycles, and looking for them costs a tenth
         try:
-            async for batch in store.events(task.partition):
+            async for batch in store.events(task.partition, kept.cursor):
                 more = run.take(batch.events)
                 advance(len(batch.events))
                 if not more:
                     break
+                if task.folder is not None and state.seq - stored >= rebuild_files.KEEP_EVENTS:
+                    rebuild_files.keep(task.folder, store.name, Kept(state, batch.cursor, result.checkpoints))
+                    stored = state.seq
         except SluicegateError as error:
             result.broken = str(error)
         finally:
@@ -156,8 +168,22 @@ async def fold(store: Store, task: Task, advance: Advance = lambda _: None) -> t
             result.broken = (
                 f"the ledger has no seq {task.cut} in partition {task.partition}, it ends at {result.seq}"
             )
+    if task.folder is not None and not result.broken and task.cut is task.until is None:
+        rebuild_files.forget(task.folder, store.name, task.partition)
     result.seconds = time.monotonic() - started
     return result, state
+
+
+def _taken_up(store: Store, task: Task) -> Kept:
+    """Where to begin: at a fold that was kept before everything that is asked for, else at the first record."""
+    if task.resume and task.folder is not None:
+        found = rebuild_files.load(task.folder, store.name, task.partition, task.log_id)
+        if found is not None:
+            last, now = found.state.seq - 1, found.state.now
+            stops = [*task.marks, *([task.cut] if task.cut is not None else [])]
+            if all(last < stop for stop in stops) and (task.until is None or now <= task.until):
+                return found
+    return Kept(PartitionState(b"", task.partition), 0, {})
 
 
 def _digest(state: PartitionState) -> tuple[str, int]:
@@ -293,8 +319,9 @@ def _compare(seq: int, mine: Event | None, theirs: Event | None, one: str, other
 
 
 def tasks_for(
-    source: str, partitions: Sequence[int], log_id: bytes, as_of: AsOf, marks: dict[int, int]
-) -> list[Task]:
+    source: str, partitions: Sequence[int], log_id: bytes, as_of: AsOf, marks: dict[int, int],
+    folder: Path | None = None, resume: bool = False,
+) -> list[Task]:  # fmt: skip
     """What is to fold."""
     if as_of.cut and (missing := [p for p in as_of.cut if p not in partitions]):
         raise Terminal(
@@ -302,7 +329,16 @@ def tasks_for(
         )
     wanted = sorted(as_of.cut) if as_of.cut else partitions
     return [
-        Task(source, p, log_id, as_of.until, as_of.cut.get(p), (marks[p],) if p in marks else ())
+        Task(
+            source,
+            p,
+            log_id,
+            as_of.until,
+            as_of.cut.get(p),
+            (marks[p],) if p in marks else (),
+            folder,
+            resume,
+        )
         for p in wanted
     ]
 

@@ -90,6 +90,9 @@ def register(app: typer.Typer) -> None:
             typer.Option("--worker", help="web address of a worker elsewhere, for --against live"),
         ] = None,
         processes: Annotated[int, typer.Option(help="processes to fold in [default: one a core]")] = 0,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="go on where a run was ended that came that far")
+        ] = False,
         output: OutputOption = Format.TABLE,
     ) -> None:
         """Fold the ledger anew, e.g. `sluicegate rebuild --from clickhouse --against live --against kafka`.
@@ -104,7 +107,7 @@ def register(app: typer.Typer) -> None:
             print(json.dumps(asyncio.run(_agent(settings, source, agent, to)), indent=2, ensure_ascii=False))
             return
         result = asyncio.run(
-            _rebuild(settings, source, to, against or [], expect or [], worker or [], processes)
+            _rebuild(settings, source, to, against or [], expect or [], worker or [], processes, resume)
         )
         if output in (Format.JSON, Format.JSONL):
             print(json.dumps(result.as_json(), indent=2 if output is Format.JSON else None))
@@ -152,7 +155,7 @@ async def _agent(settings: Settings, source: Source, agent: str, as_of: AsOf) ->
 
 async def _rebuild(
     settings: Settings, source: Source, as_of: AsOf, against: list[Against], expect: list[str], workers: list[str],
-    processes: int,
+    processes: int, resume: bool,
 ) -> Rebuilt:  # fmt: skip
     loop = asyncio.get_running_loop()
     control = (await control_log.read(settings)).control
@@ -161,7 +164,8 @@ async def _rebuild(
     if Against.LIVE in against:  # first: what is read after it goes at least as far
         live = await live_state.live_states(settings, partitions, workers)
     marks = {p: one.seq for p, one in live.items() if as_of == AsOf()}
-    tasks = tasks_for(source, partitions, control.log_id, as_of, marks)
+    folder = settings.home / "rebuild"
+    tasks = tasks_for(source, partitions, control.log_id, as_of, marks, folder, resume)
     result, started = Rebuilt(source.value), loop.time()
     done = min(processes or os.cpu_count() or 1, len(tasks))
     total = await _count(settings, source, control.log_id, [t.partition for t in tasks])

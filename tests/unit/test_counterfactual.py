@@ -11,7 +11,7 @@ from sluicegate.processors.counterfactual import Without
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import compile_release
 
-from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver, release_files
+from tests.driver import AGENT, SESSION, Driver, agents, release_files
 from tests.properties.test_replay import RUNS, Step, plans
 from tests.properties.test_replay import run as played
 from tests.unit.test_budgets import files as budget_files
@@ -109,14 +109,20 @@ def test_without_the_write_itself_the_reader_got_another_answer() -> None:
 
 
 def test_work_that_was_handed_on_after_it_is_said() -> None:
-    d = driver()
+    d = Driver()
+    permit = '@id("on") permit (principal, action == Action::"handoff", resource);'
+    d.deploy(compile_release({**release_files(), **MAIL, "policies/on.cedar": permit}))
+    row = next(one for one in agents() if one["agent_id"] == AGENT)
+    d.control_event("agents.registered", agents=[{**row, "agent_id": "helper"}])
+    d.open_session()
     page = read(d, "mail.page", {"text": "x"})
-    handed = d.hand_off(OTHER_AGENT, "theirs")
-    if handed.outcomes[0].status != "delegated":  # the example permits no hand-off: then nothing is handed on
-        assert without(d, event=event(page)).leads_to == []
-        return
+    handed = d.hand_off("helper", "theirs")
+    assert handed.outcomes[0].status == "delegated", handed.outcomes[0]
     d.deliver()
-    assert without(d, event=event(page)).leads_to == [(OTHER_AGENT, "theirs")]
+    d.call("desk.read", agent="helper", session="theirs")
+    found = without(d, event=event(page))
+    assert found.leads_to == [("helper", "theirs")]
+    assert found.sessions["helper", "theirs"].unknown == 1
 
 
 # -- a wrong approval -----------------------------------------------------------------------------------------------------
