@@ -24,6 +24,9 @@ ErrorClass = Literal[
     "quarantined",
     "crashed",
     "model_changed",
+    "guardrail",
+    "guardrail_error",
+    "redaction_breaks_schema",
     "descriptor_changed",
     "rate_limit",
     "overload",
@@ -52,6 +55,8 @@ class Finished:
 
     result: bytes
     streamed: Streamed | None = None
+    stored: bool = False
+    """The result is a reference to what was kept in the artifact store."""
 
 
 @dataclass(frozen=True, slots=True)

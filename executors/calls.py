@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +28,7 @@ from sluicegate.executors.adapter import (
 )
 from sluicegate.executors.reports import Reports, Signer, packed
 from sluicegate.processors import jobs
+from sluicegate.processors.artifacts import STORED, limit_of
 from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.schemas.records import Dispatch, Receipt
@@ -44,6 +45,13 @@ MAX_BEGUN = 100_000
 OWN_CUT_S, OWN_CUT_PART = 0.05, 0.05
 """An adapter is told this much less (seconds, or part of the time if that is shorter), so that it can end the call itself and say
 whether anything was sent; if it does not, it is cut."""
+
+
+LARGE_AT_ONCE = 4
+"""Calls at a time that may answer with 64 MB each: 256 MB, and as much again while one is sealed."""
+
+Keep = Callable[[Dispatch, bytes, float], Awaitable[Answer]]
+"""(dispatch, result, seconds) -> `Finished` with a reference, or why it is not kept (`artifact_keeper.py`)."""
 
 
 ENDS_OF_A_LOOK = ("refused_by_tool", "result_too_large", "malformed_result")
@@ -126,6 +134,7 @@ class Calls:
         concurrency: int = DEFAULT_CONCURRENCY,
         signer: Signer | None = None,
         stopped: Callable[[Dispatch], str] = lambda dispatch: "",
+        keep: Keep | None = None,
     ) -> None:
         self.counters = Counters()
         self.stopped = stopped
@@ -137,6 +146,8 @@ class Calls:
         self._reports = reports
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._keep = keep
         self._held = 0
         self._keys: dict[str, Offer] = {}
         self._begun: dict[bytes, float] = {}
@@ -287,16 +298,28 @@ class Calls:
         self.counters.calls += 1
         try:
             async with asyncio.timeout(limit_s):
-                answer = await adapter.call(dispatch, limit_s - min(OWN_CUT_S, limit_s * OWN_CUT_PART))
+                answer = await self._through(adapter, dispatch, limit_s)
         except TimeoutError:
             return Failed("timeout", f"the tool did not answer within {dispatch.timeout_ms} ms")
         except Exception as error:  # an adapter's defect must not end the process
             self._log.error("alarm: adapter `%s` raised %s", kind[:40], type(error).__name__)
             return Failed("crashed", f"the adapter failed with {type(error).__name__}")
-        if isinstance(answer, Finished) and len(answer.result) > MAX_RESULT_BYTES:
+        if isinstance(answer, Finished) and not answer.stored and len(answer.result) > MAX_RESULT_BYTES:
             said = f"the result has more than {MAX_RESULT_BYTES} bytes"
             return Failed("result_too_large", said, streamed=answer.streamed)
         return answer
+
+    async def _through(self, adapter: Adapter, dispatch: Dispatch, limit_s: float) -> Answer:
+        """Call the adapter; what is too large for a receipt is kept beside the ledger, where the contract says so."""
+        own_s = limit_s - min(OWN_CUT_S, limit_s * OWN_CUT_PART)
+        if self._keep is None or limit_of(dispatch.executor) <= MAX_RESULT_BYTES:
+            return await adapter.call(dispatch, own_s)
+        until = time.monotonic() + own_s
+        async with self._large:
+            answer = await adapter.call(dispatch, until - time.monotonic())
+            if isinstance(answer, Finished) and len(answer.result) > MAX_RESULT_BYTES:
+                return await self._keep(dispatch, answer.result, until - time.monotonic())
+            return answer
 
     async def _report(self, offer: Offer, started: int, answer: Answer) -> None:
         """Step 5."""
@@ -316,7 +339,7 @@ class Calls:
             )
         if isinstance(answer, Finished):
             self.counters.finished += 1
-            receipt.result = answer.result
+            receipt.kind, receipt.result = STORED if answer.stored else receipt.kind, answer.result
         elif isinstance(answer, Failed):
             self.counters.failed += 1
             receipt.kind, receipt.error_class, receipt.sent = "failed", answer.error_class, answer.sent

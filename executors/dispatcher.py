@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.executors.adapter import Adapter
-from sluicegate.executors.calls import DEFAULT_CONCURRENCY, Calls, Counters
+from sluicegate.executors.calls import DEFAULT_CONCURRENCY, Calls, Counters, Keep
 from sluicegate.executors.claim_log import ClaimLog, Fetched, KafkaClaimLog, group_of
 from sluicegate.executors.lane import Lane
 from sluicegate.executors.reports import Reports, Signer, packed
@@ -71,6 +71,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         clock: Callable[[], int] = wall_clock,
         signer: Signer | None = None,
         verifier: Verifier | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.settings = settings
         self.name = name
@@ -80,7 +81,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         self._reports = Reports(settings)
         self._calls = Calls(
             adapters, self._reports, env=settings.env, name=name, clock=clock, concurrency=concurrency,
-            signer=signer, stopped=verifier.stopped if verifier is not None else lambda dispatch: "",
+            signer=signer, stopped=verifier.stopped if verifier is not None else lambda dispatch: "", keep=keep,
         )  # fmt: skip
         self._clock = clock
         self._verifier = verifier

@@ -34,7 +34,14 @@ class ReleaseGates:
 
     async def gate(self, dispatch: Dispatch, limit_s: float) -> StreamGate | None:
         """See `model.Gates`."""
-        digest = dispatch.release
+        release = await self.release(dispatch.release, limit_s)
+        if release is None or dispatch.tool not in release.tools:
+            return None
+        around = cast("dict[str, Json]", orjson.loads(dispatch.around or b"{}"))
+        return StreamGate(release, dispatch.tool, around)
+
+    async def release(self, digest: str, limit_s: float) -> CompiledRelease | None:
+        """The release of this digest, or None when it is not at hand in time."""
         task = self._loading.pop(digest, None)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = asyncio.create_task(self._load(digest), name="load-release")
@@ -44,13 +51,9 @@ class ReleaseGates:
         done, _ = await asyncio.wait([task], timeout=limit_s)
         if not done or task.cancelled() or (error := task.exception()) is not None:
             why = error if done and not task.cancelled() else "it takes too long"
-            self._log.warning("an answer is not streamed, release `%s` is not at hand: %s", digest, why)
+            self._log.warning("release `%s` is not at hand: %s", digest, why)
             return None
-        release = task.result()
-        if dispatch.tool not in release.tools:
-            return None
-        around = cast("dict[str, Json]", orjson.loads(dispatch.around or b"{}"))
-        return StreamGate(release, dispatch.tool, around)
+        return task.result()
 
     async def _load(self, digest: str) -> CompiledRelease:
         try:

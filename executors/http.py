@@ -36,6 +36,7 @@ from sluicegate.executors.wire import (
     plain_names,
     refusal_text,
 )
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
@@ -100,10 +101,10 @@ class HttpAdapter:
             return Failed("crashed", str(error), sent=False)
         except ValueError as error:
             return Failed("crashed", f"the request could not be made ({type(error).__name__})", sent=False)
-        body = dispatch.arguments if template.method in WITH_BODY else None
+        body, most = dispatch.arguments if template.method in WITH_BODY else None, limit_of(dispatch.executor)
         answered = await with_retries(
             lambda left_s: self._wire.exchange(
-                target, headers, body, limit=RESULT_LIMIT_BYTES, timeout_s=left_s
+                target, headers, body, limit=most + ENVELOPE_BYTES, timeout_s=left_s
             ),
             retries=template.retries,
             tool_class=dispatch.tool_class,
@@ -114,7 +115,7 @@ class HttpAdapter:
         if 200 <= answered.status < 300:
             if terms.completion:
                 return handed_over(terms, answered)
-            return _result(answered, template, secrets)
+            return _result(answered, template, secrets, most)
         # 5xx: it may have acted before it broke, and what may not repeat is then in doubt.
         broke = answered.status >= SERVER_ERROR
         return Failed("tool_broke" if broke else "refused_by_tool", refusal_text(answered, secrets))
@@ -154,9 +155,9 @@ class HttpAdapter:
         return headers | call_headers(dispatch), secrets
 
 
-def _result(answered: Answered, template: Template, secrets: list[str]) -> Answer:
+def _result(answered: Answered, template: Template, secrets: list[str], most: int) -> Answer:
     if not answered.whole:
-        return Failed("result_too_large", f"the answer has more than {RESULT_LIMIT_BYTES} bytes")
+        return Failed("result_too_large", f"the answer has more than {most + ENVELOPE_BYTES} bytes")
     if answered.headers.get("Content-Encoding", "identity") != "identity":
         return Failed("malformed_result", "the answer is compressed, which was not asked for")
     body = redact(answered.body, secrets).strip()
@@ -181,6 +182,6 @@ def _result(answered: Answered, template: Template, secrets: list[str]) -> Answe
             result = orjson.dumps(value["result"])
         else:
             result = body or b"null"
-    if len(result) > MAX_RESULT_BYTES:
-        return Failed("result_too_large", f"the result has more than {MAX_RESULT_BYTES} bytes")
+    if len(result) > most:
+        return Failed("result_too_large", f"the result has more than {most} bytes")
     return Finished(result)

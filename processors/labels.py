@@ -155,6 +155,24 @@ def leaves(value: Json) -> Iterator[tuple[str, Json]]:
         yield _BEYOND, None
 
 
+def everything(labels: PathLabels) -> list[int]:
+    """The ranks that any part of a result may have."""
+    found, nodes = ([] if labels.root.rank is not None else [labels.default]), [labels.root]
+    while nodes:
+        node = nodes.pop()
+        found += [] if node.rank is None else [node.rank]
+        nodes += [*node.names.values(), *([node.items] if node.items is not None else [])]
+    return found
+
+
+def join_all(integrity: PathLabels, confidentiality: PathLabels) -> tuple[int, int]:
+    """As `join`, of a result that nobody looks at: all that a contract says of any part of it."""
+    bits = 0
+    for rank in everything(integrity):
+        bits |= 1 << rank
+    return bits, max(everything(confidentiality))
+
+
 def join(value: Json, integrity: PathLabels, confidentiality: PathLabels) -> tuple[int, int]:
     """(integrity bits, worst confidentiality) of everything in a result."""
     bits = secret = 0

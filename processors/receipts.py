@@ -11,9 +11,10 @@ import hashlib
 
 import orjson
 from sluicegate.processors import jobs, streaming
+from sluicegate.processors.artifacts import STORED, check_reference
 from sluicegate.processors.attempts import answer_facts, follow
 from sluicegate.processors.guardrails import Guarded, guard_result
-from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join
+from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join, join_all
 from sluicegate.processors.quarantine import REASON
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
@@ -24,7 +25,15 @@ from sluicegate.processors.work import Work, emit, reply, stand_with
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts
 
-_WITHHELD = ("malformed_result", "result_too_large", "model_changed")
+_WITHHELD = (
+    "malformed_result",
+    "result_too_large",
+    "model_changed",
+    "guardrail",
+    "guardrail_error",
+    "redaction_breaks_schema",
+)
+"""Failures of which the executor says that the tool answered; the last three are of results it validated (`artifacts.py`)."""
 
 
 def decide_receipt(work: Work, receipt: Receipt) -> None:
@@ -72,7 +81,7 @@ def _acceptable(work: Work, entry: OpenIntent, receipt: Receipt) -> bool:
         return entry.state == "dispatched" and offered
     if receipt.kind in _JOBS:
         return jobs.acceptable(entry, receipt)
-    if receipt.kind not in ("finished", "failed"):
+    if receipt.kind not in ("finished", "failed", STORED):
         return False
     if entry.aimed > receipt.attempt:
         return False  # of a candidate that failed before
@@ -103,8 +112,11 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     labels: list[str] = []
     guarded = Guarded(None)
     result = receipt.result or b""
-    if receipt.kind == "finished":
-        guarded = guard_of(work, entry, tool, receipt.result)
+    stored = receipt.kind == STORED
+    if stored or receipt.kind == "finished":
+        guarded = (
+            guard_reference(tool, receipt.result) if stored else guard_of(work, entry, tool, receipt.result)
+        )
         if entry.withdrawn:
             # INVARIANT: no result of before a rollback reaches the state after it (tests/unit/test_agent_rollback.py).
             guarded = Guarded(None, "rolled_back", guarded.observed)
@@ -112,7 +124,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         status = "withheld" if reason else "released"
         if guarded.result is not None:
             result = guarded.result
-            labels = labels_of(entry, tool, result)
+            labels = labels_of(entry, tool, result, stored=stored)
             if entry.stream == OPEN:
                 labels = streaming.unvalidated(labels)
     else:
@@ -149,15 +161,27 @@ def guard_of(work: Work, entry: OpenIntent, tool: CompiledTool | None, result: b
     return guard_result(work, result, tool.redact_result, rules, tool.result_validator if same else None)
 
 
+def guard_reference(tool: CompiledTool | None, result: bytes | None) -> Guarded:
+    """A reference to what the executor validated, as the agent may see it: whole, or not at all."""
+    if tool is None:
+        return Guarded(None, "unknown_tool")
+    reason = check_reference(result, tool.contract.governance.max_result_bytes)
+    return Guarded(None if reason else result, reason)
+
+
 def session_of(work: Work, entry: OpenIntent) -> Session | None:
     """The intent's session, while it is open."""
     return work.state.sessions.get(session_key(entry.agent_id, entry.session_id))
 
 
-def labels_of(entry: OpenIntent, tool: CompiledTool | None, result: bytes | None) -> list[str]:
-    """What the result brings into the session. A tool no contract describes, or that the agent ran, is unknown."""
+def labels_of(
+    entry: OpenIntent, tool: CompiledTool | None, result: bytes | None, *, stored: bool = False
+) -> list[str]:
+    """What the result brings into the session; of one that is stored, all that any part of it may have. A tool no contract describes, or that the agent ran, is unknown."""
     if tool is None or result is None or entry.executor == "in_process":
         return header_labels(1 << UNKNOWN, CONFIDENTIALITY_RANK["internal"])
+    if stored:
+        return header_labels(*join_all(tool.labels, tool.confidential))
     return header_labels(*join(orjson.loads(result), tool.labels, tool.confidential))
 
 

@@ -14,6 +14,7 @@ import jsonschema_rs
 import orjson
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from sluicegate.processors.artifacts import Kept, with_limit
 from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
 from sluicegate.processors.cache_rules import CacheRule, check_cache
 from sluicegate.processors.canary_rules import (
@@ -97,7 +98,7 @@ class Redactions(BaseModel):
     result: list[str] = []
 
 
-class Governance(Costs, BaseModel):
+class Governance(Costs, Kept, BaseModel):
     """`x-sluicegate` of a contract. The class defaults to the worst."""
 
     model_config = ConfigDict(extra="forbid")
@@ -378,6 +379,9 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     findings += check_cache(path, text, governance.cache, governance.tool_class, governance.executor.kind)
     findings += check_completion(
         path, text, executor, governance.completion, governance.timeout_ms, governance.heartbeat_s
+    )
+    findings += with_limit(
+        executor, path, text, governance.max_result_bytes, governance.completion, governance.cache
     )
     if governance.completion != "answer":
         executor["completion"] = governance.completion

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import cast
 
 import orjson
+from sluicegate.processors.artifacts import STORED
 from sluicegate.processors.budget_costs import actual, usage_of
 from sluicegate.processors.budget_settle import STEPS
 from sluicegate.processors.budgets import STAGE
@@ -32,7 +33,7 @@ def note_spend(work: Work) -> None:
     if receipt is None or release is None or not release.budgets.spend:
         return
     entry = work.state.intents.get(key_of(work.origin))
-    told = receipt.kind in ("finished", "failed") and receipt.sent
+    told = receipt.kind in ("finished", "failed", STORED) and receipt.sent
     acted = any(o.status in STEPS for o in work.decision.outcomes)
     if not told or not acted or type(entry) is not OpenIntent or entry.state == "waiting":
         return  # of a call that waits: a plug-in's answer about it

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Sequence
 
 import orjson
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.processors.conform import Json
 from sluicegate.processors.guardrails import around
 from sluicegate.processors.labels import UNKNOWN, header_labels, join
@@ -33,6 +34,7 @@ from sluicegate.schemas.records import (  # fmt: skip
     StreamedFacts,
     StreamFacts,
 )
+from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 UNVALIDATED = "unvalidated"
 """Among the labels of what left before anybody looked at it. To every reader of labels a word it does not know is the worst."""
@@ -99,9 +101,11 @@ def unvalidated(labels: list[str]) -> list[str]:
 
 
 def rules_context(work: Work, facts: object) -> bytes:
-    """What result rules see beside the answer, for the executor that asks them of each sentence; else nothing."""
+    """What result rules see beside the answer, for the executor that asks them of each sentence, or of a
+    result it stores; else nothing."""
     release, tool = work.release or work.control.release, work.tool
-    if not isinstance(facts, StreamFacts) or facts.mode != GATED or release is None or tool is None:
+    gated = isinstance(facts, StreamFacts) and facts.mode == GATED
+    if release is None or tool is None or not (gated or limit_of(tool.executor) > MAX_RESULT_BYTES):
         return b""
     rules = release.guardrails.results.get(tool.name)
     return orjson.dumps(around(work), option=orjson.OPT_SORT_KEYS) if rules else b""

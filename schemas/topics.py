@@ -15,7 +15,9 @@ DAY_MS = 24 * HOUR_MS
 MAX_INTENT_BYTES = 256 * 1024
 """An intent's whole record. A ledger record carries it once, so it stays under Kafka's 1 MB."""
 MAX_RESULT_BYTES = 64 * 1024
-"""An inline result; a larger one is withheld until the artifact store exists."""
+"""An inline result; a larger one goes to the artifact store, where its contract lets it."""
+MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
+"""One artifact: four at once in one executor are 256 MB, and as much again while they are sealed."""
 RECORD_LIMIT_BYTES = 1_048_588
 """Kafka's own default for one batch."""
 

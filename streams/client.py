@@ -15,10 +15,11 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, cast
 
+import orjson
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams import key_files
+from sluicegate.streams import artifacts, key_files
 from sluicegate.streams.asking import MAX_ID_CHARS, Asker, Key, is_id, unavailable
 from sluicegate.streams.assembly import Ended, Started, Text, ToolCall
 from sluicegate.streams.attach import attach
@@ -192,6 +193,15 @@ class AgentClient:
             return wrap(function, local, lambda: session_around(self._asker, self.agent_id), tool, timeout_s)
 
         return decorate
+
+    async def artifact(self, result: Json) -> Json:
+        """The content of a result that is a reference, `{"artifact": {...}}`: fetched from the artifact store, and checked.
+
+        The store is the folder that `SLUICEGATE_ARTIFACTS` names, as the executors have it. Raises `Retryable` when it is not
+        there, `Terminal` when it is not what the reference says, or the result is none.
+        """
+        settings = self._settings or Settings.from_env()
+        return cast(Json, orjson.loads(await artifacts.fetch(artifacts.store_of(settings), result)))
 
     async def result(self, intent_id: str, timeout_s: float = CALL_TIMEOUT_S) -> Json | Held:
         """How an intent ended: after a restart, an `Unanswered`, a `Held` or an `InDoubt`.

@@ -127,6 +127,7 @@ class ExecutorRole:
 
     async def start(self) -> None:
         """Join the group."""
+        from sluicegate.executors.artifact_keeper import Keeper
         from sluicegate.executors.callbacks import Callbacks, address_from
         from sluicegate.executors.dispatcher import Executor
         from sluicegate.executors.gates import ReleaseGates
@@ -137,6 +138,7 @@ class ExecutorRole:
         from sluicegate.executors.outlet import KafkaOutlet
         from sluicegate.executors.python import PythonAdapter
         from sluicegate.executors.sql import SqlAdapter
+        from sluicegate.streams.artifacts import store_of
         from sluicegate.streams.ledger_service import wall_clock
 
         signer, verifier = await self._trust()
@@ -149,7 +151,9 @@ class ExecutorRole:
         guardrail = GuardrailAdapter.from_env(os.environ)
         self._outlet = KafkaOutlet(self._settings, name, wall_clock)
         await self._outlet.start()
-        model = ModelAdapter.from_env(os.environ, self._outlet, ReleaseGates(self._settings))
+        gates = ReleaseGates(self._settings)
+        model = ModelAdapter.from_env(os.environ, self._outlet, gates)
+        keep = Keeper(store_of(self._settings), gates).keep
         sql = SqlAdapter.from_env(os.environ)
         self._adapters = {
             "http": http,
@@ -159,7 +163,9 @@ class ExecutorRole:
             "sql": sql,
             "mcp": LazyMcpAdapter(os.environ),
         }
-        self._executor = Executor(self._settings, self._adapters, name=name, signer=signer, verifier=verifier)
+        self._executor = Executor(
+            self._settings, self._adapters, name=name, signer=signer, verifier=verifier, keep=keep
+        )
         await self._executor.start()
         if self._callbacks is not None:
             await self._callbacks.start(self._called_back)

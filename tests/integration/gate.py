@@ -23,13 +23,16 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 from sluicegate.executors.adapter import Adapter, Answer, Finished
+from sluicegate.executors.artifact_keeper import Keeper
 from sluicegate.executors.dispatcher import Executor
+from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.verifier import Follower, SignedVerifier
 from sluicegate.processors.control import Control
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import control_log, kafka, releases, topics
+from sluicegate.streams.artifacts import store_of
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger_service import LedgerService, wall_clock
 from sluicegate.streams.role_keys import RoleSigner
@@ -275,6 +278,7 @@ async def gate(
             settings, {"http": made.adapter, **(adapters or {})}, name="gate",
             signer=RoleSigner(settings.home, "executor", "receipts", lambda: source.control, clock),
             verifier=SignedVerifier(source, clock) if signed else Follower(source),
+            keep=Keeper(store_of(settings, {}), ReleaseGates(settings)).keep,
         )  # fmt: skip
         await ours.start()
         stack.push_async_callback(ours.stop)

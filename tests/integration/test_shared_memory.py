@@ -1,5 +1,5 @@
 """Shared memory over a real Kafka with three partitions: two agents compare and set at a home that is neither's, and
-`memory get` tells from the ledger what stood there, now and before."""
+`memory get` tells from the ledger what stood there, now and before. And a result of 2 MB by way of the artifact store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
+from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams import remembering
 from sluicegate.streams.cli import app
@@ -19,7 +21,13 @@ from typer.testing import CliRunner
 
 from tests.integration import gate as gates
 from tests.integration.gate import Gate
+from tests.unit.test_artifacts import TOOL
+from tests.unit.test_artifacts import files as artifact_files
+from tests.unit.test_labels import MAIL
 from tests.unit.test_shared_memory import FILES, SCOPE
+from tests.unit.test_transcript import CONTRACT, POLICY
+
+HISTORY = {"contracts/memory.history.json": CONTRACT, "policies/history.cedar": POLICY}
 
 PARTITIONS = 3
 HOME = partition_of(SCOPE, PARTITIONS)
@@ -59,7 +67,7 @@ async def race(left: Session, right: Session) -> None:
     assert (await read(left, "count")).value == 10 == (await read(right, "count")).value
 
 
-async def scenario(gate: Gate, left: Session, right: Session) -> int:
+async def scenario(gate: Gate, agent: AgentClient, left: Session, right: Session) -> int:
     """What two agents do; the answer is the version of the first price."""
     first = await left.remember("steel", {"eur": 7}, scope=SCOPE, if_version=0)
     assert await read(right, "steel") == Remembered({"eur": 7}, int(first), True)  # type: ignore[arg-type]
@@ -79,6 +87,16 @@ async def scenario(gate: Gate, left: Session, right: Session) -> int:
     with pytest.raises(Refused) as refused:
         await left.remember("k", 1, scope="shared:elsewhere")
     assert refused.value.reason == "scope_not_permitted"
+
+    async def answer(_: Dispatch) -> Answer:
+        return Finished(json.dumps({"text": "x" * 2_000_000}).encode())
+
+    gate.adapter._behave = answer
+    told = await left.call_tool(TOOL, {})
+    assert isinstance(told, dict) and set(told) == {"artifact"}
+    assert await agent.artifact(told) == {"text": "x" * 2_000_000}
+    turns = await left.history()
+    assert isinstance(turns, list) and turns[-1]["result"] == told
     await left.remember("own", [1], scope="agent")
     await left.append("own", 2, scope="agent")
     return int(first)  # type: ignore[arg-type]
@@ -88,10 +106,7 @@ def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.M
     settings = gates.new_settings(kafka, tmp_path, PARTITIONS)
     for name, value in (("ENV", settings.env), ("KAFKA", kafka), ("HOME", str(tmp_path))):
         monkeypatch.setenv(f"SLUICEGATE_{name}", value)
-    from tests.driver import release_files
-    from tests.unit.test_labels import MAIL
-
-    files = {**release_files(), **MAIL, **FILES}
+    files = {**artifact_files(), **MAIL, **FILES, **HISTORY}
 
     async def everything() -> int:
         async with gates.gate(
@@ -99,7 +114,7 @@ def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.M
         ) as gate:
             left, right = AgentClient(LEFT, settings=settings), AgentClient(RIGHT, settings=settings)
             async with left, right, left.session("prices") as one, right.session("prices") as two:
-                first = await scenario(gate, one, two)
+                first = await scenario(gate, left, one, two)
             await gate.intact()
             then = await remembering.remembered(
                 settings, Where(LEFT, SCOPE), Cut(seq=first + 1), gate.keys.open

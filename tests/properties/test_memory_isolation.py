@@ -7,7 +7,7 @@ value, an answer that reached the wrong intent. Policies let every second agent 
 `shared:board` but one role; every agent tries both.
 
 A model, kept apart from the product, says what each scope holds once everything has settled; each read is compared with it.
-docs/memory.md describes this test. The gateway is not here yet, so it is not in it.
+docs/memory.md describes this test. The gateway is not in it.
 """
 
 from __future__ import annotations

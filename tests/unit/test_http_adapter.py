@@ -165,6 +165,13 @@ def test_result_of_exactly_the_limit_passes_and_one_more_does_not() -> None:
     over = ask(answering(body=fits[:-1] + b'x"', content_type="application/json"))
     assert isinstance(over, Failed)
     assert over.error_class == "result_too_large"
+    large = (
+        b'"' + b"x" * (3 * MAX_RESULT_BYTES) + b'"'
+    )  # a contract with an artifact store takes more, up to its own bound
+    most = {"max_result_bytes": len(large)}
+    assert ask(answering(body=large, content_type="application/json"), **most) == Finished(large)
+    over = ask(answering(body=large[:-1] + b'x"', content_type="application/json"), **most)
+    assert isinstance(over, Failed) and over.error_class == "result_too_large"
 
 
 def test_reading_stops_at_the_bound() -> None:

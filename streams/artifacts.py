@@ -1,0 +1,129 @@
+"""The artifact store: large results under the digest of their sealed bytes, in a folder.
+
+    SLUICEGATE_ARTIFACTS     the folder (default: `artifacts` in the state directory)
+
+What is stored is ciphertext under a key that stands in the reference and nowhere else; what is fetched is checked twice, as
+stored and as opened. Content-addressed, so nothing is ever overwritten by something else. `Artifacts` is the port for another
+store. Never deletes. Next: `processors/artifacts.py` (references), docs/artifacts.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sluicegate.processors.artifacts import KEY_BYTES, Reference, digest_of, reference_of
+from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.topics import MAX_ARTIFACT_BYTES
+from sluicegate.streams.settings import Settings
+
+VARIABLE = "SLUICEGATE_ARTIFACTS"
+SEAL_BYTES = 16
+"""What sealing adds."""
+_NONCE = bytes(12)
+"""Each key seals one artifact, so a fixed nonce is never used twice with it."""
+
+
+class Artifacts(Protocol):
+    """Where sealed artifacts stand, by name."""
+
+    async def put(self, name: str, sealed: bytes) -> None:
+        """Store bytes under their digest; again does nothing. Raises `Retryable` or `OSError`."""
+        ...
+
+    async def get(self, name: str) -> bytes | None:
+        """The bytes of that name, or None when there are none."""
+        ...
+
+
+class FolderArtifacts:
+    """A folder, on one machine or on a disk that all roles and agents mount."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _path(self, name: str) -> Path:
+        digest = name.removeprefix("sha256:")
+        return self._folder / digest[:2] / digest
+
+    async def put(self, name: str, sealed: bytes) -> None:
+        """Write beside, then rename: a reader sees all of it or nothing."""
+        await asyncio.to_thread(self._put, self._path(name), sealed)
+
+    def _put(self, path: Path, sealed: bytes) -> None:
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, beside = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(sealed)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(beside).replace(path)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    async def get(self, name: str) -> bytes | None:
+        """Read it."""
+        return await asyncio.to_thread(self._get, self._path(name))
+
+    def _get(self, path: Path) -> bytes | None:
+        try:
+            with path.open("rb") as file:
+                return file.read(MAX_ARTIFACT_BYTES + SEAL_BYTES + 1)
+        except FileNotFoundError:
+            return None
+
+
+def store_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> Artifacts:
+    """The store this process was told of. Raises `Terminal` for one that this version cannot reach."""
+    where = environ.get(VARIABLE, "").strip()
+    if "://" in where:
+        raise Terminal(
+            f"`{VARIABLE}` names `{where.partition('://')[0]}://`, and only folders are supported: mount the bucket, or name a folder"
+        )
+    return FolderArtifacts(Path(where).expanduser().absolute() if where else settings.home / "artifacts")
+
+
+def seal(content: bytes) -> tuple[Reference, bytes]:
+    """A reference to this content, and what is stored."""
+    key = secrets.token_bytes(KEY_BYTES)
+    sealed = AESGCM(key).encrypt(_NONCE, content, None)
+    return Reference(digest_of(content), len(content), digest_of(sealed), key), sealed
+
+
+def unseal(reference: Reference, sealed: bytes) -> bytes:
+    """The content. Raises `Terminal` when it is not what the reference says."""
+    if digest_of(sealed) != reference.stored:
+        raise Terminal(f"what is stored as `{reference.stored}` is something else, restore it from a backup")
+    try:
+        content = AESGCM(reference.key).decrypt(_NONCE, sealed, None)
+    except InvalidTag as error:
+        raise Terminal(
+            f"artifact `{reference.digest}` does not open with the key of its reference"
+        ) from error
+    if digest_of(content) != reference.digest or len(content) != reference.size:
+        raise Terminal(f"artifact `{reference.digest}` is not what its reference says")
+    return content
+
+
+async def fetch(store: Artifacts, value: object) -> bytes:
+    """The content that a released result refers to, checked. Raises `Terminal`, or `Retryable` while it is not there."""
+    reference = reference_of(value)
+    if reference is None:
+        raise Terminal("this result is no reference to an artifact, it is the result itself")
+    sealed = await store.get(reference.stored)
+    if sealed is None:
+        raise Retryable(
+            f"artifact `{reference.digest}` is not in the store: set {VARIABLE} as the executors have it"
+        )
+    return await asyncio.to_thread(unseal, reference, sealed)
