@@ -40,9 +40,10 @@ class AgentValues:
 
 
 def values_of(state: PartitionState, agent_id: str) -> AgentValues:
-    """One agent's values; the records are the state's own."""
+    """One agent's values; the records may be the state's own."""
     start = f"{agent_id}\0"
-    sessions = {name[len(start) :]: one for name, one in state.sessions.items() if name.startswith(start)}
+    names = [name for name in state.sessions if name.startswith(start)]
+    sessions = {name[len(start) :]: state.sessions.peek(name) for name in names}
     # INVARIANT: what agents share does not go back with one of them (tests/unit/test_shared_memory.py).
     cells = {
         key: cell

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sluicegate.processors import cells
 from sluicegate.processors.entries import Closed, PartitionState
+from sluicegate.processors.resting import REST_US
 from sluicegate.processors.session import Session
 
 CLOSED_US = 3 * 24 * 3_600 * 1_000_000
@@ -27,8 +28,9 @@ def end(state: PartitionState, name: str, session: Session) -> None:
 
 def sweep(state: PartitionState, idle_since: int) -> None:
     """End sessions nobody used since then, and forget those that are over for long."""
-    for name in [n for n, s in state.sessions.items() if s.last_at < idle_since]:
+    for name in state.sessions.idle(idle_since):  # by name: a state from a snapshot has them in another order
         end(state, name, state.sessions.pop(name))
+    state.sessions.rest(state.now - REST_US)
     limit = state.now - CLOSED_US
     for name in list(state.closed):
         if state.closed[name].at >= limit:

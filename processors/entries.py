@@ -15,6 +15,7 @@ from sluicegate.processors.cells import Cell
 from sluicegate.processors.health import Health
 from sluicegate.processors.intents import Intents
 from sluicegate.processors.outcomes import ZERO_HASH
+from sluicegate.processors.resting import Sessions
 from sluicegate.processors.session import Session
 
 AWAITS = ("grant", "cache", "pause", "memory")
@@ -124,7 +125,7 @@ class PartitionState:
     now: int = 0
     control_head: int = -1
     positions: dict[str, int] = field(default_factory=dict)
-    sessions: dict[str, Session] = field(default_factory=dict)
+    sessions: Sessions = field(default_factory=Sessions)
     parked: dict[str, Session] = field(default_factory=dict)
     """Closed sessions of calls that are still to be decided; nothing new is asked in them."""
     closed: dict[str, Closed] = field(default_factory=dict)

@@ -81,11 +81,14 @@ def encode_parts(state: PartitionState) -> Iterator[bytes]:
     yield encode_long(FORMAT) + _fields(state, _HEAD)
     positions = sorted(state.positions.items())
     yield encode_long(len(positions)) + b"".join(encode_string(t) + encode_long(o) for t, o in positions)
-    for sessions in (state.sessions, state.parked):
+    for sessions, packed in (
+        (state.sessions, state.sessions.packed),
+        (state.parked, lambda n: _session(state.parked[n])),
+    ):
         names = sorted(sessions)
         yield encode_long(len(names))
         for at in range(0, len(names), PIECE_ENTRIES):
-            yield b"".join(_session(sessions[n]) for n in names[at : at + PIECE_ENTRIES])
+            yield b"".join(packed(n) for n in names[at : at + PIECE_ENTRIES])
     yield encode_long(len(state.closed)) + b"".join(
         encode_string(name) + _fields(one, _CLOSED)
         for name, one in state.closed.items()  # the oldest first
@@ -125,6 +128,16 @@ def _session(session: Session) -> bytes:
     return b"".join(
         [_fields(session, _SESSION), encode_bytes(cells), encode_long(len(sources)), *sources, *counters]
     )
+
+
+def pack_session(session: Session) -> bytes:
+    """The canonical bytes of one session."""
+    return _session(session)
+
+
+def unpack_session(packed: bytes) -> Session:
+    """The session in canonical bytes."""
+    return _Reader(packed).session()
 
 
 def _cell(cell: Cell) -> bytes:

@@ -40,6 +40,7 @@ from sluicegate.streams.lane_metrics import LaneMetrics
 from sluicegate.streams.live_state import Asked
 from sluicegate.streams.outgoing import Outgoing
 from sluicegate.streams.recovery import recover
+from sluicegate.streams.resting_file import RestingFile
 from sluicegate.streams.restoring import Restoring
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly
 
@@ -146,12 +147,13 @@ class Lane:
             found = await recover(reader, self.env, self.index)
             self.state, self._last_offset = found.state, found.last_offset
             self._snapshot_seq = self.state.seq - found.folded
+            self.state.sessions.move(RestingFile(service.settings.home / "resting"))
             begin = await reader.beginning_offsets(list(self.places.values()))
         await service.control.wait_for(self.state.control_head)
         # A process that stood still knows control as of then: it would refuse what nobody has to refuse.
         await service.control.confirmed()
         await service.control.have(
-            {s.release for s in (*self.state.sessions.values(), *self.state.parked.values())}
+            self.state.sessions.releases() | {s.release for s in self.state.parked.values()}
         )
         if self.state.seq == 0:
             await self._genesis()
