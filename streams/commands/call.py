@@ -95,7 +95,10 @@ async def _call(
         out.print(f"held: {result.why} (intent {result.intent_id})", markup=False)
         raise typer.Exit(1)
     print(json.dumps(result, indent=2, ensure_ascii=False))
-    out.print(f"sluicegate explain {ident}", markup=False, style="dim")
+    hint = Console(
+        stderr=True, soft_wrap=True, highlight=False
+    )  # what is printed on stdout is the result alone
+    hint.print(f"sluicegate explain {ident}", markup=False, style="dim")
 
 
 async def _shown(parts: AsyncIterator[Part]) -> Json | Held:
