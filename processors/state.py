@@ -88,6 +88,7 @@ LEASE_MARGIN_US = 2 * US
 be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second under NTP."""
 
 
+_ROUTED, _REDACTED = (ChoiceFacts, AttemptFacts, AnswerFacts), (ResultFacts, CacheFacts, CellFacts)
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 """Statuses that move only positions and time, and what is about a home (`homes.py`)."""
 
@@ -268,22 +269,24 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     entry = state.intents.get(key)
     if type(entry) is not OpenIntent:
         return
-    place = _place(outcome)
+    place: tuple[str, int] | None = None
     if status == "released" or (status == "resolved" and outcome.labels):
         _release(state, entry, outcome)
         if isinstance(facts, MemoryFacts | CellFacts):
             session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
-            place = memory_fold.released(state, entry, session, outcome) or place
+            place = memory_fold.released(state, entry, session, outcome)
     if entry.state == "held" or status == "held":
         fold_hold(entry, outcome)
-    if isinstance(facts, ChoiceFacts | AttemptFacts | AnswerFacts):
+    if isinstance(facts, _ROUTED):
         routed.fold(state, entry, facts, o.decided_at)
         if isinstance(facts, AnswerFacts):
             derail.note_confidence(session_of(state, entry), facts.confidence)
     if status in lifecycle.TERMINAL:
         _keep_session(state, entry, status)
-        redacted = " ".join(facts.redacted) if isinstance(facts, ResultFacts | CacheFacts | CellFacts) else ""
-        state.intents[key] = Ended(entry.digest, status, outcome.reason, *place, outcome.event_id, redacted)
+        redacted = " ".join(facts.redacted) if isinstance(facts, _REDACTED) else ""
+        state.intents[key] = Ended(
+            entry.digest, status, outcome.reason, *(place or _place(outcome)), outcome.event_id, redacted
+        )
         state.open_count -= 1
         if key in state.waiters:
             budget_fold.fold_end(state, key)
