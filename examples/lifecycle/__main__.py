@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from sluicegate.streams import canary_evidence, operations, stack
 from sluicegate.streams.canary_evidence import Verdict
@@ -76,9 +77,9 @@ class Story:
             raise SystemExit(f"`sluicegate {' '.join(words)}` ended with {done.returncode}")
         return out
 
-    def mark(self, text: str) -> None:
-        """A moment for the page."""
-        self.moments.append((time.time(), text))
+    def mark(self, text: str, at_us: int = 0) -> None:
+        """A moment for the page: now, or as the ledger has it."""
+        self.moments.append(((at_us or time.time_ns() // 1000) / 1e6, text))
 
     def candidate(self) -> Path:
         """The same release with another prompt."""
@@ -125,7 +126,6 @@ async def _play(story: Story, out: Path) -> None:
             story.run, "release", "diff", str(FOLDER / "release"), str(candidate), fails=True
         )
         assert deployed
-        story.mark("canary starts")
         await asyncio.to_thread(
             story.run, "canary", "start", str(candidate), "--weight", "25%", "--why", "a friendlier prompt"
         )
@@ -136,7 +136,9 @@ async def _play(story: Story, out: Path) -> None:
         await asyncio.sleep(10)
         await asyncio.to_thread(story.run, "canary", "status", fails=True)
         verdict = await story.aborted()
-        story.mark(f"alarm: {verdict.kind}, control event {verdict.event}")
+        until = cast("list[int]", verdict.evidence["until"])
+        story.mark(f"the canary starts: control event {verdict.canary.started}", verdict.canary.at)
+        story.mark(f"the alarm, and the way back: {verdict.kind}, control event {verdict.event}", until[0])
         say(
             f"\n{time.monotonic() - started:.0f} s after its start: {verdict.kind} by {verdict.who}: {verdict.why}"
         )

@@ -40,11 +40,11 @@ class Marks:
     moments: list[tuple[float, str]]
 
     def labels(self, times: list[int]) -> list[str]:
-        """A label for each bucket: seconds since the first, and what happened in it."""
+        """A label for each bucket: seconds since the first, and the numbers of what happened in it."""
         found = []
         for t in times:
-            here = [said for at, said in self.moments if t <= at < t + BUCKET_S]
-            found.append(f"{t - times[0]} s" + "".join(f" ▸ {said}" for said in here))
+            here = [str(n) for n, (at, _) in enumerate(self.moments, 1) if t <= at < t + BUCKET_S]
+            found.append(f"{t - times[0]} s" + "".join(f" ▲{n}" for n in here))
         return found
 
 
@@ -69,7 +69,7 @@ async def made(settings: Settings, verdict: Verdict, since_us: int, moments: lis
     return (
         "<!doctype html><meta charset=utf-8><title>The life of a release</title>"
         "<style>body{font:16px sans-serif;max-width:1000px;margin:2em auto}figure{margin:1em 0}</style>"
-        f"<h1>The life of a release</h1><p>{html.escape(verdict.why)}</p><ol>{said}</ol>{body}"
+        f"<h1>The life of a release</h1><p>{html.escape(verdict.why)}</p><p>Marked ▲ in the charts:</p><ol>{said}</ol>{body}"
     )
 
 
@@ -86,11 +86,11 @@ def _chart(
 ) -> str:  # fmt: skip
     kind = pygal.StackedBar if stacked else pygal.Line
     chart = kind(
-        title=title, style=CleanStyle(background="#ffffff"), height=340, width=1000, x_label_rotation=35, legend_at_bottom=True,
+        title=title, style=CleanStyle(background="#ffffff"), height=340, width=1000, x_label_rotation=20, y_labels_major_count=5, show_minor_y_labels=False, legend_at_bottom=True,
         js=[], disable_xml_declaration=True, truncate_label=-1, logarithmic=logarithmic, show_minor_x_labels=False,
     )  # fmt: skip
     chart.x_labels = labels
-    chart.x_labels_major = [label for n, label in enumerate(labels) if "▸" in label or n % 6 == 0]
+    chart.x_labels_major = [label for n, label in enumerate(labels) if "▲" in label or n % 6 == 0]
     for name, values in sorted(series.items()):
         chart.add(name, values)
     return str(chart.render(is_unicode=True))
@@ -98,10 +98,10 @@ def _chart(
 
 async def _e_values(settings: Settings, verdict: Verdict, times: list[int], marks: Marks) -> str:
     """The judge's e-value of refusals at the end of each bucket, and the value at which it aborts."""
-    deployed, candidate = (
+    deployed, candidate = [
         compile_release(await releases.fetch(settings, digest), proven=True)
         for digest in (verdict.canary.control, verdict.canary.digest)
-    )
+    ]
     progress = begin(verdict.canary, deployed, candidate)
     cut = dict(cast("list[tuple[int, int]]", verdict.evidence["cut"]))
     rows = [

@@ -37,4 +37,4 @@ def test_the_desk_under_its_release() -> None:
 
 def test_moments_are_marked_in_their_bucket() -> None:
     marks = Marks([(103.0, "canary starts"), (111.5, "alarm")])
-    assert marks.labels([100, 105, 110]) == ["0 s ▸ canary starts", "5 s", "10 s ▸ alarm"]
+    assert marks.labels([100, 105, 110]) == ["0 s ▲1", "5 s", "10 s ▲2"]
