@@ -257,6 +257,9 @@ def _facts(story: Story, step: Step, facts: object) -> None:
             step.detail = facts.error_class
         case r.CacheFacts():
             step.by, step.detail = facts.executed_by, _CACHE.get(facts.op, "").format(facts.made_by)
+        case r.CellFacts():
+            step.detail = f"memory of `{facts.scope}`, partition {facts.home}"
+            step.detail += f", version {facts.version}" if facts.version else ""
         case r.ChoiceFacts():
             step.detail = _choice(facts)
         case r.StageFacts() | r.IntakeFacts():
