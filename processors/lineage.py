@@ -16,6 +16,7 @@ import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+import orjson
 from sluicegate.processors import lifecycle
 from sluicegate.processors.cells import SHARED
 from sluicegate.schemas.records import (
@@ -26,6 +27,7 @@ from sluicegate.schemas.records import (
     IntentFacts,
     MemoryFacts,
     PlanFacts,
+    RestoreFacts,
     ReviewFacts,
     SessionFacts,
     StageFacts,
@@ -113,6 +115,8 @@ class Lineage:
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
         self.calls: dict[Key, Call] = {}
+        self._back: dict[tuple[bytes, int], int] = {}
+        """(cell, version) that a rollback made -> the version whose value it has."""
         self.opened: dict[Key, int] = {}
         """(agent, session) that was handed on -> `seq` of its opening."""
 
@@ -123,6 +127,9 @@ class Lineage:
             return
         if isinstance(facts, SessionFacts):
             self._session(partition, offset, h, facts)
+            return
+        if isinstance(facts, RestoreFacts):
+            self._restored(facts)
             return
         if not h.intent_id or h.status == lifecycle.ATTACHED:
             return
@@ -152,10 +159,20 @@ class Lineage:
         elif isinstance(facts, CellFacts):
             call.op, call.cell, call.base = facts.op, (facts.cell, facts.version), facts.base_version
             call.shared = facts.scope.startswith(SHARED)
+        if call.op == "read" and call.cell in self._back:
+            # INVARIANT: what reads a restored value followed from its write (tests/unit/test_agent_rollback.py).
+            of = self._back[call.cell]
+            call.cell, call.base = (call.cell[0], of), min(call.base, of)
         if h.status in lifecycle.EXECUTED_TERMINAL:
             call.last, call.proof = (partition, offset), h.reason if h.status == "resolved" else ""
             if h.status == "released" or (h.status == "resolved" and h.labels):
                 call.end, call.event = h.seq, h.event_id
+
+    def _restored(self, facts: RestoreFacts) -> None:
+        """An agent was rolled back: its cells have versions of their own, and values of earlier ones."""
+        for raw in facts.cells:
+            given = orjson.loads(raw)
+            self._back[bytes.fromhex(given["key"]), given["version"]] = given["of_version"]
 
     def _session(self, partition: int, offset: int, h: Header, facts: SessionFacts) -> None:
         if h.status == "delegated":

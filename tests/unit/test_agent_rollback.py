@@ -12,6 +12,7 @@ from sluicegate.processors.agent_restore import PIECE_BYTES, SPENT
 from sluicegate.processors.agent_values import AgentValues, values_of
 from sluicegate.processors.control import Control, fold
 from sluicegate.processors.inputs import Tick
+from sluicegate.processors.lineage import Lineage, cascade
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.pipeline import decide, machinery_failed
 from sluicegate.processors.reading import split_two
@@ -102,6 +103,22 @@ def test_no_version_ever_names_two_values() -> None:
     stale = d.call("memory.write", {"scope": "agent", "key": "k", "value": "x", "if_version": 2})
     assert stale.outcomes[-1].reason == "version_conflict"
     sound(d)
+
+
+def test_who_reads_a_restored_value_followed_from_its_write() -> None:
+    d = driver()
+    first = remember(d, "k", "one").outcomes[0].origin.intent_id
+    cut = here(d)
+    second = remember(d, "k", "two").outcomes[0].origin.intent_id
+    d.roll_back(cut=cut)
+    recall(d, "k")
+    reader = d.replies[-1].intent_id
+    lineage = Lineage(d.control.agents[AGENT].tenant)
+    for record in d.records:
+        event = read(record)
+        lineage.take(0, record.offset, event.header, event.facts)
+    assert [k for _, k in cascade(lineage, (AGENT, first)).calls] == [first, reader]
+    assert [k for _, k in cascade(lineage, (AGENT, second)).calls] == [second]
 
 
 def test_an_untouched_agent_and_other_agents_stay_as_they_are() -> None:
