@@ -243,6 +243,40 @@ LEFT JOIN (
 GROUP BY ALL
 COMMENT 'What reported calls cost, by hour, tenant, team (as registered last), agent, session, tool, candidate of an alias, model and release. calls: attempts that an executor or agent reported; of a tool without a cost the one that ended the call. money: in whole units of the currency, NULL where nobody said: it needs `spend: true` in release.yaml and a price, `max_cost` or `cost`. Hits of the cache cost nothing and are not here; budgets count in full what nobody reported.';
 
+CREATE OR REPLACE VIEW `{database}`.`spend_since` AS
+SELECT
+    toStartOfHour(one.1) AS hour, tenant, team, agent_id, session_id, tool, one.3 AS candidate, one.4 AS model, one.2 AS release,
+    count() AS calls,
+    sum(one.5) AS input_tokens, sum(one.6) AS output_tokens, input_tokens + output_tokens AS tokens,
+    sum(one.7) / 1000000 AS money,
+    countIf(one.7 IS NULL) AS calls_without_money
+FROM (
+    SELECT
+        log_id, tenant, agent_id, anyLast(e.session_id) AS session_id, anyLast(e.call_tool) AS tool,
+        groupArrayIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money),
+            e.facts_type = 'spend_facts') AS said,
+        countIf(e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS ends,
+        argMaxIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money), e.seq,
+            e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS end,
+        arrayJoin(multiIf(notEmpty(said), said, ends > 0, [end], [])) AS one
+    FROM (
+        SELECT * FROM `{database}`.`events` FINAL
+        WHERE src_topic = 'outcomes' AND facts_type IN ('spend_facts', 'result_facts', 'answer_facts', 'streamed_facts') AND decided_at >= {since:DateTime('UTC')}
+    ) AS e
+    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+) AS spent
+LEFT JOIN (
+    SELECT log_id, JSONExtractString(agent, 'agent_id') AS registered, argMax(JSONExtractString(agent, 'team'), seq) AS team
+    FROM (
+        SELECT log_id, seq, arrayJoin(JSONExtractArrayRaw(body, 'agents')) AS agent
+        FROM `{database}`.`events` FINAL WHERE src_topic = 'control' AND kind = 'agents.registered'
+    )
+    GROUP BY log_id, registered
+) AS teams
+    ON spent.log_id = teams.log_id AND spent.agent_id = teams.registered
+GROUP BY ALL
+COMMENT '`spend` of what was reported since a time; reads only that: SELECT * FROM spend_since(since = ''2026-11-28 10:00:00'').';
+
 
 CREATE OR REPLACE VIEW `{database}`.`drift` AS
 SELECT * FROM `{database}`.`drift_1m` FINAL
