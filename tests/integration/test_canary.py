@@ -13,14 +13,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.deployments import drawn
+from sluicegate.processors.canary_progress import FOR_EVER
+from sluicegate.processors.canary_scores import Row
+from sluicegate.processors.deployments import Canary, drawn
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Message
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse, connect
-from sluicegate.streams import canary_evidence, canary_watcher, control_log, deployments, stack
-from sluicegate.streams.canary_watcher import Watcher
+from sluicegate.streams import (
+    canary_evidence,
+    canary_watcher,
+    control_log,
+    deployments,
+    operators,
+    releases,
+    stack,
+)
+from sluicegate.streams.canary_watcher import Watched, Watcher
 from sluicegate.streams.cli import app
+from sluicegate.streams.keys import Keys
 from typer.testing import CliRunner
 
 from tests.driver import release_files
@@ -241,3 +252,60 @@ def test_what_control_cedar_does_not_permit_waits_for_a_person(
     assert gate.service.control.control.canary is not None
     command("canary", "abort")
     assert deployments.good_before(gate.service.control.control)
+
+
+def test_in_a_signed_environment_it_signs_as_its_homes_operator(kafka: str, tmp_path: Path) -> None:
+    settings = gates.new_settings(kafka, tmp_path)
+
+    async def scenario() -> None:
+        keys = Keys(settings.home)
+        old, new = [await releases.publish(settings, files(edition)) for edition in ("one", "two")]
+        names: list[tuple[str, dict[str, object]]] = [
+            ("release.published", {"digest": digest, "name": "a", "version": digest[-4:]})
+            for digest in (old, new)
+        ]
+        deployed: tuple[str, dict[str, object]] = ("release.deployed", {"digest": old})
+        await control_log.append(settings, keys, [*names, deployed], who="x", why="a test")
+        await deployments.change(
+            settings, keys, deployments.start_canary([], new, "50%", auto=True), "a test"
+        )
+        watcher = Watcher(settings, keys)
+        await watcher.start()
+        try:
+            watched = Watched(settings, watcher._reader.control)
+            watched.progress.feed(list(bad_sessions(watched.canary)), FOR_EVER)
+            assert watched.progress.judge.verdict == "abort"
+            head = watcher._reader.control.head
+            await watcher._propose(watched)
+            await watcher._reader.wait_for(head + 1)
+            assert watcher._reader.control.canary is None  # the fold took it, so an operator's key signed it
+        finally:
+            await watcher.stop()
+            keys.close()
+
+    asyncio.run(stack.prepare(settings, "signed"))
+    asyncio.run(scenario())
+    verdict = asyncio.run(canary_evidence.find(settings, None))
+    assert verdict.kind == "canary.aborted" and verdict.who == operators.operator()
+
+
+def bad_sessions(canary: Canary) -> Iterator[Row]:
+    """Rows of sessions of which the canary's all have a refused call."""
+    for n in range(200):
+        arm = drawn(canary, "agent", f"s{n}")
+        row = Row(
+            canary.at + n,
+            0,
+            3 * n,
+            "opened",
+            "",
+            (),
+            "",
+            "agent",
+            f"s{n}",
+            canary.started,
+            canary.digest if arm else canary.control,
+        )
+        yield row
+        yield row._replace(seq=3 * n + 1, status="refused" if arm else "routed", intent_id="i")
+        yield row._replace(seq=3 * n + 2, status="closed")
