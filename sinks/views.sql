@@ -214,7 +214,7 @@ SELECT
     toStartOfHour(one.1) AS hour, tenant, team, agent_id, session_id, tool, one.3 AS candidate, one.4 AS model, one.2 AS release,
     count() AS calls,
     sum(one.5) AS input_tokens, sum(one.6) AS output_tokens, input_tokens + output_tokens AS tokens,
-    sum(one.7) / 1000000 AS money,
+    sum(one.7) AS micros, micros / 1000000 AS money,
     countIf(one.7 IS NULL) AS calls_without_money
 FROM (
     SELECT
@@ -241,7 +241,7 @@ LEFT JOIN (
 ) AS teams
     ON spent.log_id = teams.log_id AND spent.agent_id = teams.registered
 GROUP BY ALL
-COMMENT 'What reported calls cost, by hour, tenant, team (as registered last), agent, session, tool, candidate of an alias, model and release. calls: attempts that an executor or agent reported; of a tool without a cost the one that ended the call. money: in whole units of the currency, NULL where nobody said: it needs `spend: true` in release.yaml and a price, `max_cost` or `cost`. Hits of the cache cost nothing and are not here; budgets count in full what nobody reported.';
+COMMENT 'What reported calls cost, by hour, tenant, team (as registered last), agent, session, tool, candidate of an alias, model and release. calls: attempts that an executor or agent reported; of a tool without a cost the one that ended the call. micros: micro-units of the currency, exact, and money: units of it; NULL where nobody said: it needs `spend: true` in release.yaml and a price, `max_cost` or `cost`. Hits of the cache cost nothing and are not here; budgets count in full what nobody reported.';
 
 CREATE OR REPLACE VIEW `{database}`.`spend_since` AS
 SELECT

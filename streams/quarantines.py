@@ -41,7 +41,7 @@ async def add(
         head = await control_log.append(settings, keys, [("quarantine.added", body)], who=operator(), why=why)
     else:
         head = control.head
-    return head, _of(scope, value, await open_intents(settings, IN_FLIGHT))
+    return head, about(scope, value, await open_intents(settings, IN_FLIGHT))
 
 
 async def lift(
@@ -64,7 +64,7 @@ async def look(settings: Settings) -> list[Row]:
         return []
     entries = await open_intents(settings, IN_FLIGHT)
     return [
-        Row(scope, value, why, _of(scope, value, entries))
+        Row(scope, value, why, about(scope, value, entries))
         for (scope, value), why in sorted(control.quarantines.items())
     ]
 
@@ -82,10 +82,13 @@ def _check(control: Control, scope: str, value: str, why: str) -> None:
         raise Terminal(f"{MAX_QUARANTINES} are quarantined already, lift some or quarantine the release")
 
 
-def _of(scope: str, value: str, entries: list[OpenIntent]) -> list[OpenIntent]:
-    def mine(entry: OpenIntent) -> str:
+def about(scope: str, value: str, entries: list[OpenIntent]) -> list[OpenIntent]:
+    """Those of the calls that a quarantine is about; a tool is also the candidate that a call of an alias asks now."""
+
+    def mine(entry: OpenIntent) -> tuple[str, ...]:
         return {
-            "agent": entry.agent_id, "tool": entry.tool, "session": entry.session_id, "release": entry.release
+            "agent": (entry.agent_id,), "tool": (entry.tool, entry.candidate), "session": (entry.session_id,),
+            "release": (entry.release,),
         }[scope]  # fmt: skip
 
-    return [entry for entry in entries if mine(entry) == value]
+    return [entry for entry in entries if value in mine(entry)]

@@ -408,7 +408,7 @@ class ClickHouseContract:
             for _ in range(2):  # the same rows again are no other rows
                 Sink(lambda: sink, database, None).write(frozen, True)
         query = (
-            "SELECT team, agent_id, tool, candidate, model, calls, tokens, toInt64(round(money * 1000000)), calls_without_money "
+            "SELECT team, agent_id, tool, candidate, model, calls, tokens, if(round(money * 1000000) = micros, micros, -1), calls_without_money "
             "FROM {d}.spend ORDER BY tool, candidate"
         )
         assert self.rows(sink, database, query) == spending.SPENT

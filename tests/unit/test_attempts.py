@@ -11,7 +11,9 @@ import yaml
 from sluicegate.processors import snapshot
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas import records as r
+from sluicegate.streams.quarantines import about
 
 from tests.driver import SESSION, Driver, release_files
 from tests.unit.test_verify import verify
@@ -284,6 +286,17 @@ def test_a_candidate_quarantined_after_its_offer_is_followed_by_the_next() -> No
     assert not ended.dispatches and d.state.open_count == 0
     assert (ended.outcomes[0].status, ended.outcomes[0].reason) == ("expired", "quarantined")
     assert verify(d).names == set()
+
+
+def test_calls_in_flight_at_a_candidate_are_listed_under_it() -> None:
+    d = driver()
+    first = ask(d)
+    found = [i for i in d.state.intents.values() if isinstance(i, OpenIntent)]
+    assert [i.intent_id for i in about("tool", LARGE, found)] == [first.intent_id]
+    assert about("tool", "triage", found) == found and about("tool", SMALL, found) == []
+    assert (
+        about("agent", LARGE, found) == about("session", LARGE, found) == about("release", LARGE, found) == []
+    )
 
 
 def test_the_whole_call_stopped_at_the_executor_is_not_followed() -> None:
