@@ -408,10 +408,13 @@ class ClickHouseContract:
             for _ in range(2):  # the same rows again are no other rows
                 Sink(lambda: sink, database, None).write(frozen, True)
         query = (
-            "SELECT team, agent_id, tool, candidate, model, calls, tokens, if(round(money * 1000000) = micros, micros, -1), calls_without_money "
+            "SELECT team, agent_id, tool, candidate, model, calls, tokens, micros, calls_without_money "
             "FROM {d}.spend ORDER BY tool, candidate"
         )
         assert self.rows(sink, database, query) == spending.SPENT
+        assert self.rows(
+            sink, database, "SELECT countIf(round(money * 1000000) != micros) FROM {d}.spend"
+        ) == [(0,)]
         hours = "SELECT DISTINCT hour = toStartOfHour(hour), session_id, tenant, release FROM {d}.spend"
         assert self.rows(sink, database, hours) == [
             (1, SESSION, d.control.agents[AGENT].tenant, d.control.deployed)
