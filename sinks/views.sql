@@ -209,6 +209,39 @@ GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 HAVING times_asked > 0
 COMMENT 'One row a call that people were asked about: decision pending, approved, rejected, expired, or refused when it was decided anew after they agreed; who agreed (`agreed`) and spoke last, and how long it took (waited_s, NULL while pending). void_reviews: words that changed nothing. What became of an approved call: the view `intents`.';
 
+CREATE OR REPLACE VIEW `{database}`.`approvals_since` AS
+SELECT
+    tenant, agent_id, intent_id,
+    anyLast(e.session_id) AS session_id,
+    argMinIf(e.tool, e.seq, e.tool != '') AS tool,
+    multiIf(
+        maxIf(1, e.status = 'permitted' AND e.detail = 'approved') = 1, 'approved',
+        maxIf(1, e.stage = 'review' AND e.status = 'refused') = 1, 'rejected',
+        maxIf(1, e.status = 'refused' AND e.detail = 'after approval') = 1, 'refused',
+        maxIf(1, e.status = 'expired' AND e.reason = 'approval_expired') = 1, 'expired',
+        'pending'
+    ) AS decision,
+    argMaxIf(e.approvals, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS agreed,
+    argMaxIf(e.reviewer, e.seq, e.facts_type = 'review_facts') AS last_reviewer,
+    argMaxIf(e.quorum, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS quorum,
+    argMaxIf(e.reviewers, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS reviewers,
+    argMaxIf(e.policies, e.seq, e.facts_type = 'hold_facts') AS policies,
+    minIf(e.decided_at, e.facts_type = 'hold_facts') AS held_at,
+    maxIf(e.expires_at, e.facts_type = 'hold_facts') AS expires_at,
+    maxOrNullIf(e.decided_at, (e.status = 'permitted' AND e.detail = 'approved') OR (e.stage = 'review' AND e.status = 'refused')
+        OR (e.status = 'refused' AND e.detail = 'after approval') OR (e.status = 'expired' AND e.reason = 'approval_expired')) AS settled_at,
+    dateDiff('millisecond', held_at, settled_at) / 1000 AS waited_s,
+    maxIf(1, e.edited = true) = 1 AS was_edited,
+    uniqExactIf(e.seq, e.facts_type = 'hold_facts') AS times_asked,
+    uniqExactIf(e.seq, e.stage = 'review' AND e.status = 'noted') AS void_reviews,
+    argMaxIf(e.release, e.seq, e.facts_type = 'hold_facts') AS release,
+    lower(hex(log_id)) AS log, src_partition
+FROM `{database}`.`events` AS e
+WHERE src_topic = 'outcomes' AND intent_id != '' AND decided_at >= {since:DateTime('UTC')} AND (agent_id, intent_id) IN (SELECT agent_id, intent_id FROM `{database}`.`events` WHERE src_topic = 'outcomes' AND status = 'held' AND decided_at >= {since:DateTime('UTC')})
+GROUP BY log_id, src_partition, tenant, agent_id, intent_id
+HAVING times_asked > 0
+COMMENT '`approvals` of calls that were held since a time; reads only what was decided since then: SELECT * FROM approvals_since(since = ''2026-11-28 10:00:00'').';
+
 CREATE OR REPLACE VIEW `{database}`.`spend` AS
 SELECT
     toStartOfHour(one.1) AS hour, tenant, team, agent_id, session_id, tool, one.3 AS candidate, one.4 AS model, one.2 AS release,
