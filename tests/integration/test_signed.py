@@ -12,6 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sluicegate.processors.control import Control
+from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import (
@@ -211,6 +212,14 @@ def _altered(gate: Gate, value: bytes) -> Dispatch:
 
 def _by_the_secret(gate: Gate, value: bytes) -> bytes:
     """Whoever has the pipeline's secret, but not the agent's key."""
+    mine = replace(_altered(gate, value), arguments=b'{"value":"theirs"}')
+    forged = codec.encode(replace(mine, action_digest=action_digest(mine.tool, mine.version, mine.arguments)))
+    audience = f"{gate.settings.env}/dispatches"
+    return signing.sign(forged, "pipeline-1", "HS256", PIPELINE_MAC, audience, now_us())
+
+
+def _another_call(gate: Gate, value: bytes) -> bytes:
+    """The same, with other arguments than the digest says."""
     forged = codec.encode(replace(_altered(gate, value), arguments=b'{"value":"theirs"}'))
     audience = f"{gate.settings.env}/dispatches"
     return signing.sign(forged, "pipeline-1", "HS256", PIPELINE_MAC, audience, now_us())
@@ -218,7 +227,7 @@ def _by_the_secret(gate: Gate, value: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("forge", "reason"),
-    [(_as_it_is, "unsigned"), (_by_the_secret, "bad_signature"), (lambda g, v: v[:-1] + bytes([v[-1] ^ 1]), "bad_signature")],
+    [(_as_it_is, "unsigned"), (_by_the_secret, "bad_signature"), (_another_call, "call_changed"), (lambda g, v: v[:-1] + bytes([v[-1] ^ 1]), "bad_signature")],
 )  # fmt: skip
 def test_a_forged_dispatch_has_no_effect(
     shared: tuple[Loop, Gate], forge: Callable[[Gate, bytes], bytes], reason: str
