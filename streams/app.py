@@ -165,7 +165,7 @@ def render_metrics(values: dict[str, float]) -> str:
         if family not in seen:
             seen.add(family)
             lines.append(f"# TYPE {family} {'counter' if family.endswith('_total') else 'gauge'}")
-        lines.append(f"{name} {values[name]:g}")
+        lines.append(f"{name} {values[name]:.15g}")
     return "\n".join(lines) + "\n"
 
 
