@@ -11,8 +11,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import cast
 
-import pygal
-from pygal.style import CleanStyle
 from sluicegate.processors.canary_progress import begin
 from sluicegate.processors.release import compile_release
 from sluicegate.sinks.embedded import connect, database
@@ -84,6 +82,10 @@ def _series(times: list[int], rows: object, name: object) -> dict[str, list[floa
 def _chart(
     title: str, labels: list[str], series: dict[str, list[float | None]], *, stacked: bool = False, logarithmic: bool = False
 ) -> str:  # fmt: skip
+    # Imported here: it hangs a finder of its own into Python's imports, which only the demo should have.
+    import pygal
+    from pygal.style import CleanStyle
+
     kind = pygal.StackedBar if stacked else pygal.Line
     chart = kind(
         title=title, style=CleanStyle(background="#ffffff"), height=340, width=1000, x_label_rotation=20, y_labels_major_count=5, show_minor_y_labels=False, legend_at_bottom=True,
