@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from sluicegate.processors.drift_streams import START, Row
 from sluicegate.schemas import codec
@@ -37,7 +38,7 @@ def seen_of(driver: Driver) -> list[Seen]:
             more = {
                 "asked": True,
                 "previous": last.get(h.session_id, ""),
-                "shape": shape_of(intent.arguments).decode(),
+                "shape": shape_of(orjson.loads(intent.arguments)).decode(),
             }
             last[h.session_id] = facts.tool
             if not facts.executor:
