@@ -81,6 +81,12 @@ def caller_of(request: web.Request, control: Control, now: int, rates: Rates) ->
     return Caller(key, agent)
 
 
+def stands(caller: Caller, control: Control, now: int) -> bool:
+    """Whether who began to listen may still do so: neither the key nor the agent was stopped meanwhile."""
+    key, agent = control.api_keys.get(caller.key.key_id), control.agents.get(caller.agent.agent_id)
+    return key is not None and now < key.not_after and not inactive(agent)
+
+
 def token_in(request: web.Request) -> str:
     """The token of `Authorization: Bearer` or `x-api-key`. Raises a problem for two of them: a proxy may see the other one."""
     found = request.headers.getall("Authorization", []) + request.headers.getall("x-api-key", [])

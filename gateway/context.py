@@ -98,6 +98,9 @@ def gate_of(request: web.Request) -> Gate:
 def asked_by(request: web.Request, scope: str) -> Caller:
     """Who asks, with a key of this scope. Raises a problem."""
     gate = gate_of(request)
+    # INVARIANT: nobody is let in, and nothing called permitted, by a control that may be old (tests/unit/test_gateway_access.py).
+    if gate.control_log.stale:
+        raise problem(503, "control_stale", "control cannot be confirmed: ask again", {"Retry-After": "1"})
     caller = caller_of(request, gate.control, gate.clock(), gate.rates)
     caller.needs(scope)
     return caller

@@ -2,7 +2,8 @@
 
     GET /v1/sessions/{id}/events         Last-Event-ID: PARTITION-OFFSET of the last one seen
 
-What is kept (one day) is told first from there on, then what comes. A client that reads too slowly is cut off and comes back.
+What is kept (one day) is told first from there on, then what comes. A client that reads too slowly is cut off and comes back; one
+whose key or agent was stopped is cut off, too, at the next event or beat.
 INVARIANT: only replies of the key's own agent, and of this session (tests/integration/test_gateway.py).
 Never decides, never keeps. Next: `hub.py`.
 """
@@ -12,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
+from sluicegate.gateway.access import stands
 from sluicegate.gateway.context import asked_by, gate_of
 from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import AGENT
@@ -46,6 +49,9 @@ async def _events(request: web.Request) -> web.StreamResponse:
     after = _after(request, partition)
     queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue(MAX_QUEUED)
 
+    def may() -> bool:
+        return stands(caller, gate.control, gate.clock())
+
     def end() -> None:
         while queue.full():
             queue.get_nowait()
@@ -70,9 +76,11 @@ async def _events(request: web.Request) -> web.StreamResponse:
         if after is not None:
             async with contextlib.aclosing(gate.hub.kept(agent_id, after)) as kept:
                 async for offset, value in kept:
+                    if not may():
+                        break
                     last = offset
                     await _write(response, partition, offset, value, session_id)
-        await _follow(response, queue, partition, last, session_id)
+        await _follow(response, queue, partition, last, session_id, may)
     except (ConnectionResetError, asyncio.CancelledError):
         pass  # the client went away: nothing depends on it
     finally:
@@ -90,16 +98,19 @@ async def _follow(
     partition: int,
     last: int,
     session_id: str,
+    may: Callable[[], bool],
 ) -> None:
     while True:
-        try:
+        found: tuple[int, bytes] | None = (-1, b"")
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BEAT_S):
                 found = await queue.get()
-        except TimeoutError:
+        # INVARIANT: a key that was revoked hears nothing more (tests/unit/test_gateway_access.py).
+        if found is None or not may():
+            return
+        if not found[1]:
             await response.write(b": still here\n\n")
             continue
-        if found is None:
-            return
         offset, value = found
         if offset > last:
             await _write(response, partition, offset, value, session_id)

@@ -69,7 +69,11 @@ def may_set_mode(control: Control, who: str, scope: str, value: str, mode: str) 
             return ""
         return f"`{who}` has not the role `{OPERATOR_ROLE}`, which it takes without a `control.cedar`"
     resource = {"type": _RESOURCES.get(scope, "Scope"), "id": value}
-    return _ask(book, person, "mode.set", resource, {"mode": mode, "environment": control.env})
+    answer = _answer(book, person, "mode.set", resource, {"mode": mode, "environment": control.env})
+    # INVARIANT: what takes two people is not done by one (tests/unit/test_control.py::test_a_mode_is_never_set_past_a_quorum).
+    if not answer.reason and answer.quorum > 1:
+        return f"its permit takes {answer.quorum} people, and a mode is set by one: write a permit for `mode.set` without @quorum"
+    return answer.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +128,6 @@ def _roles_of(body: Mapping[str, object]) -> list[str]:
     rows = cast("list[Mapping[str, object]]", body.get("people") or [])
     given = {str(role) for row in rows for role in cast("list[object]", row.get("roles") or [])}
     return sorted(given | ({str(body["role"])} if "role" in body else set()))
-
-
-def _ask(
-    book: PolicyBook, person: Person, action: str, resource: dict[str, str], context: dict[str, object]
-) -> str:
-    return _answer(book, person, action, resource, context).reason
 
 
 def _answer(

@@ -53,13 +53,14 @@ class Rehearsal:
         environment: str = "test",
         control: Control | None = None,
     ) -> None:
-        """`control`: quarantines and modes are those of this moment; nothing of it changes."""
+        """`control`: quarantines, reviews and modes are those of this moment; nothing of it changes. Orders to take agents back
+        are left out: control keeps them for ever, and whether one still waits only the agent's partition knows."""
         self.agent, self.now, self._release = agent, T0, release
         people = reviewers(release)
         now = control or Control(0, LOG_ID, environment)
         control = replace(
             now, partitions=1, signing="dev", agents={agent.agent_id: agent}, people={p.person_id: p for p in people},
-            deployed=release.digest, release=release, canary=None, pins={},
+            deployed=release.digest, release=release, canary=None, pins={}, agent_orders={},
         )  # fmt: skip
         self.ledger = OnePartition(control, PartitionState(LOG_ID, 0, 1, environment))
         self._reviewers = [p.person_id for p in people]

@@ -239,6 +239,24 @@ def test_control_cedar_says_who_deploys_where_it_names_the_event() -> None:
     assert pinned.pins, "no policy names pins, so whoever may write control may pin"
 
 
+BY_TWO = """
+@id("both-by-two") @quorum("2") permit (principal in Role::"lead", action in [Action::"mode.set", Action::"release.deployed"], resource);
+"""
+OBSERVE_ALONE = """
+@id("observe-alone") permit (principal in Role::"lead", action == Action::"mode.set", resource);
+"""
+
+
+def test_a_mode_is_never_set_past_a_quorum() -> None:
+    """A mode is no change that several people agree to: a permit that asks for two does not let one observe."""
+    for text, taken in ((BY_TWO, False), (BY_TWO + OBSERVE_ALONE, True)):
+        d = Driver()
+        d.deploy(compile_release({**release_files(), "control.cedar": text}))
+        start = folded(person("lea", "lead"), start=d.control)
+        assert bool(folded(mode("agent", AGENT, "observe"), who="lea", start=start).modes) is taken
+        assert (may_set_mode(start, "lea", "agent", AGENT, "observe") == "") is taken
+
+
 def test_events_of_no_form_change_no_mode() -> None:
     start = folded(person("olga", "operator"))
     for bad in (mode("planet", "a", "observe"), mode("tool", "", "observe"), mode("tool", "t", "sleep")):

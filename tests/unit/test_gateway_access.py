@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from sluicegate.gateway.access import BURST, Rates, caller_of, token_in
+from sluicegate.gateway import events
+from sluicegate.gateway.access import BURST, Rates, caller_of, stands, token_in
+from sluicegate.gateway.context import GATE, Gate, asked_by
+from sluicegate.gateway.hub import Hub
 from sluicegate.processors.api_keys import ApiKey, digest_of, token_of
+from sluicegate.schemas import codec
+from sluicegate.schemas.records import Reply
+from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, Driver
 
@@ -78,3 +89,54 @@ def test_rates() -> None:
     assert rates.take(key) == 0.0 and rates.take(key) > 0
     now[0] = 100.0
     assert [rates.take(key) for _ in range(2 * BURST + 1)].count(0.0) == 2 * BURST
+
+
+def test_a_control_that_may_be_old_lets_nobody_in(tmp_path: Path) -> None:
+    """Kafka away: a key that was revoked, or an agent that was quarantined meanwhile, is not known here."""
+    driver, settings = control_with_key(), Settings(home=tmp_path)
+    reader = ControlReader(settings)  # never confirmed
+    reader.control = driver.control
+    app = web.Application()
+    app[GATE] = Gate(settings, Hub(settings), reader, Rates(), lambda: driver.now, Counter())
+    request = make_mocked_request("POST", "/access/v1/evaluation", headers={"x-api-key": TOKEN}, app=app)
+    with pytest.raises(web.HTTPServiceUnavailable) as away:
+        asked_by(request, "agent")
+    assert "control_stale" in str(away.value.text)
+
+
+class Written(web.StreamResponse):
+    """What a client of events was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["api_key.revoked", "agent.suspended"])
+def test_an_open_event_stream_ends_with_its_key_and_its_agent(kind: str) -> None:
+    driver, response = control_with_key(), Written()
+    caller = caller_of(asked(x_api_key=TOKEN), driver.control, driver.now, Rates())
+
+    async def run() -> None:
+        queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+
+        def may() -> bool:
+            return stands(caller, driver.control, driver.now)
+
+        reply = codec.encode(Reply(bytes(16), "i", AGENT, "s", "heard", "session", "", [], 1))
+        queue.put_nowait((0, reply))
+        following = asyncio.create_task(events._follow(response, queue, 0, -1, "s", may))
+        while not queue.empty():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert response.sent.startswith(b"id: 0-0")
+        driver.control_event(kind, **({"key_id": "k"} if kind.startswith("api") else {"agent_id": AGENT}))
+        queue.put_nowait((1, reply))
+        queue.put_nowait(None)
+        await following
+
+    asyncio.run(run())
+    assert b"id: 0-1" not in response.sent

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sluicegate.processors.cases import Case, read_cases
 from sluicegate.processors.findings import Finding
-from sluicegate.processors.rehearsal import Played, run_case
+from sluicegate.processors.rehearsal import Played, ask, run_case
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.processors.shapes import shape_of
 from sluicegate.streams.cli import app
@@ -199,3 +199,14 @@ def test_the_command_fails_with_the_difference(tmp_path: Path) -> None:
     (tmp_path / "tests" / "a.csv").write_text(row.replace("refuse", "permit"))
     assert CliRunner().invoke(app, ["release", "test", str(tmp_path)]).exit_code == 0
     assert CliRunner().invoke(app, ["release", "test", str(tmp_path), "--min-coverage", "34"]).exit_code == 1
+
+
+def test_what_would_be_said_does_not_hang_on_a_rollback_of_long_ago() -> None:
+    """Control remembers the last order for an agent for ever; that its partition took it in only the partition knows."""
+    d = driver.Driver()
+    d.deploy(compile_release(driver.release_files()))
+    d.open_session()
+    d.control_event("agent.rolled_back", agent_id=driver.AGENT, cut=d.state.seq - 1, why="drift")
+    release, agent = d.control.release, d.control.agents[driver.AGENT]
+    assert release is not None
+    assert ask(release, agent, "desk.read", b'{"value": "x"}', control=d.control).allowed
