@@ -138,6 +138,11 @@ def at_cut_of(raw: bytes) -> tuple[int, AgentValues]:
     return int(orjson.loads(raw)["cut"]), agent_values.decode(raw)
 
 
+def releases_in(raw: bytes) -> set[str]:
+    """The releases that sessions in such bytes stand on: who restores them needs those at hand."""
+    return {session.release for session in at_cut_of(raw)[1].sessions.values() if session.release}
+
+
 def restore_facts(
     state: PartitionState, order: AgentOrder, cut: int, then: AgentValues, now: int
 ) -> list[RestoreFacts]:

@@ -12,7 +12,7 @@ import hashlib
 
 from sluicegate.processors.outcomes import intent_key, score_key
 from sluicegate.processors.route import valid_id, window
-from sluicegate.processors.state import Ended, OpenIntent, session_key
+from sluicegate.processors.state import MAX_REMEMBERED_IDS, Ended, OpenIntent, session_key
 from sluicegate.processors.work import Work, emit
 from sluicegate.schemas.records import IntakeFacts, Score, ScoreFacts
 from sluicegate.schemas.scores import EVALUATOR, SCORE_KINDS, SCORE_MAX
@@ -53,6 +53,8 @@ def decide_score(work: Work, score: Score) -> None:
         if isinstance(seen, Ended):
             # INVARIANT: an id counts once (tests/unit/test_scores.py): a worker that sends again after a crash adds nothing.
             reason = "duplicate" if seen.digest == digest else "id_conflict"
+        elif len(state.intents) >= MAX_REMEMBERED_IDS:
+            reason = "overloaded"
     if reason:
         emit(work, STAGE, "noted", IntakeFacts("score", len(work.payload), digest), reason)
         return

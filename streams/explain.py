@@ -22,6 +22,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
+from sluicegate.schemas.scores import SCORE_MAX
 from sluicegate.streams import control_log, kafka, releases
 from sluicegate.streams.find import Finder, LedgerEvent
 from sluicegate.streams.settings import Settings
@@ -260,6 +261,13 @@ def _facts(story: Story, step: Step, facts: object) -> None:
         case r.CellFacts():
             step.detail = f"memory of `{facts.scope}`, partition {facts.home}"
             step.detail += f", version {facts.version}" if facts.version else ""
+        case r.MemoryFacts():
+            step.detail = f"memory of `{facts.scope}`, version {facts.version}"
+        case r.PromptFacts():
+            step.detail = f"prompt `{facts.prompt}` sha256 {facts.digest.hex()[:12]}"
+        case r.ScoreFacts():
+            step.by = facts.scorer
+            step.detail = f"{facts.metric} {facts.value / SCORE_MAX:g} by {facts.kind} `{facts.scorer}`"
         case r.ChoiceFacts():
             step.detail = _choice(facts)
         case r.StageFacts() | r.IntakeFacts():

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from sluicegate.processors.agent_restore import PLACE
+from sluicegate.processors.agent_restore import PLACE, releases_in
 from sluicegate.processors.cache_entries import WAKE_AT
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
@@ -316,7 +316,12 @@ class Lane:
         """Step 2: an input's bytes. The library keeps what came with them: it is asked for next."""
         topic, offset = place
         if topic == PLACE:
-            return self._restoring.values(offset)
+            values = self._restoring.values(offset)
+            if (
+                values is not None
+            ):  # a session that comes back may stand on what nobody stood on when this lane began
+                await self.service.control.have(releases_in(values))
+            return values
         known = self._library.raw(place)
         if known is not None:
             return known

@@ -36,20 +36,32 @@ class RestingFile:
         self._spots: set[Spot] = set()
 
     def put(self, packed: bytes) -> object:
-        """Append."""
-        os.pwrite(self._file, packed, self._end)
+        """Append; where the disk takes no more the bytes stay in memory, and are their own handle."""
+        # INVARIANT: a full disk loses no session and stops no decision (tests/properties/test_resting.py).
+        if not self._written(packed):
+            return packed
         spot = Spot(self._end, len(packed))
         self._spots.add(spot)
         self._end += len(packed)
         return spot
 
+    def _written(self, packed: bytes) -> bool:
+        try:
+            return os.pwrite(self._file, packed, self._end) == len(packed)
+        except OSError:
+            return False
+
     def get(self, handle: object) -> bytes:
         """Read."""
+        if isinstance(handle, bytes):
+            return handle
         spot = cast(Spot, handle)
         return os.pread(self._file, spot.size, spot.at)
 
     def drop(self, handle: object) -> None:
         """Leave a hole; write the file anew when half of it is holes."""
+        if isinstance(handle, bytes):
+            return
         spot = cast(Spot, handle)
         self._spots.discard(spot)
         self._holes += spot.size
@@ -57,14 +69,23 @@ class RestingFile:
             self._compact()
 
     def _compact(self) -> None:
-        old = self._file
-        self._file = _nameless(self._folder)
-        self._end = self._holes = 0
+        """The old file stands until the new one is whole; on a full disk it goes on standing."""
+        old, end, holes = self._file, self._end, self._holes
+        try:
+            self._file = _nameless(self._folder)
+        except OSError:
+            return
+        self._end, moved = 0, []
         for spot in self._spots:
-            packed = os.pread(old, spot.size, spot.at)
-            os.pwrite(self._file, packed, self._end)
-            spot.at = self._end
+            if not self._written(os.pread(old, spot.size, spot.at)):
+                os.close(self._file)
+                self._file, self._end, self._holes = old, end, holes
+                return
+            moved.append((spot, self._end))
             self._end += spot.size
+        for spot, at in moved:
+            spot.at = at
+        self._holes = 0
         os.close(old)
 
     def __del__(self) -> None:

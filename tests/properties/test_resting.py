@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +91,34 @@ def test_a_file_is_written_anew_when_half_of_it_is_holes(
     assert file._end < 5_000
     assert [file.get(spot) for spot in spots[2::3]] == [bytes([n]) * 100 for n in range(50)[2::3]]
     assert list(tmp_path.iterdir()) == []  # it has no name
+
+
+@pytest.mark.parametrize("left", [0, 7])
+def test_a_full_disk_loses_nothing(left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no byte more, or a part of what it is given."""
+    monkeypatch.setattr("sluicegate.streams.resting_file.COMPACT_BYTES", 0)
+    file, pwrite = RestingFile(tmp_path), os.pwrite
+    before = {n: file.put(bytes([n]) * 100) for n in range(4)}
+
+    def full(handle: int, data: bytes, at: int) -> int:
+        if not left:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return pwrite(handle, data[:left], at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    after = {n: file.put(bytes([n]) * 100) for n in range(4, 8)}
+    for n in (0, 1, 2):  # more than half is holes now, and cannot be written anew
+        file.drop(before.pop(n))
+    file.drop(after.pop(4))
+    assert {n: file.get(spot) for n, spot in (before | after).items()} == {
+        n: bytes([n]) * 100 for n in (3, 5, 6, 7)
+    }
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    for n in (5, 6, 7):
+        file.drop(after.pop(n))
+    later = file.put(b"x" * 100)
+    file.drop(file.put(b"y" * 1_000))
+    assert file.get(later) == b"x" * 100 and file.get(before[3]) == bytes([3]) * 100
 
 
 def busy(d: Driver) -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import agent_values, snapshot
-from sluicegate.processors.agent_fold import AgentFold
-from sluicegate.processors.agent_restore import PIECE_BYTES, SPENT
+from sluicegate.processors.agent_fold import AgentFold, Cuts
+from sluicegate.processors.agent_orders import AgentOrder
+from sluicegate.processors.agent_restore import PIECE_BYTES, SPENT, releases_in
 from sluicegate.processors.agent_values import AgentValues, values_of
 from sluicegate.processors.control import Control, fold
 from sluicegate.processors.inputs import Tick
@@ -22,7 +23,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams.recovery import fold_record
 
-from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver, Record, read
+from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver, Record, read, release
 from tests.unit.test_memory import COMPILED
 from tests.unit.test_rederive import check
 from tests.unit.test_verify import verify
@@ -339,6 +340,23 @@ def test_a_rollback_is_taken_back() -> None:
     assert recall(d, "k")["value"] == "two"
     assert recall(d, "mine", "session", "latest")["value"] == "kept"
     sound(d)
+
+
+def test_the_releases_of_sessions_that_come_back_are_known_before() -> None:
+    """No session of the state stands on them meanwhile, so a lane that begins then has not loaded them."""
+    d = driver()
+    cut = here(d)
+    old = d.control.deployed
+    d.open_session("later")
+    before = here(d)
+    d.roll_back(cut=cut)
+    d.close_session()
+    d.deploy(release(edition="two"))
+    assert old not in d.state.sessions.releases()
+    fold, cuts = AgentFold(0, AGENT), Cuts([AgentOrder(AGENT, 0, None, before)], 0, 1)
+    for record in d.records:
+        fold.add(*split_two(record.value), cuts)
+    assert releases_in(cuts.values[0]) == {old}
 
 
 def test_a_session_id_that_was_withdrawn_may_be_opened_anew() -> None:

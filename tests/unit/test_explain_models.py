@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from sluicegate.processors.streaming import message_digest
 from sluicegate.schemas import codec
@@ -10,8 +12,11 @@ from sluicegate.streams.commands.explain import _print
 from sluicegate.streams.explain import Story, tell
 from sluicegate.streams.find import LedgerEvent
 
-from tests.driver import Driver
+from tests.driver import PERSON, Driver
 from tests.unit.test_attempts import LARGE, MESSAGES, SMALL, SPARE, answer, ask, contract, driver, next_of
+from tests.unit.test_prompt_read import TEXT
+from tests.unit.test_prompt_read import driver as reader
+from tests.unit.test_scores import score
 
 
 def story(d: Driver, intent_id: str) -> Story:
@@ -61,3 +66,16 @@ def test_a_stream_that_broke_off_is_told_under_a_budget_too() -> None:
             "",
         ),
     ]
+
+
+def test_what_was_read_and_how_good_it_was_are_told() -> None:
+    d = reader()
+    intent = d.intent("prompt.read", {"prompt": "triage", "variables": {"role": "x", "plan": "y"}})
+    d.feed("intents", intent)
+    d.feed("reviews", score(d, 8_000, intent_id=intent.intent_id))
+    told = story(d, intent.intent_id)
+    digest = hashlib.sha256(TEXT.encode()).hexdigest()[:12]
+    assert next(s for s in told.steps if s.status == "released").detail == f"prompt `triage` sha256 {digest}"
+    said = next(s for s in told.steps if s.status == "scored")
+    assert (said.by, said.detail) == (PERSON, f"quality 0.8 by person `{PERSON}`")
+    assert told.state == "released"

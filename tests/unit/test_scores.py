@@ -57,6 +57,15 @@ def test_a_score_counts_while_the_session_is_open_and_three_days_after(d: Driver
     assert said(d, score(d)) == ("noted", "nothing_to_score")
 
 
+def test_the_ids_that_are_remembered_are_bounded(d: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scorer that went mad makes no partition grow, nor takes the room that calls need."""
+    first = score(d)
+    assert said(d, first) == ("scored", "")
+    monkeypatch.setattr("sluicegate.processors.scores.MAX_REMEMBERED_IDS", len(d.state.intents))
+    assert said(d, score(d)) == ("noted", "overloaded")
+    assert said(d, first) == ("noted", "duplicate")
+
+
 def test_of_an_intent(d: Driver) -> None:
     called = d.call("desk.read").outcomes[0].origin.intent_id
     assert said(d, score(d, intent_id=called)) == ("scored", "")
