@@ -118,6 +118,8 @@ class Hub(KafkaTransport):
             await line.start(found.inbox.deliver)
             self._askers[agent_id] = found
             self._make_room()
+        # INVARIANT: a key that was rotated is not signed with any more (tests/unit/test_gateway_access.py).
+        found.sign_with(agent_key, channel_key)
         self._askers.move_to_end(agent_id)
         return found
 

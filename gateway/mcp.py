@@ -12,6 +12,7 @@ Source: Model Context Protocol 2025-06-18, transports. Never decides. Next: `pro
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable
 
@@ -35,6 +36,7 @@ SESSION = "Mcp-Session-Id"
 PAGE = 200
 """Tools of one answer."""
 RESULT_TOOL = "sluicegate_result"
+CURSOR = re.compile(r"[0-9]{1,9}")
 CALL_LIMIT_S = 60.0
 RESULT_WAIT_S = 20.0
 _METHOD, _PARAMS = -32_601, -32_602
@@ -136,7 +138,7 @@ async def _list(gate: Gate, caller: Caller, params: Params) -> dict[str, object]
         n for n in may_ask(gate.control, release, caller.agent) if release.tools[n].executor_kind != MODEL
     ]
     cursor = params.get("cursor", "0")
-    if not isinstance(cursor, str) or not cursor.isdigit():
+    if not isinstance(cursor, str) or not CURSOR.fullmatch(cursor):
         raise _Wrong(_PARAMS, "`cursor` is none of ours")
     start = int(cursor)
     tools = [

@@ -72,6 +72,11 @@ class Asker:
         self._functions = functions
         self._source = f"/{env}/agents/{quote(agent_id, safe='')}".encode()
 
+    def sign_with(self, agent_key: Key | None, channel_key: Key | None) -> None:
+        """From now on sign with these; without a channel's key the one of before stays."""
+        self._keys["intents"] = agent_key
+        self._keys["messages"] = channel_key or self._keys["messages"]
+
     async def call_tool(
         self,
         session_id: str,

@@ -143,7 +143,7 @@ def test_the_end_of_a_held_call_is_told_after_its_session_was_closed() -> None:
         return held
 
     held = in_session(gate, ask)
-    assert gate.driver.state.sessions == {}
+    assert not gate.driver.state.sessions
 
     async def later() -> tuple[object, object]:
         gate.after(approve(gate, held.intent_id))

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from sluicegate.gateway import events
+from sluicegate.gateway import events, mcp
 from sluicegate.gateway.access import BURST, Rates, caller_of, stands, token_in
 from sluicegate.gateway.context import GATE, Gate, asked_by
 from sluicegate.gateway.hub import Hub
 from sluicegate.processors.api_keys import ApiKey, digest_of, token_of
 from sluicegate.schemas import codec
-from sluicegate.schemas.records import Reply
+from sluicegate.schemas.records import Envelope, Intent, Reply
+from sluicegate.streams.asking import Asker
 from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.settings import Settings
 
@@ -140,3 +141,28 @@ def test_an_open_event_stream_ends_with_its_key_and_its_agent(kind: str) -> None
 
     asyncio.run(run())
     assert b"id: 0-1" not in response.sent
+
+
+def test_the_gateway_signs_with_the_keys_of_now(tmp_path: Path) -> None:
+    """The first request of an agent fixes neither its key, which may be rotated, nor that no channel speaks for it."""
+    hub = Hub(Settings(home=tmp_path))
+
+    async def run() -> list[str]:
+        asker = await hub.asker(AGENT, ("old", bytes(32)), None)
+        signed = [_kid(asker, "intents")]
+        asker = await hub.asker(AGENT, ("new", bytes(32)), ("channel", bytes(32)))
+        signed += [_kid(asker, "intents"), _kid(asker, "messages")]
+        asker = await hub.asker(AGENT, ("new", bytes(32)), None)  # of a key without the scope `channel`
+        return [*signed, _kid(asker, "messages")]
+
+    assert asyncio.run(run()) == ["old", "new", "channel", "channel"]
+
+
+def _kid(asker: Asker, topic: str) -> str:
+    record = Intent("i", AGENT, "s", "tool_call", "t", b"{}", 1)
+    return codec.decode_as(Envelope, asker._encode(topic, record, "i")).kid
+
+
+@pytest.mark.parametrize("cursor", ["\u00b2", "9" * 5_000, "-1", ""])
+def test_a_cursor_of_mcp_is_a_number_or_refused(cursor: str) -> None:
+    assert mcp.CURSOR.fullmatch(cursor) is None
