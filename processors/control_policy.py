@@ -124,9 +124,10 @@ def asked(control: Control, who: str, kind: str, body: Mapping[str, object]) -> 
 
 
 def _roles_of(body: Mapping[str, object]) -> list[str]:
-    """The roles that an event gives to people, or to a key."""
+    """The roles that an event gives to people, or to a key; of an API key its scopes."""
     rows = cast("list[Mapping[str, object]]", body.get("people") or [])
     given = {str(role) for row in rows for role in cast("list[object]", row.get("roles") or [])}
+    given |= {str(scope) for scope in cast("list[object]", body.get("scopes") or [])}
     return sorted(given | ({str(body["role"])} if "role" in body else set()))
 
 

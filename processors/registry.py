@@ -14,7 +14,7 @@ ACTIVE, SUSPENDED, RETIRED = "active", "suspended", "retired"
 OPERATOR_ROLE = "operator"
 """People of this role may change control where the release has no `control.cedar`."""
 
-MANAGING = ("people.registered", "key.added")
+MANAGING = ("people.registered", "key.added", "api_key.added")
 """Events that make people and keys, which `control.cedar` may ask for a permit: else whoever may write control could be
 two people. Removing and revoking take something back, and are never asked."""
 

@@ -20,7 +20,7 @@ from sluicegate.processors.api_keys import (
     token_of,
 )
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log
+from sluicegate.streams import changes, control_log
 from sluicegate.streams.identities import FOREVER_US
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import operator
@@ -32,18 +32,19 @@ ID_BYTES = 6
 
 @dataclass(frozen=True, slots=True)
 class MadeKey:
-    """A key that was made. `token` is shown once."""
+    """A key that was made, or with `waits` proposed to: so many people it takes. `token` is shown once."""
 
     key_id: str
     token: str
     head: int
+    waits: int = 0
 
 
 async def create(
     settings: Settings, keys: Keys, agent: str, scopes: Sequence[str], why: str, *, rate_per_s: int, valid_us: int = 0
 ) -> MadeKey:  # fmt: skip
     """A key for a registered agent. Raises `Terminal` for an unknown agent, scope or rate."""
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     if agent not in control.agents:
         raise Terminal(
             f"agent `{agent[:80]}` is not registered: sluicegate agents register AGENT --role ROLE"
@@ -63,10 +64,8 @@ async def create(
         "key_id": key_id, "sha256": digest_of(secret), "agent_id": agent, "scopes": list(scopes), "rate_per_s": rate_per_s,
         "not_after": ends,
     }  # fmt: skip
-    head = await control_log.append(
-        settings, keys, [(ADDED_KIND, body)], who=operator(), why=why, expected_head=control.head
-    )
-    return MadeKey(key_id, token_of(control.env, key_id, secret), head)
+    head, waits = await changes.write(settings, keys, control, [(ADDED_KIND, body)], why)
+    return MadeKey(key_id, token_of(control.env, key_id, secret), head, waits)
 
 
 async def revoke(settings: Settings, keys: Keys, key_id: str, why: str) -> int:

@@ -105,7 +105,9 @@ def keys_create(
             valid_us=span_us(valid) if valid else 0,
         )
     )  # fmt: skip
-    console().print(f"key `{made.key_id}` as control event {made.head}, shown this once:", markup=False)
+    done = "proposed as" if made.waits else "as"
+    said = f"key `{made.key_id}` {done} control event {made.head}, shown this once{_waiting(made.waits)}:"
+    console().print(said, markup=False)
     print(made.token)
 
 

@@ -178,6 +178,30 @@ def test_one_operator_cannot_become_two(start: Control) -> None:
     assert "k" in event(start, "key.added", "lea", role="agent", **key).keys
 
 
+API_KEYS = """
+@id("channels-by-two") @quorum("2")
+permit (principal in Role::"lead", action == Action::"api_key.added", resource);
+@id("agents-alone")
+permit (principal in Role::"lead", action == Action::"api_key.added", resource) unless { context.roles.contains("channel") };
+"""
+
+
+def test_one_operator_speaks_for_nobody_through_the_gateway(start: Control) -> None:
+    """An API key is a key: whoever has one speaks as its agent, and with `channel` for the user."""
+    d = Driver()
+    d.deploy(compile_release(rules(RULES + API_KEYS)))
+    start.release, start.deployed = d.control.release, d.control.deployed
+    made: dict[str, object] = {
+        "key_id": "k", "sha256": "00", "agent_id": "a", "scopes": ["agent", "channel"], "rate_per_s": 1, "not_after": 9,
+    }  # fmt: skip
+    assert "k" not in event(start, "api_key.added", "otto", **{**made, "scopes": ["agent"]}).api_keys
+    assert "k" in event(start, "api_key.added", "lea", **{**made, "scopes": ["agent"]}).api_keys
+    assert "k" not in event(start, "api_key.added", "lea", **made).api_keys
+    assert "k" in agreed(proposed(start, kind="api_key.added", body=made), "leo").api_keys
+    events, waits = proposals(start, [("api_key.added", made)], "lea", start.at + 1)
+    assert (events[0][0], waits) == ("change.proposed", 2)
+
+
 def test_bounded(start: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sluicegate.processors.changes.MAX_CHANGES", 2)
     control = start
