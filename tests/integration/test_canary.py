@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -36,7 +37,7 @@ from typer.testing import CliRunner
 
 from tests.driver import release_files
 from tests.integration import gate as gates
-from tests.integration.gate import Gate, Loop, intent, new_id, now_us, until
+from tests.integration.gate import LIMIT_S, Gate, Loop, intent, new_id, now_us, until
 
 RULES = """
 canary:
@@ -211,8 +212,13 @@ def test_an_even_canary_is_promoted_and_a_manual_one_is_left_alone(
                 await until(lambda: gate.service.control.control.canary is None, "the promotion")
 
     loop.run(scenario(False), 120.0)
-    status = command("canary", "status")
-    assert "promoted or aborted by a person" in status and "verdict so far: promote" in status
+    deadline = time.monotonic() + LIMIT_S
+    while "verdict so far: promote" not in (status := command("canary", "status")):
+        assert time.monotonic() < deadline, (
+            status
+        )  # what closed last counts once nothing earlier can be missing
+        time.sleep(0.2)
+    assert "promoted or aborted by a person" in status
     rows = json.loads(command("canary", "status", "-o", "json"))
     assert {row["metric"]: row["says"] for row in rows} == {
         "failure": "safe", "refusal": "safe", "withheld": "safe", "ungrounded": "safe", "quality": "unmeasured",
