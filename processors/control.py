@@ -147,6 +147,20 @@ def fold(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> Contro
     return new
 
 
+def fold_any(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> tuple[Control, str]:
+    """As `fold`, for who reads what others wrote: an event of another form changes nothing, and in what it is wrong is said.
+
+    Only the first event, which names the log, has to be one. Raises for that as `fold` does.
+    """
+    try:
+        return fold(control, seq, facts, at), ""
+    except Exception as error:  # all readers do the same: whatever a body leads to follows from its bytes
+        # INVARIANT: no event stops those who follow control (tests/unit/test_control_reader.py).
+        if seq == 0:
+            raise
+        return replace(control, head=seq, at=max(control.at, at)), type(error).__name__
+
+
 def perform(new: Control, kind: str, body: Body, who: str) -> None:
     """What an event changes, whoever was asked before."""
     step = _STEPS.get(kind)

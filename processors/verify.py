@@ -112,11 +112,13 @@ class ControlChecker(Chain):
         try:
             rest = reading.rest(head.rest)
             facts = codec.decode_as(r.ControlFacts, parts.facts)
-            after = control_fold.fold(before, head.seq, facts, rest.decided_at)
+            after, wrong = control_fold.fold_any(before, head.seq, facts, rest.decided_at)
         except (Unreadable, ValueError, KeyError, TypeError) as error:
             self._bad("readable", offset, f"control event {head.seq} cannot be read ({type(error).__name__})")
             self.seq = head.seq + 1
             return
+        if wrong:
+            self._bad("readable", offset, f"control event {head.seq} cannot be read ({wrong})")
         if (facts.kind == "genesis") != (self.records == 1):
             self._bad("genesis", offset, f"control event {head.seq} is `{facts.kind}`")
         if head.event_id != event_id(self.log_id, 0, head.seq, "control", 0):

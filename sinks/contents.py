@@ -94,7 +94,7 @@ def _reader(name: str) -> Callable[[bytes], tuple[dict[str, object], bytes]]:
 # What an input can be; the first outcome of an input carries its bytes.
 _READERS = {
     codec.SCHEMAS[name].prefix: (name.encode(), _reader(name))
-    for name in ("intent", "message", "review", "receipt", "score")
+    for name in ("intent", "message", "review", "resolution", "receipt", "score", "transfer")
 }
 _ENVELOPE = codec.SCHEMAS["envelope"].prefix
 _read_envelope = avro.compile_reader("envelope")

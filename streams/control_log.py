@@ -161,7 +161,12 @@ class ControlReader:
             log.error("alarm: control event %d (`%s`) has no effect: %s", header.seq, facts.kind[:40], reason)
         if facts.kind in fold.ASKS_RELEASE:
             await self._attach_rules(self.control)
-        new = fold.fold(self.control, header.seq, facts, header.decided_at)
+        new, wrong = fold.fold_any(self.control, header.seq, facts, header.decided_at)
+        if wrong:
+            log.error(
+                "alarm: control event %d (`%s`) has no effect: its body has another form (%s)",
+                header.seq, facts.kind[:40], wrong,
+            )  # fmt: skip
         if not self._with_release:
             new.release = None
         if facts.kind == "key.added":  # a MAC key's secret was put into this home before

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import rfc8785
 from aiokafka import TopicPartition
+from sluicegate.processors.control import fold, fold_any
 from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.records import ControlFacts
 from sluicegate.streams import control_log
 from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.settings import Settings
@@ -100,3 +103,44 @@ def test_a_broken_chain_is_never_fresh(tmp_path: Path, monkeypatch: pytest.Monke
         await reader.stop()
 
     asyncio.run(follow())
+
+
+MALFORMED: list[tuple[str, dict[str, object]]] = [
+    ("change.proposed", {}),
+    ("change.proposed", {"kind": "release.deployed", "body": [], "quorum": "x", "expires_at": 5}),
+    ("change.agreed", {"change": [], "digest": 1}),
+    ("change.withdrawn", {}),
+    ("api_key.added", {"key_id": "k", "sha256": "", "agent_id": "a", "scopes": None, "rate_per_s": 1, "not_after": 1}),
+    ("canary.paused", {}),
+    ("quarantine.added", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "body"), MALFORMED)
+def test_an_event_of_no_form_stops_nobody(kind: str, body: dict[str, object], tmp_path: Path) -> None:
+    """Else whoever may write control, the sentinel's process too, could stop every worker for ever."""
+    driver = Driver()
+    facts = ControlFacts(kind, "somebody", "a test", rfc8785.dumps(body))  # type: ignore[arg-type]
+    with pytest.raises(Exception):  # noqa: B017 - whatever it is
+        fold(driver.control, driver.control.head + 1, facts)
+    after, wrong = fold_any(driver.control, driver.control.head + 1, facts)
+    assert wrong and after == replace(driver.control, head=driver.control.head + 1)
+    then, wrong = fold_any(
+        after, after.head + 1, ControlFacts("quarantine.added", "somebody", "", QUARANTINE)
+    )
+    assert not wrong and ("tool", "desk.pay") in then.quarantines
+
+
+QUARANTINE = b'{"scope":"tool","value":"desk.pay","why":"a test"}'
+
+
+def test_the_follower_goes_on_behind_such_an_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    driver = Driver()
+    with pytest.raises(KeyError):
+        driver.control_event("canary.paused")
+    driver.controls.append(replace(driver.control, head=driver.control.head + 1))
+    driver.control_event("quarantine.added", scope="tool", value="desk.pay", why="a test")
+    reader, _ = reader_of(driver.control_records, tmp_path)
+    asyncio.run(reader._poll())
+    assert reader.control.head == driver.control.head and ("tool", "desk.pay") in reader.control.quarantines
+    assert "`canary.paused`) has no effect" in caplog.text

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.topics import TOPICS
 from sluicegate.sinks import clickhouse, contents, facts, native, ranges, rows, tables, writer
 from sluicegate.sinks.block import TYPES, Block
 from sluicegate.sinks.ranges import Collector, Frozen, Range
@@ -445,6 +446,23 @@ def test_content_that_is_a_record_becomes_json() -> None:
     name, text, shape = contents.readable(codec.encode(signed))
     assert shape == b"not json"
     assert (name, json.loads(text)["signed_by"], json.loads(text)["tool"]) == (b"intent", "key-1", "pay")
+
+
+def test_a_persons_word_and_what_is_handed_on_become_json_too() -> None:
+    said = records.Resolution("r", "a", "i", "happened", "person-1", 5, "the bank says so", b'{"ok":true}')
+    name, text, _ = contents.readable(codec.encode(said))
+    told = json.loads(text)
+    assert (name, told["verdict"], told["why"], told["result"]) == (
+        b"resolution",
+        "happened",
+        "the bank says so",
+        {"ok": True},
+    )
+    assert contents._READERS.keys() >= {
+        schema.prefix
+        for name, schema in codec.SCHEMAS.items()
+        if name in {kind for topic in TOPICS for kind, _ in topic.accepts} - {"exchange"}
+    }
 
 
 def test_without_an_opener_there_are_no_contents() -> None:
