@@ -40,6 +40,10 @@ WHOLE = 100
 MAX_UNSCORED = 200_000
 """Closed sessions whose quality may still come, about 200 bytes each: 40 MB. The oldest is dropped; its score comes too late."""
 
+MAX_OPEN = 200_000
+"""Drawn sessions without an end, about 500 bytes each: 100 MB. What ends without a word (idle, or its agent was rolled back) is among
+them: the oldest is dropped, and counts for nobody."""
+
 
 class Row(NamedTuple):
     """One outcome, as far as it is read. `amount`: of `scored` the quality in hundredths, of `spent` micro-units."""
@@ -107,7 +111,10 @@ class Scores:
         if row.status == "opened":
             arm = arm_of(self.canary, row)
             if arm:
+                self.open.pop(key, None)  # an earlier one of the same name
                 self.open[key] = _Open(arm, tie_of(draw_of(self.canary, row.agent_id, row.session_id)))
+                if len(self.open) > MAX_OPEN:
+                    del self.open[next(iter(self.open))]
             return
         if row.status == SCORED:
             yield from self._scored(key, row)

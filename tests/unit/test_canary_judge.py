@@ -293,6 +293,20 @@ def test_any_such_call_makes_a_session_bad() -> None:
     assert dict(ledger.items[0].scores) == {"failure": 100, "refusal": 100, "withheld": 0, "ungrounded": 0}
 
 
+def test_sessions_that_never_close_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluicegate.processors.canary_scores.MAX_OPEN", 2)
+    ledger = Ledger()
+    first, second, third = [
+        s for s in (f"s{n}" for n in range(1_000)) if not in_arm(TENTH, draw_of(TENTH, "agent", s))
+    ][:3]
+    for session in (first, second, first, third):  # the first one opens anew: it is not the oldest any more
+        ledger.row("opened", session)
+    assert len(ledger.fold.open) == 2
+    for session in (first, second, third):
+        ledger.row("closed", session)
+    assert len(ledger.items) == 2
+
+
 def test_a_session_without_calls_and_one_that_never_closes() -> None:
     ledger, s = Ledger(), session_in(CANARY)
     ledger.row("opened", s, release=NEW)
