@@ -205,8 +205,9 @@ def test_spends_are_told() -> None:
 @RUNS
 @given(plans, st.integers(0, 1000))
 def test_without_what_changed_nothing_nothing_changes(plan: list[tuple[int, Step]], at: int) -> None:
-    """Unreadable bytes move only the position they stand at."""
+    """Unreadable bytes move only the position they stand at, and time: an hour that passes ends idle sessions, so it passes before."""
     d = played(plan).driver
+    d.feed("messages", b"the hour passes")
     noise = d.feed("messages", b"garbage")
     ident = event(noise)
     d.call("desk.read", session="s1")
