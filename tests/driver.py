@@ -106,9 +106,13 @@ forbid (principal, action == Action::"desk.pay", resource) when { context.args h
 person and `desk.wire` two, but for the values `free` and `never`."""
 
 
-@cache
 def release_files(*, extended: bool = True, edition: str = "1") -> dict[str, str]:
-    """The release's files. Another `edition` has another digest and decides alike."""
+    """The release's files, for the caller to change. Another `edition` has another digest and decides alike."""
+    return dict(_files(extended, edition))
+
+
+@cache
+def _files(extended: bool, edition: str) -> dict[str, str]:
     files = {"release.yaml": (RELEASE / "release.yaml").read_text("utf-8") + f"edition: '{edition}'\n"}
     for folder in ("contracts", "policies"):
         for path in sorted((RELEASE / folder).iterdir()):
