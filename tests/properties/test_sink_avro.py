@@ -63,6 +63,11 @@ def raw(value: Any) -> Any:
     return value
 
 
+def _in_64_bits(value: Any) -> Any:
+    """A varint beyond 64 bits as the library has it, which lets its upper bits go."""
+    return (value + 2**63) % 2**64 - 2**63 if type(value) is int else value
+
+
 def fields_of(name: str, record: object) -> list[Any]:
     return [raw(getattr(record, field)) for field in codec.field_names(codec.SCHEMAS[name].cls)]
 
@@ -105,7 +110,7 @@ def test_damaged_bytes_are_refused_or_read_as_fastavro_reads_them(
     # What fastavro reads must be read the same. The other way round only UTF-8 and out-of-range varints may differ:
     # strings stay bytes here, and the record's writer is our own.
     if wanted is not None:
-        assert found == wanted
+        assert found is not None and [_in_64_bits(v) for v in found] == wanted
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda b: codec.SCHEMAS["outcome"].prefix + b))
