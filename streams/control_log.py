@@ -31,6 +31,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka, key_files, mac_keys, operators, releases
+from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly, cloud_event
@@ -42,6 +43,7 @@ CONFIRM_EVERY_S = 1.0
 POLL_MS = 100
 MAX_BEHIND_US = 5_000_000
 """A clock that is further behind control's newest event is worth a word; as a worker stops then."""
+MARKER_POLL_S = 0.005
 READ_LIMIT_S = 30.0
 """For reading control to its end at start."""
 
@@ -224,6 +226,20 @@ async def read(
     return reader
 
 
+async def _until_visible(settings: Settings, offset: int) -> None:
+    """Wait until who reads control finds it: a transaction's marker comes up to 21 ms after its commit was answered.
+
+    INVARIANT: who reads after an append reads what was appended (tests/integration/test_bad_input.py).
+    """
+    place = TopicPartition(full_name(settings.env, "control"), 0)
+    consumer = await kafka.connect(kafka.consumer(settings))
+    try:
+        while (await consumer.end_offsets([place]))[place] <= offset:
+            await asyncio.sleep(MARKER_POLL_S)
+    finally:
+        await stop_consumer(consumer)
+
+
 async def append(
     settings: Settings,
     keys: Keys,
@@ -268,8 +284,9 @@ async def append(
             transaction.add(full_name(settings.env, "control"), 0, None, value, now // 1000, headers)
             control = replace(fold.fold(control, control.head + 1, facts, now), release=None)
         async with asyncio.timeout(COMMIT_LIMIT_S):
-            await transaction.append()
+            last = await transaction.append()
             await transaction.commit()
+            await _until_visible(settings, max(last.values(), default=-1))
         return control.head
     except KafkaError as error:
         raise Retryable(f"the control event was not written: {error}, try again") from error

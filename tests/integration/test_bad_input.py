@@ -24,8 +24,8 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import IntakeFacts, Intent, Message
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, RECORD_LIMIT_BYTES, full_name, partition_of
+from sluicegate.streams import control_log, ledger
 from sluicegate.streams import kafka as clients
-from sluicegate.streams import ledger
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger_service import LedgerService
@@ -491,6 +491,19 @@ def test_broker_killed(
             assert len(ends) == 1
         assert gate.service.alive == ""
         await gate.good()
+
+    loop.run(scenario())
+
+
+def test_who_reads_control_after_an_append_reads_it(shared: tuple[Loop, Gate]) -> None:
+    """A commit is answered before its marker is written: `append` waits for it."""
+    loop, gate = shared
+
+    async def scenario() -> None:
+        for n in range(15):
+            stop = ("quarantine.added", {"scope": "session", "value": f"nobody-{n}", "why": "a test"})
+            head = await control_log.append(gate.settings, gate.keys, [stop], who="a test", why="a test")
+            assert (await control_log.read(gate.settings)).control.head == head
 
     loop.run(scenario())
 
