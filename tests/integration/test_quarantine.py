@@ -156,11 +156,11 @@ def test_the_commands(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch
     assert row == {"scope": "tool", "id": "desk.pay", "why": "a test", "in_flight": 1}
     [row] = json.loads(run("list", "--calls", "-o", "json"))
     assert row["session_id"] == SESSION
+    loop.run(_set(going_on))
+    assert loop.run(_of(tasks[0])).status == "released", "what was begun is not cut"
     for wrong in (["add", "planet", "earth"], ["add", "release", "sha256:0"], ["lift", "tool", "x"]):
         with pytest.raises(Terminal):
             run(*wrong)
-    loop.run(_set(going_on))
-    assert loop.run(_of(tasks[0])).status == "released", "what was begun is not cut"
     run("lift", "tool", "desk.pay")
     assert json.loads(run("list", "-o", "json")) == []
 
