@@ -34,8 +34,9 @@ MAX_BODY_BYTES = 320 * 1024
 """An intent has at most 256 kB; what OpenAI's shape adds around it fits in the rest."""
 MAX_REQUESTS = 2_000
 """At a time, without open event streams: each waits for a reply with about 10 kB at hand, 20 MB."""
-HEADERS_LIMIT_S = 75.0
-"""A connection on which no request is complete for this long is closed."""
+KEEP_ALIVE_S = 75.0
+"""A connection that waits for its next request for this long is closed. A head that comes byte by byte has no bound here: the proxy
+that ends TLS has to set one."""
 DRAIN_LIMIT_S = 15.0
 """For requests that are under way when the gateway stops."""
 REQUEST_ID = "x-request-id"
@@ -126,7 +127,7 @@ class Gateway:
             await self._control.stop()
             raise
         self._runner = web.AppRunner(
-            make_app(self.gate), access_log=None, keepalive_timeout=HEADERS_LIMIT_S, handle_signals=False,
+            make_app(self.gate), access_log=None, keepalive_timeout=KEEP_ALIVE_S, handle_signals=False,
             shutdown_timeout=DRAIN_LIMIT_S, handler_cancellation=True,
         )  # fmt: skip
         await self._runner.setup()
