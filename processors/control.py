@@ -17,6 +17,7 @@ from sluicegate.processors import (
     alarm_events,
     api_keys,
     attestation,
+    authority,
     changes,
     control_policy,
     deployments,
@@ -133,18 +134,21 @@ def fold(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> Contro
     """Control after one event, decided `at` microseconds. Unknown kinds change nothing, so an older worker can read a newer ledger.
 
     For the kinds in `ASKS_RELEASE` the release must be attached to `control`, since its `control.cedar` is asked.
-    `ledger verify` folds without releases, and so reads no modes.
     """
     new = replace(control, head=seq, at=max(control.at, at))
     if control_policy.not_signed(control, seq, facts):
         return new
     body = cast(Body, json.loads(facts.body))
-    if control_policy.may_deploy(new, facts.who, facts.kind, body):
-        return new
-    if alarm_events.may_act(new, facts.who, facts.kind, body):
-        return new
-    perform(new, facts.kind, body, facts.who)
+    if not authority.unauthorised(new, facts, body):
+        perform(new, facts.kind, body, facts.who)
     return new
+
+
+def refusal(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> str:
+    """Why `fold` leaves an event out although it can be read, in words; else empty. Asks what `fold` asks."""
+    new = replace(control, head=seq, at=max(control.at, at))
+    reason = control_policy.not_signed(control, seq, facts)
+    return reason or authority.unauthorised(new, facts, cast(Body, json.loads(facts.body)))
 
 
 def fold_any(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> tuple[Control, str]:
@@ -177,7 +181,7 @@ def _change_agreed(new: Control, body: Body, who: str) -> None:
         perform(new, change.kind, dict(change.body), change.who)
 
 
-ASKS_RELEASE = frozenset(("mode.set", *control_policy.GOVERNED, *changes.KINDS))
+ASKS_RELEASE = frozenset((authority.MODE_SET, *control_policy.GOVERNED, *changes.KINDS))
 """Kinds whose fold asks the release that was deployed before them."""
 
 
@@ -260,9 +264,7 @@ def _issuer_removed(new: Control, body: Body, who: str) -> None:
 
 
 def _mode_set(new: Control, body: Body, who: str) -> None:
-    scope, value, mode = str(body["scope"]), str(body["value"]), str(body["mode"])
-    if not control_policy.may_set_mode(new, who, scope, value, mode):
-        new.modes = modes.with_mode(new.modes, scope, value, mode)
+    new.modes = modes.with_mode(new.modes, str(body["scope"]), str(body["value"]), str(body["mode"]))
 
 
 def _quarantine_added(new: Control, body: Body, who: str) -> None:

@@ -26,6 +26,8 @@ INVARIANTS: dict[str, str] = {
     "duplicates": "an irreversible call is never claimed twice",
     "budget": "reserved + spent stay within the cap, or the lease, at every position, and leases within the cap",
     "control_head": "control's head never goes back, and the release is the one deployed at it",
+    "authority": "every control event is signed and permitted: by an operator's key, `control.cedar`, enough people, and bounds",
+    "release": "the bytes of every release that decided are there, and give its digest",
     "rollback": "an agent is rolled back as control ordered, to the values it had at the cut",
     "non_omission": "every intent taken in is ended or open, and every input record was decided",
     "clickhouse": "ClickHouse holds the same events",

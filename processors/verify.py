@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sluicegate.processors import control as control_fold
 from sluicegate.processors import reading
 from sluicegate.processors.control import Control
+from sluicegate.processors.deployments import in_use
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
 from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.verify_budgets import STAGES, BudgetSums
 from sluicegate.processors.verify_lives import Lives
 from sluicegate.processors.verify_restores import Restores
@@ -94,11 +96,17 @@ class Chain:
 
 
 class ControlChecker(Chain):
-    """The control ledger's own chain; also folds it, since the other ledgers are judged by it."""
+    """The control ledger's own chain; also folds it, since the other ledgers are judged by it.
 
-    def __init__(self) -> None:
+    `rules`: digest -> the rules of every release whose bytes are whole, None where it has no `control.cedar`. Without
+    them an event of theirs would seem to count that workers leave out.
+    """
+
+    def __init__(self, rules: Mapping[str, CompiledRelease | None]) -> None:
         super().__init__(-1)
         self.controls: list[Control] = []
+        self._rules = rules
+        self._absent: set[str] = set()
 
     def add(self, offset: int, value: bytes) -> None:
         """Check one record."""
@@ -112,6 +120,7 @@ class ControlChecker(Chain):
         try:
             rest = reading.rest(head.rest)
             facts = codec.decode_as(r.ControlFacts, parts.facts)
+            before.release = self._rules.get(before.deployed)
             after, wrong = control_fold.fold_any(before, head.seq, facts, rest.decided_at)
         except (Unreadable, ValueError, KeyError, TypeError) as error:
             self._bad("readable", offset, f"control event {head.seq} cannot be read ({type(error).__name__})")
@@ -119,6 +128,12 @@ class ControlChecker(Chain):
             return
         if wrong:
             self._bad("readable", offset, f"control event {head.seq} cannot be read ({wrong})")
+        # INVARIANT: what workers leave out is found (tests/unit/test_verify_control.py).
+        elif reason := control_fold.refusal(before, head.seq, facts, rest.decided_at):
+            self._bad(
+                "authority", offset, f"control event {head.seq} (`{facts.kind[:40]}`) has no effect: {reason}"
+            )
+        self._releases(after, offset)
         if (facts.kind == "genesis") != (self.records == 1):
             self._bad("genesis", offset, f"control event {head.seq} is `{facts.kind}`")
         if head.event_id != event_id(self.log_id, 0, head.seq, "control", 0):
@@ -130,6 +145,13 @@ class ControlChecker(Chain):
         self.controls.append(after)
         self._sum(head.seq)
         self.seq = head.seq + 1
+
+    def _releases(self, control: Control, offset: int) -> None:
+        for digest in in_use(control) - self._rules.keys() - self._absent:
+            self._absent.add(digest)
+            self._bad(
+                "release", offset, f"release `{digest}` decides from here on, and its bytes are not there"
+            )
 
 
 def _log_id_of(value: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """`sluicegate ledger verify`: the whole ledger from Kafka, against its rules, its inputs and ClickHouse.
 
-    1. cut      fetch the committed ends, then read control: no record below the cut can name a later control event
+    1. cut      fetch the committed ends, then read control, folded under its own rules (`verify_releases.py`): no record
+                below the cut can name a later control event
     2. ledger   every partition from its first record to the cut (`processors/verify.py`)
     3. inputs   every record of an input topic below the ledger's position was decided: counted and summed
     4. rows     ClickHouse against the same events (`verify_rows.py`); what its sink has not reached yet is PENDING
@@ -20,7 +21,7 @@ from sluicegate.processors.invariants import Findings
 from sluicegate.processors.verify import Chain, ControlChecker, PartitionChecker
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
-from sluicegate.streams import kafka, topics
+from sluicegate.streams import kafka, topics, verify_releases
 from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify_rows import Rows, compare, open_rows
@@ -164,7 +165,7 @@ class _Run:
             self.advance(len(batch))
 
     async def _control(self) -> ControlChecker:
-        checker = ControlChecker()
+        checker = ControlChecker(await verify_releases.rules(self.consumer, self.env))
         [stretch] = await stretches(self.consumer, places(self.env, "control", [0]))
         await self._feed(checker, stretch)
         self.report.control = part = _report_of(checker)

@@ -228,6 +228,11 @@ class Driver:
         """Control as of its head."""
         return self.controls[-1]
 
+    @property
+    def rules(self) -> dict[str, CompiledRelease]:
+        """Every published release by its digest, as `ledger verify` gets their rules."""
+        return self._releases
+
     def control_event(self, kind: str, /, who: str = "operator", **body: object) -> Control:
         """Append one control event and fold it."""
         before = self.controls[-1] if self.controls else Control()

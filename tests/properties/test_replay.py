@@ -257,7 +257,7 @@ def failed_machinery(d: Driver) -> list[str]:
 def test_deciding_never_fails_and_obeys_every_rule(plan: list[tuple[int, Step]]) -> None:
     d = run(plan).driver
     assert failed_machinery(d) == []
-    control = ControlChecker()
+    control = ControlChecker(d.rules)
     for record in d.control_records:
         control.add(*record)
     assert control.findings.first == {}

@@ -66,7 +66,7 @@ def settle(d: Driver) -> list[Decision]:
 
 def intact(d: Driver) -> None:
     """What `ledger verify`, deciding anew and every fold say of all that happened."""
-    control = ControlChecker()
+    control = ControlChecker(d.rules)
     for record in d.control_records:
         control.add(*record)
     checker = PartitionChecker(d.partition, control.controls)

@@ -50,7 +50,7 @@ def entry(d: Driver) -> OpenIntent:
 
 def intact(d: Driver) -> None:
     """The ledger verifies, is decided again to the same bytes, and folds to the same state from any snapshot."""
-    control = ControlChecker()
+    control = ControlChecker(d.rules)
     for record in d.control_records:
         control.add(*record)
     checker = PartitionChecker(0, control.controls)

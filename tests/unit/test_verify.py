@@ -39,7 +39,7 @@ class Found:
 
 def verify(driver: Driver, records: list[Record] | None = None) -> Found:
     """Run both checkers."""
-    control = ControlChecker()
+    control = ControlChecker(driver.rules)
     for record in driver.control_records:
         control.add(*record)
     assert not control.findings.counts
@@ -411,7 +411,7 @@ def test_ids_are_forgotten_as_the_ledger_forgets_them() -> None:
 
 def test_control_has_a_chain_of_its_own(driver: Driver) -> None:
     def names(records: list[Record]) -> set[str]:
-        checker = ControlChecker()
+        checker = ControlChecker(driver.rules)
         for record in records:
             checker.add(*record)
         return set(checker.findings.counts)
