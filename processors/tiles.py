@@ -1,0 +1,198 @@
+"""C2SP tlog-tiles: how a tree's hashes are cut into files of 256, their names, and nodes read back from them.
+
+A tile at level L holds hashes of complete subtrees of 256^L leaves; levels in between are hashed from it. The last
+tile of a level is partial and has its width in its name. Layout: https://c2sp.org/tlog-tiles. Never opens a file: who
+keeps the bytes passes a function. Next: `merkle.py` (proofs), `streams/tile_store.py` (who keeps them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from sluicegate.processors.merkle import HASH_BYTES, Frontier, node_hash
+from sluicegate.schemas.errors import Terminal
+
+WIDTH = 256
+HEIGHT = 8
+"""Tree levels of one tile: 2^8 = 256."""
+MAX_LEVEL = 7
+"""8 levels of 8 are 2^64 leaves."""
+_PATH = re.compile(r"tile/([0-7])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?")
+
+
+class TileFault(Terminal):
+    """A tile that is not what its place in the tree says."""
+
+
+class Tile(NamedTuple):
+    """One tile's place: the `n`-th of its level. `width` is 256 for a full one."""
+
+    level: int
+    n: int
+    width: int = WIDTH
+
+    @property
+    def path(self) -> str:
+        """`tile/0/x001/x234/067`, with `.p/17` behind it where it is partial."""
+        partial = "" if self.width == WIDTH else f".p/{self.width}"
+        return f"tile/{self.level}/{number(self.n)}{partial}"
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.width * HASH_BYTES
+
+
+Read = Callable[[Tile], bytes]
+"""A tile's bytes; a longer tile of the same place (a full one instead of a partial one) is as good."""
+
+
+def number(index: int) -> str:
+    """1234067 -> `x001/x234/067`."""
+    parts = [f"{index % 1000:03d}"]
+    while index := index // 1000:
+        parts.append(f"x{index % 1000:03d}")
+    return "/".join(reversed(parts))
+
+
+def entries_path(index: int, width: int = WIDTH) -> str:
+    """Where the entry bundle beside a tile of level 0 is."""
+    partial = "" if width == WIDTH else f".p/{width}"
+    return f"tile/entries/{number(index)}{partial}"
+
+
+def parse(path: str) -> Tile | None:
+    """The place that a path names, or None."""
+    found = _PATH.fullmatch(path)
+    if found is None:
+        return None
+    index = int(found[2].replace("x", "").replace("/", ""))
+    tile = Tile(int(found[1]), index, int(found[3]) if found[3] else WIDTH)
+    return tile if tile.path == path else None
+
+
+def tile_at(level: int, index: int, size: int) -> Tile:
+    """The tile of that place in a tree of `size` leaves; partial where the tree ends in it."""
+    return Tile(level, index, min(WIDTH, (size >> HEIGHT * level) - index * WIDTH))
+
+
+def tiles_between(old: int, new: int) -> Iterator[Tile]:
+    """The tiles that a tree has at `new` leaves and did not have at `old`, the lowest level first."""
+    level = 0
+    while (count := new >> HEIGHT * level) > 0:
+        before = old >> HEIGHT * level
+        if count != before:
+            for index in range(before // WIDTH, (count + WIDTH - 1) // WIDTH):
+                yield tile_at(level, index, new)
+        level += 1
+
+
+def check(tile: Tile, data: bytes) -> bytes:
+    """The tile's own bytes, of `data` that may be a longer one. Raises `TileFault` where it is too short."""
+    if len(data) % HASH_BYTES or not tile.size <= len(data) <= WIDTH * HASH_BYTES:
+        raise TileFault(
+            f"tile `{tile.path}` is truncated or damaged: {len(data)} bytes where {tile.width} hashes are {tile.size}, "
+            "restore it from a copy, or remove the log's folder and let `checkpointer` build it again from the ledger"
+        )
+    return data[: tile.size]
+
+
+def fold(data: bytes, start: int = 0, count: int = WIDTH) -> bytes:
+    """The hash over `count` (a power of two) hashes of a tile, from the `start`-th on."""
+    row: Sequence[bytes] = [
+        data[i : i + HASH_BYTES] for i in range(start * HASH_BYTES, (start + count) * HASH_BYTES, HASH_BYTES)
+    ]
+    while len(row) > 1:
+        row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
+    return row[0]
+
+
+class TileNodes:
+    """`merkle.Node` over the tiles of a tree of `size` leaves. Keeps what it read: a proof touches about ten tiles."""
+
+    def __init__(self, size: int, read: Read) -> None:
+        self.size = size
+        self._read = read
+        self._tiles: dict[Tile, bytes] = {}
+
+    def __call__(self, level: int, index: int) -> bytes:
+        """The hash of a complete subtree. Raises `TileFault`."""
+        inner = level % HEIGHT
+        first = index << inner
+        place = tile_at(level // HEIGHT, first // WIDTH, self.size)
+        if (index + 1) << level > self.size:
+            raise ValueError(f"a tree of {self.size} leaves has no complete subtree {index} at level {level}")
+        data = self._tiles.get(place)
+        if data is None:
+            data = self._tiles[place] = check(place, self._read(place))
+        return fold(data, first % WIDTH, 1 << inner)
+
+
+class TileWriter:
+    """The open ends of every level: takes leaf hashes, gives the tiles that changed.
+
+    Attributes:
+        size: leaves so far.
+    """
+
+    def __init__(self, size: int = 0, read: Read | None = None) -> None:
+        """Go on at `size`, from the partial tiles that `read` has. Raises `TileFault`."""
+        self.size = size
+        self._open: list[bytearray] = []
+        self._full: list[tuple[Tile, bytes]] = []
+        level = 0
+        while (count := size >> HEIGHT * level) > 0:
+            tile = tile_at(level, count // WIDTH, size)
+            partial = bytearray()
+            if count % WIDTH:
+                if read is None:
+                    raise ValueError(f"a tree of {size} leaves goes on from its tiles")
+                partial += check(tile, read(tile))
+            self._open.append(partial)
+            level += 1
+        self._published = size
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf hash."""
+        self.size += 1
+        level, value = 0, leaf
+        while True:
+            if level == len(self._open):
+                self._open.append(bytearray())
+            partial = self._open[level]
+            partial += value
+            if len(partial) < WIDTH * HASH_BYTES:
+                return
+            index = (self.size >> HEIGHT * (level + 1)) - 1
+            data = bytes(partial)
+            self._full.append((Tile(level, index), data))
+            partial.clear()
+            level, value = level + 1, fold(data)
+
+    def changed(self) -> list[tuple[Tile, bytes]]:
+        """The tiles to write for the tree as it is now, since the last call."""
+        full, self._full = self._full, []
+        partial = []
+        for tile in tiles_between(self._published, self.size):
+            if tile.width < WIDTH:
+                partial.append((tile, bytes(self._open[tile.level])))
+        self._published = self.size
+        return full + partial
+
+    def frontier(self) -> Frontier:
+        """The right edge, from the open tiles alone."""
+        nodes: list[bytes] = []
+        for level in reversed(range(len(self._open))):
+            data, start = self._open[level], 0
+            width = len(data) // HASH_BYTES
+            for inner in reversed(range(HEIGHT)):
+                if width >> inner & 1:
+                    nodes.append(fold(bytes(data), start, 1 << inner))
+                    start += 1 << inner
+        return Frontier(self.size, nodes)
+
+    def root(self) -> bytes:
+        """The tree's root hash."""
+        return self.frontier().root()
