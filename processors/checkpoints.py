@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROLE = "checkpointer"
 """Of the keys that sign checkpoints, in control."""
+ORIGIN_PREFIX = "sluicegate.dev/"
 CONTROL = -1
 """The partition number of the control ledger, as `verify` writes it."""
 SECOND_US = 1_000_000
@@ -47,7 +48,7 @@ def partition_name(partition: int) -> str:
 
 def origin_of(env: str, log_id: bytes, partition: int) -> str:
     """A log's name: environment, generation (each has its own random log id) and partition."""
-    return f"sluicegate.dev/{env}/{log_id.hex()}/{partition_name(partition)}"
+    return f"{ORIGIN_PREFIX}{env}/{log_id.hex()}/{partition_name(partition)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,12 @@ def fold(data: bytes, start: int = 0, count: int = WIDTH) -> bytes:
     return row[0]
 
 
+MAX_KEPT = 1_024
+"""Tiles that a reader keeps, 8 MB: a proof touches about ten."""
+
+
 class TileNodes:
-    """`merkle.Node` over the tiles of a tree of `size` leaves. Keeps what it read: a proof touches about ten tiles."""
+    """`merkle.Node` over the tiles of a tree of `size` leaves. Keeps what it read last."""
 
     def __init__(self, size: int, read: Read) -> None:
         self.size = size
@@ -126,6 +130,8 @@ class TileNodes:
             raise ValueError(f"a tree of {self.size} leaves has no complete subtree {index} at level {level}")
         data = self._tiles.get(place)
         if data is None:
+            if len(self._tiles) == MAX_KEPT:
+                del self._tiles[next(iter(self._tiles))]
             data = self._tiles[place] = check(place, self._read(place))
         return fold(data, first % WIDTH, 1 << inner)
 
@@ -172,14 +178,17 @@ class TileWriter:
             level, value = level + 1, fold(data)
 
     def changed(self) -> list[tuple[Tile, bytes]]:
-        """The tiles to write for the tree as it is now, since the last call."""
-        full, self._full = self._full, []
-        partial = []
-        for tile in tiles_between(self._published, self.size):
-            if tile.width < WIDTH:
-                partial.append((tile, bytes(self._open[tile.level])))
-        self._published = self.size
-        return full + partial
+        """The tiles to write for the tree as it is now, until `settled` says that they are written."""
+        partial = [
+            (tile, bytes(self._open[tile.level]))
+            for tile in tiles_between(self._published, self.size)
+            if tile.width < WIDTH
+        ]
+        return self._full + partial
+
+    def settled(self) -> None:
+        """What `changed` gave is written."""
+        self._full, self._published = [], self.size
 
     def frontier(self) -> Frontier:
         """The right edge, from the open tiles alone."""

@@ -342,3 +342,17 @@ class ReleaseChunk:
     index: int
     count: int
     data: bytes
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A signed head of one ledger partition's Merkle tree."""
+
+    log_id: bytes
+    partition: int
+    size: int
+    root: bytes
+    kid: str
+    signed_at: int
+    witnesses: list[str]
+    note: str

@@ -91,23 +91,39 @@ TOPICS: tuple[Topic, ...] = (
     Topic("replies", True, DAY_MS, ("pipeline",), ("agent", "channel", "person", "gateway", "auditor")),
     # Answers on their way, before they count: as widely read as replies, gone after an hour.
     Topic("pieces", True, HOUR_MS, ("executor",), ("agent", "gateway", "auditor")),
-    Topic("outcomes", True, -1, ("pipeline",), ("pipeline", "projector", "auditor", "operator", "monitor")),
+    Topic(
+        "outcomes",
+        True,
+        -1,
+        ("pipeline",),
+        ("pipeline", "checkpointer", "projector", "auditor", "operator", "monitor"),
+    ),
     Topic(
         "control",
         False,
         -1,
         ("operator", "monitor"),
-        ("pipeline", "executor", "projector", "auditor", "operator", "gateway", "monitor", "evaluator"),
+        (
+            "pipeline",
+            "checkpointer",
+            "executor",
+            "projector",
+            "auditor",
+            "operator",
+            "gateway",
+            "monitor",
+            "evaluator",
+        ),
     ),
     Topic(
         "releases",
         False,
         -1,
         ("operator",),
-        ("pipeline", "executor", "auditor", "operator", "gateway", "monitor", "evaluator"),
+        ("pipeline", "checkpointer", "executor", "auditor", "operator", "gateway", "monitor", "evaluator"),
     ),
     Topic("snapshots", True, -1, ("pipeline",), ("pipeline",), compacted=True),
-    Topic("checkpoints", False, -1, ("pipeline",), ("projector", "auditor", "operator")),
+    Topic("checkpoints", False, -1, ("checkpointer",), ("checkpointer", "projector", "auditor", "operator")),
     Topic("dead-letters", False, 30 * DAY_MS, ("pipeline", "executor", "projector"), ("operator", "monitor")),
 )
 BY_NAME: dict[str, Topic] = {t.name: t for t in TOPICS}

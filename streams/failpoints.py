@@ -48,6 +48,13 @@ SINK_POINTS = (
 )
 """After each step of the projector; 3 is after the rows and before the manifest."""
 
+CHECKPOINT_POINTS = (
+    "checkpoint.1.tiles",
+    "checkpoint.2.signed",
+    "checkpoint.3.kept",
+)
+"""After each step of a signed head that is not shown yet (`log_tree.py`)."""
+
 _name, _, _rest = os.environ.get("SLUICEGATE_FAILPOINT", "").partition(":")
 _count_text, _, _how = _rest.partition(":")
 _at = int(_count_text or "1")

@@ -210,7 +210,8 @@ def test_exit_codes_and_failpoints_are_the_codes() -> None:
     assert codes == {0, cli.EXIT_FOUND, cli.EXIT_USAGE, cli.EXIT_RETRY, cli.EXIT_TERMINAL, 130}
     protocol = (DOCS / "commit-protocol.md").read_text("utf-8")
     named = re.findall(r"^\| \d \| `([\w.]+)` \|", protocol, re.MULTILINE)
-    assert tuple(named) == failpoints.LEDGER_POINTS + failpoints.CLAIM_POINTS + failpoints.SINK_POINTS
+    points = failpoints.LEDGER_POINTS + failpoints.CLAIM_POINTS + failpoints.SINK_POINTS
+    assert tuple(named) == points + failpoints.CHECKPOINT_POINTS
 
 
 def test_tables_and_views_are_documented() -> None:

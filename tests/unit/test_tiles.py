@@ -48,6 +48,7 @@ class Kept:
         for tile, data in writer.changed():
             assert len(data) == tile.size
             assert self.tiles.setdefault(tile, data) == data, "a tile is immutable"
+        writer.settled()
 
     def __call__(self, tile: Tile) -> bytes:
         return self.tiles[tile]
@@ -89,8 +90,25 @@ def test_levels_above_the_first_are_written_once_they_change() -> None:
     again = TileWriter(70_000, kept)
     assert again.root() == writer.root() == merkle.root_at(70_000, TileNodes(70_000, kept))
     again.append(merkle.leaf_hash(b"one more"))
+    assert [t for t, _ in again.changed()] == [Tile(0, 273, 113)]  # again until they are written
     assert [t for t, _ in again.changed()] == [Tile(0, 273, 113)]
+    again.settled()
     assert again.changed() == []
+
+
+def test_a_reader_keeps_a_bound_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "MAX_KEPT", 3)
+    leaves = leaves_of(5 * 256)
+    read: list[Tile] = []
+
+    def data_of(tile: Tile) -> bytes:
+        read.append(tile)
+        return b"".join(leaves[tile.n * 256 : tile.n * 256 + tile.width])
+
+    nodes = TileNodes(5 * 256, data_of)
+    for index in (*range(0, 5 * 256, 256), 0):
+        assert nodes(0, index) == leaves[index]
+    assert [t.n for t in read] == [0, 1, 2, 3, 4, 0]
 
 
 def test_a_full_tile_serves_for_a_partial_one() -> None:
