@@ -52,7 +52,18 @@ def views(database: str) -> list[str]:
     text = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
     for name, value in {"database": database, **_statuses()}.items():
         text = text.replace(f"{{{name}}}", value)
-    return [statement.strip() for statement in text.split(";\n") if statement.strip()]
+    statements = [statement.strip() for statement in text.split(";\n") if statement.strip()]
+    return [made for statement in statements for made in _twins(statement)]
+
+
+def _twins(statement: str) -> list[str]:
+    """A view, and where it has parts for it its twin `NAME_since(since)`, which reads only what came since a time."""
+    whole = re.sub(r"/\*since\*/.*?/\*end\*/", "", statement)
+    if whole == statement:
+        return [statement]
+    since = re.sub(r"/\*whole\*/.*?/\*end\*/", "", statement)
+    named = re.sub(r"`\.`(\w+)`", r"`.`\1_since`", since, count=1)
+    return [re.sub(r"/\*\w+\*/", "", made) for made in (whole, named)]
 
 
 def check_database(database: str) -> str:

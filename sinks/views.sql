@@ -1,6 +1,8 @@
 -- The views analysts start from. `{database}` and the `{...}` lists of statuses are filled in by ddl.py, the lists
 -- from processors/lifecycle.py. Every view gives the same answer when a record is in the table twice: FINAL, or an
 -- aggregate that does not count.
+-- A view with `/*since*/ ... /*end*/` in it has a twin NAME_since(since): what stands between is the twin's alone, and what stands
+-- between `/*whole*/` and `/*end*/` is the view's alone.
 
 CREATE OR REPLACE VIEW `{database}`.`decisions` AS
 SELECT
@@ -31,35 +33,11 @@ SELECT
     uniqExactIf(e.seq, e.status NOT IN ({steps}) OR e.remembered IS false) AS attached,
     lower(hex(log_id)) AS log, src_partition
 FROM `{database}`.`events` AS e
-WHERE src_topic = 'outcomes' AND intent_id != ''
+WHERE src_topic = 'outcomes' AND intent_id != '' /*since*/ AND decided_at >= {since:DateTime('UTC')} /*end*/
 GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 HAVING state != ''
-COMMENT 'One row an intent: its state now. life: decided = ended without an execution, executed = ended after one, open = waits, passing = between two stages. What only attaches (duplicates, late receipts) is counted in `attached` and changes nothing.';
-
-CREATE OR REPLACE VIEW `{database}`.`intents_since` AS
-SELECT
-    tenant, agent_id, intent_id,
-    anyLast(e.session_id) AS session_id,
-    argMaxIf(e.status, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS state,
-    multiIf(state IN ({decided}), 'decided', state IN ({executed}), 'executed', state IN ({open}), 'open', 'passing') AS life,
-    argMaxIf(e.stage, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_stage,
-    argMaxIf(e.reason, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_reason,
-    argMinIf(e.tool, e.seq, e.tool != '') AS tool,
-    argMinIf(e.tool_version, e.seq, e.tool != '') AS tool_version,
-    argMinIf(e.kind, e.seq, e.kind != '') AS kind,
-    max(e.attempt) AS attempts,
-    argMaxIf(e.error_class, e.seq, e.error_class != '') AS error_class,
-    minOrNull(e.issued_at) AS issued_at,
-    min(e.decided_at) AS first_decided_at,
-    argMaxIf(e.decided_at, (e.remembered IS NOT false, e.seq), e.status IN ({steps})) AS last_decided_at,
-    argMin(e.release, e.seq) AS release,
-    uniqExactIf(e.seq, e.status NOT IN ({steps}) OR e.remembered IS false) AS attached,
-    lower(hex(log_id)) AS log, src_partition
-FROM `{database}`.`events` AS e
-WHERE src_topic = 'outcomes' AND intent_id != '' AND decided_at >= {since:DateTime('UTC')}
-GROUP BY log_id, src_partition, tenant, agent_id, intent_id
-HAVING state != ''
-COMMENT '`intents`, from what was decided since a time; reads only that: SELECT * FROM intents_since(since = ''2026-11-28 10:00:00''). An intent that was asked before and decided on later is here with what came later.';
+/*since*/ COMMENT '`intents`, from what was decided since a time; reads only that: SELECT * FROM intents_since(since = ''2026-11-28 10:00:00''). An intent that was asked before and decided on later is here with what came later.' /*end*/
+/*whole*/ COMMENT 'One row an intent: its state now. life: decided = ended without an execution, executed = ended after one, open = waits, passing = between two stages. What only attaches (duplicates, late receipts) is counted in `attached` and changes nothing.' /*end*/;
 
 CREATE OR REPLACE VIEW `{database}`.`refusals` AS
 SELECT
@@ -110,41 +88,12 @@ FROM (
         maxOrNullIf(e.finished_at, e.status IN ({executed})) AS finished_at,
         minOrNullIf(e.decided_at, e.status IN ({terminal})) AS ended_at
     FROM `{database}`.`events` AS e
-    WHERE src_topic = 'outcomes' AND intent_id != ''
+    WHERE src_topic = 'outcomes' AND intent_id != '' /*since*/ AND decided_at >= {since:DateTime('UTC')} /*end*/
     GROUP BY log_id, src_partition, tenant, agent_id, intent_id
-    HAVING state != ''
+    HAVING state != '' /*since*/ AND issued_at IS NOT NULL /*end*/
 )
-COMMENT 'Milliseconds of each hop of an intent; NULL where it never came to that hop. A call that needs no claim finishes from its dispatch. issued_at is the agent''s clock, finished_at the executor''s, the others are the pipeline''s, so a hop can be negative where clocks differ; call_ms is on the executor''s clock alone. SELECT quantiles(0.5, 0.99)(total_ms) FROM latency WHERE decided_at > now() - INTERVAL 1 HOUR.';
-
-CREATE OR REPLACE VIEW `{database}`.`latency_since` AS
-SELECT
-    tenant, agent_id, intent_id, tool, state, issued_at,
-    decided_at_first AS decided_at,
-    dateDiff('microsecond', issued_at, decided_at_first) / 1000 AS to_decision_ms,
-    dateDiff('microsecond', decided_at_first, dispatched_at) / 1000 AS to_dispatch_ms,
-    dateDiff('microsecond', dispatched_at, claimed_at) / 1000 AS to_claim_ms,
-    dateDiff('microsecond', ifNull(claimed_at, dispatched_at), finished_at) / 1000 AS to_finish_ms,
-    dateDiff('microsecond', finished_at, ended_at) / 1000 AS to_end_ms,
-    dateDiff('microsecond', issued_at, ended_at) / 1000 AS total_ms,
-    dateDiff('microsecond', started_at, finished_at) / 1000 AS call_ms
-FROM (
-    SELECT
-        tenant, agent_id, intent_id,
-        argMinIf(e.tool, e.seq, e.tool != '') AS tool,
-        argMaxIf(e.status, e.seq, e.status IN ({steps})) AS state,
-        minOrNull(e.issued_at) AS issued_at,
-        min(e.decided_at) AS decided_at_first,
-        minOrNullIf(e.decided_at, e.status = 'dispatched') AS dispatched_at,
-        minOrNullIf(e.decided_at, e.status = 'claimed') AS claimed_at,
-        maxOrNullIf(e.started_at, e.status IN ({executed})) AS started_at,
-        maxOrNullIf(e.finished_at, e.status IN ({executed})) AS finished_at,
-        minOrNullIf(e.decided_at, e.status IN ({terminal})) AS ended_at
-    FROM `{database}`.`events` AS e
-    WHERE src_topic = 'outcomes' AND intent_id != '' AND decided_at >= {since:DateTime('UTC')}
-    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
-    HAVING state != '' AND issued_at IS NOT NULL
-)
-COMMENT '`latency` of intents that were asked since a time; reads only what was decided since then.';
+/*since*/ COMMENT '`latency` of intents that were asked since a time; reads only what was decided since then.' /*end*/
+/*whole*/ COMMENT 'Milliseconds of each hop of an intent; NULL where it never came to that hop. A call that needs no claim finishes from its dispatch. issued_at is the agent''s clock, finished_at the executor''s, the others are the pipeline''s, so a hop can be negative where clocks differ; call_ms is on the executor''s clock alone. SELECT quantiles(0.5, 0.99)(total_ms) FROM latency WHERE decided_at > now() - INTERVAL 1 HOUR.' /*end*/;
 
 CREATE OR REPLACE VIEW `{database}`.`latency_quantiles` AS
 SELECT
@@ -204,43 +153,11 @@ SELECT
     argMaxIf(e.release, e.seq, e.facts_type = 'hold_facts') AS release,
     lower(hex(log_id)) AS log, src_partition
 FROM `{database}`.`events` AS e
-WHERE src_topic = 'outcomes' AND intent_id != '' AND (agent_id, intent_id) IN (SELECT agent_id, intent_id FROM `{database}`.`events` WHERE src_topic = 'outcomes' AND status = 'held')
+WHERE src_topic = 'outcomes' AND intent_id != '' /*since*/ AND decided_at >= {since:DateTime('UTC')} /*end*/ AND (agent_id, intent_id) IN (SELECT agent_id, intent_id FROM `{database}`.`events` WHERE src_topic = 'outcomes' AND status = 'held' /*since*/ AND decided_at >= {since:DateTime('UTC')} /*end*/)
 GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 HAVING times_asked > 0
-COMMENT 'One row a call that people were asked about: decision pending, approved, rejected, expired, or refused when it was decided anew after they agreed; who agreed (`agreed`) and spoke last, and how long it took (waited_s, NULL while pending). void_reviews: words that changed nothing. What became of an approved call: the view `intents`.';
-
-CREATE OR REPLACE VIEW `{database}`.`approvals_since` AS
-SELECT
-    tenant, agent_id, intent_id,
-    anyLast(e.session_id) AS session_id,
-    argMinIf(e.tool, e.seq, e.tool != '') AS tool,
-    multiIf(
-        maxIf(1, e.status = 'permitted' AND e.detail = 'approved') = 1, 'approved',
-        maxIf(1, e.stage = 'review' AND e.status = 'refused') = 1, 'rejected',
-        maxIf(1, e.status = 'refused' AND e.detail = 'after approval') = 1, 'refused',
-        maxIf(1, e.status = 'expired' AND e.reason = 'approval_expired') = 1, 'expired',
-        'pending'
-    ) AS decision,
-    argMaxIf(e.approvals, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS agreed,
-    argMaxIf(e.reviewer, e.seq, e.facts_type = 'review_facts') AS last_reviewer,
-    argMaxIf(e.quorum, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS quorum,
-    argMaxIf(e.reviewers, e.seq, e.facts_type IN ('hold_facts', 'review_facts')) AS reviewers,
-    argMaxIf(e.policies, e.seq, e.facts_type = 'hold_facts') AS policies,
-    minIf(e.decided_at, e.facts_type = 'hold_facts') AS held_at,
-    maxIf(e.expires_at, e.facts_type = 'hold_facts') AS expires_at,
-    maxOrNullIf(e.decided_at, (e.status = 'permitted' AND e.detail = 'approved') OR (e.stage = 'review' AND e.status = 'refused')
-        OR (e.status = 'refused' AND e.detail = 'after approval') OR (e.status = 'expired' AND e.reason = 'approval_expired')) AS settled_at,
-    dateDiff('millisecond', held_at, settled_at) / 1000 AS waited_s,
-    maxIf(1, e.edited = true) = 1 AS was_edited,
-    uniqExactIf(e.seq, e.facts_type = 'hold_facts') AS times_asked,
-    uniqExactIf(e.seq, e.stage = 'review' AND e.status = 'noted') AS void_reviews,
-    argMaxIf(e.release, e.seq, e.facts_type = 'hold_facts') AS release,
-    lower(hex(log_id)) AS log, src_partition
-FROM `{database}`.`events` AS e
-WHERE src_topic = 'outcomes' AND intent_id != '' AND decided_at >= {since:DateTime('UTC')} AND (agent_id, intent_id) IN (SELECT agent_id, intent_id FROM `{database}`.`events` WHERE src_topic = 'outcomes' AND status = 'held' AND decided_at >= {since:DateTime('UTC')})
-GROUP BY log_id, src_partition, tenant, agent_id, intent_id
-HAVING times_asked > 0
-COMMENT '`approvals` of calls that were held since a time; reads only what was decided since then: SELECT * FROM approvals_since(since = ''2026-11-28 10:00:00'').';
+/*since*/ COMMENT '`approvals` of calls that were held since a time; reads only what was decided since then: SELECT * FROM approvals_since(since = ''2026-11-28 10:00:00'').' /*end*/
+/*whole*/ COMMENT 'One row a call that people were asked about: decision pending, approved, rejected, expired, or refused when it was decided anew after they agreed; who agreed (`agreed`) and spoke last, and how long it took (waited_s, NULL while pending). void_reviews: words that changed nothing. What became of an approved call: the view `intents`.' /*end*/;
 
 CREATE OR REPLACE VIEW `{database}`.`spend` AS
 SELECT
@@ -260,7 +177,7 @@ FROM (
         arrayJoin(multiIf(notEmpty(said), said, ends > 0, [end], [])) AS one
     FROM (
         SELECT * FROM `{database}`.`events` FINAL
-        WHERE src_topic = 'outcomes' AND facts_type IN ('spend_facts', 'result_facts', 'answer_facts', 'streamed_facts')
+        WHERE src_topic = 'outcomes' AND facts_type IN ('spend_facts', 'result_facts', 'answer_facts', 'streamed_facts') /*since*/ AND decided_at >= {since:DateTime('UTC')} /*end*/
     ) AS e
     GROUP BY log_id, src_partition, tenant, agent_id, intent_id
 ) AS spent
@@ -274,42 +191,8 @@ LEFT JOIN (
 ) AS teams
     ON spent.log_id = teams.log_id AND spent.agent_id = teams.registered
 GROUP BY ALL
-COMMENT 'What reported calls cost, by hour, tenant, team (as registered last), agent, session, tool, candidate of an alias, model and release. calls: attempts that an executor or agent reported; of a tool without a cost the one that ended the call. micros: micro-units of the currency, exact, and money: units of it; NULL where nobody said: it needs `spend: true` in release.yaml and a price, `max_cost` or `cost`. Hits of the cache cost nothing and are not here; budgets count in full what nobody reported.';
-
-CREATE OR REPLACE VIEW `{database}`.`spend_since` AS
-SELECT
-    toStartOfHour(one.1) AS hour, tenant, team, agent_id, session_id, tool, one.3 AS candidate, one.4 AS model, one.2 AS release,
-    count() AS calls,
-    sum(one.5) AS input_tokens, sum(one.6) AS output_tokens, input_tokens + output_tokens AS tokens,
-    sum(one.7) / 1000000 AS money,
-    countIf(one.7 IS NULL) AS calls_without_money
-FROM (
-    SELECT
-        log_id, tenant, agent_id, anyLast(e.session_id) AS session_id, anyLast(e.call_tool) AS tool,
-        groupArrayIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money),
-            e.facts_type = 'spend_facts') AS said,
-        countIf(e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS ends,
-        argMaxIf((e.decided_at, e.release, e.candidate, e.model, e.input_tokens, e.output_tokens, e.money), e.seq,
-            e.facts_type IN ('result_facts', 'answer_facts', 'streamed_facts') AND e.stage = 'execute') AS end,
-        arrayJoin(multiIf(notEmpty(said), said, ends > 0, [end], [])) AS one
-    FROM (
-        SELECT * FROM `{database}`.`events` FINAL
-        WHERE src_topic = 'outcomes' AND facts_type IN ('spend_facts', 'result_facts', 'answer_facts', 'streamed_facts') AND decided_at >= {since:DateTime('UTC')}
-    ) AS e
-    GROUP BY log_id, src_partition, tenant, agent_id, intent_id
-) AS spent
-LEFT JOIN (
-    SELECT log_id, JSONExtractString(agent, 'agent_id') AS registered, argMax(JSONExtractString(agent, 'team'), seq) AS team
-    FROM (
-        SELECT log_id, seq, arrayJoin(JSONExtractArrayRaw(body, 'agents')) AS agent
-        FROM `{database}`.`events` FINAL WHERE src_topic = 'control' AND kind = 'agents.registered'
-    )
-    GROUP BY log_id, registered
-) AS teams
-    ON spent.log_id = teams.log_id AND spent.agent_id = teams.registered
-GROUP BY ALL
-COMMENT '`spend` of what was reported since a time; reads only that: SELECT * FROM spend_since(since = ''2026-11-28 10:00:00'').';
-
+/*since*/ COMMENT '`spend` of what was reported since a time; reads only that: SELECT * FROM spend_since(since = ''2026-11-28 10:00:00'').' /*end*/
+/*whole*/ COMMENT 'What reported calls cost, by hour, tenant, team (as registered last), agent, session, tool, candidate of an alias, model and release. calls: attempts that an executor or agent reported; of a tool without a cost the one that ended the call. micros: micro-units of the currency, exact, and money: units of it; NULL where nobody said: it needs `spend: true` in release.yaml and a price, `max_cost` or `cost`. Hits of the cache cost nothing and are not here; budgets count in full what nobody reported.' /*end*/;
 
 CREATE OR REPLACE VIEW `{database}`.`drift` AS
 SELECT * FROM `{database}`.`drift_1m` FINAL
@@ -330,29 +213,11 @@ SELECT
     {session_counts},
     if(scores = 0, NULL, quality_sum / (10000 * scores)) AS quality
 FROM `{database}`.`session_1m` AS s FINAL
+/*since*/ WHERE (s.agent_id, s.session_id) IN (SELECT agent_id, session_id FROM `{database}`.`session_1m` WHERE minute >= toStartOfMinute({since:DateTime('UTC')})) /*end*/
 GROUP BY s.log_id, s.src_partition, s.environment, s.tenant, s.agent_id, s.session_id
 HAVING max(s.opened_seq) >= 0
-COMMENT 'One row a session: when it was opened, under which release and control head, when it was closed (NULL while open), and what was counted in it. Unit of a canary. What comes after the close (a late receipt, a score) still counts. Only those of late: sessions_since(since = ''2026-11-28 10:00:00'').';
-
-CREATE OR REPLACE VIEW `{database}`.`sessions_since` AS
-SELECT
-    s.environment AS environment, s.tenant AS tenant, s.agent_id AS agent_id, s.session_id AS session_id,
-    argMaxIf(s.release, s.opened_seq, s.opened_seq >= 0) AS release,
-    argMaxIf(s.opened_at, s.opened_seq, s.opened_seq >= 0) AS opened_at,
-    argMaxIf(s.opened_head, s.opened_seq, s.opened_seq >= 0) AS opened_head,
-    if(max(s.close_seq) > max(s.opened_seq), argMaxIf(s.closed_at, s.close_seq, s.close_seq >= 0), NULL) AS closed_at,
-    if(max(s.close_seq) > max(s.opened_seq), max(s.close_seq), NULL) AS close_seq,
-    max(s.last_at) AS last_at,
-    lower(hex(s.log_id)) AS log, s.src_partition AS src_partition,
-    argMaxIf(s.origin, s.opened_seq, s.opened_seq >= 0) AS origin,
-    argMaxIf(s.on_behalf_of, s.opened_seq, s.opened_seq >= 0) AS on_behalf_of,
-    {session_counts},
-    if(scores = 0, NULL, quality_sum / (10000 * scores)) AS quality
-FROM `{database}`.`session_1m` AS s FINAL
-WHERE (s.agent_id, s.session_id) IN (SELECT agent_id, session_id FROM `{database}`.`session_1m` WHERE minute >= toStartOfMinute({since:DateTime('UTC')}))
-GROUP BY s.log_id, s.src_partition, s.environment, s.tenant, s.agent_id, s.session_id
-HAVING max(s.opened_seq) >= 0
-COMMENT '`sessions` in which something happened since a time; reads only those: SELECT * FROM sessions_since(since = ''2026-11-28 10:00:00'') ORDER BY closed_at.';
+/*since*/ COMMENT '`sessions` in which something happened since a time; reads only those: SELECT * FROM sessions_since(since = ''2026-11-28 10:00:00'') ORDER BY closed_at.' /*end*/
+/*whole*/ COMMENT 'One row a session: when it was opened, under which release and control head, when it was closed (NULL while open), and what was counted in it. Unit of a canary. What comes after the close (a late receipt, a score) still counts. Only those of late: sessions_since(since = ''2026-11-28 10:00:00'').' /*end*/;
 
 CREATE OR REPLACE VIEW `{database}`.`freshness` AS
 SELECT
