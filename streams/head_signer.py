@@ -58,6 +58,10 @@ class HeadSigner:
             f"no valid {wanted} `{ROLE}` has its secret here, make one: sluicegate keys new log --role {ROLE}"
         )
 
+    def has_key(self, control: Control) -> bool:
+        """Whether any key of the history can sign here, valid now or not."""
+        return any(self._signer(key) is not None for key in keys_of(control))
+
     def _signer(self, key: LogKey) -> Signer | None:
         if self._kms is not None:
             return partial(_ask, self._kms, key.kid)

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sluicegate.processors.checkpoints import ROLE as CHECKPOINTER
 from sluicegate.processors.control import MAX_AGENTS, MAX_ISSUERS, Control
 from sluicegate.processors.control_policy import OPERATOR, asked, may_set_mode
 from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
@@ -26,8 +27,20 @@ from sluicegate.streams.settings import Settings
 FOREVER_US = 2**53 - 1
 """No end: as far as a canonical JSON number goes, the year 2255."""
 
-ROLES = ("agent", "channel", "person", "operator", "executor", "pipeline", "attestor", "evaluator")
+ROLES = (
+    "agent",
+    "channel",
+    "person",
+    "operator",
+    "executor",
+    "pipeline",
+    "attestor",
+    "evaluator",
+    CHECKPOINTER,
+)
 """What a key may be for."""
+LOG = "log"
+"""Whose keys those that sign checkpoints are."""
 MAC_ROLES = ("executor", "pipeline", "evaluator")
 """Roles inside, which share a secret file and sign with HS256."""
 
@@ -35,8 +48,8 @@ MAX_ISSUER_KEYS = 20
 """Of one issuer: a rotation has two or three at a time; each one that fits a token costs a verification."""
 
 LEAD_US = 10_000_000
-"""A second key of a role inside is used only after this: by then every process has read of it (control is polled each
-100 ms and counts as stale after 5 s)."""
+"""A second key of a role inside is used only after this, and one for checkpoints ends after it at the earliest: by then every
+process has read of it (control is polled each 100 ms and counts as stale after 5 s)."""
 
 Event = tuple[str, dict[str, object]]
 
@@ -199,7 +212,7 @@ async def add_key(
 async def revoke_key(
     settings: Settings, keys: Keys, kid: str, why: str, *, after_us: int = 0, dry_run: bool = False
 ) -> int:
-    """End a key with this event, or after a while."""
+    """End a key with this event, or after a while. One that signs checkpoints ends at a time: what it signed before stays good."""
     control = (await control_log.read(settings)).control
     key = control.keys.get(kid)
     if key is None:
@@ -212,6 +225,8 @@ async def revoke_key(
             raise Terminal(f"`{kid}` is the last operator's key, and nobody could change control any more: make another first")  # fmt: skip
     if dry_run:
         return control.head
+    if key.role == CHECKPOINTER:
+        after_us = max(after_us, LEAD_US)
     at = _now_us() + after_us if after_us else 0
     return await _append(settings, keys, [("key.revoked", {"kid": kid, "at": at})], why, control.head)
 
@@ -232,16 +247,25 @@ def first_operator(settings: Settings) -> list[Event]:
     return [("key.added", _added(Key(key.kid, operator(), "operator", "Ed25519", key.public, 0, FOREVER_US)))]
 
 
-async def provision(settings: Settings, keys: Keys, control: Control) -> Control:
-    """In a signed environment: keys for the roles inside that have none yet, with their secrets in this home.
+def first_log_key(settings: Settings) -> list[Event]:
+    """The first key that signs checkpoints, for the transaction that makes an environment; its file is made here."""
+    kid = key_files.new_kid(LOG)
+    key = key_files.create(key_files.default_path(settings.home, kid), kid)
+    return [("key.added", _added(Key(kid, LOG, CHECKPOINTER, "Ed25519", key.public, 0, FOREVER_US)))]
 
-    Other machines need a copy of `keys/mac.json`. Does nothing in an unsigned environment, or where keys are.
+
+async def provision(settings: Settings, keys: Keys, control: Control) -> Control:
+    """Keys for the roles inside that have none yet, with their secrets in this home; does nothing where keys are.
+
+    Other machines need a copy of `keys/mac.json`. An unsigned environment has a key for checkpoints only.
     """
-    missing = {role for role in MAC_ROLES if not any(k.role == role for k in control.keys.values())}
-    if control.signing != "signed" or not missing:
+    wanted = (*MAC_ROLES, CHECKPOINTER) if control.signing == "signed" else (CHECKPOINTER,)
+    missing = {role for role in wanted if not any(k.role == role for k in control.keys.values())}
+    if not missing:
         return control
     for role in sorted(missing):
-        await new_key(settings, keys, role, role, "the first key of this role")
+        principal = LOG if role == CHECKPOINTER else role
+        await new_key(settings, keys, principal, role, "the first key of this role")
     return (await control_log.read(settings)).control
 
 

@@ -3,6 +3,7 @@
     ledger      decides and appends (`ledger_service.py`)
     executor    claims and calls tools (`executors/dispatcher.py`)
     projector   the ledger into ClickHouse (`sinks/clickhouse.py`)
+    checkpointer  signs heads of the ledger's trees (`checkpointer.py`)
     gateway     HTTP for clients without a Kafka credential (`gateway/server.py`)
     monitor     Faust agents for low-rate reactions, and leader timers (`monitor.py`)
     evaluator   scores a sample of the sessions that ended (`evaluator.py`); only where a release names evaluators
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from sluicegate.schemas.records import Receipt
     from sluicegate.streams.control_log import ControlReader
 
-ROLES = ("ledger", "executor", "projector", "gateway", "monitor")
+ROLES = ("ledger", "executor", "projector", "checkpointer", "gateway", "monitor")
 """What `doctor` looks for."""
 OPTIONAL = ("evaluator",)
 
@@ -283,10 +284,17 @@ def _evaluator(settings: Settings) -> Component:
     return EvaluatorRole(settings)
 
 
+def _checkpointer(settings: Settings) -> Component:
+    from sluicegate.streams.checkpointer import Checkpointer
+
+    return Checkpointer(settings)
+
+
 _MAKERS: dict[str, Callable[[Settings], Component]] = {
     "ledger": LedgerRole,
     "executor": ExecutorRole,
     "projector": ProjectorRole,
+    "checkpointer": _checkpointer,
     "gateway": _gateway,
     "evaluator": _evaluator,
 }

@@ -19,12 +19,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sluicegate.processors.checkpoints import ROLE as CHECKPOINTER
 from sluicegate.processors.control import Control
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.streams import control_log, identities, topics
 from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
+from sluicegate.streams.head_signer import HeadSigner
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import operator
 from sluicegate.streams.settings import Settings
@@ -33,7 +35,7 @@ READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 25.0
 POLL_S = 0.1
 TOPICS_LIMIT_S = 10.0
-DEFAULT_ROLES = ("ledger", "executor", "projector", "monitor")
+DEFAULT_ROLES = ("ledger", "executor", "projector", "checkpointer", "monitor")
 
 
 @dataclass(slots=True)
@@ -159,7 +161,10 @@ def start(
         bootstrap, stack.broker = ensure_broker(settings, progress=say)
         stack.settings = replace(settings, kafka=bootstrap)
         say("making topics and genesis")
-        asyncio.run(prepare(stack.settings, signing))
+        control = asyncio.run(prepare(stack.settings, signing))
+        if CHECKPOINTER in roles and not HeadSigner(settings.home).has_key(control):
+            say("no checkpoints from here: the key that signs them is elsewhere")
+            roles = tuple(r for r in roles if r != CHECKPOINTER)
         say(f"starting roles: {', '.join(roles)}")
         for name in roles:
             stack.start_role(name)
@@ -182,7 +187,8 @@ async def prepare(settings: Settings, signing: str = "") -> Control:
     try:
         control = (await control_log.read(settings)).control
         if control.head < 0:
-            then = identities.first_operator(settings) if signing == "signed" else []
+            then = identities.first_log_key(settings)  # before the operator's: from that on events are signed
+            then += identities.first_operator(settings) if signing == "signed" else []
             control = await control_log.ensure_genesis(
                 settings, keys, partitions, signing or "dev", operator(), then
             )

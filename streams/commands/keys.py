@@ -145,7 +145,8 @@ def keys_revoke(
 ) -> None:
     """End a key, e.g. `sluicegate keys revoke support-7.1f2e3d4c --why "laptop lost"`.
 
-    Everything decided after this event refuses what it signed, held calls and second offers too.
+    Everything decided after this event refuses what it signed, held calls and second offers too. A key of role `checkpointer` ends
+    after 10 s at the earliest, and the checkpoints that it signed before stay good.
     """
     settings = attach(Settings.from_env())
     if not after and not dry_run and kid in asyncio.run(control_log.read(settings)).control.api_keys:

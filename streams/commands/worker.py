@@ -15,7 +15,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def worker(
         role: Annotated[
-            str, typer.Option("--role", help="ledger, executor, projector, monitor or evaluator")
+            str,
+            typer.Option(
+                "--role", help="ledger, executor, projector, checkpointer, monitor, gateway or evaluator"
+            ),
         ] = "ledger",
     ) -> None:
         """Run one role until SIGTERM, e.g. `sluicegate worker --role ledger`.

@@ -1,0 +1,230 @@
+"""Checkpoints on a real Kafka, one environment: signed, witnessed, restarted, rotated, asked about; then the ledger is rewritten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sluicegate.processors import checkpoints, log_files
+from sluicegate.processors.checkpoints import CONTROL, Signed, keys_of
+from sluicegate.processors.control import Control
+from sluicegate.processors.log_files import LogFile
+from sluicegate.processors.witness_policy import Policy, parse_policy
+from sluicegate.schemas.topics import full_name
+from sluicegate.streams import checkpoint_topic, control_log, identities, kafka, stack, tile_store
+from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.witness_memory import WitnessMemory
+from sluicegate.streams.witness_server import LogDescriptions, Witness, application
+
+from tests.integration.gate import new_settings, until
+from tests.ledger_records import Ledger
+from tests.unit.test_witness_server import NAME, WITNESS_KEY, listening
+
+PARTITIONS = 2
+
+
+class Env:
+    """One environment and what writes to it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.control: Control = asyncio.run(stack.prepare(settings))
+        self.ledgers = [self.ledger(p) for p in range(PARTITIONS)]
+        self.description = settings.home / "log.json"
+        self.describe()
+
+    def ledger(self, partition: int) -> Ledger:
+        return Ledger(log=self.control.log_id, partition=partition)
+
+    def describe(self) -> LogFile:
+        self.control = asyncio.run(control_log.read(self.settings)).control
+        made = log_files.of_control(self.control)
+        self.description.write_text(made.text)
+        return made
+
+    def origin(self, partition: int) -> str:
+        return checkpoints.origin_of(self.settings.env, self.control.log_id, partition)
+
+    async def write(self, ledger: Ledger, intents: int) -> None:
+        producer = await kafka.connect(kafka.producer(self.settings))
+        records = [ledger.genesis()] if ledger.seq == 0 else []
+        for number in range(intents):
+            records += ledger.intent(number + ledger.seq)
+        topic = full_name(self.settings.env, "outcomes")
+        sent = [await producer.send(topic, r.value, partition=ledger.partition) for r in records]
+        await asyncio.gather(*sent)
+        await producer.stop()
+
+    async def newest(self, *, every: bool = False) -> dict[str, list[Signed]]:
+        consumer = await kafka.connect(kafka.consumer(self.settings))
+        origins = [self.origin(p) for p in (CONTROL, *range(PARTITIONS))]
+        keys = keys_of((await control_log.read(self.settings)).control)
+        found = await checkpoint_topic.newest(consumer, self.settings.env, origins, keys, every=every)
+        await consumer.stop()
+        return found
+
+    def policy_file(self, url: str) -> tuple[Path, Policy]:
+        from sluicegate.schemas.notes import COSIGNATURE, VKey
+
+        path = self.settings.home / "policy.txt"
+        path.write_text(f"witness ops {VKey(NAME, COSIGNATURE, WITNESS_KEY.public)} {url}\nquorum ops\n")
+        return path, parse_policy(path.read_text())
+
+    @asynccontextmanager
+    async def checkpointer(
+        self, policy: Path | None = None, home: Path | None = None
+    ) -> AsyncIterator[Checkpointer]:
+        environ = {"SLUICEGATE_CHECKPOINT_EVERY_S": "0.05"}
+        if policy is not None:
+            environ["SLUICEGATE_WITNESS_POLICY"] = str(policy)
+        if home is not None:
+            environ["SLUICEGATE_TILES"] = str(home)
+        made = Checkpointer(self.settings, environ=environ)
+        await made.start()
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+    async def signed(self, running: Checkpointer, partition: int, size: int) -> None:
+        """Wait until the head of that size was shown."""
+        origin = self.origin(partition)
+        await until(lambda: running.newest.get(origin) == size, f"{size} events of {partition} are signed")
+
+
+@pytest.fixture(scope="module")
+def env(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Env]:
+    yield Env(new_settings(kafka, tmp_path_factory.mktemp("checkpoints"), PARTITIONS))
+
+
+def witness(env: Env) -> Witness:
+    memory = WitnessMemory(env.settings.home / "witness.db")
+    return Witness(NAME, WITNESS_KEY, memory, LogDescriptions([env.description]), lambda: int(time.time()))
+
+
+def run(work: Callable[[], object]) -> None:
+    asyncio.run(work())  # type: ignore[arg-type]
+
+
+def test_1_heads_are_signed_witnessed_and_shown(env: Env) -> None:
+    async def main() -> None:
+        await env.write(env.ledgers[0], 100)
+        async with listening(application(witness(env))) as url:
+            path, policy = env.policy_file(url)
+            async with env.checkpointer(path) as running:
+                await env.signed(running, 0, 401)
+                await env.write(env.ledgers[1], 3)
+                await env.signed(running, 1, 13)
+                await env.write(env.ledgers[0], 30)
+                await env.signed(running, 0, 521)
+                assert running.alive == "" and running.faults == {}
+                metrics = running.metrics()
+            assert metrics['sluicegate_checkpoint_size{partition="0"}'] == 521
+            assert metrics['sluicegate_checkpoint_witness_away{witness="ops"}'] == 0
+        found = await env.newest()
+        sizes = {origin.rpartition("/")[2]: one[0].head.size for origin, one in found.items()}
+        assert sizes == {"control": env.control.head + 1, "0": 521, "1": 13}
+        key = keys_of(env.control)[0]
+        for [one] in found.values():
+            assert list(policy.check(one.note, key)) == ["ops"]
+
+    run(main)
+
+
+def test_2_a_restart_goes_on_and_a_rotation_counts(env: Env) -> None:
+    async def restarted() -> None:
+        async with env.checkpointer() as running:
+            await env.write(env.ledgers[0], 1)
+            await env.signed(running, 0, 525)
+        assert running.shown == 1  # the others had nothing new
+
+    run(restarted)
+    [old] = keys_of(env.control)
+    keys = Keys(env.settings.home)
+    made = asyncio.run(identities.new_key(env.settings, keys, "log", checkpoints.ROLE, "rotation"))
+    asyncio.run(identities.revoke_key(env.settings, keys, old.kid, "rotation"))
+    keys.close()
+    description = env.describe()
+    assert [k.kid for k in description.keys] == [old.kid, made.kid]
+    assert (
+        description.keys[0].not_after < keys_of(env.control)[1].not_after
+    )  # it ends; what it signed stays good
+
+    async def rotated() -> None:
+        async with listening(application(witness(env))) as url:
+            path, _ = env.policy_file(url)
+            async with env.checkpointer(path) as running:
+                await env.write(env.ledgers[0], 1)
+                await env.signed(running, 0, 529)
+        found = await env.newest(every=True)
+        kids = [one.kid for one in found[env.origin(0)]]
+        assert kids[0] == old.kid and kids[-1] == made.kid
+        last = found[env.origin(0)][-1]
+        assert checkpoints.verify(str(last.note), description.keys).kid == made.kid
+        assert len(last.note.signatures) == 3  # the witness read the description again
+
+    run(rotated)
+
+
+def test_3_lost_tiles_are_built_again_from_the_ledger(env: Env, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with env.checkpointer(home=tmp_path) as running:
+            await until(
+                lambda: all(t.owed == 0 for t in running.trees), "the trees are as far as they were shown"
+            )
+            await env.write(env.ledgers[0], 1)
+            await env.signed(running, 0, 533)
+            again = running.trees[1].signed
+        async with env.checkpointer() as running:
+            await until(lambda: running.trees[1].kept == 533, "the other tiles are as far")
+            same = running.trees[1].signed
+        assert again is not None and same is not None and again.head == same.head
+
+    run(main)
+
+
+def test_4_a_ledger_that_was_rewritten_is_an_alarm_and_gets_no_signature(env: Env) -> None:
+    """Somebody with rights on Kafka deletes the ledger and writes another."""
+    from aiokafka.admin import NewTopic
+
+    async def main() -> None:
+        topic = full_name(env.settings.env, "outcomes")
+        admin = await kafka.connect(kafka.admin(env.settings))
+        await admin.delete_topics([topic])
+
+        async def gone() -> bool:
+            return topic not in await admin.list_topics()
+
+        while not await gone():
+            await asyncio.sleep(0.05)
+        await admin.create_topics([NewTopic(topic, PARTITIONS, 1)])
+        await admin.close()
+        forged = env.ledger(0)
+        forged.now += 1
+        await env.write(forged, 140)
+        before = await env.newest(every=True)
+        async with env.checkpointer() as running:
+            await until(lambda: len(running.faults) == 2, "both logs are found out")
+            assert "was rewritten" in running.faults[env.origin(0)]
+            assert "ends before its event 12, which is signed" in running.faults[env.origin(1)]
+            assert running.alive in running.faults.values()
+            await asyncio.sleep(0.2)
+        fresh = env.settings.home / "fresh"
+        async with env.checkpointer(
+            home=fresh
+        ) as running:  # nor without the tiles: it stands by what it showed
+            await until(lambda: len(running.faults) == 2, "both logs are found out again")
+            assert (
+                "was published" in running.faults[env.origin(0)]
+                and "was published" in running.faults[env.origin(1)]
+            )
+        assert await env.newest(every=True) == before
+        assert tile_store.FolderStore(fresh).get(f"{tile_store.folder_of(env.origin(0))}/checkpoint") is None
+
+    run(main)
