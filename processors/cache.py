@@ -29,6 +29,7 @@ from sluicegate.processors.cache_entries import (
 )
 from sluicegate.processors.cache_fold import CACHE
 from sluicegate.processors.cache_rules import CacheRule, entry_key, home_of
+from sluicegate.processors.erasure import is_erased
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY, header_labels, join
 from sluicegate.processors.plan import DEFAULT_DEADLINE_US, deadline_of
@@ -172,6 +173,8 @@ def _hit(work: Work, entry: CacheEntry, facts: CacheFacts, waited: OpenIntent | 
     """Answer with the result at hand. False: its bytes are needed first, or they are gone."""
     tool, release = work.tool, work.release
     assert tool is not None and release is not None
+    if is_erased(work.control, entry.subject):
+        return False
     raw = at_hand(work, (entry.topic, entry.offset))
     result = result_in(raw) if raw is not None else None
     if result is None:

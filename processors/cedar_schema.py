@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sluicegate.processors.deployments import DEPLOYING
-from sluicegate.processors.registry import MANAGING
+from sluicegate.processors.registry import ERASING, MANAGING
 from sluicegate.processors.shapes import UNTYPED, Shape
 
 Json = object
@@ -81,7 +81,7 @@ def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
 
 def control_schema(group: str = "") -> dict[str, Json]:
     """The schema of `control.cedar`: people change modes and, where a policy names such an event (`control_policy.py`), deploy
-    (`deploying`), or register people and keys (`managing`)."""
+    (`deploying`), register people and keys (`managing`), or erase subjects (`erasing`)."""
     resources = ["Agent", "Tool", "Environment", "Policy"]
     context = record({"mode": STRING, "environment": STRING})
     applies = {"principalTypes": ["Person"], "resourceTypes": resources, "context": context}
@@ -94,7 +94,13 @@ def control_schema(group: str = "") -> dict[str, Json]:
     events: Json = {"principalTypes": ["Person"], "resourceTypes": ["Release"], "context": about}
     given = record({"environment": STRING, "roles": STRINGS})
     made: Json = {"principalTypes": ["Person"], "resourceTypes": ["Environment"], "context": given}
-    more = {"deploying": dict.fromkeys(DEPLOYING, events), "managing": dict.fromkeys(MANAGING, made)}
+    gone = record({"environment": STRING, "subjects": LONG})
+    ends: Json = {"principalTypes": ["Person"], "resourceTypes": ["Environment"], "context": gone}
+    more = {
+        "deploying": dict.fromkeys(DEPLOYING, events),
+        "managing": dict.fromkeys(MANAGING, made),
+        "erasing": dict.fromkeys(ERASING, ends),
+    }
     actions: dict[str, Json] = {
         "mode.set": {"appliesTo": applies},
         **{kind: {"appliesTo": to} for kind, to in more.get(group, {}).items()},

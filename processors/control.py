@@ -21,6 +21,7 @@ from sluicegate.processors import (
     changes,
     control_policy,
     deployments,
+    erasure,
     modes,
     quarantine,
 )
@@ -120,6 +121,8 @@ class Control:
     """Times of the automatic actions of the last day."""
     reviews: Mapping[str, str] = field(default_factory=dict)
     """Agent -> why every call of it needs a person; read by `authorize.py`."""
+    erased: erasure.Erased = field(default_factory=dict)
+    """Subjects whose keys were destroyed; read by `erasure.erased_by`."""
     release: CompiledRelease | None = None
     """The compiled form of `deployed`, attached by the reader; not part of the fold."""
     mac_keys: dict[str, bytes] = field(default_factory=dict)
@@ -334,6 +337,7 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     "canary.promoted": deployments.canary_promoted,
     "canary.aborted": deployments.canary_aborted,
     attestation.KIND: attestation.attest,
+    erasure.KIND: erasure.step,
     changes.PROPOSED: changes.propose,
     changes.AGREED: _change_agreed,
     changes.WITHDRAWN: changes.withdraw,

@@ -18,7 +18,7 @@ from sluicegate.processors.cedar import PolicyBook, evaluate, handle_of, names_a
 from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.holds import EXPIRES, MAX_HOLD_US, QUORUM, parse_hold
 from sluicegate.processors.modes import ENFORCE
-from sluicegate.processors.registry import MANAGING, OPERATOR_ROLE, Person
+from sluicegate.processors.registry import ERASING, MANAGING, OPERATOR_ROLE, Person
 from sluicegate.schemas import signing
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Answer:
 
 YES = Answer()
 
-GOVERNED = (*DEPLOYING, *MANAGING)
+GOVERNED = (*DEPLOYING, *MANAGING, *ERASING)
 """Events that `control.cedar` may name."""
 
 
@@ -114,9 +114,13 @@ def asked(control: Control, who: str, kind: str, body: Mapping[str, object]) -> 
     if kind in MANAGING:
         resource = {"type": "Environment", "id": control.env}
         return _answer(book, person, kind, resource, {"environment": control.env, "roles": _roles_of(body)})
+    if kind in ERASING:
+        subjects = len(cast("list[object]", body["subjects"]))
+        context: dict[str, object] = {"environment": control.env, "subjects": subjects}
+        return _answer(book, person, kind, {"type": "Environment", "id": control.env}, context)
     arm = control.canary.digest if control.canary is not None and kind == "canary.promoted" else ""
     digest = str(body.get("to", body.get("digest", arm)))
-    context: dict[str, object] = {
+    context = {
         "environment": control.env, "weight_bp": body.get("weight_bp", 0), "now": bool(body.get("now", False)),
         "attested": digest in control.attested,
     }  # fmt: skip

@@ -15,7 +15,7 @@ import hashlib
 from typing import cast
 
 import orjson
-from sluicegate.processors import delegation, quarantine
+from sluicegate.processors import delegation, erasure, quarantine
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.authorize import ask
 from sluicegate.processors.cedar import names_action
@@ -74,6 +74,8 @@ def _terms(work: Work, intent: Intent) -> Refusal | None:
         return Refusal("unknown_session", f"session `{intent.session_id[:80]}` is not open")
     assert work.agent is not None
     work.session, work.origin.subject = session, session.subject
+    if erasure.is_erased(work.control, session.subject):
+        return Refusal(erasure.REASON)
     work.agent = delegation.narrowed(work.agent, session)
     work.release = work.control.release
     if work.source.control_stale or work.release is None:

@@ -28,6 +28,7 @@ from sluicegate.processors.cells import (
     cell_key,
     shelf_of,
 )
+from sluicegate.processors.erasure import is_erased
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.session import MAX_SESSION_CELLS, Session
 from sluicegate.processors.work import Work
@@ -255,6 +256,8 @@ def assembled(work: Work, cell: Cell) -> bytes | None:
 
 
 def _said(work: Work, cell: Cell) -> tuple[str, bytes] | None:
+    if is_erased(work.control, cell.subject):
+        return None  # INVARIANT: as if its bytes were gone, though the input's topic has them (tests/unit/test_erasure.py)
     return put_together(cell, [at_hand(work, (piece.topic, piece.offset)) for piece in pieces_of(cell)])
 
 

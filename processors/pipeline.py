@@ -22,6 +22,8 @@ from sluicegate.processors.authorize import authorize, conform_arguments
 from sluicegate.processors.budget_settle import settle
 from sluicegate.processors.cache_homes import tell
 from sluicegate.processors.control import Control
+from sluicegate.processors.erasure import REASON as ERASED
+from sluicegate.processors.erasure import is_erased
 from sluicegate.processors.exchanges import decide_alarm, decide_exchange, drop_alarm
 from sluicegate.processors.handoff import decide_handoff, decide_transfer
 from sluicegate.processors.inputs import Input, Tick
@@ -302,6 +304,15 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
     if not isinstance(seen, Ended):
         emit(work, "route", "noted", facts, "duplicate", caused_by=seen.last_event)
         return  # still open: its own end will answer
+    o = work.origin
+    name = session_key(o.agent_id, o.session_id)
+    about = work.state.sessions.get(name) or work.state.closed.get(name)
+    if about is not None and is_erased(work.control, about.subject):
+        # INVARIANT: no answer is told again after an erasure (tests/unit/test_erasure.py).
+        o.subject = about.subject
+        outcome = emit(work, "route", "noted", facts, ERASED, caused_by=seen.event_id)
+        reply(work, outcome, status="refused")
+        return
     result: bytes | None = None
     if seen.state in ("released", "resolved") and seen.topic != TICK:  # a tick brought no bytes
         place = (seen.topic, seen.offset)

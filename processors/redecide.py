@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sluicegate.processors import quarantine
+from sluicegate.processors import erasure, quarantine
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.delegation import narrowed
@@ -38,6 +38,8 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
         return quarantine.REASON
     if entry.withdrawn or waiting_order(work.state, work.control, entry.agent_id) is not None:
         return "rolled_back"  # INVARIANT: nothing of it begins any more (tests/unit/test_agent_rollback.py)
+    if erasure.is_erased(work.control, entry.subject):
+        return erasure.REASON  # INVARIANT: nothing of it begins any more (tests/unit/test_erasure.py)
     places = [(entry.topic, entry.offset)]
     if entry.edit_topic:  # asked for in any case: then a decision asks once
         places.append((entry.edit_topic, entry.edit_offset))

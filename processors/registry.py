@@ -19,6 +19,11 @@ MANAGING = ("people.registered", "key.added", "api_key.added")
 two people. Removing and revoking take something back, and are never asked."""
 
 
+ERASING = ("subject.erased",)
+"""Events that destroy what was said about people, for ever (`erasure.py`): `control.cedar` may ask for a permit, and for a second
+person."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agent:
     """A registered agent."""

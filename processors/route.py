@@ -6,7 +6,7 @@ Next: `conform.py`, then `authorize.py`.
 
 from __future__ import annotations
 
-from sluicegate.processors import quarantine
+from sluicegate.processors import erasure, quarantine
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.delegation import narrowed, remaining
 from sluicegate.processors.derail import call_digest, limit_reached
@@ -56,6 +56,9 @@ def route(work: Work) -> Refusal | None:
     if work.session is None:
         return Refusal("unknown_session", f"session `{intent.session_id[:80]}` is not open")
     work.origin.subject = work.session.subject
+    # INVARIANT: what was erased is asked about no more (tests/unit/test_erasure.py).
+    if erasure.is_erased(work.control, work.session.subject):
+        return Refusal(erasure.REASON)
     if work.agent is not None:
         work.agent = narrowed(work.agent, work.session)
     if work.source.control_stale:

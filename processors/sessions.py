@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
+from sluicegate.processors import erasure
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
@@ -66,7 +67,12 @@ def decide_session(
         reason = "overloaded"
     if not reason and kind != "session.open" and session is None:
         reason = "unknown_session"
-    o.subject = session.subject if session else (subject or on_behalf_of or f"agent:{o.agent_id}")
+    if session is None:
+        o.subject = erasure.key_name(work.control, subject or on_behalf_of or f"agent:{o.agent_id}")
+    else:
+        o.subject = session.subject
+        if not reason and kind == "session.user_said" and erasure.is_erased(work.control, o.subject):
+            reason = erasure.REASON
     digest = hashlib.sha256(work.payload).digest()[:16]
     if reason:
         facts: object = IntakeFacts(reason, len(work.payload), digest)

@@ -153,6 +153,11 @@ _ALL = (
         "It was not proven who you act for.",
         "the release requires it: open the session with on_behalf_token instead of a bare name",
     ),
+    Reason(
+        "subject_erased",
+        "What was said here was erased; begin anew.",
+        "the session is about somebody who was erased since: open a new session, which is sealed under a key of its own",
+    ),
     # hand-offs
     Reason(
         "other_tenant",
