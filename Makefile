@@ -7,7 +7,7 @@ BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo-lifecycle test check lint types format bench bench-agentdojo bench-recorded bench-airline crash clean lock
+.PHONY: help setup run demo-lifecycle test check lint types format bench bench-agentdojo bench-recorded bench-airline crash mutations clean lock
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: lint types test ## lint, types, tests: what CI runs
 
 crash: setup ## the crash matrix: every point x SIGKILL, SIGSTOP x four classes; ARGS="--points claim.2"
 	@$(BIN)/python -m bench.crash $(ARGS)
+
+mutations: setup ## tamper with ledgers in every way we know of; the verifier has to find and name each
+	@$(BIN)/python -m tests.mutations --clickhouse
 
 bench: setup ## measure; results in bench/results/
 	@$(BIN)/python -m bench

@@ -121,6 +121,18 @@ def _skip_array(b: bytes, p: int, size: int) -> int:
     return p + 1
 
 
+def _texts(b: bytes, p: int) -> tuple[list[str], int]:
+    """An array of texts."""
+    end = _skip_array(b, p, 0)
+    found: list[str] = []
+    if b[p]:
+        count, q = _long(b, p)
+        for _ in range(count):
+            text, q = _text(b, q)
+            found.append(text)
+    return found, end
+
+
 def split(value: bytes) -> Parts:
     """Header, facts and content of a ledger record. Raises `Unreadable`."""
     try:
@@ -276,27 +288,36 @@ def plan_facts(b: bytes) -> tuple[str, int]:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 
 
-def hold_facts(b: bytes) -> tuple[str, int]:
-    """`tool_class` and `quorum` of `HoldFacts`."""
+def hold_facts(b: bytes) -> tuple[str, int, list[str]]:
+    """`tool_class`, `quorum` and `reviewers` of `HoldFacts`."""
     try:
         tool_class, p = _text(b, _skip_texts(b, _START, 1))
         _, p = _long(b, _skip_texts(b, p, 1))
         _, p = _long(b, p)
-        return tool_class, _long(b, p)[0]
+        quorum, p = _long(b, p)
+        return tool_class, quorum, _texts(b, p)[0]
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 
 
-def review_facts(b: bytes) -> tuple[list[str], int]:
-    """`approvals` and `quorum` of `ReviewFacts`."""
+class Agreed(NamedTuple):
+    """What the facts of a review say of who agreed."""
+
+    reviewer: str
+    approvals: list[str]
+    quorum: int
+    reviewers: list[str]
+    edited: bool
+
+
+def review_facts(b: bytes) -> Agreed:
+    """Of `ReviewFacts`."""
     try:
-        p = _skip_texts(b, _START, 3)
-        names: list[str] = []
-        count, q = _long(b, p)
-        for _ in range(count):
-            name, q = _text(b, q)
-            names.append(name)
-        return names, _long(b, _skip_array(b, p, 0))[0]
+        reviewer, p = _text(b, _skip_texts(b, _START, 1))
+        approvals, p = _texts(b, _skip_texts(b, p, 1))
+        quorum, p = _long(b, p)
+        reviewers, p = _texts(b, p)
+        return Agreed(reviewer, approvals, quorum, reviewers, b[p] == 1)
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 

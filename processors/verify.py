@@ -20,16 +20,21 @@ from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
 from sluicegate.processors.reading import Head, Rest
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.verify_budgets import STAGES, BudgetSums
+from sluicegate.processors.verify_contents import Contents, Opener
 from sluicegate.processors.verify_lives import Lives
 from sluicegate.processors.verify_restores import Restores
 from sluicegate.processors.verify_standing import Standings
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.topics import INPUTS, TICK
+from sluicegate.schemas.topics import INPUTS, TICK, partition_of
 
 RANGE = 8_192
 """Events of one sum that is compared with ClickHouse."""
+
+
+_ELSEWHERE = ("refused", "unreadable")
+"""What a record that came to the wrong partition is answered."""
 
 
 class Chain:
@@ -102,8 +107,11 @@ class ControlChecker(Chain):
     them an event of theirs would seem to count that workers leave out.
     """
 
-    def __init__(self, rules: Mapping[str, CompiledRelease | None]) -> None:
+    def __init__(
+        self, rules: Mapping[str, CompiledRelease | None], mac_keys: dict[str, bytes] | None = None
+    ) -> None:
         super().__init__(-1)
+        self._start = Control(mac_keys=mac_keys or {})
         self.controls: list[Control] = []
         self._rules = rules
         self._absent: set[str] = set()
@@ -116,7 +124,7 @@ class ControlChecker(Chain):
         if linked is None:
             return
         head, parts = linked
-        before = self.controls[-1] if self.controls else Control()
+        before = self.controls[-1] if self.controls else self._start
         try:
             rest = reading.rest(head.rest)
             facts = codec.decode_as(r.ControlFacts, parts.facts)
@@ -170,7 +178,11 @@ class PartitionChecker(Chain):
     """
 
     def __init__(
-        self, partition: int, controls: Sequence[Control], begins: dict[str, int] | None = None
+        self,
+        partition: int,
+        controls: Sequence[Control],
+        begins: dict[str, int] | None = None,
+        opener: Opener | None = None,
     ) -> None:
         self.controls = controls
         super().__init__(partition, controls[-1].log_id if controls else b"")
@@ -178,10 +190,12 @@ class PartitionChecker(Chain):
         self.budgets = BudgetSums(self._bad_life)
         self.standings = Standings()
         self.restores = Restores(partition, controls, self._bad_life)
+        self.contents = Contents(controls, opener, self._bad_life) if opener is not None else None
         self.begins = begins or {}
         self.input_counts: Counter[str] = Counter()
         self.input_sums: Counter[str] = Counter()
         self.positions: dict[str, int] = {}
+        self._agents: set[str] = set()
         self.time = 0
         self.control_head = -1
         self._offset = 0
@@ -219,6 +233,8 @@ class PartitionChecker(Chain):
                     "content_commitment", offset, f"seq {head.seq} is an input's first and has no content"
                 )
             try:
+                if self.contents is not None and parts.content is not None:
+                    self.contents.step(head, rest, parts.content, parts.facts, first)
                 self.lives.step(head, rest, parts.facts)
                 if head.stage in STAGES:
                     self.budgets.step(head, rest, parts.facts)
@@ -245,8 +261,12 @@ class PartitionChecker(Chain):
                 f"seq {head.seq} was decided {self.time - rest.decided_at} us before the one before",
             )
         self.time = max(self.time, rest.decided_at)
+        known = 0 <= rest.control_head < len(self.controls)
+        self.lives.control = self.controls[rest.control_head] if known else None
         self.lives.begin(rest)
         self._place(head, rest, offset)
+        if rest.agent_id not in self._agents and not self._belongs(rest.agent_id):
+            self._bad_place(head, rest, offset)
         if rest.control_head < self.control_head:
             self._bad(
                 "control_head",
@@ -254,7 +274,7 @@ class PartitionChecker(Chain):
                 f"seq {head.seq} names control {rest.control_head} after {self.control_head}",
             )
         self.control_head = max(self.control_head, rest.control_head)
-        if not 0 <= rest.control_head < len(self.controls):
+        if not known:
             self._bad(
                 "control_head",
                 offset,
@@ -287,12 +307,36 @@ class PartitionChecker(Chain):
                 self.input_counts[topic] += 1
                 self.input_sums[topic] += at
 
+    def _belongs(self, agent: str) -> bool:
+        """Whether an agent's records stand in this partition; remembered for those that do."""
+        count = self.controls[0].partitions if self.controls else 1
+        if agent and count > 1 and partition_of(agent, count) != self.index:
+            return False
+        self._agents.add(agent)
+        return True
+
+    def _bad_place(self, head: Head, rest: Rest, offset: int) -> None:
+        if head.status not in _ELSEWHERE and head.stage != "genesis":
+            self._bad("partition", offset, f"seq {head.seq} is about `{rest.agent_id[:80]}`, whose records stand in another partition")  # fmt: skip
+
     def _genesis(self, head: Head, rest: Rest, facts: bytes, offset: int) -> None:
         first = self.controls[0] if self.controls else Control()
         want = r.GenesisFacts(self.log_id, first.partitions, first.env, first.signing)
         ours = (head.seq, head.stage, head.status, rest.topic) == (0, "genesis", "genesis", "")
         if not ours or facts != codec.encode(want):
             self._bad("genesis", offset, f"seq {head.seq} is `{head.stage}`, or its genesis is not control's")
+
+    def decided(self, topic: str, count: int, total: int) -> bool:
+        """Whether `count` records of an input topic below the ledger's position, whose offsets add up to `total`, are those
+        that were decided."""
+        return (count, total) == (self.input_counts[topic], self.input_sums[topic])
+
+    def left_out(self, topic: str, count: int, position: int) -> None:
+        """They are not: a record was left out, or one was decided that is not there."""
+        self.findings.add(
+            "non_omission", self.seq, position,
+            f"`{topic}` holds {count} records below offset {position}, the ledger decided {self.input_counts[topic]} of its offsets",
+        )  # fmt: skip
 
     def close(self) -> dict[str, object]:
         """The counts at the end. An empty partition is no violation: nobody owned it yet."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sluicegate.processors import lifecycle, reading
-from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.control import Control
+from sluicegate.processors.reading import Agreed, Head, Rest
 from sluicegate.processors.state import ACCEPT_WINDOW_US, HOUR_US
 from sluicegate.schemas import codec
 
@@ -43,7 +44,8 @@ class Life:
     attempt: int = 0
     claims: int = 0
     quorum: int = 0
-    agreed: int = 0
+    reviewers: tuple[str, ...] = ()
+    agreed: tuple[str, ...] = ()
 
 
 class Lives:
@@ -56,6 +58,8 @@ class Lives:
         self._hour = 0
         self._key = ""
         self._life: Life | None = None
+        self.control: Control | None = None
+        """As of the current input; None where its head is not there, which is told already."""
         self.began = 0
         self.ended: Counter[str] = Counter()
         self.not_remembered = 0
@@ -124,10 +128,10 @@ class Lives:
         kind = facts[: codec.PREFIX_BYTES]
         if status == "held":
             self._ask(life, rest, facts, kind)
-        elif status == "permitted" and life.state == "held" and life.agreed < life.quorum:
+        elif status == "permitted" and life.state == "held" and len(set(life.agreed)) < life.quorum:
             self._bad(
                 "approval",
-                f"intent `{rest.intent_id}` went on after {life.agreed} agreed, {life.quorum} were asked for",
+                f"intent `{rest.intent_id}` went on after {len(set(life.agreed))} agreed, {life.quorum} were asked for",
             )
         elif status == "dispatched":
             if kind not in reading.PLANS:
@@ -166,15 +170,41 @@ class Lives:
     def _ask(self, life: Life, rest: Rest, facts: bytes, kind: bytes) -> None:
         """People are asked, or one of them agreed."""
         if kind in reading.HOLDS:
-            life.tool_class, life.quorum = reading.hold_facts(facts)
-            life.agreed = 0
+            life.tool_class, life.quorum, roles = reading.hold_facts(facts)
+            life.reviewers, life.agreed = tuple(roles), ()
         elif kind == reading.REVIEW:
-            names, life.quorum = reading.review_facts(facts)
-            life.agreed = len(set(names))
+            said = reading.review_facts(facts)
+            if wrong := self._not_counted(life, rest, said):
+                self._bad("approval", f"intent `{rest.intent_id}`: {wrong}")
+            life.quorum, life.reviewers, life.agreed = (
+                said.quorum,
+                tuple(said.reviewers),
+                tuple(said.approvals),
+            )
         elif kind in reading.PLANS:  # written before holds had facts of their own
             life.tool_class, life.attempt = reading.plan_facts(facts)
         else:
             self._bad("readable", f"`held` of intent `{rest.intent_id}` says nothing of people in its facts")
+
+    def _not_counted(self, life: Life, rest: Rest, said: Agreed) -> str:
+        """Why a word for a held call cannot have counted, or an empty string. Whose key signed it is `verify_contents.py`'s."""
+        *before, last = said.approvals or [""]
+        asked = set(said.reviewers)
+        if rest.topic != "reviews" or last != said.reviewer:
+            return f"`{last[:80]}` counts as having agreed, and no review of theirs says so"
+        # INVARIANT: nobody agrees who is not registered, or has not the role (tests/unit/test_mutations.py).
+        person = self.control.people.get(last) if self.control is not None else None
+        if self.control is not None and (person is None or last in self.control.agents):
+            return f"`{last[:80]}` agreed, and is no registered person"
+        if person is not None and asked and asked.isdisjoint(person.roles):
+            return f"`{last[:80]}` agreed, and has none of the roles that were asked for"
+        if said.edited:
+            return "approvals of other arguments count after an edit" if before else ""
+        if not set(before) <= set(life.agreed):
+            return f"{len(before)} had agreed before `{last[:80]}`, and no review of theirs says so"
+        if life.quorum and (said.quorum, asked) != (life.quorum, set(life.reviewers)):
+            return f"{life.quorum} people were asked for, and {said.quorum} when `{last[:80]}` agreed"
+        return ""
 
     def _forget(self, hour: int) -> None:
         self._hour = hour

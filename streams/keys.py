@@ -47,13 +47,17 @@ create table if not exists leftovers (subject text, artifact text, primary key (
 """
 
 
+def keys_at(home: Path) -> Path:
+    """Where a machine's key store is."""
+    return home / "keys" / "subjects.sqlite"
+
+
 class Keys:
     """Subject keys in `<home>/keys/subjects.sqlite`, shared by all processes of this machine."""
 
     def __init__(self, home: Path) -> None:
-        folder = home / "keys"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = folder / "subjects.sqlite"
+        path = keys_at(home)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._home = home

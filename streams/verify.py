@@ -19,9 +19,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.verify import Chain, ControlChecker, PartitionChecker
+from sluicegate.processors.verify_contents import Opener
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
-from sluicegate.streams import kafka, topics, verify_releases
+from sluicegate.streams import kafka, mac_keys, topics, verify_releases
+from sluicegate.streams.keys import Keys, keys_at
 from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify_rows import Rows, compare, open_rows
@@ -37,6 +39,7 @@ class PartitionReport:
     Attributes:
         head: hash of the last header: keep it elsewhere, and later tampering shows against it.
         intents: counts for non-omission: `in` = the ended ones + `open`.
+        contents: with `--contents`, how many were opened, erased, signed, unsigned, without_secret.
         inputs: per topic: decided, in_kafka, and a verdict.
         clickhouse: same | pending | broken | not compared, with the numbers.
         violations: name -> first one, with the count of all.
@@ -49,6 +52,7 @@ class PartitionReport:
     decided_until: int = 0
     control_head: int = -1
     intents: dict[str, object] = field(default_factory=dict)
+    contents: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, dict[str, object]] = field(default_factory=dict)
     clickhouse: dict[str, object] = field(default_factory=dict)
     violations: dict[str, dict[str, object]] = field(default_factory=dict)
@@ -102,20 +106,23 @@ async def verify(
     partitions: list[int] | None = None,
     inputs: bool = True,
     clickhouse: bool = True,
+    contents: bool = False,
     on_start: Callable[[int], Advance] | None = None,
 ) -> Report:
-    """Verify a ledger up to its committed end as of now. `on_start(total offsets)` returns what progress is told."""
+    """Verify a ledger up to its committed end as of now. `contents`: what is sealed is opened with this
+    machine's key store. `on_start(total offsets)` returns what progress is told."""
     started = time.monotonic()
     report = Report(settings.env)
     count = await topics.partitions_of(settings)
     wanted = list(range(count)) if partitions is None else partitions
     if bad := [p for p in wanted if not 0 <= p < count]:
         raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
+    opener = _opener(settings) if contents else None
     rows = await open_rows(settings) if clickhouse else Rows(reason="not asked")
     report.clickhouse = rows.reason or "compared"
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        run = _Run(settings, consumer, rows, report)
+        run = _Run(settings, consumer, rows, report, opener)
         await run.all(wanted, inputs, on_start)
     finally:
         await consumer.stop()
@@ -123,9 +130,26 @@ async def verify(
     return report
 
 
+def _opener(settings: Settings) -> Opener:
+    # INVARIANT: verify makes no key, and no file (tests/integration/test_ledger_tools.py).
+    if not keys_at(settings.home).is_file():
+        raise Terminal(
+            f"there is no key store under `{settings.home}`, contents cannot be opened here: leave out --contents"
+        )
+    return Keys(settings.home).open
+
+
 class _Run:
-    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, rows: Rows, report: Report) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        consumer: AIOKafkaConsumer,
+        rows: Rows,
+        report: Report,
+        opener: Opener | None,
+    ) -> None:
         self.env, self.consumer, self.rows, self.report = settings.env, consumer, rows, report
+        self.opener, self.mac_keys = opener, mac_keys.load(settings.home) if opener is not None else {}
         self.advance: Advance = lambda _: None
 
     async def all(self, wanted: list[int], inputs: bool, on_start: Callable[[int], Advance] | None) -> None:
@@ -139,11 +163,12 @@ class _Run:
         for stretch in ledgers:
             index = stretch.place.partition
             starts = {self._topic(s.place): s.begin for s in begins[index]}
-            checker = PartitionChecker(index, control.controls, starts)
+            checker = PartitionChecker(index, control.controls, starts, self.opener)
             checker.sum_until = self.rows.until(checker.log_id, "outcomes", index)
             await self._feed(checker, stretch)  # 2
             part = _report_of(checker)
             part.intents = checker.close()
+            part.contents = dict(checker.contents.counts) if checker.contents is not None else {}
             part.decided_until, part.control_head = checker.time, checker.control_head
             if inputs:
                 for source in begins[index]:
@@ -165,7 +190,7 @@ class _Run:
             self.advance(len(batch))
 
     async def _control(self) -> ControlChecker:
-        checker = ControlChecker(await verify_releases.rules(self.consumer, self.env))
+        checker = ControlChecker(await verify_releases.rules(self.consumer, self.env), self.mac_keys)
         [stretch] = await stretches(self.consumer, places(self.env, "control", [0]))
         await self._feed(checker, stretch)
         self.report.control = part = _report_of(checker)
@@ -187,17 +212,14 @@ class _Run:
             self.advance(len(batch))
         decided = checker.input_counts[topic]
         result: dict[str, object] = {"decided": decided, "in_kafka": count, "verdict": "same"}
-        if (count, total) == (decided, checker.input_sums[topic]):
+        if checker.decided(topic, count, total):
             return result
         [now] = await stretches(self.consumer, [source.place])
         if now.begin != source.begin:
             result["verdict"] = "pending: the topic's retention moved its begin, verify again"
             return result
         result["verdict"] = "broken"
-        checker.findings.add(
-            "non_omission", checker.seq, position,
-            f"`{topic}` holds {count} records below offset {position}, the ledger decided {decided} of its offsets",
-        )  # fmt: skip
+        checker.left_out(topic, count, position)
         return result
 
     def _finish(self, part: PartitionReport, findings: Findings) -> None:

@@ -1,7 +1,8 @@
 """The events in ClickHouse against those in Kafka, by sums over ranges of `seq`.
 
 ClickHouse answers for itself: which rows of a range it has, and whether each row's bytes give its hash. Rows that the
-sink has not written yet are PENDING; rows missing below its own highest `seq` are a violation. Reads only.
+sink has not written yet are PENDING; rows missing below its own highest `seq`, or beyond the ledger's end, are a violation.
+The columns that the header fills are put together to its bytes again and compared with them. Reads only.
 Next: `verify.py`, `sinks/ddl.py` (the columns).
 """
 
@@ -22,9 +23,10 @@ GROUP BY log_id, src_topic, src_partition
 """
 # DISTINCT: the table may hold a row twice until its parts merge. Two rows of one seq that differ count twice.
 _SUMS = """
+WITH {functions}
 SELECT intDiv(seq, {range}) AS r, count(), groupBitXor(word), countIf(NOT sound), min(seq), max(seq) FROM (
     SELECT DISTINCT seq, reinterpretAsUInt64(substring(header_hash, 1, 8)) AS word,
-        SHA256(concat(unhex('00'), header)) = header_hash AND SHA256(facts) = facts_hash AS sound
+        SHA256(concat(unhex('00'), header)) = header_hash AND SHA256(facts) = facts_hash AND header = {header} AS sound
     FROM `{database}`.events
     WHERE log_id = unhex('{log_id}') AND src_topic = '{topic}' AND src_partition = {partition} AND seq <= {until}
 ) GROUP BY r ORDER BY r
@@ -62,16 +64,25 @@ async def open_rows(settings: Settings) -> Rows:
 
 async def compare(rows: Rows, topic: str, partition: int, checker: Chain) -> dict[str, object]:
     """Compare one partition's ranges; adds `clickhouse` violations to the checker's findings."""
+    from sluicegate.sinks.header_sql import WITH, header_sql
+
     last = checker.seq - 1
     if rows.client is None:
         return {"verdict": "not compared"}
-    until = min(rows.until(checker.log_id, topic, partition), last)
+    highest = rows.until(checker.log_id, topic, partition)
+    until = min(highest, last)
+    # INVARIANT: a changed column is found as changed bytes are (tests/contracts/test_verify_clickhouse.py).
     query = _SUMS.format(
-        range=RANGE, database=rows.database, log_id=checker.log_id.hex(), topic=topic, partition=partition, until=until
+        functions=WITH, header=header_sql(), range=RANGE, database=rows.database, log_id=checker.log_id.hex(), topic=topic, partition=partition, until=until
     )  # fmt: skip
     result = await asyncio.to_thread(rows.client.query, query)
     theirs = {int(row[0]): row[1:] for row in result.result_rows} if until >= 0 else {}
     before = checker.findings.counts["clickhouse"]
+    if highest > last:  # noted before the ledger's end was: it never runs ahead of it
+        checker.findings.add(
+            "clickhouse", last + 1, -1,
+            f"ClickHouse has events up to seq {highest}, the ledger ends at {last}: its tail was cut off, or those were added",
+        )  # fmt: skip
     for key in sorted(checker.sums.keys() | theirs.keys()):
         if min(last, checker.sum_until, key * RANGE + RANGE - 1) > until:
             continue  # summed beyond what the sink has: control's last range, until the sink has caught up
@@ -89,7 +100,7 @@ async def compare(rows: Rows, topic: str, partition: int, checker: Chain) -> dic
         elif unsound:
             checker.findings.add(
                 "clickhouse", key * RANGE, -1,
-                f"{where}: {unsound} rows between {low} and {high} have bytes that do not give their hash",
+                f"{where}: {unsound} rows between {low} and {high} have bytes that do not give their hash, or other columns than bytes",
             )  # fmt: skip
     broken = checker.findings.counts["clickhouse"] != before
     pending = last - until

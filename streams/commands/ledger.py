@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sluicegate.processors.invariants import INVARIANTS
@@ -34,13 +34,23 @@ def register(app: typer.Typer) -> None:
         clickhouse: Annotated[
             bool, typer.Option("--clickhouse/--no-clickhouse", help="compare with ClickHouse")
         ] = True,
+        contents: Annotated[
+            bool,
+            typer.Option(
+                "--contents", help="open what is sealed with this machine's keys, check who signed it"
+            ),
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="the same as -o json")] = False,
     ) -> None:
         """Check every rule of the ledger, e.g. `sluicegate ledger verify -o json`.
 
-        Exit code 0: intact (ClickHouse may lag: then it says PENDING). 1: broken, with the position.
+        Exit code 0: intact (ClickHouse may lag: then it says PENDING). 1: broken, with the position. See docs/verify.md.
         """
         settings = attach(Settings.from_env())
-        report = _verify(settings, partition, inputs, clickhouse)
+        output = Format.JSON if as_json else output
+        report = _verify(
+            settings, partitions=partition, inputs=inputs, clickhouse=clickhouse, contents=contents
+        )
         if output in (Format.JSON, Format.JSONL):
             print(json.dumps(report.as_json(), indent=2 if output is Format.JSON else None))
         else:
@@ -51,10 +61,11 @@ def register(app: typer.Typer) -> None:
     @group.command("invariants")
     def invariants(output: OutputOption = Format.TABLE) -> None:
         """List the rules by name, e.g. `sluicegate ledger invariants`."""
-        show(("invariant", "what it says"), list(INVARIANTS.items()), output)
+        rows = [(name, one.says, one.proof, one.asks) for name, one in INVARIANTS.items()]
+        show(("invariant", "what it says", "proven by", "asks for"), rows, output)
 
 
-def _verify(settings: Settings, partitions: list[int] | None, inputs: bool, clickhouse: bool) -> Report:
+def _verify(settings: Settings, **scope: Any) -> Report:
     bars = []
 
     def on_start(total: int) -> Advance:
@@ -64,9 +75,7 @@ def _verify(settings: Settings, partitions: list[int] | None, inputs: bool, clic
         return advance
 
     try:
-        return asyncio.run(
-            verify(settings, partitions=partitions, inputs=inputs, clickhouse=clickhouse, on_start=on_start)
-        )
+        return asyncio.run(verify(settings, **scope, on_start=on_start))
     finally:
         for bar in bars:
             bar.stop()
@@ -94,7 +103,7 @@ def _print(report: Report, output: Format) -> None:
         for name, first in part.violations.items():
             where = "control" if part.partition < 0 else f"partition {part.partition}"
             out.print(
-                f"[red]{name}[/red] ({INVARIANTS[name]}): {where}, seq {first['seq']}, offset {first['offset']}: "
+                f"[red]{name}[/red] ({INVARIANTS[name].says}): {where}, seq {first['seq']}, offset {first['offset']}: "
                 f"{first['sentence']}" + (f" ({first['count']} in all)" if first["count"] != 1 else ""),
                 markup=True,
             )

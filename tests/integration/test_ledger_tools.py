@@ -327,6 +327,9 @@ def test_what_cannot_be_asked_is_said(settings: Settings, driver: Driver) -> Non
     run(lambda: publish(settings, driver))
     with pytest.raises(Terminal, match="partition `7` does not exist"):
         run(lambda: verify(settings, partitions=[7]))
+    with pytest.raises(Terminal, match="there is no key store under"):
+        run(lambda: verify(settings, contents=True))
+    assert not (settings.home / "keys").exists()
     with pytest.raises(Terminal, match="cannot be replayed"):
         run(lambda: replay.check(settings, Window("replies"), driver.keys.open))
     with pytest.raises(Terminal, match="partition `9` does not exist"):

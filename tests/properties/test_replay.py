@@ -257,11 +257,11 @@ def failed_machinery(d: Driver) -> list[str]:
 def test_deciding_never_fails_and_obeys_every_rule(plan: list[tuple[int, Step]]) -> None:
     d = run(plan).driver
     assert failed_machinery(d) == []
-    control = ControlChecker(d.rules)
+    control = ControlChecker(d.rules, d.control.mac_keys)
     for record in d.control_records:
         control.add(*record)
     assert control.findings.first == {}
-    checker = PartitionChecker(0, control.controls)
+    checker = PartitionChecker(0, control.controls, opener=d.keys.open)
     for record in d.records:
         checker.add(*record)
     counts = checker.close()

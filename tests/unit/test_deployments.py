@@ -13,7 +13,8 @@ from sluicegate.processors.release import compile_release
 from sluicegate.processors.snapshot import decode, encode
 
 from tests.driver import AGENT, Driver, release, release_files
-from tests.unit.test_verify import forged, with_header
+from tests.forging import with_header
+from tests.unit.test_verify import forged
 
 ONE, TWO, THREE = (release(edition=e) for e in ("1", "two", "three"))
 

@@ -23,7 +23,7 @@ from sluicegate.streams.commands.replay import window_of
 from sluicegate.streams.replay import Window
 
 from tests.driver import AGENT, T0, Driver, Record, read, release
-from tests.unit.test_verify import forge, where, with_header
+from tests.forging import forge, where, with_header
 
 
 @pytest.fixture

@@ -50,10 +50,10 @@ def entry(d: Driver) -> OpenIntent:
 
 def intact(d: Driver) -> None:
     """The ledger verifies, is decided again to the same bytes, and folds to the same state from any snapshot."""
-    control = ControlChecker(d.rules)
+    control = ControlChecker(d.rules, d.control.mac_keys)
     for record in d.control_records:
         control.add(*record)
-    checker = PartitionChecker(0, control.controls)
+    checker = PartitionChecker(0, control.controls, opener=d.keys.open)
     again = Rederive(0, d.controls, d.keys.open)
     for record in d.records:
         checker.add(*record)

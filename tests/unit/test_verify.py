@@ -6,20 +6,19 @@ record means is wrong.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
 from sluicegate.processors import lifecycle, reading
 from sluicegate.processors.invariants import INVARIANTS
-from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
 from sluicegate.processors.verify import ControlChecker, PartitionChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
 
-from tests.driver import LOG_ID, Driver, Event, Record, read, release
+from tests.driver import Driver, Event, Record, read, release
+from tests.forging import forge, where, with_header
 
 
 @dataclass
@@ -60,40 +59,6 @@ def driver() -> Driver:
     return made
 
 
-def forge(driver: Driver, change: Callable[[list[Event]], list[Event]]) -> list[Record]:
-    """Change events, then make seq, ids, hashes and chain fit."""
-    out, prev, key, first = [], ZERO_HASH, None, 0
-    for seq, event in enumerate(change([read(x) for x in driver.records])):
-        h, facts = event.header, codec.encode(event.facts)
-        if (h.input_topic, h.input_offset) != key or not key:
-            key, first = (h.input_topic, h.input_offset), seq
-        place = first if h.input_topic == "tick" else h.input_offset
-        header = codec.encode(
-            replace(
-                h, seq=seq, prev_hash=prev, facts_hash=hashlib.sha256(facts).digest(), input_offset=place,
-                event_id=event_id(LOG_ID, driver.partition, first, h.stage, seq - first),
-                content_commitment=None if event.sealed is None else hashlib.sha256(event.sealed).digest(),
-            )
-        )  # fmt: skip
-        prev = header_hash(header)
-        out.append(Record(seq, codec.encode(r.Outcome(header, facts, event.sealed))))
-    return out
-
-
-def with_header(event: Event, **changes: object) -> Event:
-    """The event with another header."""
-    return Event(replace(event.header, **changes), event.facts, event.sealed)  # type: ignore[arg-type]
-
-
-def where(events: list[Event], status: str, nth: int = 0, **fields: object) -> int:
-    """Index of the nth event of a status."""
-    found = [
-        i for i, e in enumerate(events)
-        if e.header.status == status and all(getattr(e.header, k) == v for k, v in fields.items())
-    ]  # fmt: skip
-    return found[nth]
-
-
 def test_a_sound_ledger_passes_and_every_intent_is_accounted_for(driver: Driver) -> None:
     found = verify(driver)
     assert found.names == set()
@@ -127,9 +92,11 @@ def test_reading_agrees_with_the_avro_library(driver: Driver) -> None:
         elif isinstance(facts, r.PlanFacts):
             assert reading.plan_facts(parts.facts) == (facts.tool_class, facts.attempt)
         elif isinstance(facts, r.HoldFacts):
-            assert reading.hold_facts(parts.facts) == (facts.tool_class, facts.quorum)
+            assert reading.hold_facts(parts.facts) == (facts.tool_class, facts.quorum, facts.reviewers)
         elif isinstance(facts, r.ReviewFacts):
-            assert reading.review_facts(parts.facts) == (facts.approvals, facts.quorum)
+            assert tuple(reading.review_facts(parts.facts)) == (
+                facts.reviewer, facts.approvals, facts.quorum, facts.reviewers, facts.edited
+            )  # fmt: skip
         elif isinstance(facts, r.ClaimFacts | r.ResultFacts):
             assert reading.first_long(parts.facts) == facts.attempt
 

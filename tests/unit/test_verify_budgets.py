@@ -9,9 +9,10 @@ import pytest
 from sluicegate.schemas import records as r
 
 from tests.driver import Driver, Event
+from tests.forging import forge
 from tests.unit.test_budget_leases import ACCOUNT, PARTITIONS, call, world
 from tests.unit.test_budgets import MONEY, driver, finish
-from tests.unit.test_verify import forge, verify
+from tests.unit.test_verify import verify
 
 Change = Callable[[r.BudgetFacts], r.BudgetFacts]
 

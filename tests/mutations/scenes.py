@@ -1,0 +1,213 @@
+"""Sound ledgers to tamper with, and the verifiers without Kafka.
+
+A scene is made once; every tampering gets a copy of its lists. `verify` runs the checkers of `ledger verify` on it as
+`streams/verify.py` does, `decide_again` those of `replay --mode check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import rfc8785
+from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
+from sluicegate.processors.rederive import Rederive
+from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.work import ENGINE, SYSTEM
+from sluicegate.schemas import codec, signing
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.topics import partition_of
+
+from tests.driver import (
+    AGENT,
+    LOG_ID,
+    Driver,
+    Event,
+    MemoryKeys,
+    Record,
+    agents,
+    read,
+    release,
+    release_files,
+)
+from tests.forging import rechain, rechain_control
+from tests.signed_driver import SignedDriver, key_body, secret_of
+from tests.unit.test_budgets import MONEY, finish
+from tests.unit.test_budgets import driver as with_budget
+
+OLGA = "olga"
+RULES = """
+@id("two-leads") @quorum("2")
+permit (principal in Role::"lead", action == Action::"release.deployed", resource);
+"""
+Name = str
+Place = tuple[int, int]
+"""(partition, seq); partition -1 is control."""
+
+
+@dataclass
+class Scene:
+    """A ledger as Kafka holds it, to be tampered with.
+
+    Attributes:
+        rules: releases by digest, as the releases topic holds them.
+        others: another partition's ledger of the same log.
+    """
+
+    driver: Driver
+    control: list[Record]
+    records: list[Record]
+    inputs: dict[str, dict[int, bytes]]
+    rules: dict[str, CompiledRelease]
+    others: list[Record] = field(default_factory=list)
+
+    @property
+    def partition(self) -> int:
+        """Of the ledger."""
+        return self.driver.partition
+
+    @property
+    def keys(self) -> MemoryKeys:
+        """The key store."""
+        return self.driver.keys
+
+    def events(self) -> list[Event]:
+        """The ledger, decoded."""
+        return [read(x) for x in self.records]
+
+    def put(self, events: list[Event]) -> None:
+        """The ledger becomes these events, the chain made to fit."""
+        self.records = rechain(events, self.partition)
+
+    def write_control(self, kind: str, who: str, kid: str = "", secret: bytes = b"", **body: object) -> int:
+        """Append a control event as whoever may write the topic could. Returns its seq."""
+        last = read(self.control[-1]) if self.control else None
+        seq = len(self.control)
+        facts = r.ControlFacts(kind, who, "", rfc8785.dumps(body))  # type: ignore[arg-type]
+        if kid:
+            facts = signing.sign_control(facts, LOG_ID, seq, kid, secret)
+        now = last.header.decided_at + 1 if last is not None else 0
+        prev = header_hash(codec.decode_as(r.Outcome, self.control[-1].value).header) if last else ZERO_HASH
+        deployed = self.driver.control.deployed
+        origin = Origin("", "", "operator", "", SYSTEM, now, "control", 0, seq, seq - 1, deployed, ENGINE)
+        outcome = Outcome(origin, event_id(LOG_ID, 0, seq, "control", 0), "control", "recorded", kind, facts)
+        value, _ = seal(outcome, LOG_ID, 0, seq, prev, self.keys.seal)
+        self.control.append(Record(2 * seq, value))
+        return seq
+
+    def change_control(self, change: Callable[[list[Event]], list[Event]]) -> None:
+        """Control becomes other events, its chain made to fit."""
+        self.control = rechain_control(change([read(x) for x in self.control]))
+
+
+def found(scene: Scene, contents: bool = False) -> dict[Name, Place]:
+    """Every invariant that does not hold, and its first position, as `ledger verify` tells them."""
+    control = ControlChecker(scene.rules, scene.driver.control.mac_keys)
+    for record in scene.control:
+        control.add(*record)
+    opener = scene.keys.open if contents else None
+    checker = PartitionChecker(scene.partition, control.controls, {}, opener)
+    for record in scene.records:
+        checker.add(*record)
+    checker.close()
+    for topic, sent in scene.inputs.items():
+        position = checker.positions.get(topic, -1) + 1
+        below = [offset for offset in sent if offset < position]
+        if not checker.decided(topic, len(below), sum(below)):
+            checker.left_out(topic, len(below), position)
+    violations = [*control.findings.first.values(), *checker.findings.first.values()]
+    assert all(v.sentence for v in violations)
+    return {v.invariant: (v.partition, v.seq) for v in violations}
+
+
+def differs(scene: Scene) -> dict[Name, Place]:
+    """What `replay --mode check` finds: the field that differs first, and where."""
+    again = Rederive(scene.partition, scene.driver.controls, scene.keys.open)
+    try:
+        for record in scene.records:
+            again.add(*record)
+        tally = again.finish()
+    except Terminal:
+        return {"broken": (scene.partition, -1)}
+    return {d.field: (d.partition, d.seq) for d in tally.differences[:1]}
+
+
+def _of(d: Driver, others: list[Record] | None = None) -> Scene:
+    return Scene(d, d.control_records, d.records, d.inputs, dict(d.rules), others or [])
+
+
+def copy(scene: Scene) -> Scene:
+    """Lists of its own."""
+    return replace(
+        scene, control=list(scene.control), records=list(scene.records), rules=dict(scene.rules),
+        inputs={topic: dict(sent) for topic, sent in scene.inputs.items()}, others=list(scene.others),
+    )  # fmt: skip
+
+
+@cache
+def everyday() -> Scene:
+    """A bit of everything under two releases, unsigned."""
+    d = Driver()
+    d.everyday(2)
+    d.deploy(release(edition="2"))
+    d.everyday(1)
+    return _of(d)
+
+
+@cache
+def signed() -> Scene:
+    """A signed environment with an operator, whose changes of the release take two people."""
+    d = SignedDriver()
+    people = [{"person_id": p, "roles": ["lead"]} for p in ("lea", "leo")]
+    d.control_event("people.registered", people=[*people, {"person_id": "otto", "roles": []}])
+    d.deploy(compile_release({**release_files(), "control.cedar": RULES}))
+    d.publish(release(edition="2"))
+    d.control_event("people.registered", people=[{"person_id": OLGA, "roles": ["operator", "lead"]}])
+    d.control_event("key.added", **key_body("operator:olga", OLGA, "operator"))
+    scene = _of(d)
+    scene.write_control("quarantine.added", OLGA, "operator:olga", secret_of("operator:olga"), scope="tool", value="no.tool", why="")  # fmt: skip
+    d.control_records = scene.control
+    d.open_session()
+    d.say("pay the rent")
+    d.finish(d.call("desk.pay", {"value": "rent"}).dispatches[0])
+    d.review(d.call("desk.ask", {"value": "a"}))
+    d.finish(d.call("desk.read").dispatches[0])
+    return _of(d)
+
+
+@cache
+def budgeted() -> Scene:
+    """An agent with a purse: one call paid, one under way."""
+    d = with_budget(MONEY)
+    finish(d, d.call("cost.pay"), 30)
+    d.call("cost.pay")
+    return _of(d)
+
+
+@cache
+def two_partitions() -> Scene:
+    """The ledger of one partition of two, and the other's."""
+    home = partition_of(AGENT, 2)
+    d = Driver(partition=home, partitions=2)
+    d.everyday(1)
+    away = next(str(a["agent_id"]) for a in agents() if partition_of(str(a["agent_id"]), 2) != home)
+    other = Driver(partition=1 - home, partitions=2)
+    other.open_session(agent=away)
+    other.call("desk.read", agent=away)
+    return _of(d, other.records)
+
+
+@cache
+def rolled_back() -> Scene:
+    """An agent that was taken back to an earlier point."""
+    from tests.unit.test_agent_rollback import driver, here, remember
+
+    d = driver()
+    remember(d, "k", "one")
+    cut = here(d)
+    remember(d, "k", "two")
+    d.roll_back(cut=cut)
+    return _of(d)
