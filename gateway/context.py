@@ -11,6 +11,7 @@ from typing import cast
 import orjson
 from aiohttp import web
 from sluicegate.gateway.access import Caller, Rates, caller_of
+from sluicegate.gateway.connections import Connections
 from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import CHANNEL
@@ -38,7 +39,9 @@ class Gate:
 
     Attributes:
         counts: answers by class of status.
+        under_way_of, streams_of: of these, how many of a key.
         streams: ends an open event stream, one for each.
+        waiting_bytes: of results that wait for clients of event streams.
         opened: key -> the session its completions share.
         written: the deployed release's contracts, once somebody asked for them.
     """
@@ -51,7 +54,11 @@ class Gate:
     counts: Counter[str]
     under_way: int = 0
     closing: bool = False
+    under_way_of: Counter[str] = field(default_factory=Counter)
     streams: set[Callable[[], None]] = field(default_factory=set)
+    streams_of: Counter[str] = field(default_factory=Counter)
+    waiting_bytes: int = 0
+    connections: Connections = field(default_factory=Connections)
     opened: dict[str, str] = field(default_factory=dict)
     written: dict[str, dict[str, dict[str, Json]]] = field(default_factory=dict)
 
@@ -87,6 +94,11 @@ class Gate:
         return found
 
 
+MAX_REQUESTS_OF_KEY = 1_000
+"""Of a gateway's `MAX_REQUESTS`, for one key."""
+_KEY: web.RequestKey[str] = web.RequestKey("key", str)
+_HERE: web.RequestKey[bool] = web.RequestKey("under_way", bool)
+
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 
 
@@ -103,7 +115,36 @@ def asked_by(request: web.Request, scope: str) -> Caller:
         raise problem(503, "control_stale", "control cannot be confirmed: ask again", {"Retry-After": "1"})
     caller = caller_of(request, gate.control, gate.clock(), gate.rates)
     caller.needs(scope)
+    _counted(request, gate, caller.key.key_id)
     return caller
+
+
+def enter(request: web.Request) -> None:
+    """A request begins."""
+    gate_of(request).under_way += 1
+    request[_HERE] = True
+
+
+def _counted(request: web.Request, gate: Gate, key_id: str) -> None:
+    # INVARIANT: one key does not take the room of all (tests/unit/test_gateway_access.py).
+    if gate.under_way_of[key_id] >= MAX_REQUESTS_OF_KEY:
+        raise problem(429, "too_many_requests", f"{MAX_REQUESTS_OF_KEY} requests of this key wait here", {"Retry-After": "1"})  # fmt: skip
+    if _KEY not in request:
+        request[_KEY] = key_id
+        gate.under_way_of[key_id] += 1
+
+
+def leave(request: web.Request) -> None:
+    """A request ends, or waits for nothing any more. Again does nothing."""
+    gate = gate_of(request)
+    if request.get(_HERE):
+        request[_HERE] = False
+        gate.under_way -= 1
+    if key_id := request.get(_KEY):
+        request[_KEY] = ""
+        gate.under_way_of[key_id] -= 1
+        if not gate.under_way_of[key_id]:
+            del gate.under_way_of[key_id]
 
 
 async def body_of(request: web.Request) -> dict[str, Json]:

@@ -2,8 +2,8 @@
 
     agents' requests ▸ Asker ▸ Line ▸ Hub ▸ Kafka          replies ▸ Hub ▸ the Line and the listeners of their agent
 
-INVARIANT: a reply is handed to those of its own agent only (tests/properties/test_gateway_lines.py).
-Never decides, never keeps a reply. Next: `doors.py` (who asks), `events.py` (who listens).
+INVARIANT: a reply is handed to those of its own agent only, and of its own session (tests/properties/test_gateway_lines.py).
+Never decides, never keeps a reply: `kept.py` knows where the newest ones are. Next: `doors.py` (who asks), `events.py` (who listens).
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from sluicegate.gateway.kept import MAX_SCANNED, Known, Page, Readers
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.records import Reply
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams.asking import Asker, Key
 from sluicegate.streams.client_transport import (
@@ -28,9 +31,8 @@ from sluicegate.streams.client_transport import (
     Deliver,
     Headers,
     KafkaTransport,
-    away,
-    stop_consumer,
 )
+from sluicegate.streams.replies import ENDS, PARKED, RESTS
 from sluicegate.streams.settings import Settings
 
 MAX_AGENTS = 10_000
@@ -38,25 +40,53 @@ MAX_AGENTS = 10_000
 
 log = logging.getLogger("sluicegate.gateway")
 
-Listener = Callable[[int, int, bytes], None]
-"""(partition, offset, value) of a reply."""
+Take = Callable[[Reply], None]
+Listener = Callable[[int, Reply], None]
+"""(offset, reply)."""
+When = Callable[[str, str], Awaitable[int | None]]
+"""(agent, intent) -> when its newest answer was decided, in microseconds; None where nobody knows."""
+_TELLING = ENDS | RESTS | {PARKED}
+"""Statuses that say how an intent stands."""
+
+
+def read(value: bytes | None) -> Reply | None:
+    """A reply, or None for one of a newer version."""
+    try:
+        return codec.decode_as(Reply, value or b"")
+    except Unreadable:
+        return None
+
+
+def _tells(reply: Reply) -> bool:
+    """Whether it says how its intent stands; a conflict is about another request that used the id."""
+    return reply.status in _TELLING and reply.reason != "id_conflict"
+
+
+async def _nobody(agent_id: str, intent_id: str) -> int | None:
+    return None
 
 
 @dataclass(slots=True)
 class _Agent:
     """Who is told of an agent's replies."""
 
-    deliver: Deliver | None = None
+    heard: int
+    """Which time this agent is listened to: what was noted before an absence may not be its newest any more."""
+    take: Take | None = None
     pieces: Deliver | None = None
-    listeners: list[Listener] = field(default_factory=list)
+    listeners: dict[str, list[Listener]] = field(default_factory=dict)  # by session
 
 
 class Hub(KafkaTransport):
     """All replies, by agent. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, when: When = _nobody) -> None:
         super().__init__(settings, "gateway")
+        self._known = Known()
+        self._readers = Readers(lambda: self._reader(REPLAY_FETCH_WAIT_MS))
+        self._when = when
         self._told: dict[bytes, _Agent] = {}
+        self._times = 0
         self._askers: OrderedDict[str, Asker] = OrderedDict()
         self._places: list[TopicPartition] = []
         self.partitions = 0
@@ -90,22 +120,26 @@ class Hub(KafkaTransport):
         while True:
             try:
                 batches = await self._consumer.getmany(*places, timeout_ms=POLL_MS)
-                for place, records in batches.items():
+                for records in batches.values():
                     for record in records:
-                        self._tell(place.partition, record)
+                        self._tell(record)
             except Exception as error:  # it must never end: every request waits for it
                 log.warning("replies cannot be read, trying again: %r", error)
                 await asyncio.sleep(READ_RETRY_S)
 
-    def _tell(self, partition: int, record: ConsumerRecord) -> None:
+    def _tell(self, record: ConsumerRecord) -> None:
         agent = self._told.get(record.key)
         if agent is None:
             return
-        value = record.value or b""
-        if agent.deliver is not None:
-            agent.deliver(record.key, value)
-        for listener in list(agent.listeners):
-            listener(partition, record.offset, value)
+        reply = read(record.value)
+        if reply is None or reply.agent_id.encode() != record.key:
+            return
+        if _tells(reply):
+            self._known.note((record.key, agent.heard, reply.intent_id), record.offset)
+        if agent.take is not None:
+            agent.take(reply)
+        for listener in list(agent.listeners.get(reply.session_id, ())):
+            listener(record.offset, reply)
 
     # -- by agent -----------------------------------------------------------------------------------------------
 
@@ -115,7 +149,7 @@ class Hub(KafkaTransport):
         if found is None:
             line = Line(self, agent_id)
             found = Asker(agent_id, self._settings.env, line, agent_key, channel_key, {})
-            await line.start(found.inbox.deliver)
+            self.hear(agent_id, found.inbox.take)
             self._askers[agent_id] = found
             self._make_room()
         # INVARIANT: a key that was rotated is not signed with any more (tests/unit/test_gateway_access.py).
@@ -129,34 +163,44 @@ class Hub(KafkaTransport):
                 self.leave(name)
                 del self._askers[name]
 
-    def hear(self, agent_id: str, deliver: Deliver) -> None:
-        """From now on this agent's replies go to `deliver`."""
-        self._told.setdefault(agent_id.encode(), _Agent()).deliver = deliver
+    def _agent(self, agent_id: str) -> _Agent:
+        key = agent_id.encode()
+        found = self._told.get(key)
+        if found is None:
+            self._times += 1
+            found = self._told[key] = _Agent(self._times)
+        return found
+
+    def hear(self, agent_id: str, take: Take) -> None:
+        """From now on this agent's replies go to `take`."""
+        self._agent(agent_id).take = take
 
     def leave(self, agent_id: str) -> None:
         """Nobody asks for this agent any more."""
         agent = self._told.get(agent_id.encode())
         if agent is not None:
-            agent.deliver = agent.pieces = None
+            agent.take = agent.pieces = None
             if not agent.listeners:
                 del self._told[agent_id.encode()]
 
-    def watch(self, agent_id: str, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` of every reply to this agent, until the answer is called."""
+    def watch(self, agent_id: str, session_id: str, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` of every reply in this session of this agent, until the answer is called."""
         key = agent_id.encode()
-        self._told.setdefault(key, _Agent()).listeners.append(listener)
+        self._agent(agent_id).listeners.setdefault(session_id, []).append(listener)
 
         def stop() -> None:
             agent = self._told[key]
-            agent.listeners.remove(listener)
-            if agent.deliver is None and not agent.listeners:
+            agent.listeners[session_id].remove(listener)
+            if not agent.listeners[session_id]:
+                del agent.listeners[session_id]
+            if agent.take is None and not agent.listeners:
                 del self._told[key]
 
         return stop
 
     async def hear_pieces(self, agent_id: str, deliver: Deliver) -> None:
         """From now on this agent's pieces go to `deliver`, too. Raises as `Transport.listen`."""
-        self._told.setdefault(agent_id.encode(), _Agent()).pieces = deliver
+        self._agent(agent_id).pieces = deliver
         await self.listen(self._tell_piece)
 
     def _tell_piece(self, key: bytes | None, value: bytes) -> None:
@@ -174,27 +218,44 @@ class Hub(KafkaTransport):
             topic, value, headers, agent_id.encode(), self.place_of(agent_id).partition
         )
 
-    async def kept(self, agent_id: str, after: int = -1) -> AsyncGenerator[tuple[int, bytes], None]:
-        """(offset, value) of this agent's replies that are kept, those after `after`, oldest first.
+    async def kept(self, agent_id: str, after: int) -> Page:
+        """The next of this agent's replies that are kept, behind the offset `after`. Raises `Retryable` when Kafka is away."""
+        return await self._readers.page(self.place_of(agent_id), agent_id.encode(), after + 1)
 
-        Raises `Retryable` when Kafka is away.
-        """
+    async def behind(self, agent_id: str, after: int) -> int:
+        """How many records of the partition came behind `after` beyond those that are looked through at once."""
+        return await self._readers.start(self.place_of(agent_id), None) - after
+
+    async def about(self, agent_id: str, intent_id: str) -> AsyncGenerator[bytes, None]:
+        """What is kept about an intent, as far as it can be found cheaply. Raises `Retryable` when Kafka is away."""
         place, key = self.place_of(agent_id), agent_id.encode()
-        consumer = await self._reader(REPLAY_FETCH_WAIT_MS)
-        try:
-            consumer.assign([place])
-            end = (await consumer.end_offsets([place]))[place]
-            first = (await consumer.beginning_offsets([place]))[place]
-            consumer.seek(place, max(first, after + 1))
-            while await consumer.position(place) < end:
-                batch = await consumer.getmany(place, timeout_ms=POLL_MS)
-                for record in batch.get(place, ()):
-                    if record.key == key:
-                        yield record.offset, record.value or b""
-        except KafkaError as error:
-            raise away(error) from error
-        finally:
-            await stop_consumer(consumer)
+        name = (key, self._agent(agent_id).heard, intent_id)
+        found = self._known.of(name)
+        if found is not None:
+            page = await self._readers.page(place, key, found)
+            if page.records and page.records[0].offset == found:
+                yield page.records[0].value
+            return
+        # INVARIANT: nobody's question reads all that is kept (tests/unit/test_gateway_kept.py).
+        decided = await self._when(agent_id, intent_id)
+        start = await self._readers.start(place, None if decided is None else decided // 1_000)
+        needle, limit = intent_id.encode(), start + MAX_SCANNED
+        while start < limit:
+            page = await self._readers.page(place, key, start)
+            for record in page.records:
+                reply = read(record.value) if needle in (record.value or b"") else None
+                if reply is not None and reply.intent_id == intent_id:
+                    if _tells(reply):
+                        self._known.note(name, record.offset)
+                    yield record.value
+            if page.done:
+                return
+            start = page.next
+
+    async def stop(self) -> None:
+        """Close everything."""
+        await self._readers.stop()
+        await super().stop()
 
 
 class Line:
@@ -204,18 +265,17 @@ class Line:
         self._hub, self._agent_id = hub, agent_id
 
     async def start(self, deliver: Deliver) -> None:
-        """Hear this agent's replies."""
-        self._hub.hear(self._agent_id, deliver)
+        """The hub hears this agent's replies already."""
 
     async def send(self, topic: str, value: bytes, headers: Headers) -> Acknowledged:
         """See `Transport`."""
         return await self._hub.send_for(self._agent_id, topic, value, headers)
 
-    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool], intent_id: str) -> None:
         """See `Transport`."""
         key = self._agent_id.encode()
-        async with aclosing(self._hub.kept(self._agent_id)) as kept:
-            async for _, value in kept:
+        async with aclosing(self._hub.about(self._agent_id, intent_id)) as kept:
+            async for value in kept:
                 if deliver(key, value):
                     return
 

@@ -28,7 +28,7 @@ from sluicegate.gateway.context import (
     text_in,
 )
 from sluicegate.gateway.doors import said
-from sluicegate.gateway.openai_shapes import INTENT, SESSION, held_call, refused, usage_of
+from sluicegate.gateway.openai_shapes import INTENT, SESSION, calls_of, held_call, refused, usage_of
 from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import AGENT
 from sluicegate.schemas.kinds import MODEL
@@ -114,8 +114,8 @@ async def _shared(gate: Gate, caller: Caller) -> str:
 def _completion(intent_id: str, model: str, answer: dict[str, Json], session_id: str) -> dict[str, object]:
     """The released result as a chat completion."""
     message: dict[str, object] = {"role": "assistant", "content": answer.get("text"), "refusal": None}
-    if answer.get("tool_calls"):
-        message["tool_calls"] = answer["tool_calls"]
+    if calls := calls_of(answer):
+        message["tool_calls"] = calls
     return {
         "id": f"chatcmpl-{intent_id}",
         "object": "chat.completion",

@@ -44,6 +44,18 @@ def held_call(held: Held, headers: dict[str, str]) -> web.Response:
     return web.Response(status=409, body=orjson.dumps(body), content_type=JSON, headers=headers)
 
 
+def calls_of(answer: dict[str, Json]) -> list[dict[str, object]]:
+    """Tool calls as OpenAI has them: the arguments are a text."""
+    listed = cast("list[dict[str, Json]]", answer.get("tool_calls") or [])
+    return [
+        {
+            "id": call.get("id") or f"call_{index}", "type": "function",
+            "function": {"name": call.get("name"), "arguments": orjson.dumps(call.get("arguments")).decode()},
+        }
+        for index, call in enumerate(listed)
+    ]  # fmt: skip
+
+
 def usage_of(answer: dict[str, Json]) -> dict[str, int]:
     """Tokens, in OpenAI's words."""
     usage = cast("dict[str, int]", answer.get("usage") or {})

@@ -25,7 +25,8 @@ JSON = "application/json"
 
 _CLASSES: dict[int, type[web.HTTPException]] = {
     400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,
-    408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 410: web.HTTPGone, 422: web.HTTPUnprocessableEntity,
+    408: web.HTTPRequestTimeout, 409: web.HTTPConflict, 410: web.HTTPGone,
+    415: web.HTTPUnsupportedMediaType, 422: web.HTTPUnprocessableEntity,
     429: web.HTTPTooManyRequests, 502: web.HTTPBadGateway, 503: web.HTTPServiceUnavailable, 504: web.HTTPGatewayTimeout,
 }  # fmt: skip
 BAD_INPUT = (
@@ -42,6 +43,8 @@ def problem(
 ) -> web.HTTPException:
     """An error answer, to be raised."""
     text = orjson.dumps({"error": {"code": code, "message": message, **more}}).decode()
+    if status == 413:
+        return web.HTTPRequestEntityTooLarge(0, 0, text=text, content_type=JSON, headers=headers)
     return _CLASSES[status](text=text, content_type=JSON, headers=headers)
 
 

@@ -17,11 +17,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web
 from sluicegate.gateway import authzen, doors, events, mcp, openai
 from sluicegate.gateway.access import Rates
-from sluicegate.gateway.context import GATE, Gate
+from sluicegate.gateway.connections import Connections, room
+from sluicegate.gateway.context import GATE, Gate, enter, leave
 from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.problems import JSON, no_result, plain, problem
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
@@ -35,14 +37,21 @@ MAX_BODY_BYTES = 320 * 1024
 MAX_REQUESTS = 2_000
 """At a time, without open event streams: each waits for a reply with about 10 kB at hand, 20 MB."""
 KEEP_ALIVE_S = 75.0
-"""A connection that waits for its next request for this long is closed. A head that comes byte by byte has no bound here: the proxy
-that ends TLS has to set one."""
+"""A connection that waits for its next request for this long is closed, whatever came of a head meanwhile; longer than the 60 s of
+common proxies, so that it is the proxy that ends it."""
+LINGER_S = 1.0
+"""For reading what a client still sends to a request that was answered already: so that it reads the answer before the reset."""
 DRAIN_LIMIT_S = 15.0
 """For requests that are under way when the gateway stops."""
 REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+BACKLOG = 1_024
+
 log = logging.getLogger("sluicegate.gateway")
+wire_log = logging.getLogger("sluicegate.gateway.wire")
+wire_log.setLevel(logging.CRITICAL)
+"""aiohttp's own words, a stack for each malformed request: whoever is outside would fill the disk. What fails inside is logged below."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -84,13 +93,32 @@ async def _bounded(request: web.Request, handler: Handler) -> web.StreamResponse
     gate = request.app[GATE]
     if gate.closing or gate.under_way >= MAX_REQUESTS:
         raise problem(503, "overloaded", "the gateway has no room now: ask again", {"Retry-After": "1"})
-    if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
-        raise problem(400, "bad_request", "send Content-Length or Transfer-Encoding, never both")
-    gate.under_way += 1
+    _well_framed(request)
+    enter(request)
     try:
         return await handler(request)
     finally:
-        gate.under_way -= 1
+        leave(request)
+
+
+def _well_framed(request: web.Request) -> None:
+    """What a proxy in front might understand otherwise, and what is too large, before anything of it is read."""
+    headers = request.headers
+    framing = headers.getall("Transfer-Encoding", []) + headers.getall("Content-Length", [])
+    if len(framing) > 1 or headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        raise _last(problem(400, "bad_request", "send Content-Length, or Transfer-Encoding: chunked, once"))
+    if len(headers.getall("Host", [])) != 1:
+        raise _last(problem(400, "bad_request", "send one Host"))
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise _last(problem(413, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes: pass a reference"))
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise _last(problem(415, "unsupported_encoding", "send the body uncompressed"))
+
+
+def _last(error: web.HTTPException) -> web.HTTPException:
+    """An answer after which the connection is closed: what follows on it is not read."""
+    error.force_close()
+    return error
 
 
 def make_app(gate: Gate) -> web.Application:
@@ -112,6 +140,7 @@ class Gateway:
         self.gate = Gate(settings, self._hub, self._control, Rates(), wall_clock, Counter())
         self._host, self.port = host, port
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
@@ -126,20 +155,38 @@ class Gateway:
         except BaseException:
             await self._control.stop()
             raise
+        self.gate.connections = Connections(room())
+        try:
+            await self.listen(make_app(self.gate))
+        except Terminal:
+            await self.stop()
+            raise
+
+    async def listen(self, app: web.Application) -> None:
+        """Serve. Raises `Terminal` when the port is taken."""
         self._runner = web.AppRunner(
-            make_app(self.gate), access_log=None, keepalive_timeout=KEEP_ALIVE_S, handle_signals=False,
-            shutdown_timeout=DRAIN_LIMIT_S, handler_cancellation=True,
+            app, access_log=None, keepalive_timeout=KEEP_ALIVE_S, handle_signals=False,
+            shutdown_timeout=DRAIN_LIMIT_S, handler_cancellation=True, lingering_time=LINGER_S, auto_decompress=False,
+            logger=wire_log,
         )  # fmt: skip
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self.port)
+        make = cast("Callable[[], asyncio.Protocol]", self._runner.server)
         try:
-            await site.start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self.gate.connections.watched(make), self._host, self.port, backlog=BACKLOG
+            )
         except OSError as error:
-            await self.stop()
             raise Terminal(
                 f"cannot listen on {self._host}:{self.port}: {error}: choose another with --port"
             ) from error
-        self.port = int(self._runner.addresses[0][1])
+        self.port = int(self._listening.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Serve no more."""
+        if self._listening is not None:
+            self._listening.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def stop(self) -> None:
         """Take nothing new, let what is under way end for `DRAIN_LIMIT_S`, disconnect."""
@@ -149,8 +196,7 @@ class Gateway:
             await asyncio.sleep(0.05)
         for close in list(self.gate.streams):
             close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self.close()
         with contextlib.suppress(Retryable):
             await self._hub.stop()
         await self._control.stop()
@@ -171,4 +217,7 @@ class Gateway:
             **found,
             "sluicegate_gateway_under_way": self.gate.under_way,
             "sluicegate_gateway_streams": len(self.gate.streams),
+            "sluicegate_gateway_connections": self.gate.connections.open,
+            "sluicegate_gateway_connections_turned_away_total": self.gate.connections.turned_away,
+            "sluicegate_gateway_connections_too_slow_total": self.gate.connections.too_slow,
         }

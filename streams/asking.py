@@ -181,7 +181,7 @@ class Asker:
         ) as waiting:  # first this, so that no reply falls between
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self.transport.replay(look)
+                    await self.transport.replay(look, intent_id)
                     reply = await waiting.end
             except (TimeoutError, Retryable) as error:
                 if waiting.rest is None:

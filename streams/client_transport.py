@@ -64,8 +64,11 @@ class Transport(Protocol):
         `Retryable` when nobody knows whether it has it.
         """
 
-    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
-        """Hand over every reply kept so far, oldest first, until `deliver` answers True. Raises `Retryable`."""
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool], intent_id: str) -> None:
+        """Hand over the replies kept so far, oldest first, until `deliver` answers True: all, or those about `intent_id`.
+
+        Raises `Retryable`.
+        """
 
     async def listen(self, deliver: Deliver) -> None:
         """Hand every new record of the agent's `pieces` partition to `deliver`, until `stop`. A second time does nothing.
@@ -135,7 +138,7 @@ class KafkaTransport:
         future.add_done_callback(self._acknowledged)
         return partial(self._acknowledgement, future)
 
-    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool], intent_id: str) -> None:
         consumer: AIOKafkaConsumer | None = None
         place = self._replies
         try:

@@ -179,7 +179,7 @@ class LocalTransport:
         asyncio.get_running_loop().call_soon(self._board.take, topic, record)
         return _taken
 
-    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool], intent_id: str) -> None:
         """Every reply so far, oldest first, until `deliver` answers True."""
         for key, value in list(self._board.replies):
             if deliver(key, value):

@@ -182,8 +182,11 @@ class Inbox:
     def deliver(self, key: bytes | None, value: bytes) -> None:
         """Take one record of topic `replies`. Never raises for its bytes."""
         reply = self.read(key, value)
-        if reply is None:
-            return
+        if reply is not None:
+            self.take(reply)
+
+    def take(self, reply: Reply) -> None:
+        """Take one reply of this agent."""
         self.standing.note(reply)
         if reply.status == "permitted":
             self._on_permit(reply)

@@ -81,7 +81,7 @@ class Gate:
     async def confirm(self) -> None:
         await asyncio.sleep(0)
 
-    async def replay(self, deliver: Callable[[bytes | None, bytes], bool]) -> None:
+    async def replay(self, deliver: Callable[[bytes | None, bytes], bool], intent_id: str) -> None:
         for key, value in list(self.log):
             await asyncio.sleep(0)
             if deliver(key, value):

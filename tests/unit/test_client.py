@@ -489,7 +489,7 @@ def test_a_reply_that_comes_while_the_old_ones_are_read_is_not_lost() -> None:
     async def body(agent: AgentClient, session: Session) -> object:
         wanted = replace(foreign("late", AGENT), status="released", result=b"1")
 
-        async def replay(deliver: Callable[[bytes | None, bytes], bool]) -> None:
+        async def replay(deliver: Callable[[bytes | None, bytes], bool], intent_id: str) -> None:
             gate.reply(wanted)  # after the end that was fetched
 
         gate.replay = replay  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from sluicegate.gateway import events, mcp
 from sluicegate.gateway.access import BURST, Rates, caller_of, stands, token_in
-from sluicegate.gateway.context import GATE, Gate, asked_by
+from sluicegate.gateway.context import GATE, MAX_REQUESTS_OF_KEY, Gate, asked_by, enter, leave
 from sluicegate.gateway.hub import Hub
 from sluicegate.processors.api_keys import ApiKey, digest_of, token_of
 from sluicegate.schemas import codec
@@ -92,17 +93,41 @@ def test_rates() -> None:
     assert [rates.take(key) for _ in range(2 * BURST + 1)].count(0.0) == 2 * BURST
 
 
+def a_gate(driver: Driver, home: Path, *, stale: bool = False) -> Gate:
+    """A gateway's parts, connected to nothing."""
+    settings = Settings(home=home)
+    reader = ControlReader(settings)
+    reader.control = driver.control
+    if not stale:
+        reader._confirmed_at = time.monotonic()
+    return Gate(settings, Hub(settings), reader, Rates(), lambda: driver.now, Counter())
+
+
+def at_the_door(gate: Gate) -> web.Request:
+    app = web.Application()
+    app[GATE] = gate
+    return make_mocked_request("POST", "/access/v1/evaluation", headers={"x-api-key": TOKEN}, app=app)
+
+
 def test_a_control_that_may_be_old_lets_nobody_in(tmp_path: Path) -> None:
     """Kafka away: a key that was revoked, or an agent that was quarantined meanwhile, is not known here."""
-    driver, settings = control_with_key(), Settings(home=tmp_path)
-    reader = ControlReader(settings)  # never confirmed
-    reader.control = driver.control
-    app = web.Application()
-    app[GATE] = Gate(settings, Hub(settings), reader, Rates(), lambda: driver.now, Counter())
-    request = make_mocked_request("POST", "/access/v1/evaluation", headers={"x-api-key": TOKEN}, app=app)
     with pytest.raises(web.HTTPServiceUnavailable) as away:
-        asked_by(request, "agent")
-    assert "control_stale" in str(away.value.text)
+        asked_by(at_the_door(a_gate(control_with_key(), tmp_path, stale=True)), "agent")
+    assert "control_stale" in str(away.value.text) and away.value.headers["Retry-After"] == "1"
+
+
+def test_one_key_does_not_take_the_room_of_all(tmp_path: Path) -> None:
+    gate = a_gate(control_with_key(), tmp_path)
+    gate.under_way_of["k"] = MAX_REQUESTS_OF_KEY - 1
+    request = at_the_door(gate)
+    enter(request)
+    assert asked_by(request, "agent").key.key_id == "k"
+    with pytest.raises(web.HTTPTooManyRequests) as full:
+        asked_by(at_the_door(gate), "agent")
+    assert "too_many_requests" in str(full.value.text)
+    leave(request)
+    leave(request)  # an event stream leaves early, and once
+    assert (gate.under_way, gate.under_way_of["k"]) == (0, MAX_REQUESTS_OF_KEY - 1)
 
 
 class Written(web.StreamResponse):
@@ -117,26 +142,24 @@ class Written(web.StreamResponse):
 
 
 @pytest.mark.parametrize("kind", ["api_key.revoked", "agent.suspended"])
-def test_an_open_event_stream_ends_with_its_key_and_its_agent(kind: str) -> None:
+def test_an_open_event_stream_ends_with_its_key_and_its_agent(kind: str, tmp_path: Path) -> None:
     driver, response = control_with_key(), Written()
     caller = caller_of(asked(x_api_key=TOKEN), driver.control, driver.now, Rates())
 
     async def run() -> None:
-        queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        stream = events.Stream(a_gate(driver, tmp_path))
 
         def may() -> bool:
             return stands(caller, driver.control, driver.now)
 
-        reply = codec.encode(Reply(bytes(16), "i", AGENT, "s", "heard", "session", "", [], 1))
-        queue.put_nowait((0, reply))
-        following = asyncio.create_task(events._follow(response, queue, 0, -1, "s", may))
-        while not queue.empty():
+        reply = Reply(bytes(16), "i", AGENT, "s", "heard", "session", "", [], 1)
+        stream.offer(0, reply)
+        following = asyncio.create_task(events._follow(response, stream, 0, -1, may))
+        while not response.sent:
             await asyncio.sleep(0)
-        await asyncio.sleep(0)
         assert response.sent.startswith(b"id: 0-0")
         driver.control_event(kind, **({"key_id": "k"} if kind.startswith("api") else {"agent_id": AGENT}))
-        queue.put_nowait((1, reply))
-        queue.put_nowait(None)
+        stream.offer(1, reply)
         await following
 
     asyncio.run(run())

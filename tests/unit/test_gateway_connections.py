@@ -1,0 +1,179 @@
+"""What a gateway makes of connections and of requests that no honest client sends: raw sockets against the real server, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from sluicegate.gateway.connections import Connections
+from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
+from sluicegate.streams.settings import Settings
+
+LIMIT_S = 20.0
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+Ask = Callable[[bytes], Awaitable[bytes]]
+
+
+async def serve(
+    home: Path, body: Callable[[int, Gateway], Awaitable[None]], connections: Connections | None = None
+) -> None:
+    """A gateway's web server as `Gateway.start` makes it, without what is behind it."""
+    gateway = Gateway(Settings(home=home))
+    if connections is not None:
+        gateway.gate.connections = connections
+    async with asyncio.timeout(LIMIT_S):
+        await gateway.listen(make_app(gateway.gate))
+        try:
+            await body(gateway.port, gateway)
+        finally:
+            await gateway.close()
+
+
+async def said(port: int, *parts: bytes) -> bytes:
+    """Everything that comes back until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def ask(path: str, *headers: str, body: bytes = b"") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: a", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+SMUGGLED = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n"
+WRONG = {
+    "length and chunks": ask("/mcp", "Content-Length: 4", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
+    "two lengths": ask("/mcp", "Content-Length: 0", f"Content-Length: {len(SMUGGLED)}", body=SMUGGLED),
+    "the same length twice": ask("/mcp", "Content-Length: 0", "Content-Length: 0", body=SMUGGLED),
+    "a signed length": ask("/mcp", "Content-Length: +0", body=SMUGGLED),
+    "other chunks": ask("/mcp", "Transfer-Encoding: xchunked", body=SMUGGLED),
+    "chunks twice": ask("/mcp", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
+    "chunks and identity": ask("/mcp", "Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n" + SMUGGLED),
+    "a space before the colon": ask("/mcp", "Content-Length : 0", body=SMUGGLED),
+    "a folded line": ask("/mcp", "x-a: b", " Transfer-Encoding: chunked", body=SMUGGLED),
+    "a bare carriage return": ask("/mcp", "x-a: b\rTransfer-Encoding: chunked", body=SMUGGLED),
+    "a zero byte": ask("/mcp", "x-a: b\0c", body=SMUGGLED),
+    "two hosts": ask("/mcp", "Host: b", body=SMUGGLED),
+    "no host": b"POST /mcp HTTP/1.1\r\nContent-Length: 0\r\n\r\n" + SMUGGLED,
+    "a long header": ask("/mcp", "x-a: " + "b" * 20_000, body=SMUGGLED),
+    "many headers": ask("/mcp", *(f"x-{n}: b" for n in range(500)), body=SMUGGLED),
+    "a long address": ask("/" + "b" * 20_000, body=SMUGGLED),
+    "no http": b"\x16\x03\x01\x02\x00\x01\x00" + SMUGGLED,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_may_be_understood_in_two_ways_is_refused_and_the_connection_ends(
+    name: str, tmp_path: Path
+) -> None:
+    async def body(port: int, gateway: Gateway) -> None:
+        answer = await said(port, WRONG[name])
+        # INVARIANT: nothing that stands behind such a request is answered.
+        assert len(re.findall(rb"HTTP/1\.\d \d{3} ", answer)) == 1, answer
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), answer
+
+    asyncio.run(serve(tmp_path, body))
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async def body(port: int, gateway: Gateway) -> None:
+        for path in ("/v1/intents", "/v1/chat/completions", "/v1/responses", "/mcp", "/nowhere"):
+            answer = await said(
+                port, ask(path, f"Content-Length: {10 * 1_048_576}")
+            )  # and nothing of it comes
+            head, _, text = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 413") and b"Connection: close" in head
+            assert json.loads(text)["error"]["code"] == "too_large"
+        zipped = await said(port, ask("/mcp", "Content-Encoding: gzip", "Content-Length: 2", body=b"{}"))
+        assert zipped.startswith(b"HTTP/1.1 415")  # a bomb is never unpacked
+
+    asyncio.run(serve(tmp_path, body))
+
+
+def test_a_head_that_comes_byte_by_byte_has_an_end(tmp_path: Path) -> None:
+    connections = Connections(head_limit_s=0.3)
+
+    async def body(port: int, gateway: Gateway) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        trickle = asyncio.create_task(_trickle(writer))
+        assert await reader.read() == b""  # cut off, without an answer
+        trickle.cancel()
+        await asyncio.gather(trickle, return_exceptions=True)
+        writer.close()
+        assert connections.too_slow == 1
+        assert (await said(port, *(GET[n : n + 1] for n in range(len(GET))))).startswith(b"HTTP/1.1 ")
+        while connections.open:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(serve(tmp_path, body, connections))
+
+
+async def _trickle(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nx-a: ")
+    while True:
+        writer.write(b"b")
+        await asyncio.sleep(0.02)
+
+
+def test_no_more_connections_than_there_is_room_for(tmp_path: Path) -> None:
+    connections = Connections(most=2)
+
+    async def body(port: int, gateway: Gateway) -> None:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        while connections.open < 2:
+            await asyncio.sleep(0.01)
+        assert await said(port, GET) == b""
+        assert connections.turned_away == 1
+        for reader, writer in held:  # those that are in are served
+            writer.write(GET)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 ")
+            writer.close()
+        while connections.open:
+            await asyncio.sleep(0.01)
+        assert (await said(port, GET)).startswith(b"HTTP/1.1 ")
+
+    asyncio.run(serve(tmp_path, body, connections))
+
+
+def test_bodies_that_are_no_json_object(tmp_path: Path) -> None:
+    from sluicegate.gateway.context import body_of
+
+    async def read(request: web.Request) -> web.Response:
+        return web.json_response(await body_of(request))
+
+    async def body(port: int, gateway: Gateway) -> None:
+        bodies = (b"{", b"[]", b"7", b"\xff", b'{"a": NaN}', b"[" * 100_000, b'{"a": "\\ud800"}')
+        for wrong in bodies:
+            answer = await said(
+                port, ask("/read", "Connection: close", f"Content-Length: {len(wrong)}", body=wrong)
+            )
+            assert answer.startswith(b"HTTP/1.1 400"), (wrong, answer)
+        chunks = b"%x\r\n" % 65_536 + b"x" * 65_536 + b"\r\n"
+        count = MAX_BODY_BYTES // 65_536 + 2
+        answer = await said(port, ask("/read", "Transfer-Encoding: chunked"), *(chunks for _ in range(count)))
+        assert b" 413 " in answer or answer == b""  # cut off in mid-body: the answer may be lost in the reset
+
+    async def main() -> None:
+        gateway = Gateway(Settings(home=tmp_path))
+        app = make_app(gateway.gate)
+        app.router.add_post("/read", read)
+        await gateway.listen(app)
+        try:
+            await body(gateway.port, gateway)
+        finally:
+            await gateway.close()
+
+    asyncio.run(main())

@@ -1,0 +1,175 @@
+"""Old replies: where the newest ones are, few readers for all, and no question that reads everything."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from sluicegate.gateway import kept
+from sluicegate.gateway.hub import Hub
+from sluicegate.gateway.kept import MAX_READERS, MAX_SCANNED, Known, Readers
+from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.records import Reply
+from sluicegate.streams.settings import Settings
+
+AGENT = "north-1"
+PLACE = TopicPartition("dev.replies", 0)
+BATCH = 50_000
+
+
+@dataclass
+class Record:
+    key: bytes
+    value: bytes
+    offset: int
+
+
+@dataclass(frozen=True)
+class At:
+    offset: int
+
+
+@dataclass
+class Consumer:
+    """What a consumer of one partition says; `log` is sparse: offset -> (key, value)."""
+
+    end: int
+    log: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    away: bool = False
+    read: int = 0
+    position_: int = 0
+    stopped: bool = False
+
+    async def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        if self.away:
+            raise KafkaConnectionError
+        return dict.fromkeys(places, self.end)
+
+    async def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 0)
+
+    async def offsets_for_times(self, times: dict[TopicPartition, int]) -> dict[TopicPartition, At | None]:
+        return {place: At(at) if at < self.end else None for place, at in times.items()}
+
+    def assign(self, places: list[TopicPartition]) -> None: ...
+
+    def assignment(self) -> set[TopicPartition]:
+        return {PLACE}
+
+    def pause(self, *places: TopicPartition) -> None: ...
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        self.position_ = offset
+
+    async def position(self, place: TopicPartition) -> int:
+        return self.position_
+
+    async def getmany(self, place: TopicPartition, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+        await asyncio.sleep(0)
+        start, self.position_ = self.position_, min(self.end, self.position_ + BATCH)
+        self.read += self.position_ - start
+        found = [Record(*self.log[o], o) for o in sorted(self.log) if start <= o < self.position_]
+        return {place: found}
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+def reply(intent: str, status: str = "released", reason: str = "", agent: str = AGENT) -> tuple[bytes, bytes]:
+    return agent.encode(), codec.encode(
+        Reply(bytes(16), intent, agent, "s", status, "execute", reason, [], 1)
+    )
+
+
+def hub_on(consumer: Consumer, decided: int | None = None) -> Hub:
+    async def when(agent_id: str, intent_id: str) -> int | None:
+        return decided
+
+    async def connect() -> Consumer:
+        return consumer
+
+    hub = Hub(Settings(home=Path("/nonexistent"), partitions=1), when)
+    hub.partitions = 1
+    hub._readers = Readers(connect)  # type: ignore[arg-type]
+    hub.hear(AGENT, lambda said: None)
+    return hub
+
+
+async def found(hub: Hub, intent: str) -> list[tuple[str, str]]:
+    async with aclosing(hub.about(AGENT, intent)) as values:
+        said = [codec.decode_as(Reply, value) async for value in values]
+    return [(one.status, one.reason) for one in said]
+
+
+def test_nobodys_question_reads_all_that_is_kept() -> None:
+    consumer = Consumer(end=100 * MAX_SCANNED, log={7: reply("old")})
+    assert asyncio.run(found(hub_on(consumer), "old")) == []  # too long ago, and nobody says where
+    assert consumer.read <= MAX_SCANNED
+    there = Consumer(end=100 * MAX_SCANNED, log={7: reply("old")})
+    assert asyncio.run(found(hub_on(there, decided=5_000), "old")) == [("released", "")]  # it is known when
+    assert there.read <= MAX_SCANNED
+
+
+def test_what_was_heard_is_found_at_its_place() -> None:
+    consumer = Consumer(end=90 * MAX_SCANNED, log={5: reply("a", "held"), 9: reply("a")})
+    hub = hub_on(consumer)
+    for offset in (5, 9):
+        hub._tell(Record(*consumer.log[offset], offset))  # type: ignore[arg-type]
+    hub._tell(Record(*reply("a", "refused", "id_conflict"), 11))  # type: ignore[arg-type]  # about another request
+    assert asyncio.run(found(hub, "a")) == [("released", "")]
+    assert consumer.read <= BATCH  # one fetch
+    hub.leave(AGENT)  # from here on nobody hears what comes, so what was noted may be old
+    hub.hear(AGENT, lambda said: None)
+    assert asyncio.run(found(hub, "a")) == []
+
+
+def test_what_was_found_once_is_known() -> None:
+    newest = 90 * MAX_SCANNED - 10
+    consumer = Consumer(
+        end=90 * MAX_SCANNED, log={newest: reply("a", "held"), newest + 1: reply("a", agent="south-1")}
+    )
+    hub = hub_on(consumer)
+    assert asyncio.run(found(hub, "a")) == [("held", "")]
+    read = consumer.read
+    assert asyncio.run(found(hub, "a")) == [("held", "")]
+    assert consumer.read - read <= BATCH
+
+
+def test_places_are_bounded() -> None:
+    known = Known(most=3)
+    for number in range(5):
+        known.note((b"a", 1, str(number)), number)
+    assert len(known) == 3 and known.of((b"a", 1, "0")) is None and known.of((b"a", 1, "4")) == 4
+    known.note((b"a", 1, "2"), 1)  # older than what is known
+    known.note((b"a", 1, "9"), 9)
+    assert known.of((b"a", 1, "2")) == 2 and known.of((b"a", 1, "3")) is None
+
+
+def test_few_readers_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Consumer] = []
+
+    async def connect() -> Consumer:
+        made.append(Consumer(end=10, away=len(made) == 0))
+        return made[-1]
+
+    async def run() -> None:
+        readers = Readers(connect)  # type: ignore[arg-type]
+        with pytest.raises(Retryable):
+            await readers.page(PLACE, b"a", 0)
+        assert made[0].stopped  # one that failed is lent to nobody
+        await asyncio.gather(*(readers.page(PLACE, b"a", 0) for _ in range(100)))
+        assert len(made) <= 1 + MAX_READERS
+        monkeypatch.setattr(kept, "READER_WAIT_S", 0.01)
+        async with readers.lent(), readers.lent(), readers.lent(), readers.lent():
+            with pytest.raises(Retryable, match="ask again"):
+                await readers.page(PLACE, b"a", 0)
+        await readers.stop()
+        assert all(consumer.stopped for consumer in made)
+
+    asyncio.run(run())
