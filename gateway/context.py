@@ -23,6 +23,7 @@ from sluicegate.streams.asking import Asker, Key
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session
 from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.once import NEW, Once
 from sluicegate.streams.settings import Settings
 
 READ_LIMIT_S = 10.0
@@ -212,7 +213,7 @@ def _key_of(gate: Gate, principal: str, role: str) -> Key:
 
 async def session_of(
     gate: Gate, caller: Caller, session_id: str, *, goal: str = "", on_behalf_of: str = "", subject: str = "",
-    token: str = "", new: bool = False, speaks: bool = False, timeout_s: float = CALL_TIMEOUT_S,
+    token: str = "", new: bool = False, speaks: bool = False, timeout_s: float = CALL_TIMEOUT_S, once: Once = NEW,
 ) -> Session:  # fmt: skip
     """A session of the caller's agent; `new` ones are opened, and `speaks` is for the channel. Raises `Refused`."""
     channel = speaks or (new and CHANNEL in caller.key.scopes)
@@ -220,5 +221,5 @@ async def session_of(
         await asker_of(gate, caller), session_id=session_id, goal=goal, on_behalf_of=on_behalf_of, subject=subject,
         token=token, channel=channel, timeout_s=timeout_s, joined=not new,
     )  # fmt: skip
-    await session.open()
+    await session.open(once)
     return session

@@ -19,6 +19,7 @@ from aiohttp import web
 from sluicegate.gateway import openapi
 from sluicegate.gateway.context import asked_by, asker_of, body_of, gate_of, seconds_in, session_of, text_in
 from sluicegate.gateway.problems import JSON, problem
+from sluicegate.gateway.repeats import once
 from sluicegate.processors.api_keys import AGENT, CHANNEL
 from sluicegate.schemas.kinds import MODEL_CALL, TOOL_CALL
 from sluicegate.streams.asking import valid_id
@@ -63,17 +64,21 @@ async def _open(request: web.Request) -> web.Response:
     named = {name: text_in(body, name) for name in ("on_behalf_of", "on_behalf_token", "subject")}
     if any(named.values()):
         caller.needs(CHANNEL)
+    step = once(request, "session", body)
+    session_id = text_in(body, "session_id") or (step.ident if step.request else uuid.uuid4().hex)
     session = await session_of(
-        gate_of(request), caller, text_in(body, "session_id") or uuid.uuid4().hex, goal=text_in(body, "goal"),
-        on_behalf_of=named["on_behalf_of"], subject=named["subject"], token=named["on_behalf_token"], new=True,
+        gate_of(request), caller, session_id, goal=text_in(body, "goal"), on_behalf_of=named["on_behalf_of"],
+        subject=named["subject"], token=named["on_behalf_token"], new=True, once=step,
     )  # fmt: skip
     return said({"session_id": session.session_id, "agent_id": caller.agent.agent_id}, 201)
 
 
 async def _said(request: web.Request) -> web.Response:
     caller, body = asked_by(request, CHANNEL), await body_of(request)
-    session = await session_of(gate_of(request), caller, request.match_info["session_id"], speaks=True)
-    await session.user_said(text_in(body, "text", needed=True))
+    session_id, text = request.match_info["session_id"], text_in(body, "text", needed=True)
+    step = once(request, "message", {"text": text, "session_id": session_id})
+    session = await session_of(gate_of(request), caller, session_id, speaks=True)
+    await session.user_said(text, once=step)
     return said({"session_id": session.session_id, "status": "heard"})
 
 
@@ -98,16 +103,18 @@ async def _ask(request: web.Request) -> web.Response:
     if not isinstance(arguments, dict):
         raise problem(400, "bad_request", "`arguments` must be an object")
     wait = body.get("wait", True)
-    intent_id = text_in(body, "intent_id") or uuid.uuid4().hex
+    step = once(request, "intent", body, text_in(body, "intent_id"))
+    intent_id = step.ident
     session_id = valid_id(text_in(body, "session_id", needed=True))
     asker = await asker_of(gate_of(request), caller)
     if wait is False:
         begin_s = seconds_in(body.get("timeout_s"), BEGIN_S)
-        await asker.submit(session_id, tool or model, arguments, begin_s, intent_id, begin_s)
+        await asker.submit(session_id, tool or model, arguments, begin_s, intent_id, begin_s, step.request)
         return said({"intent_id": intent_id, "status": "published"}, 202, Location=f"/v1/intents/{intent_id}")
     answer = await asker.call_tool(
         session_id, tool or model, arguments, seconds_in(body.get("timeout_s")), intent_id,
         request.headers.get("traceparent", "")[:100], None, MODEL_CALL if model else TOOL_CALL,
+        step.request,
     )  # fmt: skip
     return outcome(intent_id, answer)
 

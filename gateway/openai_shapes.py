@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Protocol, cast
 
 import orjson
 from aiohttp import web
 from sluicegate.gateway.problems import JSON, status_of
 from sluicegate.streams.client_errors import NotReleased
 from sluicegate.streams.client_json import Json
+from sluicegate.streams.once import Once
 from sluicegate.streams.replies import Held
 
+EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Headers of a stream of events."""
 SESSION, INTENT = "x-sluicegate-session", "x-sluicegate-intent"
+
+
+REPLACED: dict[str, object] = {
+    "error": {
+        "message": "another answer begins, what came so far is void: ask again",
+        "type": "sluicegate_replaced",
+        "code": "message_replaced",
+        "param": None,
+    }
+}
+
+
+class Call(Protocol):
+    """What is told of a model call."""
+
+    @property
+    def step(self) -> Once: ...
+    @property
+    def session_id(self) -> str: ...
+    @property
+    def alias(self) -> str: ...
 
 
 def error_of(error: NotReleased) -> dict[str, object]:
@@ -19,12 +44,20 @@ def error_of(error: NotReleased) -> dict[str, object]:
     return {
         "error": {
             "message": error.for_model or str(error), "type": f"sluicegate_{error.status}", "code": error.reason, "param": None,
-            "sluicegate": {"developer": error.for_developer, "policies": list(error.policies), "intent_id": error.intent_id},
+            "sluicegate": {
+                "developer": error.for_developer, "policies": list(error.policies), "intent_id": error.intent_id,
+                "stage": error.stage, "status": error.status,
+            },
         }
     }  # fmt: skip
 
 
-def refused(error: NotReleased, headers: dict[str, str]) -> web.Response:
+def about(call: Call) -> dict[str, object]:
+    """The extension of an answer: what the call is on the ledger."""
+    return {"intent_id": call.step.ident, "session_id": call.session_id, "alias": call.alias}
+
+
+def refused(error: NotReleased, headers: Mapping[str, str]) -> web.Response:
     """No completion."""
     status = status_of(error)
     told = {
@@ -34,7 +67,7 @@ def refused(error: NotReleased, headers: dict[str, str]) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(error_of(error)), content_type=JSON, headers=told)
 
 
-def held_call(held: Held, headers: dict[str, str]) -> web.Response:
+def held_call(held: Held, headers: Mapping[str, str]) -> web.Response:
     body = {
         "error": {
             "message": held.for_model or "A person has to agree to this first.", "type": "sluicegate_held", "code": "held",
@@ -59,5 +92,5 @@ def calls_of(answer: dict[str, Json]) -> list[dict[str, object]]:
 def usage_of(answer: dict[str, Json]) -> dict[str, int]:
     """Tokens, in OpenAI's words."""
     usage = cast("dict[str, int]", answer.get("usage") or {})
-    given, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
+    given, made = usage.get("input_tokens") or 0, usage.get("output_tokens") or 0
     return {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}

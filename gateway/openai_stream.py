@@ -8,52 +8,36 @@ Never decides. Next: `streams/assembly.py` (what is shown), `openai.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import cast
 
 import orjson
 from aiohttp import web
-from sluicegate.gateway.openai_shapes import INTENT, error_of, held_call, usage_of
+from sluicegate.gateway.model_calls import ModelCall
+from sluicegate.gateway.openai_shapes import EVENTS, REPLACED, about, error_of, held_call, usage_of
 from sluicegate.streams.assembly import Ended, Part, Started, Text, ToolCall
 from sluicegate.streams.client_errors import NotReleased
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.replies import Held
 
-REPLACED: dict[str, object] = {
-    "error": {
-        "message": "another answer begins, what came so far is void: ask again",
-        "type": "sluicegate_replaced",
-        "code": "message_replaced",
-        "param": None,
-    }
-}
 
-
-async def answer(
-    request: web.Request, parts: AsyncIterator[Part], headers: dict[str, str]
-) -> web.StreamResponse:
+async def answer(request: web.Request, call: ModelCall) -> web.StreamResponse:
     """Answer with what comes. Raises `NotReleased` as long as nothing was said; afterwards it is an error in the stream."""
-    alias = headers.pop("alias")
-    first = await anext(parts)
-    if isinstance(first, Ended) and isinstance(first.result, Held):
-        return held_call(first.result, headers)
-    response = web.StreamResponse(
-        headers={
-            **headers,
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-        }
-    )
-    await response.prepare(request)
-    writer = _Writer(response, headers[INTENT], alias)
-    try:
-        await writer.part(first)
-        async for part in parts:
-            if not await writer.part(part):
-                break
-    except NotReleased as error:
-        await _event(response, error_of(error))
+    # INVARIANT: a client that goes away leaves nobody waiting for it (tests/integration/test_gateway.py).
+    async with aclosing(call.parts()) as parts:
+        first = await anext(parts)
+        if isinstance(first, Ended) and isinstance(first.result, Held):
+            return held_call(first.result, call.headers)
+        response = web.StreamResponse(headers={**call.headers, **EVENTS})
+        await response.prepare(request)
+        writer = _Writer(response, call)
+        try:
+            await writer.part(first)
+            async for part in parts:
+                if not await writer.part(part):
+                    break
+        except NotReleased as error:
+            await _event(response, error_of(error))
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
     return response
@@ -62,10 +46,12 @@ async def answer(
 class _Writer:
     """Chunks of one completion."""
 
-    def __init__(self, response: web.StreamResponse, intent_id: str, alias: str) -> None:
+    def __init__(self, response: web.StreamResponse, call: ModelCall) -> None:
         self._response = response
+        self._about = about(call)
         self._common: dict[str, object] = {
-            "id": f"chatcmpl-{intent_id}", "object": "chat.completion.chunk", "created": int(time.time()), "model": alias,
+            "id": f"chatcmpl-{call.step.ident}", "object": "chat.completion.chunk", "created": int(time.time()),
+            "model": call.alias,
         }  # fmt: skip
         self._said = False
 
@@ -104,7 +90,10 @@ class _Writer:
         await _event(
             self._response, {**self._common, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
         )
-        await _event(self._response, {**self._common, "choices": [], "usage": usage_of(result)})
+        await _event(
+            self._response,
+            {**self._common, "choices": [], "usage": usage_of(result), "sluicegate": self._about},
+        )
 
 
 async def _event(response: web.StreamResponse, value: dict[str, object]) -> None:

@@ -102,6 +102,12 @@ PATHS: dict[str, dict[str, dict[str, object]]] = {
             "requestBody": _body({"model": _TEXT, "messages": {"type": "array", "items": _OBJECT}}, ["model", "messages"]),
         }
     },
+    "/v1/responses": {
+        "post": {
+            **_answers("OpenAI's responses; nothing is kept between them", _OBJECT),
+            "requestBody": _body({"model": _TEXT, "input": {}, "tools": {"type": "array", "items": _OBJECT}}, ["model", "input"]),
+        }
+    },
     "/mcp": {
         "post": {**_answers("MCP, streamable HTTP: one JSON-RPC message", _OBJECT), "requestBody": _body({"method": _TEXT})},
         "delete": _answers("end the MCP session", _OBJECT, "204"),

@@ -69,7 +69,7 @@ def status_of(error: NotReleased) -> int:
     if error.reason in AWAY:
         return 503
     if error.reason == "id_conflict":
-        return 409  # asked before: `GET /v1/intents/{id}` tells how that one ended
+        return 409  # the id is of another request: `GET /v1/intents/{id}` tells how that one ended
     if error.reason in ("rate_limited", "limit_reached"):
         return 429
     return 400 if error.reason in BAD_INPUT else 403

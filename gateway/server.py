@@ -2,7 +2,7 @@
 
     request ▸ bounds ▸ request id ▸ API key ▸ rate ▸ a door ▸ Asker ▸ Kafka
 
-`doors.py`: sessions, intents, results. `events.py`: what happens, as it happens. `openai.py`: chat completions. `mcp.py`: an MCP server.
+`doors.py`: sessions, intents, results. `events.py`: what happens, as it happens. `openai.py`, `responses.py`: model calls in OpenAI's shapes. `mcp.py`: an MCP server.
 `authzen.py`: may it. Never decides, holds no state that a restart would miss: any number of gateways may serve the same clients.
 Next: `doors.py`, `hub.py`.
 """
@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
-from sluicegate.gateway import authzen, doors, events, mcp, openai
+from sluicegate.gateway import authzen, doors, events, mcp, openai, responses
 from sluicegate.gateway.access import Rates
 from sluicegate.gateway.connections import Connections, room
 from sluicegate.gateway.context import GATE, Gate, enter, leave
@@ -125,7 +125,7 @@ def make_app(gate: Gate) -> web.Application:
     """The application of one gateway."""
     app = web.Application(middlewares=[_identified, _bounded], client_max_size=MAX_BODY_BYTES)
     app[GATE] = gate
-    for add in (doors.add, events.add, openai.add, mcp.add, authzen.add):
+    for add in (doors.add, events.add, openai.add, responses.add, mcp.add, authzen.add):
         add(app)
     return app
 

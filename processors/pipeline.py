@@ -11,7 +11,7 @@ what it answers. Next: the stage files in that order, then `state.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 from sluicegate.processors.agent_restore import decide_restore
@@ -46,8 +46,9 @@ from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_i
 from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.trace import stage_facts
 from sluicegate.processors.validate import validate
-from sluicegate.processors.work import Refusal, Work, begin, emit, reply, stand_on
+from sluicegate.processors.work import Refusal, Work, begin, digest_of, emit, reply, stand_on
 from sluicegate.schemas.kinds import CALL_KINDS
+from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import (
     DeadLetter,
     Exchange,
@@ -62,6 +63,9 @@ from sluicegate.schemas.records import (
     Transfer,
 )
 from sluicegate.schemas.topics import TICK, partition_of
+
+RESTING = ("held", "in_doubt")
+"""States of an open intent in which whoever asked was told so."""
 
 Stage = Callable[[Work], Refusal | None]
 
@@ -137,6 +141,8 @@ def _decide_input(work: Work, source: Input) -> None:
         return
     record, o = taken.record, work.origin
     work.payload, work.authenticated, work.proof = taken.payload, taken.authenticated, taken.proof
+    if isinstance(record, Intent | Message):
+        work.request = record.request
     if isinstance(record, Exchange):
         if record.to_partition == source.partition:
             decide_exchange(work, record)
@@ -278,7 +284,7 @@ def _intent_facts(work: Work, remembered: bool) -> IntentFacts:
     intent, tool = work.intent, work.tool
     assert intent is not None
     return IntentFacts(
-        hashlib.sha256(work.payload).digest()[:16], intent.kind[:32], intent.tool[:128],
+        digest_of(work), intent.kind[:32], intent.tool[:128],
         tool.version if tool else "", tool.executor_kind if tool else "", intent.issued_at, intent.deadline_at or 0,
         work.authenticated, work.source.control_stale, remembered, work.call_digest,
     )  # fmt: skip
@@ -294,16 +300,21 @@ def _refuse(work: Work, stage: str, refusal: Refusal, *, remembered: bool = True
 
 
 def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
-    """The id was used before: the same bytes get the first answer, other bytes are a conflict."""
-    digest = hashlib.sha256(work.payload).digest()[:16]
+    """The id was used before: the same request gets the first answer, another one is a conflict."""
+    digest = digest_of(work)
     facts = IntakeFacts("intent", len(work.payload), digest)
     if digest != seen.digest:
         outcome = emit(work, "route", "noted", facts, "id_conflict")
         reply(work, outcome, status="refused")
+        # INVARIANT: whoever waits for the first request is not told that the second was refused (tests/unit/test_once.py).
+        work.decision.replies[-1].answers = digest
         return
     if not isinstance(seen, Ended):
-        emit(work, "route", "noted", facts, "duplicate", caused_by=seen.last_event)
-        return  # still open: its own end will answer
+        outcome = emit(work, "route", "noted", facts, "duplicate", caused_by=seen.last_event)
+        if seen.state in RESTING:  # else its own end will answer
+            reply(work, outcome, status=seen.state, duplicate=True)
+            _as_first(work, seen.state, "", seen.hold_policies)
+        return
     o = work.origin
     name = session_key(o.agent_id, o.session_id)
     about = work.state.sessions.get(name) or work.state.closed.get(name)
@@ -322,7 +333,15 @@ def _repeat(work: Work, seen: OpenIntent | Ended) -> None:
         result = _result_of(work.source.contents[place], seen.redacted)
     outcome = emit(work, "route", "noted", facts, "duplicate", caused_by=seen.event_id)
     reply(work, outcome, status=seen.state, result=result, duplicate=True)
-    work.decision.replies[-1].reason = seen.reason
+    _as_first(work, seen.state, seen.reason, ())
+
+
+def _as_first(work: Work, status: str, reason: str, policies: Sequence[str]) -> None:
+    """A duplicate is told what the first one was told, as far as it is remembered."""
+    told, text = work.decision.replies[-1], REASONS.get(reason)
+    told.reason, told.policies = reason, list(policies)
+    told.for_model = text.for_model if text is not None else ""
+    told.for_developer = text.remedy if text is not None else f"it was asked before, and is {status}"
 
 
 def _result_of(value: bytes | None, redacted: str) -> bytes | None:

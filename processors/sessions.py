@@ -7,15 +7,13 @@ Next: `route.py` (who needs sessions), `pipeline.py`.
 
 from __future__ import annotations
 
-import hashlib
-
 from sluicegate.processors import erasure
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
 from sluicegate.processors.state import MAX_SESSIONS, Ended, message_key, session_key
 from sluicegate.processors.tokens import Refused, Verified, verify_token
-from sluicegate.processors.work import Work, emit, reply, stand_on
+from sluicegate.processors.work import Work, digest_of, emit, reply, stand_on
 from sluicegate.schemas.records import IntakeFacts, Message, SessionFacts
 
 OPEN = "session.open"
@@ -73,7 +71,7 @@ def decide_session(
         o.subject = session.subject
         if not reason and kind == "session.user_said" and erasure.is_erased(work.control, o.subject):
             reason = erasure.REASON
-    digest = hashlib.sha256(work.payload).digest()[:16]
+    digest = digest_of(work)
     if reason:
         facts: object = IntakeFacts(reason, len(work.payload), digest)
         outcome = emit(work, "session", "session_refused", facts, reason)
@@ -98,13 +96,14 @@ def decide_message(work: Work, message: Message) -> None:
     key = message_key(o.tenant, o.agent_id, message.message_id)
     seen = work.state.intents.get(key)
     if isinstance(seen, Ended):
-        digest = hashlib.sha256(work.payload).digest()[:16]
+        digest = digest_of(work)
         same = seen.digest == digest
         facts = IntakeFacts("message", len(work.payload), digest)
         outcome = emit(
             work, "session", "noted", facts, "duplicate" if same else "id_conflict", caused_by=seen.event_id
         )
         reply(work, outcome, status=seen.state if same else "refused", duplicate=same)
+        work.decision.replies[-1].answers = b"" if same else digest
         return
     decide_session(
         work, message.kind, message.session_id, message.issued_at, origin="channel",

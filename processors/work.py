@@ -24,6 +24,7 @@ from sluicegate.processors.release import CompiledRelease, CompiledTool
 from sluicegate.processors.state import OpenIntent, PartitionState, Session, session_of
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Intent, Receipt, Reply
+from sluicegate.schemas.requests import request_digest
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
 
 ENGINE = "0.1.0"
@@ -57,6 +58,8 @@ class Work:
     intent: Intent | None = None
     payload: bytes = b""
     authenticated: bool = False
+    request: str = ""
+    """What the client says it asks for; empty where it does not ask twice."""
     proof: bytes = b""
     """In signed environments the envelope that carried the intent: what an executor checks again."""
     edited: bool = False
@@ -93,6 +96,11 @@ class Work:
     """The candidate that is asked now."""
     attempt: int = 1
     """The attempt that is offered."""
+
+
+def digest_of(work: Work) -> bytes:
+    """Of the input, as a duplicate of it would have it."""
+    return request_digest(work.payload, work.request)
 
 
 def begin(state: PartitionState, control: Control, source: Input | Tick, now: int) -> Work:

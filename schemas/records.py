@@ -54,6 +54,7 @@ class Intent:
     goal: str = ""
     derived_from: list[str] = field(default_factory=list)
     traceparent: str = ""
+    request: str = ""
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class Message:
     text: str = ""
     traceparent: str = ""
     on_behalf_token: str = ""
+    request: str = ""
 
 
 @dataclass(slots=True)
@@ -246,6 +248,7 @@ class Reply:
     release: str = ""
     release_name: str = ""
     release_version: str = ""
+    answers: bytes = b""
 
 
 @dataclass(slots=True)

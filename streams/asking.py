@@ -17,6 +17,7 @@ from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.kinds import TOOL_CALL
 from sluicegate.schemas.records import Intent, Message, Receipt, Reply
+from sluicegate.schemas.requests import request_digest
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
 from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Failed, InDoubt, NotReleased, Refused, Unanswered
@@ -28,6 +29,8 @@ from sluicegate.streams.replies import RESTS, Held, Inbox, answer
 
 RECEIPT_LIMIT_S = 30.0
 """For publishing what a local function did; after it the ledger holds the call in doubt."""
+CONFLICT_S = 2.0
+"""For the ledger to say that an id is of another request, where nobody waits for the call's end."""
 MAX_ID_CHARS = 256
 """Ids are 1 to 256 printable characters, as the pipeline has it."""
 
@@ -87,13 +90,17 @@ class Asker:
         traceparent: str,
         function: LocalFunction | None,
         kind: str = TOOL_CALL,
+        request: str = "",
     ) -> Json | Held:
-        """See `Session.call_tool` and `call_model`. `function` runs the call if it is permitted in process."""
+        """See `Session.call_tool` and `call_model`. `function` runs the call if it is permitted in process.
+
+        `request`: digest of what is asked for, by which the same id may be asked again: it gets the first one's answer.
+        """
         intent_id = valid_id(uuid.uuid4().hex if intent_id is None else intent_id)
         data, now = _dumped(tool, arguments, intent_id), now_us()
         intent = Intent(
             intent_id, self.agent_id, session_id, kind, tool, data, now, now + int(timeout_s * 1e6),
-            traceparent=traceparent,
+            traceparent=traceparent, request=request,
         )  # fmt: skip
         errand = Errand(tool, session_id, function or self._functions.get(tool))
         self.runner.own(intent_id, errand)
@@ -119,14 +126,18 @@ class Asker:
         begin_s: float,
         intent_id: str | None,
         limit_s: float,
+        request: str = "",
     ) -> str:
-        """See `Session.submit`."""
+        """See `Session.submit`. `request`: as for `call_tool`; a conflict within `CONFLICT_S` is told."""
         intent_id = valid_id(uuid.uuid4().hex if intent_id is None else intent_id)
         now = now_us()
         intent = Intent(
             intent_id, self.agent_id, session_id, TOOL_CALL, tool, _dumped(tool, arguments, intent_id), now,
-            now + int(begin_s * 1e6),
+            now + int(begin_s * 1e6), request=request,
         )  # fmt: skip
+        if request:
+            await self._look(intent, intent_id, limit_s)
+            return intent_id
         value, handed_over = self._encode("intents", intent, intent_id), False
         try:
             async with asyncio.timeout(limit_s):
@@ -141,6 +152,15 @@ class Asker:
             raise unavailable("nothing was published", intent_id, error) from error
         return intent_id
 
+    async def _look(self, intent: Intent, intent_id: str, limit_s: float) -> None:
+        """Publish, and wait a moment for the word that the id is of another request. Raises as `ask`."""
+        try:
+            reply = await self.ask("intents", intent, intent_id, min(limit_s, CONFLICT_S))
+        except Unanswered:
+            return  # it is under way
+        if reply.reason == "id_conflict":
+            answer(reply)
+
     async def ask(self, topic: str, record: Intent | Message, intent_id: str, timeout_s: float) -> Reply:
         """Publish and wait for the first reply that ends the intent or lets it rest.
 
@@ -148,7 +168,8 @@ class Asker:
         """
         value = self._encode(topic, record, intent_id)
         handed_over = False
-        with self.inbox.expecting(intent_id, own=True) as waiting:
+        digest = request_digest(codec.encode(record), record.request)
+        with self.inbox.expecting(intent_id, own=True, digest=digest, again=bool(record.request)) as waiting:
             try:
                 async with asyncio.timeout(timeout_s):
                     acknowledged = await self.transport.send(topic, value, self._headers(record, intent_id))

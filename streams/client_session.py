@@ -23,6 +23,7 @@ from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_memory import Memory
 from sluicegate.streams.client_stream import stream
 from sluicegate.streams.in_process import LocalFunction, now_us
+from sluicegate.streams.once import NEW, Once
 from sluicegate.streams.replies import Held, answer
 from sluicegate.streams.standing import PromptText, Release
 
@@ -79,13 +80,13 @@ class Session(Memory):
         _open.set((*_open.get(), self))
         return self
 
-    async def open(self) -> None:
+    async def open(self, once: Once = NEW) -> None:
         """Open it, unless it is open already and was joined. Raises `Refused`."""
         standing = self._asker.inbox.standing
         standing.watch(self.session_id)
         if not self._joined:
             try:
-                answer(await self._say("session.open", self._timeout_s))
+                answer(await self._say("session.open", self._timeout_s, once=once))
             except BaseException as error:
                 standing.forget(self.session_id)
                 if isinstance(error, Unanswered):  # it may still open: then it is closed
@@ -285,11 +286,11 @@ class Session(Memory):
             raise refused("unknown_session", intent_id or "", detail)
         return stream(self._asker, self.session_id, alias, arguments, timeout_s, intent_id, traceparent)
 
-    async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+    async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S, once: Once = NEW) -> None:
         """Report the user's own words. Raises `Refused`, and `Terminal` without `channel`."""
         if not self.channel:
             raise Terminal("only a channel can report what a user said: pass channel=True to AgentClient")
-        answer(await self._say("session.user_said", timeout_s, text))
+        answer(await self._say("session.user_said", timeout_s, text, once))
 
     async def close(self) -> None:
         """Close it now; again does nothing. Raises `Refused` when nobody confirms within `CLOSE_LIMIT_S`."""
@@ -317,18 +318,20 @@ class Session(Memory):
             self.session_id, tool, arguments, timeout_s, intent_id, traceparent, function, kind
         )
 
-    async def _say(self, kind: str, timeout_s: float, text: str = "") -> Reply:
-        return await self._asker.ask(*self._step(kind, text), timeout_s)
+    async def _say(self, kind: str, timeout_s: float, text: str = "", once: Once = NEW) -> Reply:
+        return await self._asker.ask(*self._step(kind, text, once), timeout_s)
 
-    def _step(self, kind: str, text: str = "") -> tuple[str, Intent | Message, str]:
+    def _step(self, kind: str, text: str = "", once: Once = NEW) -> tuple[str, Intent | Message, str]:
         """Topic, record and id of a step of the conversation."""
-        step_id, agent_id, now = uuid.uuid4().hex, self._asker.agent_id, now_us()
+        step_id, agent_id, now = once.ident or uuid.uuid4().hex, self._asker.agent_id, now_us()
         opening = kind == "session.open"
         goal = self.goal if opening else ""
         if not self.channel:
             return (
                 "intents",
-                Intent(step_id, agent_id, self.session_id, kind, "", b"{}", now, goal=goal),
+                Intent(
+                    step_id, agent_id, self.session_id, kind, "", b"{}", now, goal=goal, request=once.request
+                ),
                 step_id,
             )
         on_behalf_of, subject, token = self._for if opening else ("", "", "")
@@ -343,6 +346,7 @@ class Session(Memory):
             subject,
             text,
             on_behalf_token=token,
+            request=once.request,
         )
         return "messages", message, step_id
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.kinds import MODEL_STREAM
@@ -33,7 +33,8 @@ async def stream(
     timeout_s: float,
     intent_id: str | None,
     traceparent: str,
-) -> AsyncIterator[Part]:
+    request: str = "",
+) -> AsyncGenerator[Part, None]:
     """See `Session.stream_model`."""
     intent_id = uuid.uuid4().hex if intent_id is None else intent_id
     try:
@@ -45,7 +46,7 @@ async def stream(
     with asker.feeds.of(intent_id) as feed:
         asking = asyncio.create_task(
             asker.call_tool(
-                session_id, alias, arguments, timeout_s, intent_id, traceparent, None, MODEL_STREAM
+                session_id, alias, arguments, timeout_s, intent_id, traceparent, None, MODEL_STREAM, request
             )
         )
         try:

@@ -112,14 +112,15 @@ class Waiting:
     """One caller that waits for one intent.
 
     Attributes:
-        end: the reply that ends the wait. The asker of an intent (`own`) also ends at the first rest.
+        digest: of the request, for the asker of an intent (`own`): a conflict that answers another one is not theirs.
+        end: the reply that ends the wait. The asker of an intent also ends at the first rest.
         rest: the newest reply that is no end, when `own` is False.
     """
 
-    __slots__ = ("end", "own", "rest")
+    __slots__ = ("digest", "end", "own", "rest")
 
-    def __init__(self, own: bool) -> None:
-        self.own = own
+    def __init__(self, own: bool, digest: bytes = b"") -> None:
+        self.own, self.digest = own, digest
         self.end: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.rest: Reply | None = None
 
@@ -127,8 +128,8 @@ class Waiting:
         """Take a reply of this intent. The first end counts."""
         if self.end.done():
             return
-        if reply.reason == "id_conflict" and not self.own:
-            return  # it answers another request that used this id, not the first one
+        if reply.reason == "id_conflict" and (not self.own or reply.answers not in (b"", self.digest)):
+            return  # it answers another request that used this id, not this one
         if reply.status in ENDS or (self.own and reply.status in RESTS):
             self.end.set_result(reply)
         elif (reply.status in RESTS or reply.status == PARKED) and (
@@ -151,8 +152,10 @@ class Inbox:
         return self._count
 
     @contextmanager
-    def expecting(self, intent_id: str, *, own: bool) -> Iterator[Waiting]:
-        """Wait for `intent_id` while the block runs.
+    def expecting(
+        self, intent_id: str, *, own: bool, digest: bytes = b"", again: bool = False
+    ) -> Iterator[Waiting]:
+        """Wait for `intent_id` while the block runs. `again`: the request says what it asks for, so it may be asked twice.
 
         Raises `Refused`: `overloaded` when `MAX_PENDING` wait already, `id_conflict` when `own` and it is being
         asked for by this client already.
@@ -165,9 +168,9 @@ class Inbox:
                 published=False,
                 for_developer=f"{MAX_PENDING} calls of this client wait already: wait for some of them",
             )
-        if own and any(w.own for w in others):
+        if own and not again and any(w.own for w in others):
             raise Refused("id_conflict", intent_id=intent_id, published=False)
-        waiting = Waiting(own)
+        waiting = Waiting(own, digest)
         self._waiting.setdefault(intent_id, []).append(waiting)
         self._count += 1
         try:

@@ -13,113 +13,16 @@ import openai
 import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
-from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.gateway import openapi
 from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
-from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.schemas import codec
-from sluicegate.schemas.records import Dispatch, Review
+from sluicegate.schemas.records import Review
 from sluicegate.streams import control_log
 
-from tests.driver import AGENT, OTHER_AGENT, PERSON, release_files
+from tests.driver import AGENT, PERSON, Event, release_files
 from tests.executor_fakes import FakeAdapter
-from tests.integration.gate import Gate, Loop, new_settings, now_us, running, until
-
-FOREVER = 2**53 - 1
-MODEL = {
-    "name": "model.small",
-    "description": "A test's model.",
-    "inputSchema": {
-        "type": "object",
-        "properties": {
-            "messages": {"type": "array", "items": {"type": "object"}},
-            "max_tokens": {"type": "integer"},
-            "temperature": {"type": "number"},
-        },
-        "required": ["messages"],
-    },
-    "x-sluicegate": {
-        "version": "1",
-        "class": "read_only",
-        "executor": {"kind": "model", "url": "http://models.invalid/v1", "model": "small-1"},
-    },
-}
-POLICY = """
-@id("model-use")
-permit (principal, action == Action::"model.small", resource);
-@id("model-not-that")
-forbid (principal, action == Action::"model.small", resource) when { context.args has max_tokens && context.args.max_tokens > 1000 };
-"""
-
-
-def key_of(key_id: str, agent: str, *scopes: str, rate: int = 10_000) -> tuple[str, dict[str, object]]:
-    """A control event; its secret is `secret-<id>`."""
-    return (
-        "api_key.added",
-        {
-            "key_id": key_id, "sha256": digest_of(f"secret-{key_id}"), "agent_id": agent, "scopes": list(scopes),
-            "rate_per_s": rate, "not_after": FOREVER,
-        },
-    )  # fmt: skip
-
-
-PEOPLE = ("people.registered", {"people": [{"person_id": PERSON, "name": "Ana", "roles": ["desk"]}]})
-KEYS = [
-    PEOPLE,
-    key_of("k1", AGENT, "agent", "channel"),
-    key_of("k2", OTHER_AGENT, "agent"),
-    key_of("k3", AGENT, "agent"),
-    key_of("slow", AGENT, "agent", rate=1),
-    key_of("gone", AGENT, "agent"),
-    key_of("lost", "nobody", "agent"),
-    ("api_key.revoked", {"key_id": "gone"}),
-]
-
-
-async def _completion(dispatch: Dispatch) -> Answer:
-    asked = json.loads(dispatch.arguments)
-    said = asked["messages"][-1]["content"]
-    return Finished(
-        json.dumps(
-            {
-                "text": said.upper(), "tool_calls": [], "finish_reason": "stop", "served_model": "small-1-2026",
-                "usage": {"input_tokens": 3, "output_tokens": 4},
-            }
-        ).encode()
-    )  # fmt: skip
-
-
-class Served:
-    """A gate, its gateway, and clients of it."""
-
-    def __init__(self, loop: Loop, gate: Gate, gateway: Gateway) -> None:
-        self.loop, self.gate, self.gateway = loop, gate, gateway
-
-    def token(self, key: str = "k1", env: str = "") -> str:
-        return token_of(env or self.gate.settings.env, key, f"secret-{key}")
-
-    async def call(
-        self, method: str, path: str, body: object = None, *, key: str = "k1", token: str | None = None, raw: bytes | None = None,
-        **headers: str,
-    ) -> tuple[int, dict[str, object], dict[str, str]]:  # fmt: skip
-        """One request: status, JSON, headers."""
-        given = {"Authorization": f"Bearer {self.token(key) if token is None else token}", **headers}
-        async with (
-            aiohttp.ClientSession() as client,
-            client.request(
-                method, self.gateway.url + path, data=raw if raw is not None else json.dumps(body or {}), headers=given
-            ) as answer,
-        ):  # fmt: skip
-            return (
-                answer.status,
-                json.loads(await answer.read()),
-                {k.lower(): v for k, v in answer.headers.items()},
-            )
-
-    async def session(self, key: str = "k1", **body: object) -> str:
-        status, opened, _ = await self.call("POST", "/v1/sessions", {"goal": "a test", **body}, key=key)
-        assert status == 201, opened
-        return str(opened["session_id"])
+from tests.integration.gate import new_settings, now_us, running, until
+from tests.integration.gateway_served import KEYS, MODEL, POLICY, Served, completion
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +33,7 @@ def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         "policies/model.cedar": POLICY,
     }
     settings = new_settings(kafka, tmp_path_factory.mktemp("gateway"))
-    with running(settings, files=files, control=KEYS, adapters={"model": FakeAdapter(_completion)}) as (
+    with running(settings, files=files, control=KEYS, adapters={"model": FakeAdapter(completion)}) as (
         loop,
         gate,
     ):
@@ -154,8 +57,10 @@ def test_a_session_a_call_and_its_end(served: Served) -> None:
         status, said, headers = await served.call("POST", "/v1/intents", ask, **{"x-request-id": "mine"})
         assert (status, said["status"], said["result"]) == (200, "released", {"ok": True})
         assert headers["x-request-id"] == "mine"
-        again = await served.call("POST", "/v1/intents", ask)  # an id is for one request
-        assert (again[0], again[1]["error"]["code"]) == (409, "id_conflict")  # type: ignore[index]
+        again = await served.call("POST", "/v1/intents", ask)  # the same request: the first one's answer
+        assert again[:2] == (200, said)
+        other = await served.call("POST", "/v1/intents", {**ask, "arguments": {"value": "8"}})
+        assert (other[0], other[1]["error"]["code"]) == (409, "id_conflict")  # type: ignore[index]
         found = await served.call("GET", f"/v1/intents/{session}-1")
         assert found[:2] == (200, said)
         status, said, _ = await served.call("POST", f"/v1/sessions/{session}/messages", {"text": "thank you"})
@@ -413,9 +318,13 @@ def test_mcp_client(served: Served) -> None:
         assert found[0] == 403
 
     async def agreed(intent: str) -> None:
-        found = next(
-            e for _, e in served.gate.events if e.header.intent_id == intent and e.header.status == "held"
-        )
+        def held() -> list[Event]:
+            return [
+                e for _, e in served.gate.events if (e.header.intent_id, e.header.status) == (intent, "held")
+            ]
+
+        await until(held, "the held call is read")
+        [found] = held()
         digest = found.facts.action_digest  # type: ignore[attr-defined]
         review = Review(
             "r-1", AGENT, intent, "approve", digest, PERSON, now_us(), "fine", release=found.header.release

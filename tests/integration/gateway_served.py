@@ -1,0 +1,123 @@
+"""A gateway on a gate (`gate.py`) for the integration tests of its doors, and a client of it."""
+
+from __future__ import annotations
+
+import json
+
+import aiohttp
+from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.gateway.server import Gateway
+from sluicegate.processors.api_keys import digest_of, token_of
+from sluicegate.schemas.records import Dispatch
+
+from tests.driver import AGENT, OTHER_AGENT, PERSON
+from tests.integration.gate import Gate, Loop
+
+FOREVER = 2**53 - 1
+MODEL = {
+    "name": "model.small",
+    "description": "A test's model.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {
+            "messages": {"type": "array", "items": {"type": "object"}},
+            "max_tokens": {"type": "integer"},
+            "temperature": {"type": "number"},
+            "tools": {"type": "array", "items": {"type": "object"}},
+            "tool_choice": {},
+        },
+        "required": ["messages"],
+    },
+    "x-sluicegate": {
+        "version": "1",
+        "class": "read_only",
+        "executor": {"kind": "model", "url": "http://models.invalid/v1", "model": "small-1"},
+    },
+}
+POLICY = """
+@id("model-use")
+permit (principal, action == Action::"model.small", resource);
+@id("model-not-that")
+forbid (principal, action == Action::"model.small", resource) when { context.args has max_tokens && context.args.max_tokens > 1000 };
+"""
+
+
+def key_of(key_id: str, agent: str, *scopes: str, rate: int = 10_000) -> tuple[str, dict[str, object]]:
+    """A control event; its secret is `secret-<id>`."""
+    return (
+        "api_key.added",
+        {
+            "key_id": key_id, "sha256": digest_of(f"secret-{key_id}"), "agent_id": agent, "scopes": list(scopes),
+            "rate_per_s": rate, "not_after": FOREVER,
+        },
+    )  # fmt: skip
+
+
+PEOPLE = ("people.registered", {"people": [{"person_id": PERSON, "name": "Ana", "roles": ["desk"]}]})
+KEYS = [
+    PEOPLE,
+    key_of("k1", AGENT, "agent", "channel"),
+    key_of("k2", OTHER_AGENT, "agent"),
+    key_of("k3", AGENT, "agent"),
+    key_of("slow", AGENT, "agent", rate=1),
+    key_of("gone", AGENT, "agent"),
+    key_of("lost", "nobody", "agent"),
+    ("api_key.revoked", {"key_id": "gone"}),
+]
+
+
+async def completion(dispatch: Dispatch) -> Answer:
+    asked = json.loads(dispatch.arguments)
+    said = asked["messages"][-1]["content"]
+    if asked.get("tools"):
+        arguments = {"city": said}
+        call = {"id": "call_7", "name": asked["tools"][0]["function"]["name"], "arguments": arguments}
+        return Finished(
+            json.dumps(
+                {
+                    "text": "", "tool_calls": [call], "finish_reason": "tool_calls", "served_model": "small-1-2026",
+                    "usage": {"input_tokens": 3, "output_tokens": 4},
+                }
+            ).encode()
+        )  # fmt: skip
+    return Finished(
+        json.dumps(
+            {
+                "text": said.upper(), "tool_calls": [], "finish_reason": "stop", "served_model": "small-1-2026",
+                "usage": {"input_tokens": 3, "output_tokens": 4},
+            }
+        ).encode()
+    )  # fmt: skip
+
+
+class Served:
+    """A gate, its gateway, and clients of it."""
+
+    def __init__(self, loop: Loop, gate: Gate, gateway: Gateway) -> None:
+        self.loop, self.gate, self.gateway = loop, gate, gateway
+
+    def token(self, key: str = "k1", env: str = "") -> str:
+        return token_of(env or self.gate.settings.env, key, f"secret-{key}")
+
+    async def call(
+        self, method: str, path: str, body: object = None, *, key: str = "k1", token: str | None = None, raw: bytes | None = None,
+        **headers: str,
+    ) -> tuple[int, dict[str, object], dict[str, str]]:  # fmt: skip
+        """One request: status, JSON, headers."""
+        given = {"Authorization": f"Bearer {self.token(key) if token is None else token}", **headers}
+        async with (
+            aiohttp.ClientSession() as client,
+            client.request(
+                method, self.gateway.url + path, data=raw if raw is not None else json.dumps(body or {}), headers=given
+            ) as answer,
+        ):  # fmt: skip
+            return (
+                answer.status,
+                json.loads(await answer.read()),
+                {k.lower(): v for k, v in answer.headers.items()},
+            )
+
+    async def session(self, key: str = "k1", **body: object) -> str:
+        status, opened, _ = await self.call("POST", "/v1/sessions", {"goal": "a test", **body}, key=key)
+        assert status == 201, opened
+        return str(opened["session_id"])
