@@ -69,6 +69,21 @@ def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def split(text: str) -> list[str]:
+    """The parts of a file: one checkpoint or proof, a JSON list of proofs, or one a line."""
+    text = text.lstrip()
+    try:
+        if text.startswith("["):
+            return [json.dumps(one) for one in json.loads(text)]
+        if text.startswith("{") and len(lines := text.splitlines()) > 1 and lines[0].endswith("}"):
+            return [line for line in lines if line.strip()]
+    except ValueError as error:
+        raise CheckpointFault(
+            "malformed", "it is no list of proofs, make one with `sluicegate prove`"
+        ) from error
+    return [text]
+
+
 def parse(text: str) -> Inclusion:
     """A proof in either form. Raises `CheckpointFault`."""
     try:

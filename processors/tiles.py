@@ -136,6 +136,26 @@ class TileNodes:
         return fold(data, first % WIDTH, 1 << inner)
 
 
+def check_all(size: int, read: Read) -> Iterator[Tile]:
+    """Every tile of a tree of `size` leaves, each checked against the one above. Raises `TileFault` at the first that is wrong.
+
+    With the root led back to by `merkle.root_at`, no hash in any tile can have been changed.
+    """
+    above: tuple[Tile, bytes] | None = None
+    for tile in tiles_between(0, size):
+        data = check(tile, read(tile))
+        if tile.width == WIDTH:
+            parent = tile_at(tile.level + 1, tile.n // WIDTH, size)
+            if above is None or above[0] != parent:
+                above = parent, check(parent, read(parent))
+            at = tile.n % WIDTH * HASH_BYTES
+            if fold(data) != above[1][at : at + HASH_BYTES]:
+                raise TileFault(
+                    f"tile `{tile.path}` was changed: its hash is not the one in `{parent.path}` above it"
+                )
+        yield tile
+
+
 class TileWriter:
     """The open ends of every level: takes leaf hashes, gives the tiles that changed.
 

@@ -28,6 +28,7 @@ from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, Unre
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import checkpoint_topic, kafka
 from sluicegate.streams.checkpoint_topic import record_of
+from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.head_signer import HeadSigner
 from sluicegate.streams.ledger_service import wall_clock
@@ -240,9 +241,10 @@ class Checkpointer:
             with contextlib.suppress(asyncio.CancelledError, SluicegateError):
                 await self._task
         await self.witnesses.stop()
-        for client in (self._consumer, self._producer):
-            if client is not None:
-                await client.stop()
+        if self._consumer is not None:
+            await stop_consumer(self._consumer)
+        if self._producer is not None:
+            await self._producer.stop()
         await self._control.stop()
 
     @property

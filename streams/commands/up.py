@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     def up(
         roles: Annotated[
             str, typer.Option(help="comma separated; a role may stand more than once")
-        ] = "ledger,executor,projector,monitor",
+        ] = "ledger,executor,projector,checkpointer,monitor",
         signing: Annotated[
             str, typer.Option(help="dev (unsigned) or signed, for a new environment; fixed for ever")
         ] = "",

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sluicegate.processors import checkpoints, log_files
+from sluicegate.processors import checkpoints, log_files, proofs
 from sluicegate.processors.checkpoints import CONTROL, Signed, keys_of
 from sluicegate.processors.control import Control
 from sluicegate.processors.log_files import LogFile
 from sluicegate.processors.witness_policy import Policy, parse_policy
+from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import checkpoint_topic, control_log, identities, kafka, stack, tile_store
 from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams.cli import app
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.witness_memory import WitnessMemory
 from sluicegate.streams.witness_server import LogDescriptions, Witness, application
+from typer.testing import CliRunner
 
 from tests.integration.gate import new_settings, until
 from tests.ledger_records import Ledger
@@ -189,7 +193,95 @@ def test_3_lost_tiles_are_built_again_from_the_ledger(env: Env, tmp_path: Path) 
     run(main)
 
 
-def test_4_a_ledger_that_was_rewritten_is_an_alarm_and_gets_no_signature(env: Env) -> None:
+def cli(
+    env: Env, *words: str, failed: type[SluicegateError] | None = None, code: int = 0, **more: str
+) -> str:
+    """What a command prints, or the sentence that it fails with."""
+    settings = env.settings
+    environ = {
+        "SLUICEGATE_ENV": settings.env, "SLUICEGATE_HOME": str(settings.home), "SLUICEGATE_KAFKA": settings.kafka or "",
+        "SLUICEGATE_PARTITIONS": str(PARTITIONS), **more,
+    }  # fmt: skip
+    done = CliRunner().invoke(app, list(words), env=environ)
+    if failed is not None:
+        assert isinstance(done.exception, failed), done.output
+        return str(done.exception)
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.stdout
+
+
+def test_4_proofs_and_checkpoints_are_checked_offline(env: Env, tmp_path: Path) -> None:
+    log = tmp_path / "log.json"
+    cli(env, "checkpoint", "keys", "--file", str(log))
+    listed = json.loads(cli(env, "checkpoint", "list", "-o", "json"))
+    assert {row["partition"]: row["size"] for row in listed} == {
+        "control": env.control.head + 1,
+        "0": 533,
+        "1": 13,
+    }
+    assert all(
+        row["verdict"] == "VALID"
+        for row in json.loads(cli(env, "checkpoint", "verify", "--all", "--deep", "-o", "json"))
+    )
+
+    away = {"SLUICEGATE_KAFKA": "127.0.0.1:9"}  # offline
+    for place in ("0:0", "0:400", "0:532", "control:0"):
+        for form in ("json", "tlog-proof"):
+            proof = tmp_path / form
+            proof.write_text(cli(env, "prove", place, "-o", form))
+            [row] = json.loads(
+                cli(env, "checkpoint", "verify", str(proof), "--log", str(log), "-o", "json", **away)
+            )
+            assert row["verdict"] == "VALID"
+    found = proofs.parse((tmp_path / "json").read_text())
+    assert found.verify(env.describe().keys, env.origin(CONTROL)).head.size == env.control.head + 1
+
+    lines = tmp_path / "intent.jsonl"
+    lines.write_text(cli(env, "prove", "intent-1", "--agent", "agent-1", "-o", "jsonl"))
+    rows = json.loads(cli(env, "checkpoint", "verify", str(lines), "--log", str(log), "-o", "json", **away))
+    assert len(rows) == 4 and {row["verdict"] for row in rows} == {"VALID"}
+    lines.write_text(lines.read_text().replace('"index": 1', '"index": 2', 1))
+    [wrong, *_] = json.loads(
+        cli(env, "checkpoint", "verify", str(lines), "--log", str(log), "-o", "json", code=1, **away)
+    )
+    assert (wrong["verdict"], wrong["code"]) == ("INVALID", "inclusion")
+
+    note = tmp_path / "checkpoint.txt"
+    note.write_text(cli(env, "checkpoint", "show", "0", "--size", "521"))
+    policy, _ = env.policy_file("")
+    with_policy = (
+        "checkpoint",
+        "verify",
+        str(note),
+        "--log",
+        str(log),
+        "--policy",
+        str(policy),
+        "-o",
+        "json",
+    )
+    assert json.loads(cli(env, *with_policy, **away))[0]["witnesses"] == "ops"
+    note.write_text("\n".join(note.read_text().split("\n")[:-2]) + "\n")  # without the witness
+    assert json.loads(cli(env, *with_policy, code=1, **away))[0]["code"] == "witnesses"
+    other = tmp_path / "other.json"
+    other.write_text(log.read_text().replace(env.control.log_id.hex(), "00" * 16))
+    alone = ("checkpoint", "verify", str(note), "--log", str(other), "-o", "json")
+    assert json.loads(cli(env, *alone, code=1, **away))[0]["code"] == "other_log"
+
+    assert "is not in Kafka" in cli(env, "prove", "0:99999", failed=Terminal)
+    assert "partition 7 does not exist" in cli(env, "prove", "7:0", failed=Terminal)
+    tile = (
+        env.settings.home / "tiles" / env.settings.env / env.control.log_id.hex() / "0" / "tile" / "0" / "001"
+    )
+    data = tile.read_bytes()
+    tile.write_bytes(data[:-1])
+    broken = json.loads(cli(env, "checkpoint", "verify", "--deep", "-o", "json", code=1))
+    assert [(r["partition"], r["code"]) for r in broken if r["verdict"] == "INVALID"] == [("0", "tiles")]
+    assert "truncated or damaged: 8191 bytes" in broken[1]["fault"]
+    tile.write_bytes(data)
+
+
+def test_5_a_ledger_that_was_rewritten_is_an_alarm_and_gets_no_signature(env: Env) -> None:
     """Somebody with rights on Kafka deletes the ledger and writes another."""
     from aiokafka.admin import NewTopic
 
@@ -214,7 +306,6 @@ def test_4_a_ledger_that_was_rewritten_is_an_alarm_and_gets_no_signature(env: En
             assert "was rewritten" in running.faults[env.origin(0)]
             assert "ends before its event 12, which is signed" in running.faults[env.origin(1)]
             assert running.alive in running.faults.values()
-            await asyncio.sleep(0.2)
         fresh = env.settings.home / "fresh"
         async with env.checkpointer(
             home=fresh
@@ -224,7 +315,8 @@ def test_4_a_ledger_that_was_rewritten_is_an_alarm_and_gets_no_signature(env: En
                 "was published" in running.faults[env.origin(0)]
                 and "was published" in running.faults[env.origin(1)]
             )
-        assert await env.newest(every=True) == before
+        after = await env.newest(every=True)
+        assert [after[env.origin(p)] for p in (0, 1)] == [before[env.origin(p)] for p in (0, 1)]
         assert tile_store.FolderStore(fresh).get(f"{tile_store.folder_of(env.origin(0))}/checkpoint") is None
 
     run(main)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import merkle, tiles
 from sluicegate.processors.tiles import Tile, TileFault, TileNodes, TileWriter
@@ -133,3 +133,22 @@ def test_a_subtree_past_the_end_is_not_read() -> None:
         TileNodes(5, lambda _: bytes(5 * 32))(2, 1)
     with pytest.raises(ValueError, match="goes on from its tiles"):
         TileWriter(5)
+
+
+@given(st.integers(1, 70_000), st.data())
+@settings(max_examples=20)
+def test_no_hash_of_any_tile_can_be_changed(size: int, data: st.DataObject) -> None:
+    kept, writer = Kept(), TileWriter()
+    for number in range(size):
+        writer.append(number.to_bytes(32, "big"))
+    kept.take(writer)
+    assert list(tiles.check_all(size, kept)) == list(tiles.tiles_between(0, size))
+    tile = data.draw(st.sampled_from(sorted(kept.tiles)))
+    at = data.draw(st.integers(0, tile.size - 1))
+    found = kept.tiles[tile]
+    kept.tiles[tile] = found[:at] + bytes([found[at] ^ 1]) + found[at + 1 :]
+    try:
+        list(tiles.check_all(size, kept))
+    except TileFault:
+        return
+    assert merkle.root_at(size, TileNodes(size, kept)) != writer.root()  # it stood in a partial tile
