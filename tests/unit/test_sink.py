@@ -439,7 +439,10 @@ def test_content_that_is_a_record_becomes_json() -> None:
     assert shape == b"n:number,to:string"
     wanted = {"intent_id": "i", "agent_id": "a", "session_id": "s", "kind": "tool_call", "tool": "pay"}
     wanted |= {"arguments": {"to": "x", "n": 1}, "issued_at": 7, "deadline_at": None, "goal": "goal"}
-    assert (name, json.loads(text)) == (b"intent", {**wanted, "derived_from": ["e1"], "traceparent": ""})
+    assert (name, json.loads(text)) == (
+        b"intent",
+        {**wanted, "derived_from": ["e1"], "traceparent": "", "request": ""},
+    )
     asked.arguments = b"{not json"
     assert json.loads(contents.readable(codec.encode(asked))[1])["arguments"] == b"{not json".hex()
     signed = records.Envelope("key-1", "ed25519", "dev", 1, 2, codec.encode(asked), bytes(64))
