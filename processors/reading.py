@@ -7,10 +7,11 @@ Next: `verify.py` (who uses it).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-from sluicegate.schemas import codec
+from sluicegate.schemas import codec, positions
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.positions import varint
@@ -192,14 +193,11 @@ _TEXT_LINES = """\
         p = q
     else: {0}, p = _text(b, p)
 """
-_LONG_LINES = """\
+_LONG_LINES = textwrap.indent(positions.lines("long", "{0}", {}), "    ")
+_SKIP_LINES = """\
     n = b[p]
-    if n < 0x80:
-        {0} = (n >> 1) ^ -(n & 1)
-        p += 1
-    else:
-        n, p = varint(b, p)
-        {0} = (n >> 1) ^ -(n & 1)
+    if n < 0x80 and not n & 1: p += 1 + (n >> 1)
+    else: p = _skip_texts(b, p, 1)
 """
 _FIXED_LINES = "    {0} = b[p : p + {1}]\n    p += {1}\n"
 _ARRAY_LINES = "    if b[p]: p = _skip_array(b, p, {1})\n    else: p += 1\n"
@@ -213,15 +211,21 @@ _COMMITMENT_LINES = """\
 """
 _END_LINES = "    if p != len(b): raise ValueError('another length than it says')\n"
 _REST_LINES = "    {0} = b[p:]\n"
-_T, _L, _F, _A = _TEXT_LINES, _LONG_LINES, _FIXED_LINES, _ARRAY_LINES
+_T, _L, _F, _A, _S = _TEXT_LINES, _LONG_LINES, _FIXED_LINES, _ARRAY_LINES, _SKIP_LINES
 
 
-def _compile(start: int, result: type, fields: list[tuple[str, ...]], end: str) -> Callable[[bytes], Any]:
+def _compile(
+    start: int, result: type, fields: list[tuple[str, ...]], end: str, names: str = ""
+) -> Callable[[bytes], Any]:
     lines = "".join(field[0].format(*field[1:]) for field in fields)
-    names = ", ".join(result.__annotations__)
-    scope: dict[str, Any] = {"_text": _text, "varint": varint, "_skip_array": _skip_array, "result": result}
+    names = names or ", ".join(result.__annotations__)
+    scope: dict[str, Any] = {
+        "_text": _text, "long": varint, "_skip_array": _skip_array, "_skip_texts": _skip_texts, "result": result,
+        "from_bytes": positions.from_bytes,
+    }  # fmt: skip
+    made = "" if result is tuple else "result"
     exec(
-        f"def read(b):\n    p = {start}\n{lines}{end}    return result({names})\n", scope
+        f"def read(b):\n    p = {start}\n{lines}{end}    return {made}({names})\n", scope
     )  # of the lines above only
     return cast("Callable[[bytes], Any]", scope["read"])
 
@@ -264,11 +268,23 @@ def rest(b: bytes) -> Rest:
 # Facts: only the fields that the invariants are about. Raise `Unreadable`.
 
 
+class Planned(NamedTuple):
+    """What an offer says of the call."""
+
+    tool_class: str
+    attempt: int
+
+
+_read_began = _compile(
+    _START, tuple, [(_S,)] * 5 + [(_L, "issued_at"), (_L, "deadline_at")], "", "issued_at, p"
+)
+_read_planned = _compile(_START, Planned, [(_S,), (_T, "tool_class"), (_S,), (_L, "attempt")], "")
+
+
 def intent_facts(b: bytes) -> tuple[int, bool]:
     """`issued_at` and `remembered` of `IntentFacts`."""
     try:
-        issued_at, p = _long(b, _skip_texts(b, _START, 5))
-        _, p = _long(b, p)
+        issued_at, p = _read_began(b)
         remembered = b[p + 2] == 1
         # Ledgers from before repeated calls could be limited have no digest of the call.
         if (_skip_texts(b, p + 3, 1) if b[: codec.PREFIX_BYTES] == INTENT else p + 3) != len(b):
@@ -278,12 +294,10 @@ def intent_facts(b: bytes) -> tuple[int, bool]:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 
 
-def plan_facts(b: bytes) -> tuple[str, int]:
+def plan_facts(b: bytes) -> Planned:
     """`tool_class` and `attempt` of `PlanFacts`."""
     try:
-        tool_class, p = _text(b, _skip_texts(b, _START, 1))
-        attempt, _ = _long(b, _skip_texts(b, p, 1))
-        return tool_class, attempt
+        return cast(Planned, _read_planned(b))
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the facts are damaged ({error})") from error
 

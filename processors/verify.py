@@ -2,24 +2,21 @@
 
 The invariants and their names are in `invariants.py`. A checker goes on after a violation, so one flipped bit does not hide the next one. It shares no
 code with `apply`, so that a mistake in the fold does not verify itself. Never reads Kafka or a clock.
-Next: `verify_lives.py` (intents), `streams/verify.py` (who feeds this).
+Next: `verify_chain.py` (bytes and chain), `verify_lives.py` (intents), `streams/verify.py` (who feeds this).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from sluicegate.processors import control as control_fold
 from sluicegate.processors import reading
+from sluicegate.processors.agent_restore_fold import STAGE as RESTORE_STAGE
 from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import in_use
-from sluicegate.processors.invariants import Findings
-from sluicegate.processors.outcomes import ZERO_HASH, event_id, header_hash
-from sluicegate.processors.reading import Head, Rest
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.reading import Rest
 from sluicegate.processors.verify_budgets import STAGES, BudgetSums
+from sluicegate.processors.verify_chain import Chain, Linked, Quick
 from sluicegate.processors.verify_contents import Contents, Opener
 from sluicegate.processors.verify_lives import Lives
 from sluicegate.processors.verify_restores import Restores
@@ -29,144 +26,9 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.topics import INPUTS, TICK, partition_of
 
-RANGE = 8_192
-"""Events of one sum that is compared with ClickHouse."""
-
-
+_sha256 = hashlib.sha256
 _ELSEWHERE = ("refused", "unreadable")
 """What a record that came to the wrong partition is answered."""
-
-
-class Chain:
-    """What holds of every ledger, control's too."""
-
-    def __init__(self, partition: int, log_id: bytes = b"") -> None:
-        self.findings = Findings(partition)
-        self.log_id = log_id
-        self.seq = 0
-        self.prev_hash = ZERO_HASH
-        self.records = 0
-        self.index = max(0, partition)
-        self.sums: dict[int, list[int]] = {}
-        """Range of seqs -> [events, xor of the first 8 bytes of their header hashes], to compare with ClickHouse."""
-        self.sum_until = 1 << 63
-
-    def _sum(self, seq: int) -> None:
-        """Add the record just linked to its range's sum."""
-        if seq > self.sum_until:
-            return
-        word = int.from_bytes(self.prev_hash[:8], "little")
-        total = self.sums.get(seq // RANGE)
-        if total is None:
-            self.sums[seq // RANGE] = [1, word]
-        else:
-            total[0] += 1
-            total[1] ^= word
-
-    def _bad(self, invariant: str, offset: int, sentence: str) -> None:
-        self.findings.add(invariant, self.seq, offset, sentence)
-
-    def _link(self, offset: int, value: bytes) -> tuple[Head, reading.Parts] | None:
-        """Take a record apart and check what does not depend on its meaning."""
-        self.records += 1
-        try:
-            parts = reading.split(value)
-            head = reading.head(parts.header)
-        except Unreadable as error:
-            self._bad("readable", offset, str(error))
-            self.seq += 1  # it took a place: the next one is judged on its own
-            self.prev_hash = b""
-            return None
-        if head.seq != self.seq:
-            self._bad("dense", offset, f"expected seq {self.seq}, found {head.seq}")
-            self.seq = head.seq
-        if head.prev_hash != self.prev_hash and self.prev_hash:
-            self._bad("chain", offset, f"seq {head.seq} does not name the hash of the record before it")
-        self.prev_hash = header_hash(parts.header)
-        if head.log_id != self.log_id or head.partition != self.index:
-            self._bad(
-                "log_id", offset, f"seq {head.seq} says partition {head.partition} of log {head.log_id.hex()}"
-            )
-        if hashlib.sha256(parts.facts).digest() != head.facts_hash:
-            self._bad("facts_hash", offset, f"the facts of seq {head.seq} are not those its header names")
-        content, commitment = parts.content, head.content_commitment
-        if content is None or commitment is None:
-            if content is not commitment:
-                self._bad("content_commitment", offset, f"seq {head.seq} lacks its content or its commitment")
-        elif hashlib.sha256(content).digest() != commitment:
-            self._bad(
-                "content_commitment", offset, f"the content of seq {head.seq} is not what its header names"
-            )
-        return head, parts
-
-
-class ControlChecker(Chain):
-    """The control ledger's own chain; also folds it, since the other ledgers are judged by it.
-
-    `rules`: digest -> the rules of every release whose bytes are whole, None where it has no `control.cedar`. Without
-    them an event of theirs would seem to count that workers leave out.
-    """
-
-    def __init__(
-        self, rules: Mapping[str, CompiledRelease | None], mac_keys: dict[str, bytes] | None = None
-    ) -> None:
-        super().__init__(-1)
-        self._start = Control(mac_keys=mac_keys or {})
-        self.controls: list[Control] = []
-        self._rules = rules
-        self._absent: set[str] = set()
-
-    def add(self, offset: int, value: bytes) -> None:
-        """Check one record."""
-        if not self.records:  # the genesis names the log
-            self.log_id = _log_id_of(value)
-        linked = self._link(offset, value)
-        if linked is None:
-            return
-        head, parts = linked
-        before = self.controls[-1] if self.controls else self._start
-        try:
-            rest = reading.rest(head.rest)
-            facts = codec.decode_as(r.ControlFacts, parts.facts)
-            before.release = self._rules.get(before.deployed)
-            after, wrong = control_fold.fold_any(before, head.seq, facts, rest.decided_at)
-        except (Unreadable, ValueError, KeyError, TypeError) as error:
-            self._bad("readable", offset, f"control event {head.seq} cannot be read ({type(error).__name__})")
-            self.seq = head.seq + 1
-            return
-        if wrong:
-            self._bad("readable", offset, f"control event {head.seq} cannot be read ({wrong})")
-        # INVARIANT: what workers leave out is found (tests/unit/test_verify_control.py).
-        elif reason := control_fold.refusal(before, head.seq, facts, rest.decided_at):
-            self._bad(
-                "authority", offset, f"control event {head.seq} (`{facts.kind[:40]}`) has no effect: {reason}"
-            )
-        self._releases(after, offset)
-        if (facts.kind == "genesis") != (self.records == 1):
-            self._bad("genesis", offset, f"control event {head.seq} is `{facts.kind}`")
-        if head.event_id != event_id(self.log_id, 0, head.seq, "control", 0):
-            self._bad("event_id", offset, f"control event {head.seq} has another id than its place gives")
-        if rest.control_head != before.head or rest.release != before.deployed:
-            self._bad(
-                "control_head", offset, f"control event {head.seq} was not written on the head before it"
-            )
-        self.controls.append(after)
-        self._sum(head.seq)
-        self.seq = head.seq + 1
-
-    def _releases(self, control: Control, offset: int) -> None:
-        for digest in in_use(control) - self._rules.keys() - self._absent:
-            self._absent.add(digest)
-            self._bad(
-                "release", offset, f"release `{digest}` decides from here on, and its bytes are not there"
-            )
-
-
-def _log_id_of(value: bytes) -> bytes:
-    try:
-        return reading.head(reading.split(value).header).log_id
-    except Unreadable:
-        return b""
 
 
 class PartitionChecker(Chain):
@@ -202,49 +64,59 @@ class PartitionChecker(Chain):
         self._rest_bytes = b""
         self._rest: Rest | None = None
         self._first_seq = 0
+        self._ident = b""
+        self._quick = Quick(self.log_id, self.index)
 
     def _bad_life(self, invariant: str, sentence: str) -> None:
         self._bad(invariant, self._offset, sentence)
 
     def add(self, offset: int, value: bytes) -> None:
         """Check one record."""
-        linked = self._link(offset, value)
-        if linked is None:
-            self._rest = None
-            return
-        head, parts = linked
+        self.records += 1
+        one = self._quick.take(value, self.seq, self.prev_hash)
+        if one is not None:
+            self.prev_hash = _sha256(
+                b"\0" + one.header
+            ).digest()  # `header_hash`, which is called often enough
+        else:
+            one = self._link(offset, value)
+            if one is None:
+                self._rest = None
+                return
         self._offset = offset
-        first = head.rest != self._rest_bytes or self._rest is None
-        if first and not self._begin_input(head, offset):
+        first = one.rest != self._rest_bytes or self._rest is None
+        if first and not self._begin_input(one, offset):
             return
         rest = self._rest
         assert rest is not None
-        ident = event_id(self.log_id, self.index, self._first_seq, head.stage, head.seq - self._first_seq)
-        if head.event_id != ident:
-            self._bad(
-                "event_id", offset, f"seq {head.seq} has another id than its input, stage and place give"
-            )
-        if self.records == 1 or head.stage == "genesis":
-            self._genesis(head, rest, parts.facts, offset)
-            self.restores.step(head, rest, parts.header, parts.facts)
+        seq, stage = one.seq, one.stage
+        ident = b"%b%b/%d" % (self._ident, stage.encode(), seq - self._first_seq)
+        if one.event_id != _sha256(ident).digest()[:16]:
+            self._bad("event_id", offset, f"seq {seq} has another id than its input, stage and place give")
+        if self.records == 1 or stage == "genesis":
+            self._genesis(one, rest, offset)
+            self.restores.step(one, rest)
         else:
-            if first and parts.content is None and rest.topic != TICK:
-                self._bad(
-                    "content_commitment", offset, f"seq {head.seq} is an input's first and has no content"
-                )
-            try:
-                if self.contents is not None and parts.content is not None:
-                    self.contents.step(head, rest, parts.content, parts.facts, first)
-                self.lives.step(head, rest, parts.facts)
-                if head.stage in STAGES:
-                    self.budgets.step(head, rest, parts.facts)
-                self.restores.step(head, rest, parts.header, parts.facts)
-            except Unreadable as error:
-                self._bad("readable", offset, str(error))
-        self._sum(head.seq)
-        self.seq = head.seq + 1
+            self._judge(one, rest, offset, first)
+        self._sum(seq)
+        self.seq = seq + 1
 
-    def _begin_input(self, head: Head, offset: int) -> bool:
+    def _judge(self, one: Linked, rest: Rest, offset: int, first: bool) -> None:
+        content = one.content
+        if first and content is None and rest.topic != TICK:
+            self._bad("content_commitment", offset, f"seq {one.seq} is an input's first and has no content")
+        try:
+            if content is not None and self.contents is not None:
+                self.contents.step(one, rest, content, first)
+            self.lives.step(one.stage, one.status, rest, one.facts)
+            if one.stage in STAGES:
+                self.budgets.step(one.reason, rest, one.facts)
+            if self.restores.watching or one.stage == RESTORE_STAGE:
+                self.restores.step(one, rest)
+        except Unreadable as error:
+            self._bad("readable", offset, str(error))
+
+    def _begin_input(self, head: Linked, offset: int) -> bool:
         """Another input than the record before: its place, time, control head and release."""
         try:
             rest = reading.rest(head.rest)
@@ -254,6 +126,7 @@ class PartitionChecker(Chain):
             self.seq = head.seq + 1
             return False
         self._rest, self._rest_bytes, self._first_seq = rest, head.rest, head.seq
+        self._ident = b"%b/%d/%d/" % (self.log_id, self.index, head.seq)
         if rest.decided_at < self.time:
             self._bad(
                 "time",
@@ -280,16 +153,18 @@ class PartitionChecker(Chain):
                 offset,
                 f"seq {head.seq} names control event {rest.control_head}, which is not there",
             )
+        elif rest.release == self.controls[rest.control_head].deployed and head.stage != "session":
+            pass  # as nearly all; what a session stands on changes in its own outcomes only
         elif head.stage != "genesis" and rest.release not in self._releases(head, rest):
             self._bad("control_head", offset, f"seq {head.seq} names release `{rest.release}`, which was not deployed at control {rest.control_head}")  # fmt: skip
         return True
 
-    def _releases(self, head: Head, rest: Rest) -> tuple[str, ...]:
-        allowed = self.standings.allowed(self.controls[rest.control_head], head, rest)
+    def _releases(self, head: Linked, rest: Rest) -> tuple[str, ...]:
+        allowed = self.standings.allowed(self.controls[rest.control_head], head.stage, head.status, rest)
         # A deadline is acted on under the release that the intent was routed by.
         return (*allowed, self.lives.release_now()) if rest.topic == TICK else allowed
 
-    def _place(self, head: Head, rest: Rest, offset: int) -> None:
+    def _place(self, head: Linked, rest: Rest, offset: int) -> None:
         topic, at = rest.topic, rest.offset
         if topic == TICK or head.seq == 0:
             if at != head.seq or rest.partition != self.index:
@@ -315,15 +190,15 @@ class PartitionChecker(Chain):
         self._agents.add(agent)
         return True
 
-    def _bad_place(self, head: Head, rest: Rest, offset: int) -> None:
+    def _bad_place(self, head: Linked, rest: Rest, offset: int) -> None:
         if head.status not in _ELSEWHERE and head.stage != "genesis":
             self._bad("partition", offset, f"seq {head.seq} is about `{rest.agent_id[:80]}`, whose records stand in another partition")  # fmt: skip
 
-    def _genesis(self, head: Head, rest: Rest, facts: bytes, offset: int) -> None:
+    def _genesis(self, head: Linked, rest: Rest, offset: int) -> None:
         first = self.controls[0] if self.controls else Control()
         want = r.GenesisFacts(self.log_id, first.partitions, first.env, first.signing)
         ours = (head.seq, head.stage, head.status, rest.topic) == (0, "genesis", "genesis", "")
-        if not ours or facts != codec.encode(want):
+        if not ours or head.facts != codec.encode(want):
             self._bad("genesis", offset, f"seq {head.seq} is `{head.stage}`, or its genesis is not control's")
 
     def decided(self, topic: str, count: int, total: int) -> bool:

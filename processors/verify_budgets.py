@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.reading import Rest
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import BudgetFacts, ExchangeFacts
 
@@ -54,13 +54,13 @@ class BudgetSums:
         self._held: dict[str, list[tuple[int, str, int, int]]] = {}
         self.positions = 0
 
-    def step(self, head: Head, rest: Rest, facts_bytes: bytes) -> None:
+    def step(self, reason: str, rest: Rest, facts_bytes: bytes) -> None:
         """One outcome of these stages. Raises `Unreadable` for damaged facts."""
         facts = codec.decode(facts_bytes)
         self.positions += 1
         if isinstance(facts, BudgetFacts):
             self._call(f"{rest.tenant}\0{rest.agent_id}\0{rest.intent_id}", facts)
-        elif isinstance(facts, ExchangeFacts) and not head.reason and facts.kind.startswith("budget."):
+        elif isinstance(facts, ExchangeFacts) and not reason and facts.kind.startswith("budget."):
             self._exchange(facts, dict(zip(facts.names, facts.amounts, strict=False)))
 
     def _sum(self, name: str, window: int) -> _Sum:

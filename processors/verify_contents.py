@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from sluicegate.processors import reading
 from sluicegate.processors.control import Control
 from sluicegate.processors.intake import Problem, take
-from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.reading import Rest
+from sluicegate.processors.verify_chain import Linked
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Unreadable
@@ -40,7 +41,7 @@ class Contents:
         self._controls, self._open, self._bad = controls, opener, bad
         self.counts: Counter[str] = Counter()
 
-    def step(self, head: Head, rest: Rest, sealed: bytes, facts: bytes, first: bool) -> None:
+    def step(self, head: Linked, rest: Rest, sealed: bytes, first: bool) -> None:
         """One outcome that has content."""
         try:
             value = self._open(rest.subject, head.event_id, sealed)
@@ -54,9 +55,9 @@ class Contents:
             and rest.topic != TICK
             and 0 <= rest.control_head < len(self._controls)
         ):
-            self._input(self._controls[rest.control_head], head, rest, value, facts)
+            self._input(self._controls[rest.control_head], head, rest, value)
 
-    def _input(self, control: Control, head: Head, rest: Rest, value: bytes, facts: bytes) -> None:
+    def _input(self, control: Control, head: Linked, rest: Rest, value: bytes) -> None:
         if len(value) >= MAX_INTENT_BYTES:
             return  # only its beginning was kept
         envelope = _envelope(value)
@@ -72,7 +73,7 @@ class Contents:
                 )
             return
         self.counts["signed" if taken.authenticated else "unsigned"] += 1
-        if wrong := _misattributed(taken.record, head, rest, facts):
+        if wrong := _misattributed(taken.record, head, rest):
             self._bad("attribution", f"seq {head.seq} says {wrong}")
 
     def _secret_absent(self, control: Control, envelope: r.Envelope) -> bool:
@@ -88,7 +89,7 @@ def _envelope(value: bytes) -> r.Envelope | None:
     return record if isinstance(record, r.Envelope) else None
 
 
-def _misattributed(record: object, head: Head, rest: Rest, facts: bytes) -> str:
+def _misattributed(record: object, head: Linked, rest: Rest) -> str:
     """What the header or the facts say otherwise than the input, in words."""
     if head.status == "unreadable":
         return ""  # nobody's: it names no intent
@@ -97,8 +98,8 @@ def _misattributed(record: object, head: Head, rest: Rest, facts: bytes) -> str:
     for name, ours, theirs in _names(record, rest):
         if ours and ours != theirs:
             return f"{name} `{ours[:80]}`, and its input `{theirs[:80]}`"
-    if isinstance(record, r.Review) and facts[: codec.PREFIX_BYTES] == reading.REVIEW:
-        said = reading.review_facts(facts)
+    if isinstance(record, r.Review) and head.facts[: codec.PREFIX_BYTES] == reading.REVIEW:
+        said = reading.review_facts(head.facts)
         if said.reviewer != record.reviewer:
             return f"reviewer `{said.reviewer[:80]}`, and its input `{record.reviewer[:80]}`"
         if record.verdict != "approve" and head.status == "held":

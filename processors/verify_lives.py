@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sluicegate.processors import lifecycle, reading
 from sluicegate.processors.control import Control
-from sluicegate.processors.reading import Agreed, Head, Rest
+from sluicegate.processors.reading import Agreed, Rest
 from sluicegate.processors.state import ACCEPT_WINDOW_US, HOUR_US
 from sluicegate.schemas import codec
 
@@ -77,14 +77,13 @@ class Lives:
         """The release the current input's intent was routed by, or an empty string."""
         return self._life.release if self._life else ""
 
-    def step(self, head: Head, rest: Rest, facts: bytes) -> None:
+    def step(self, stage: str, status: str, rest: Rest, facts: bytes) -> None:
         """One outcome. Raises `Unreadable` for damaged facts."""
-        status = head.status
-        allowed = _OTHER.get(head.stage)
+        allowed = _OTHER.get(stage)
         if allowed is not None or status == lifecycle.ATTACHED:
             self.other[status] += 1
             if allowed is not None and status not in allowed:
-                self._bad("lifecycle", f"stage `{head.stage}` cannot answer `{status}`")
+                self._bad("lifecycle", f"stage `{stage}` cannot answer `{status}`")
             return
         if facts[: codec.PREFIX_BYTES] in reading.INTENTS:
             self._start(rest, status, facts)

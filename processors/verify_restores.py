@@ -16,7 +16,8 @@ from sluicegate.processors.agent_restore import MAX_PIECES, at_cut_of, restore_f
 from sluicegate.processors.agent_restore_fold import STAGE
 from sluicegate.processors.control import Control
 from sluicegate.processors.entries import PartitionState
-from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.reading import Rest
+from sluicegate.processors.verify_chain import Linked
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
@@ -36,17 +37,19 @@ class Restores:
             agent: Cuts([o for o in orders if o.agent_id == agent], partition, partitions)
             for agent in self._folds
         }
+        self.watching = bool(orders)
+        """Whether records have to be folded for an order."""
         self._made: list[r.RestoreFacts] = []
 
-    def step(self, head: Head, rest: Rest, header: bytes, facts: bytes) -> None:
+    def step(self, head: Linked, rest: Rest) -> None:
         """One record."""
         if head.stage == STAGE:
-            self._check(head, rest, facts)
+            self._check(head, rest, head.facts)
         for agent, fold in self._folds.items():
             with suppress(SluicegateError):  # what is damaged was told already, and is not folded
-                fold.add(header, facts, self._cuts[agent])
+                fold.add(head.header, head.facts, self._cuts[agent])
 
-    def _check(self, head: Head, rest: Rest, raw: bytes) -> None:
+    def _check(self, head: Linked, rest: Rest, raw: bytes) -> None:
         facts = codec.decode_as(r.RestoreFacts, raw)
         order = self._orders.get(facts.order)
         if order is None or order.agent_id != rest.agent_id or rest.control_head < order.event:
@@ -64,7 +67,7 @@ class Restores:
                 f"seq {head.seq} restores `{rest.agent_id}` to other values than it had at seq {facts.cut}",
             )
 
-    def _make(self, order: AgentOrder, head: Head, rest: Rest) -> list[r.RestoreFacts]:
+    def _make(self, order: AgentOrder, head: Linked, rest: Rest) -> list[r.RestoreFacts]:
         agent = order.agent_id
         cuts, state = self._cuts[agent], _at(self._folds[agent], head.seq)
         cuts.before(state, rest.decided_at)

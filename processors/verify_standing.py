@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import release_for
 from sluicegate.processors.holds import MAX_HOLD_US
-from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.reading import Rest
 
 CLOSED_KEPT_US = 3 * MAX_HOLD_US
 """A closed session still decides for the calls that people hold: as long as those may be held, plug-ins' holds included."""
@@ -33,16 +33,16 @@ class Standings:
         self._closed: dict[tuple[str, str], _Standing] = {}
         """Those closed first come first."""
 
-    def allowed(self, control: Control, head: Head, rest: Rest) -> tuple[str, ...]:
+    def allowed(self, control: Control, stage: str, status: str, rest: Rest) -> tuple[str, ...]:
         """The releases that an input's outcomes may name, and what its session stands on from now on."""
         key = (rest.agent_id, rest.session_id)
-        if (head.stage, head.status) == ("session", "opened"):
+        if (stage, status) == ("session", "opened"):
             # INVARIANT: a session begins in the arm that its hash says (tests/unit/test_deployments.py::test_verify_draws_again).
             self._sessions[key] = _Standing(rest.release, rest.control_head)
             return (release_for(control, *key, None),)
         # Calls that people hold go on under a session that was closed, whose id nobody opens again before they end.
         known = self._sessions.get(key) or self._closed.get(key)
-        if (head.stage, head.status) == ("session", "closed"):
+        if (stage, status) == ("session", "closed"):
             self._close(key, rest.decided_at)
         # None: one that is refused was about to open, and stood in the arm it was drawn into.
         return (control.deployed, *(release_for(control, *key, one) for one in (known, None)))

@@ -18,8 +18,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from sluicegate.processors.invariants import Findings
-from sluicegate.processors.verify import Chain, ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_chain import Chain
 from sluicegate.processors.verify_contents import Opener
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import kafka, mac_keys, topics, verify_releases

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
-from sluicegate.processors.verify import RANGE, Chain
+from sluicegate.processors.verify_chain import RANGE, Chain
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.streams.settings import Settings
 
@@ -86,7 +86,7 @@ async def compare(rows: Rows, topic: str, partition: int, checker: Chain) -> dic
     for key in sorted(checker.sums.keys() | theirs.keys()):
         if min(last, checker.sum_until, key * RANGE + RANGE - 1) > until:
             continue  # summed beyond what the sink has: control's last range, until the sink has caught up
-        count, word = checker.sums.get(key, [0, 0])
+        count, word = checker.summed(key)
         n, xor, unsound, low, high = theirs.get(key, (0, 0, 0, key * RANGE, key * RANGE))
         where = f"seq {key * RANGE} to {min(key * RANGE + RANGE - 1, until)}"
         if n != count:

@@ -9,7 +9,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.sinks import ddl, rows
 from sluicegate.sinks.embedded import connect
 from sluicegate.sinks.ranges import Collector

@@ -14,7 +14,8 @@ import rfc8785
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r

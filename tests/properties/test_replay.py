@@ -18,7 +18,8 @@ from sluicegate.processors.folding import Folder
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.state import OpenIntent, PartitionState
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.topics import MAX_INTENT_BYTES

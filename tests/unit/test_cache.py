@@ -11,7 +11,8 @@ from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.state import OpenIntent, PartitionState
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.explain import tell

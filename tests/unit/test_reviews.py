@@ -16,7 +16,8 @@ from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.processors.validate import action_digest
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.reasons import REASONS

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import pytest
 from sluicegate.processors import lifecycle, reading
 from sluicegate.processors.invariants import INVARIANTS
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable

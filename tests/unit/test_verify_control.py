@@ -7,7 +7,8 @@ from dataclasses import fields
 import pytest
 from sluicegate.processors.control import Control
 from sluicegate.processors.release import compile_release
-from sluicegate.processors.verify import ControlChecker, PartitionChecker
+from sluicegate.processors.verify import PartitionChecker
+from sluicegate.processors.verify_control import ControlChecker
 
 from tests.driver import AGENT, Driver, release, release_files
 from tests.signed_driver import key_body
