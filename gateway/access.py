@@ -44,19 +44,19 @@ class Caller:
 
 
 class Rates:
-    """A token bucket for each key."""
+    """A token bucket for each key and person."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, key: ApiKey) -> float:
-        """Take one request; seconds until there is one again, 0 when it may go on."""
-        now, most = self._clock(), float(BURST * key.rate_per_s)
-        left, at = self._buckets.pop(key.key_id, (most, now))
-        left = min(most, left + (now - at) * key.rate_per_s)
-        wait = 0.0 if left >= 1.0 else (1.0 - left) / key.rate_per_s
-        self._buckets[key.key_id] = (left if wait else left - 1.0, now)
+    def take(self, name: str, rate_per_s: int) -> float:
+        """Take one request of a key or a person; seconds until there is one again, 0 when it may go on."""
+        now, most = self._clock(), float(BURST * rate_per_s)
+        left, at = self._buckets.pop(name, (most, now))
+        left = min(most, left + (now - at) * rate_per_s)
+        wait = 0.0 if left >= 1.0 else (1.0 - left) / rate_per_s
+        self._buckets[name] = (left if wait else left - 1.0, now)
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return wait
@@ -67,18 +67,22 @@ def caller_of(request: web.Request, control: Control, now: int, rates: Rates) ->
     key = opened(control, token_in(request), now)
     if isinstance(key, NoKey):
         raise problem(401, "unauthorized", key.detail, {"WWW-Authenticate": 'Bearer realm="sluicegate"'})
-    wait = rates.take(key)
-    if wait:
-        seconds = max(1, round(wait + 0.5))
-        raise problem(
-            429, "rate_limited", f"the key may ask {key.rate_per_s} times a second: wait {wait:.2f} s",
-            {"Retry-After": str(seconds)},
-        )  # fmt: skip
+    rated(rates, key.key_id, key.rate_per_s)
     agent = control.agents.get(key.agent_id)
     if agent is None or inactive(agent):
         reason = inactive(agent)
         raise problem(403, reason, f"agent `{key.agent_id[:80]}`: {REASONS[reason].remedy}")
     return Caller(key, agent)
+
+
+def rated(rates: Rates, name: str, rate_per_s: int) -> None:
+    """Take one request. Raises the problem of whoever is too fast."""
+    wait = rates.take(name, rate_per_s)
+    if wait:
+        raise problem(
+            429, "rate_limited", f"at most {rate_per_s} requests a second: wait {wait:.2f} s",
+            {"Retry-After": str(max(1, round(wait + 0.5)))},
+        )  # fmt: skip
 
 
 def stands(caller: Caller, control: Control, now: int) -> bool:

@@ -111,13 +111,18 @@ def gate_of(request: web.Request) -> Gate:
 def asked_by(request: web.Request, scope: str) -> Caller:
     """Who asks, with a key of this scope. Raises a problem."""
     gate = gate_of(request)
+    unconfirmed(gate)
+    caller = caller_of(request, gate.control, gate.clock(), gate.rates)
+    caller.needs(scope)
+    counted(request, caller.key.key_id)
+    return caller
+
+
+def unconfirmed(gate: Gate) -> None:
+    """Raise a problem while nobody can know whether a key was revoked."""
     # INVARIANT: nobody is let in, and nothing called permitted, by a control that may be old (tests/unit/test_gateway_access.py).
     if gate.control_log.stale:
         raise problem(503, "control_stale", "control cannot be confirmed: ask again", {"Retry-After": "1"})
-    caller = caller_of(request, gate.control, gate.clock(), gate.rates)
-    caller.needs(scope)
-    _counted(request, gate, caller.key.key_id)
-    return caller
 
 
 def enter(request: web.Request) -> None:
@@ -126,7 +131,9 @@ def enter(request: web.Request) -> None:
     request[_HERE] = True
 
 
-def _counted(request: web.Request, gate: Gate, key_id: str) -> None:
+def counted(request: web.Request, key_id: str) -> None:
+    """Count a request for its key, or its person. Raises a problem when too many of theirs are under way."""
+    gate = gate_of(request)
     # INVARIANT: one key does not take the room of all (tests/unit/test_gateway_access.py).
     if gate.under_way_of[key_id] >= MAX_REQUESTS_OF_KEY:
         raise problem(429, "too_many_requests", f"{MAX_REQUESTS_OF_KEY} requests of this key wait here", {"Retry-After": "1"})  # fmt: skip

@@ -5,8 +5,8 @@
 
 `initialize` opens a governed session, whose name is the `Mcp-Session-Id`; any gateway serves it. The list has what Cedar's partial
 evaluation leaves open for this agent; a call is decided when it is made. A refusal is a tool error whose text is for the model. A held
-call answers `pending` with its id, and the tool `sluicegate_result` tells how it ended.
-It begins no stream of its own (GET is 405, as the specification allows) and asks the client nothing.
+call answers `pending` with its id, and the tool `sluicegate_result` tells how it ended; or the person at the client is asked
+(`mcp_elicit.py`). It begins no stream of its own: GET is 405, as the specification allows.
 Source: Model Context Protocol 2025-06-18, transports. Never decides. Next: `processors/may_ask.py`.
 """
 
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from typing import cast
 
 import orjson
 from aiohttp import web
+from sluicegate.gateway import mcp_elicit
 from sluicegate.gateway.access import Caller
 from sluicegate.gateway.context import Gate, asked_by, asker_of, body_of, gate_of, session_of
 from sluicegate.gateway.problems import JSON, problem
@@ -38,6 +40,8 @@ PAGE = 200
 RESULT_TOOL = "sluicegate_result"
 CURSOR = re.compile(r"[0-9]{1,9}")
 CALL_LIMIT_S = 60.0
+INTENT, HELD = "ai.sluicegate/intent", "ai.sluicegate/held"
+"""Names in `_meta`."""
 RESULT_WAIT_S = 20.0
 _METHOD, _PARAMS = -32_601, -32_602
 
@@ -66,22 +70,28 @@ class _Wrong(Terminal):
 
 def add(app: web.Application) -> None:
     """Add the routes."""
+    app[mcp_elicit.QUESTIONS] = mcp_elicit.Questions()
     app.add_routes([web.post("/mcp", _take), web.delete("/mcp", _end)])
 
 
-async def _take(request: web.Request) -> web.Response:
+async def _take(request: web.Request) -> web.StreamResponse:
     caller, body = asked_by(request, AGENT), await body_of(request)
     _same_origin(request)
     method, ident = body.get("method"), body.get("id")
+    if method is None and ident is not None and ("result" in body or "error" in body):
+        mcp_elicit.take(request, caller.agent.agent_id, request.headers.get(SESSION, ""), body)
+        return web.Response(status=202)
     if not isinstance(method, str) or body.get("jsonrpc") != "2.0":
         raise problem(400, "bad_request", "send one JSON-RPC 2.0 message")
     if ident is None:
-        return web.Response(status=202)  # a notification, or an answer to what nobody asked
+        return web.Response(status=202)  # a notification
     params = body.get("params") or {}
     headers: dict[str, str] = {}
     try:
         if not isinstance(params, dict):
             raise _Wrong(_PARAMS, "`params` must be an object")
+        if method == "tools/call":
+            return await _called(request, caller, ident, params)
         result = await _answer(request, caller, method, params, headers)
     except _Wrong as error:
         return _rpc({"id": ident, "error": {"code": error.code, "message": str(error)}}, headers)
@@ -109,16 +119,15 @@ async def _answer(
         return {}
     if method == "tools/list":
         return await _list(gate, caller, params)
-    if method == "tools/call":
-        return await _call(request, gate, caller, params)
     raise _Wrong(_METHOD, f"`{method[:80]}` is not served here")
 
 
 async def _begin(gate: Gate, caller: Caller, params: Params, headers: dict[str, str]) -> dict[str, object]:
     client = params.get("clientInfo")
     name = str(client.get("name", ""))[:100] if isinstance(client, dict) else ""
+    begins = mcp_elicit.ASKING if mcp_elicit.declares(params) else "mcp-"
     session = await session_of(
-        gate, caller, f"mcp-{uuid.uuid4().hex}", goal=f"mcp client {name}".strip(), new=True
+        gate, caller, f"{begins}{uuid.uuid4().hex}", goal=f"mcp client {name}".strip(), new=True
     )
     headers[SESSION] = session.session_id
     asked = params.get("protocolVersion")
@@ -163,6 +172,27 @@ def _described(contract: Params, tool_class: str) -> dict[str, object]:
     return shown
 
 
+async def _called(request: web.Request, caller: Caller, ident: Json, params: Params) -> web.StreamResponse:
+    """Answer a call; where it is held and there is a person to ask, by a stream in which they are asked."""
+    gate, session_id = gate_of(request), request.headers.get(SESSION, "")
+    result = await _call(request, gate, caller, params)
+    meta = cast("dict[str, object]", result["_meta"])
+    if HELD not in meta or not mcp_elicit.may_ask(request, session_id):
+        return _rpc({"id": ident, "result": result}, {})
+    intent_id = str(meta[INTENT])
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    word = await mcp_elicit.ask(request, response, gate, caller.agent.agent_id, session_id, intent_id)
+    if word.word != "pending":
+        asker = await asker_of(gate, caller)
+        result = await _told(
+            intent_id, asker.result(intent_id, CALL_LIMIT_S if word.word == "approved" else 1.0)
+        )
+    await mcp_elicit.event(response, {"jsonrpc": "2.0", "id": ident, "result": result})
+    await response.write_eof()
+    return response
+
+
 async def _call(request: web.Request, gate: Gate, caller: Caller, params: Params) -> dict[str, object]:
     name, arguments = params.get("name"), params.get("arguments") or {}
     if not isinstance(name, str) or not isinstance(arguments, dict):
@@ -185,7 +215,7 @@ async def _call(request: web.Request, gate: Gate, caller: Caller, params: Params
 
 async def _told(intent_id: str, asking: Awaitable[Json | Held]) -> dict[str, object]:
     """A result, a pending call, or a refusal, as the result of a tool."""
-    meta = {"ai.sluicegate/intent": intent_id}
+    meta = {INTENT: intent_id}
     try:
         answer = await asking
     except (Parked, Unanswered) as error:
@@ -204,7 +234,7 @@ async def _told(intent_id: str, asking: Awaitable[Json | Held]) -> dict[str, obj
             "_meta": {**meta, "ai.sluicegate/refusal": about, "ai.sluicegate/developer": error.for_developer},
         }  # fmt: skip
     if isinstance(answer, Held):
-        return _pending(intent_id, answer.for_model or "A person has to agree first.", meta)
+        return _pending(intent_id, answer.for_model or "A person has to agree first.", {**meta, HELD: True})
     text = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
     content: dict[str, object] = {
         "content": [{"type": "text", "text": text}],
@@ -216,7 +246,7 @@ async def _told(intent_id: str, asking: Awaitable[Json | Held]) -> dict[str, obj
     return content
 
 
-def _pending(intent_id: str, said: str, meta: dict[str, str]) -> dict[str, object]:
+def _pending(intent_id: str, said: str, meta: Mapping[str, object]) -> dict[str, object]:
     text = f"{said} Pending: ask `{RESULT_TOOL}` with intent_id `{intent_id}`."
     return {
         "content": [{"type": "text", "text": text}], "isError": False,

@@ -75,6 +75,9 @@ _EVALUATION: dict[str, object] = {
     "context": _OBJECT,
 }
 
+_AGENT = {"name": "agent", "in": "query", "schema": _TEXT}
+_PERSON: dict[str, object] = {"security": [{"person": []}, {"key": [], "person_header": []}]}
+
 PATHS: dict[str, dict[str, dict[str, object]]] = {
     "/v1/sessions": {"post": {**_answers("open a session", _OBJECT, "201"), "requestBody": _body(_SESSION)}},
     "/v1/sessions/{session_id}/messages": {
@@ -95,6 +98,25 @@ PATHS: dict[str, dict[str, dict[str, object]]] = {
     },
     "/v1/intents/{intent_id}": {
         "get": {**_answers("how an intent ended", OUTCOME), "parameters": _named("intent_id")}
+    },
+    "/v1/approvals": {
+        "get": {**_answers("held calls that whoever asks may review; a person's token", _OBJECT), "parameters": [_AGENT], **_PERSON}
+    },
+    "/v1/approvals/{intent_id}": {
+        "get": {
+            **_answers("one held call: exact arguments, why, what came before", _OBJECT),
+            "parameters": [*_named("intent_id"), _AGENT], **_PERSON,
+        },
+        "post": {
+            **_answers("a person's word on it", _OBJECT), "parameters": _named("intent_id"), **_PERSON,
+            "requestBody": _body(
+                {
+                    "verdict": {"enum": ["approve", "reject"]}, "digest": _TEXT, "arguments": _OBJECT, "why": _TEXT, "agent": _TEXT,
+                    "wait_s": {"type": "number", "minimum": 0, "maximum": 60},
+                },
+                ["verdict", "digest"],
+            ),
+        },
     },
     "/v1/chat/completions": {
         "post": {
@@ -130,7 +152,18 @@ def document(env: str) -> dict[str, object]:
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Sluicegate gateway, environment {env}", "version": version("sluicegate")},
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "an API key"},
+                "person": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "scope sluicegate:review",
+                },
+                "person_header": {"type": "apiKey", "in": "header", "name": "x-sluicegate-person"},
+            }
+        },
         "security": [{"key": []}],
         "paths": PATHS,
     }

@@ -3,6 +3,7 @@
     request ▸ bounds ▸ request id ▸ API key ▸ rate ▸ a door ▸ Asker ▸ Kafka
 
 `doors.py`: sessions, intents, results. `events.py`: what happens, as it happens. `openai.py`, `responses.py`: model calls in OpenAI's shapes. `mcp.py`: an MCP server.
+`approvals.py`: people's word.
 `authzen.py`: may it. Never decides, holds no state that a restart would miss: any number of gateways may serve the same clients.
 Next: `doors.py`, `hub.py`.
 """
@@ -20,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
-from sluicegate.gateway import authzen, doors, events, mcp, openai, responses
+from sluicegate.gateway import approvals, authzen, doors, events, mcp, openai, responses
 from sluicegate.gateway.access import Rates
 from sluicegate.gateway.connections import Connections, room
 from sluicegate.gateway.context import GATE, Gate, enter, leave
@@ -29,6 +30,7 @@ from sluicegate.gateway.problems import JSON, no_result, plain, problem
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.streams.client_errors import NotReleased
 from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.decided import Decided
 from sluicegate.streams.ledger_service import wall_clock
 from sluicegate.streams.settings import Settings
 
@@ -125,7 +127,7 @@ def make_app(gate: Gate) -> web.Application:
     """The application of one gateway."""
     app = web.Application(middlewares=[_identified, _bounded], client_max_size=MAX_BODY_BYTES)
     app[GATE] = gate
-    for add in (doors.add, events.add, openai.add, responses.add, mcp.add, authzen.add):
+    for add in (doors.add, approvals.add, events.add, openai.add, responses.add, mcp.add, authzen.add):
         add(app)
     return app
 
@@ -136,7 +138,7 @@ class Gateway:
     def __init__(self, settings: Settings, host: str = "127.0.0.1", port: int = 0) -> None:
         self.settings = settings
         self._control = ControlReader(settings)
-        self._hub = Hub(settings)
+        self._hub = Hub(settings, Decided(settings).when)
         self.gate = Gate(settings, self._hub, self._control, Rates(), wall_clock, Counter())
         self._host, self.port = host, port
         self._runner: web.AppRunner | None = None

@@ -17,6 +17,8 @@ from sluicegate.sinks import ddl, tables
 from sluicegate.sinks.ranges import Collector, Range
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
+from sluicegate.streams.decided import Decided
+from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, LOG_ID, SESSION, Driver
 from tests.ledger_records import Ledger, PlainOpener, log_id
@@ -290,6 +292,17 @@ class ClickHouseContract:
             ("intent-4", "dispatched", "open", "", "tool-4", "", 1),
             ("intent-5", "routed", "passing", "", "tool-5", "", 0),
         ]
+
+    def test_when_the_newest_answer_was_decided(self, sink: Any, database: str) -> None:
+        """What the gateway asks, so that it need not read a day of replies."""
+        self.story(sink, database)
+        asks = Decided(Settings())
+        asks._client, asks._database = sink, database
+        query = "SELECT agent_id, toInt64(max(toUnixTimestamp64Micro(decided_at))) FROM {d}.events WHERE intent_id = 'intent-1' AND status = 'released' GROUP BY 1"
+        [(agent, at)] = self.rows(sink, database, query)
+        assert asks._ask(agent, "intent-1") == at
+        assert asks._ask(agent, "intent-4") is None  # under way
+        assert asks._ask("somebody else", "intent-1") is None
 
     def test_decisions_refusals_and_failures(self, sink: Any, database: str) -> None:
         self.story(sink, database)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 
 import aiohttp
+import jwt
 from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.gateway.people import REVIEW
 from sluicegate.gateway.server import Gateway
 from sluicegate.processors.api_keys import digest_of, token_of
+from sluicegate.processors.tokens import public_keys
 from sluicegate.schemas.records import Dispatch
 
 from tests.driver import AGENT, OTHER_AGENT, PERSON
 from tests.integration.gate import Gate, Loop
+from tests.unit import test_tokens as tokens
 
 FOREVER = 2**53 - 1
 MODEL = {
@@ -53,9 +58,37 @@ def key_of(key_id: str, agent: str, *scopes: str, rate: int = 10_000) -> tuple[s
     )  # fmt: skip
 
 
-PEOPLE = ("people.registered", {"people": [{"person_id": PERSON, "name": "Ana", "roles": ["desk"]}]})
+PEOPLE = (
+    "people.registered",
+    {
+        "people": [
+            {"person_id": PERSON, "name": "Ana", "roles": ["desk"]},
+            {"person_id": "ben", "name": "Ben", "roles": ["desk"]},
+            {"person_id": "cem", "name": "Cem", "roles": ["other"]},
+        ]
+    },
+)
+ISSUER = (
+    "issuer.added",
+    {
+        "issuer": tokens.ISSUER,
+        "audience": tokens.AUDIENCE,
+        "keys": public_keys({"keys": [tokens.jwk("EdDSA", "k-EdDSA")]}),
+    },
+)
+
+
+def person_token(person: str = PERSON, scope: str = REVIEW) -> str:
+    """What an issuer says of somebody."""
+    now = int(time.time())
+    said = {"iss": tokens.ISSUER, "aud": tokens.AUDIENCE, "sub": person, "exp": now + 300, "scope": scope}
+    return jwt.encode(said, tokens.private("EdDSA"), "EdDSA", {"kid": "k-EdDSA"})  # type: ignore[arg-type]
+
+
 KEYS = [
     PEOPLE,
+    ISSUER,
+    key_of("people", AGENT, "agent", "person"),
     key_of("k1", AGENT, "agent", "channel"),
     key_of("k2", OTHER_AGENT, "agent"),
     key_of("k3", AGENT, "agent"),

@@ -14,7 +14,7 @@ from sluicegate.gateway import events, mcp
 from sluicegate.gateway.access import BURST, Rates, caller_of, stands, token_in
 from sluicegate.gateway.context import GATE, MAX_REQUESTS_OF_KEY, Gate, asked_by, enter, leave
 from sluicegate.gateway.hub import Hub
-from sluicegate.processors.api_keys import ApiKey, digest_of, token_of
+from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Envelope, Intent, Reply
 from sluicegate.streams.asking import Asker
@@ -83,14 +83,14 @@ def test_an_agent_that_is_suspended_or_gone() -> None:
 def test_rates() -> None:
     now = [0.0]
     rates = Rates(lambda: now[0])
-    key, other = (ApiKey(name, "", AGENT, ("agent",), 2, 1) for name in ("a", "b"))
-    assert [rates.take(key) for _ in range(2 * BURST)] == [0.0] * 2 * BURST
-    assert rates.take(key) == pytest.approx(0.5)
-    assert rates.take(other) == 0.0  # each key has its own
+    key, other = ("a", 2), ("b", 2)
+    assert [rates.take(*key) for _ in range(2 * BURST)] == [0.0] * 2 * BURST
+    assert rates.take(*key) == pytest.approx(0.5)
+    assert rates.take(*other) == 0.0  # each key has its own
     now[0] = 0.5
-    assert rates.take(key) == 0.0 and rates.take(key) > 0
+    assert rates.take(*key) == 0.0 and rates.take(*key) > 0
     now[0] = 100.0
-    assert [rates.take(key) for _ in range(2 * BURST + 1)].count(0.0) == 2 * BURST
+    assert [rates.take(*key) for _ in range(2 * BURST + 1)].count(0.0) == 2 * BURST
 
 
 def a_gate(driver: Driver, home: Path, *, stale: bool = False) -> Gate:

@@ -1,0 +1,101 @@
+"""Which person asks: an OIDC token of an issuer that control knows, for somebody whom control knows.
+
+    Authorization: Bearer JWT                             a person alone
+    x-sluicegate-person: JWT, beside an API key           a person behind a program, whose key has the scope `person`
+
+The token is checked as those of `on_behalf_of` are (`processors/tokens.py`): keys from control, algorithm by key, audience, times. It needs
+the scope `sluicegate:review`, too. INVARIANT: a token that says for whom an agent works approves nothing, whoever holds it
+(tests/unit/test_gateway_people.py). Never fetches keys, never keeps a token. Next: `approvals.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+from sluicegate.gateway.access import BEARER, caller_of, rated
+from sluicegate.gateway.context import counted, gate_of, unconfirmed
+from sluicegate.gateway.problems import problem
+from sluicegate.processors.api_keys import PERSON, PREFIX
+from sluicegate.processors.control import Control
+from sluicegate.processors.registry import Person
+from sluicegate.processors.tokens import Refused, verify_token
+
+TOKEN = "x-sluicegate-person"
+REVIEW = "sluicegate:review"
+"""What a token must be for."""
+PERSON_RATE_PER_S = 5
+"""Requests of one person in a second: each may read the ledger."""
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="sluicegate", scope="sluicegate:review"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewer:
+    """A person who asks.
+
+    Attributes:
+        tenant: of the key they come by; empty for a person alone.
+    """
+
+    person: Person
+    tenant: str = ""
+
+    def sees(self, tenant: str, reviewers: tuple[str, ...]) -> bool:
+        """Whether a held call is theirs to look at: of the tenant, and for one of their roles."""
+        mine = not reviewers or bool(set(reviewers) & set(self.person.roles))
+        return mine and self.tenant in ("", tenant)
+
+
+def reviewer_of(request: web.Request) -> Reviewer:
+    """Who asks. Raises a problem."""
+    gate = gate_of(request)
+    unconfirmed(gate)
+    named = request.headers.getall(TOKEN, [])
+    tenant = ""
+    if named:
+        caller = caller_of(request, gate.control, gate.clock(), gate.rates)
+        caller.needs(PERSON)
+        tenant, token = caller.agent.tenant, named[0]
+    else:
+        token = _alone(request)
+    if len(named) > 1:
+        raise problem(401, "unauthorized", f"send `{TOKEN}` once", CHALLENGE)
+    person = person_in(gate.control, token, gate.clock())
+    if named:
+        counted(request, caller.key.key_id)
+    else:
+        counted(request, f"person {person.person_id}")
+    rated(gate.rates, f"person {person.person_id}", PERSON_RATE_PER_S)
+    return Reviewer(person, tenant)
+
+
+def person_in(control: Control, token: str, now: int) -> Person:
+    """The registered person whom a token names for reviews. Raises a problem."""
+    found = verify_token(control, token, now)
+    if isinstance(found, Refused):
+        raise problem(401, "bad_token", found.detail, CHALLENGE)
+    if REVIEW not in found.scopes:
+        raise problem(
+            403,
+            "scope_missing",
+            f"the token is not for reviews: have the issuer put `{REVIEW}` into its `scope`",
+        )
+    person = control.people.get(found.on_behalf_of)
+    if person is None:
+        raise problem(403, "unknown_person", f"`{found.on_behalf_of[:80]}` is not registered: sluicegate people register PERSON --role ROLE")  # fmt: skip
+    return person
+
+
+def _alone(request: web.Request) -> str:
+    found = request.headers.getall("Authorization", [])
+    text = found[0].strip() if len(found) == 1 else ""
+    token = text[len(BEARER) :].strip() if text.lower().startswith(BEARER) else ""
+    if token.startswith(f"{PREFIX}_") or "x-api-key" in request.headers:
+        raise problem(
+            401, "unauthorized", f"an API key is no person: send their token as `{TOKEN}`", CHALLENGE
+        )
+    if not token:
+        raise problem(
+            401, "unauthorized", "send a person's token once: `Authorization: Bearer JWT`", CHALLENGE
+        )
+    return token

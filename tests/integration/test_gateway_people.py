@@ -1,0 +1,184 @@
+"""People at the gateway: held calls are listed, shown, agreed to, changed and rejected, by token; and asked of the person at an MCP client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import ElicitRequestFormParams, ElicitResult
+from sluicegate.gateway.server import Gateway
+
+from tests.driver import PERSON
+from tests.integration.gate import new_settings, running
+from tests.integration.gateway_served import KEYS, Served, person_token
+
+
+@pytest.fixture(scope="module")
+def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    settings = new_settings(kafka, tmp_path_factory.mktemp("gateway-people"))
+    with running(settings, control=KEYS) as (loop, gate):
+        gateway = Gateway(settings)
+        loop.run(gateway.start())
+        try:
+            yield Served(loop, gate, gateway)
+        finally:
+            loop.run(gateway.stop())
+
+
+async def held(served: Served, tool: str = "desk.ask", **arguments: object) -> str:
+    """A call that waits for a person."""
+    session = await served.session()
+    ask = {"session_id": session, "tool": tool, "arguments": arguments}
+    status, said, _ = await served.call("POST", "/v1/intents", ask)
+    assert (status, said["status"]) == (202, "held"), said
+    return str(said["intent_id"])
+
+
+def test_a_person_agrees(served: Served) -> None:
+    async def main() -> None:
+        intent = await held(served, value="7")
+        ana = person_token()
+        _, listed, _ = await served.call("GET", "/v1/approvals", token=ana)
+        [row] = [r for r in listed["approvals"] if r["intent_id"] == intent]  # type: ignore[attr-defined, union-attr]
+        assert (row["tool"], row["why"], row["quorum"], row["approvals"]) == (
+            "desk.ask",
+            "a person agrees to this",
+            1,
+            [],
+        )
+        _, shown, _ = await served.call("GET", f"/v1/approvals/{intent}", token=ana)
+        assert (shown["arguments"], shown["exact"], shown["action_digest"]) == (
+            {"value": "7"},
+            True,
+            row["digest"],
+        )
+        word = {"verdict": "approve", "digest": row["digest"], "why": "fine"}
+        other = await served.call("POST", f"/v1/approvals/{intent}", {**word, "digest": "00" * 32}, token=ana)
+        assert (other[0], other[1]["word"], other[1]["error"]["code"]) == (409, "void", "digest_mismatch")  # type: ignore[index]
+        status, said, _ = await served.call("POST", f"/v1/approvals/{intent}", word, token=ana)
+        assert (status, said["word"], said["status"], said["person"]) == (200, "approved", "released", PERSON)
+        assert (await served.call("GET", f"/v1/intents/{intent}?wait_s=20"))[1]["status"] == "released"
+        again = await served.call("POST", f"/v1/approvals/{intent}", word, token=ana)
+        assert (again[0], again[1]["error"]["code"]) == (404, "not_held")  # type: ignore[index]
+
+    served.loop.run(main())
+
+
+def test_two_people_and_an_edit(served: Served) -> None:
+    async def main() -> None:
+        intent = await held(served, "desk.wire", value="1100")
+        path = f"/v1/approvals/{intent}"
+        # By a program that stands between, with a key of its own.
+        ana = {"x-sluicegate-person": person_token()}
+        first = (await served.call("GET", path, key="people", **ana))[1]["action_digest"]
+        status, said, _ = await served.call(
+            "POST", path, {"verdict": "approve", "digest": first}, key="people", **ana
+        )
+        assert (status, said["word"], said["missing"]) == (202, "agreed", 1)
+        ben = person_token("ben")
+        edit = {"verdict": "approve", "digest": first, "arguments": {"value": "900"}}
+        assert (await served.call("POST", path, {**edit, "arguments": {"value": 9}}, token=ben))[0] == 403
+        status, said, _ = await served.call("POST", path, edit, token=ben)
+        assert (status, said["word"], said["edited"], said["approvals"]) == (202, "agreed", True, ["ben"])
+        shown = (await served.call("GET", path, key="people", **ana))[1]
+        assert (shown["arguments"], shown["original"]) == ({"value": "900"}, {"value": "1100"})
+        word = {"verdict": "approve", "digest": shown["action_digest"]}
+        status, said, _ = await served.call("POST", path, word, key="people", **ana)
+        assert (status, said["word"], said["status"]) == (200, "approved", "released")
+        # Who has none of the roles that are asked for sees no such call.
+        intent = await held(served, "desk.wire", value="2")
+        cem = person_token("cem")
+        assert (await served.call("GET", f"/v1/approvals/{intent}", token=cem))[0] == 404
+        assert intent not in str((await served.call("GET", "/v1/approvals", token=cem))[1])
+        digest = (await served.call("GET", f"/v1/approvals/{intent}", token=ben))[1]["action_digest"]
+        no = {"verdict": "reject", "digest": digest}
+        assert (await served.call("POST", f"/v1/approvals/{intent}", no, token=ben))[0] == 400  # say why
+        status, said, _ = await served.call(
+            "POST", f"/v1/approvals/{intent}", {**no, "why": "not ours"}, token=ben
+        )
+        assert (status, said["word"]) == (200, "rejected")
+        assert (await served.call("GET", f"/v1/intents/{intent}?wait_s=20"))[0] == 403
+
+    served.loop.run(main())
+
+
+def test_no_agent_approves(served: Served) -> None:
+    async def main() -> None:
+        intent = await held(served)
+        word = {"verdict": "approve", "digest": "00" * 32}
+        for token in (
+            served.token(),
+            served.token("people"),
+            person_token(scope="openid"),
+            person_token("nobody"),
+            "a.b.c",
+        ):
+            assert (await served.call("POST", f"/v1/approvals/{intent}", word, token=token))[0] in (
+                401,
+                403,
+            ), token
+            assert (await served.call("GET", "/v1/approvals", token=token))[0] in (401, 403), token
+        headers = {"x-sluicegate-person": person_token()}
+        assert (await served.call("GET", "/v1/approvals", key="k1", **headers))[
+            0
+        ] == 403  # a key without the scope
+
+    served.loop.run(main())
+
+
+def test_elicitation(served: Served) -> None:
+    asked: list[ElicitRequestFormParams] = []
+    says: list[dict[str, str]] = []
+
+    async def person(context: object, params: object) -> ElicitResult:
+        assert isinstance(params, ElicitRequestFormParams)
+        asked.append(params)
+        return (
+            ElicitResult(action="accept", content=dict(says[-1]))
+            if says[-1]
+            else ElicitResult(action="decline")
+        )
+
+    async def main() -> None:
+        url = served.gateway.url + "/mcp"
+        key = {"Authorization": f"Bearer {served.token('people')}"}
+        async with (
+            httpx.AsyncClient(headers={**key, "x-sluicegate-person": person_token()}, timeout=60) as http,
+            Client(streamable_http_client(url, http_client=http), elicitation_callback=person) as client,
+        ):
+            says.append({"decision": "approve", "why": "fine"})
+            done = await client.call_tool("desk.ask", {"value": "elicited"})
+            assert done.structured_content == {"ok": True} and not done.is_error
+            assert (
+                '{"value":"elicited"}' in asked[-1].message and "a person agrees to this" in asked[-1].message
+            )
+            says.append({"decision": "reject", "why": "no"})
+            refused = await client.call_tool("desk.ask", {})
+            assert refused.is_error and (refused.meta or {})["ai.sluicegate/refusal"]["status"] == "refused"
+            for word in ({"decision": "later"}, {}):
+                says.append(word)
+                later = await client.call_tool("desk.ask", {})
+                assert later.structured_content and later.structured_content["status"] == "pending"
+            says.append({"decision": "approve"})
+            more = await client.call_tool("desk.wire", {"value": "3"})  # two people have to agree
+            assert more.structured_content and more.structured_content["status"] == "pending"
+        before = len(asked)
+        async with (  # nobody is asked where no person stands behind the client, whatever it declares
+            httpx.AsyncClient(headers=key, timeout=60) as http,
+            Client(streamable_http_client(url, http_client=http), elicitation_callback=person) as client,
+        ):
+            alone = await client.call_tool("desk.ask", {})
+            assert (
+                alone.structured_content
+                and alone.structured_content["status"] == "pending"
+                and len(asked) == before
+            )
+
+    served.loop.run(main())
+
+
+def test_the_ledger_stays_intact(served: Served) -> None:
+    served.loop.run(served.gate.intact())
