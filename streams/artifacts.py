@@ -4,7 +4,7 @@
 
 What is stored is ciphertext under a key that stands in the reference and nowhere else; what is fetched is checked twice, as
 stored and as opened. Content-addressed, so nothing is ever overwritten by something else. `Artifacts` is the port for another
-store. Never deletes. Next: `processors/artifacts.py` (references), docs/artifacts.md.
+store. Deletes only by name, which an erasure does (`erasures.py`). Next: `processors/artifacts.py` (references), docs/artifacts.md.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Artifacts(Protocol):
         """The bytes of that name, or None when there are none."""
         ...
 
+    async def delete(self, name: str) -> None:
+        """Forget them; nothing when there are none. Raises `Retryable` or `OSError`."""
+        ...
+
 
 class FolderArtifacts:
     """A folder, on one machine or on a disk that all roles and agents mount."""
@@ -75,6 +79,10 @@ class FolderArtifacts:
     async def get(self, name: str) -> bytes | None:
         """Read it."""
         return await asyncio.to_thread(self._get, self._path(name))
+
+    async def delete(self, name: str) -> None:
+        """Unlink it."""
+        await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
 
     def _get(self, path: Path) -> bytes | None:
         try:

@@ -97,6 +97,8 @@ def server_properties(port: int, controller_port: int, sasl: Mapping[str, str] |
         # Topics set their own retention; nothing goes because a default said so.
         "log.retention.ms": "-1",
         "log.retention.bytes": "-1",
+        # What a topic lets go is gone soon after, not up to five minutes later: one node has few segments to look at.
+        "log.retention.check.interval.ms": "10000",
         # 1 MB and the overhead of a batch: content that is larger belongs in chunks.
         "message.max.bytes": str(1024 * 1024 + 12),
         "log.cleaner.dedupe.buffer.size": str(CLEANER_BUFFER_BYTES),

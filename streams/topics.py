@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.schemas.topics import BY_NAME, TOPICS, Topic, full_name
+from sluicegate.schemas.topics import BY_NAME, DAY_MS, TOPICS, Topic, full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.settings import Settings
 
@@ -17,11 +17,16 @@ CREATE_TIMEOUT_MS = 30_000
 REPLICATION = 3
 """Copies of a partition where there are that many brokers."""
 
+SEGMENTS, SEGMENT_MIN_MS = 24, 10 * 60_000
+"""Kafka deletes whole segments, so a record may outlive its retention by a segment's time: by a 24th, ten minutes to a day."""
+
 
 def config_of(topic: Topic) -> dict[str, str]:
     """Kafka's settings of a topic."""
     config = {"retention.ms": str(topic.retention_ms), "max.message.bytes": str(topic.max_bytes)}
     config["cleanup.policy"] = "compact" if topic.compacted else "delete"
+    if topic.retention_ms > 0:  # with Kafka's own seven days what is kept for an hour could stand for a week
+        config["segment.ms"] = str(min(max(topic.retention_ms // SEGMENTS, SEGMENT_MIN_MS), DAY_MS))
     return config
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -19,12 +20,18 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kafka_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's broker has its files; empty when it is your own."""
+    return tmp_path_factory.mktemp("kafka-session")
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_files: Path) -> Iterator[str]:
     """Bootstrap servers of a broker that answers."""
     if yours := os.environ.get("SLUICEGATE_TEST_KAFKA"):
         yield yours
         return
-    broker = EmbeddedBroker(tmp_path_factory.mktemp("kafka-session"))
+    broker = EmbeddedBroker(kafka_files)
     yield broker.start()
     broker.stop()
     broker.wipe()

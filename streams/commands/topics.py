@@ -94,11 +94,16 @@ def topics_plan(
     """
     settings = Settings.from_env()
     if form is PlanFormat.TABLE:
+        names = list(config_of(TOPICS[0]))
         rows = [
-            (full_name(settings.env, t.name), settings.partitions if t.keyed else 1, *config_of(t).values())
+            (
+                full_name(settings.env, t.name),
+                settings.partitions if t.keyed else 1,
+                *(config_of(t).get(name, "") for name in names),
+            )
             for t in TOPICS
         ]
-        show(("topic", "partitions", *config_of(TOPICS[0])), rows, Format.TABLE)
+        show(("topic", "partitions", *names), rows, Format.TABLE)
         return
     rights = acl.plan(settings.env, acl.parse_principals(principal or []))
     if form is PlanFormat.ACL:
