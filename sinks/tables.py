@@ -211,7 +211,28 @@ RELEASES = Table(
     order_by="(digest, path)",
 )
 
-TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS, RELEASES, DRIFT_1M, SESSION_1M)
+CHECKPOINTS = Table(
+    "checkpoints",
+    "Signed heads of the ledger's trees, as they were shown; the note is what counts. Not verified here.",
+    (
+        Column("log_id", "FixedString(16)", "which ledger"),
+        Column("src_topic", LC, "outcomes or control"),
+        Column("src_partition", "UInt32", "ledger partition", _INT),
+        Column("size", "UInt64", "events in the tree: those with `seq` below it", _CLOCK),
+        Column(
+            "root", "FixedString(32)", "RFC 6962 root over the header hashes; hex(root) to read it", "NONE"
+        ),
+        Column("kid", LC, "the key that signed it, as registered in control"),
+        Column("signed_at", TIME, "when, to the second", _CLOCK),
+        Column("witnesses", f"Array({LC})", "names of the keys that cosigned it"),
+        Column("note", "String", "the C2SP signed note with all its signatures", "ZSTD(3)"),
+        Column("src_offset", "Int64", "of its record in the topic `checkpoints`", _CLOCK),
+    ),
+    order_by="(log_id, src_topic, src_partition, size, src_offset)",
+    partition_by="toYYYYMM(signed_at)",
+)
+
+TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS, RELEASES, CHECKPOINTS, DRIFT_1M, SESSION_1M)
 LEDGER_TABLES = (EVENTS, CONTENTS, INGEST_BATCHES, INGEST_REJECTS)
 """What the sink fills, and what a rebuild fills anew beside them."""
 ROLLUPS = (DRIFT_1M, SESSION_1M)

@@ -227,6 +227,7 @@ class ProjectorRole:
     """The sink's component."""
 
     def __init__(self, settings: Settings) -> None:
+        from sluicegate.sinks.checkpoints import CheckpointCopier
         from sluicegate.sinks.clickhouse import Projector
         from sluicegate.sinks.embedded import connect
         from sluicegate.streams.keys import Keys
@@ -234,16 +235,22 @@ class ProjectorRole:
         self._keys = Keys(settings.home)
         assert settings.kafka is not None  # `worker` attaches before it makes a role
         self._projector = Projector(settings, settings.kafka, lambda: connect(settings, "sink"), self._keys)
+        self._checkpoints = CheckpointCopier(settings, lambda: connect(settings, "sink"), self._projector)
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._copier: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to copy."""
         self._task = asyncio.create_task(self._projector.run(self._stop), name="projector")
+        self._copier = asyncio.create_task(self._checkpoints.run(), name="checkpoints")
 
     async def stop(self) -> None:
         """Finish the range at hand."""
         self._stop.set()
+        if self._copier is not None:
+            self._copier.cancel()
+            await asyncio.wait([self._copier])
         if self._task is not None:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 async with asyncio.timeout(10):
@@ -254,6 +261,8 @@ class ProjectorRole:
         """What is wrong, or nothing."""
         if self._task is not None and self._task.done() and not self._stop.is_set():
             return f"the projector ended: {self._task.exception()!r}"
+        if self._copier is not None and self._copier.done() and not self._stop.is_set():
+            return f"the copier of checkpoints ended: {self._copier.exception()!r}"
         return ""
 
     def metrics(self) -> Metrics:

@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import clickhouse, ddl, ranges
+from sluicegate.sinks.checkpoints import CheckpointCopier
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.sinks.rows import Record
@@ -302,6 +304,7 @@ _PROCESS = """
 import asyncio, sys
 from pathlib import Path
 from sluicegate.sinks import ranges
+from sluicegate.sinks.checkpoints import CheckpointCopier
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect
 from sluicegate.streams.settings import Settings
@@ -435,3 +438,38 @@ def test_the_group_has_offsets_for_lag_tools(settings: Settings, server: Embedde
             await admin.close()
 
     asyncio.run(scene())
+
+
+def test_checkpoints_are_copied_once_over_restarts(settings: Settings, server: EmbeddedClickHouse) -> None:
+    """A start goes on behind what the table has; what is no checkpoint is passed over."""
+    log = log_id()
+
+    def record(size: int, partition: int = 2) -> records.Checkpoint:
+        return records.Checkpoint(
+            log, partition, size, bytes([size]) * 32, "log.1", 1_800_000_000_000_000 + size, ["w"], "a note"
+        )
+
+    async def copy(until_rows: int, *made: bytes) -> list[tuple[object, ...]]:
+        producer = await clients.connect(clients.producer(settings))
+        for value in made:
+            await producer.send_and_wait(f"{settings.env}.checkpoints", value)
+        await producer.stop()
+        ddl.ensure_schema(server.connect("sink"), settings.env)
+        copier = CheckpointCopier(settings, lambda: server.connect("sink"), clickhouse.Counters())
+        task = asyncio.create_task(copier.run())
+        await until(lambda: copier.rows >= until_rows or task.done())
+        task.cancel()
+        await asyncio.wait([task])
+        found = server.connect(database=settings.env).query(
+            "SELECT src_topic, src_partition, size, lower(hex(root)), toUnixTimestamp64Micro(signed_at), witnesses, src_offset "
+            "FROM checkpoints ORDER BY src_offset"
+        )
+        return [tuple(row) for row in found.result_rows]
+
+    first = asyncio.run(copy(2, codec.encode(record(1)), b"nonsense", codec.encode(record(5, -1))))
+    assert first == [
+        ("outcomes", 2, 1, "01" * 32, 1_800_000_000_000_001, ["w"], 0),
+        ("control", 0, 5, "05" * 32, 1_800_000_000_000_005, ["w"], 2),
+    ]
+    again = asyncio.run(copy(1, codec.encode(record(7))))
+    assert [row[2] for row in again] == [1, 5, 7]  # nothing twice
