@@ -247,7 +247,7 @@ class Rederive:
             return Tick(h.input_partition, h.decided_at, order=order)
         value = None if event.sealed is None else self._open(h.subject, h.event_id, event.sealed)
         if value is None:
-            raise ErasedError
+            raise ErasedError(h.subject)
         if isinstance(facts, r.IntakeFacts) and facts.length > len(value) == MAX_INTENT_BYTES:
             value = value.ljust(
                 facts.length, b"\0"
@@ -264,7 +264,7 @@ class Rederive:
             return None
         value = self._open(kept.subject, kept.event_id, kept.sealed)
         if value is None:
-            raise ErasedError
+            raise ErasedError(kept.subject)
         return value
 
     def _difference(self, group: list[Event], made: list[Outcome]) -> Difference | None:
@@ -326,7 +326,11 @@ class Rederive:
 
 
 class ErasedError(Exception):
-    """Bytes that a decision asks for were erased."""
+    """Bytes that a decision asks for were erased: those of this subject."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self.subject = subject
 
 
 def _input_of(h: r.Header) -> tuple[str, int]:

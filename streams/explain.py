@@ -1,132 +1,122 @@
 """`sluicegate explain INTENT`: the story of one intent, told from the ledger.
 
 Who asked, for whom, in which session, under which release and control head; what each stage said, when and by which
-policies, in their own text; claims, attempts, the result, and where the time went. Content is opened with the key
-store, so what was erased reads ERASED. Reads only. Next: `find.py`, `commands/explain.py` (how it is printed).
+policies, in their own text; which data, whose approvals, claims, attempts, cost, the result, and where the time went; what
+it caused, and whether all is at hand to decide it again. Content is opened with the key store, so what was erased reads
+ERASED. Reads only. Next: `named.py` (what a name means), `story.py` (the data), `commands/explain.py` (how it is printed).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import asdict
+from typing import cast
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.budget_words import cost_in_words, in_words
+from sluicegate.processors.account import account
 from sluicegate.processors.budgets import STAGE as BUDGET
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
+from sluicegate.processors.lineage import TooWide
 from sluicegate.processors.policy_files import parse_policies
-from sluicegate.schemas import codec
+from sluicegate.processors.reproduce import ENGINE_MISSING, EXPIRED
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
-from sluicegate.schemas.scores import SCORE_MAX
-from sluicegate.streams import control_log, kafka, releases
-from sluicegate.streams.find import Finder, LedgerEvent
+from sluicegate.streams import control_log, engines, kafka, named, releases
+from sluicegate.streams.contents import ERASED, Opener, content_of, record_in
+from sluicegate.streams.find import LedgerEvent
+from sluicegate.streams.lineage_reader import LineageReader
+from sluicegate.streams.scan import FETCH_WAIT_MS, places, stretches
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.story import Step, Story, add_facts, iso
 
-FETCH_WAIT_MS = 20
 RESULT_CHARS = 500
-ERASED = "ERASED"
-
-_CACHE = {
-    "ask": "asks the cache of another partition",
-    "wait": "waits for an equal call that runs already",
-    "run": "runs for all who ask the same",
-    "hit": "answered from the cache of `{}`",
-    "lost": "the cached result's bytes are gone",
-    "turned": "another candidate is asked now: its answer is for who waits already, and is not kept",
-    "leave": "waits for that call no more, it is another one by now",
-}
-
-Opener = Callable[[str, bytes, bytes], bytes | None]
+AT_HAND = "AT_HAND"
+RELEASE_MISSING = "RELEASE_MISSING"
+NOT_AT_HAND = "(not at hand"
+"""Begins what stands for a policy's text when its release cannot be read."""
 
 
-@dataclass(slots=True)
-class Step:
-    """One stage's word. `ms` counts from the first one."""
-
-    seq: int
-    offset: int
-    at: str
-    ms: float
-    stage: str
-    status: str
-    reason: str
-    policies: list[str]
-    detail: str = ""
-    remedy: str = ""
-    attempt: int = 0
-    by: str = ""
-    input: str = ""
-    event: str = ""
-    release: str = ""
+async def explain(
+    settings: Settings, intent_id: str, opener: Opener, *, agent: str = "", caused: bool = True
+) -> Story:
+    """Find and tell one intent. Raises `Terminal` when there is no such intent, or several agents used the id."""
+    stories = await explain_all(settings, intent_id, opener, agent=agent, caused=caused)
+    if len(stories) > 1:
+        raise Terminal(f"`{intent_id}` names {len(stories)} intents, name one of them: {', '.join(s.intent_id for s in stories[:5])}")  # fmt: skip
+    return stories[0]
 
 
-@dataclass(slots=True)
-class Story:
-    """One intent from request to end."""
-
-    intent_id: str
-    agent_id: str
-    tenant: str
-    roles: list[str] = field(default_factory=list)
-    partition: int = 0
-    state: str = ""
-    kind: str = ""
-    tool: str = ""
-    tool_version: str = ""
-    tool_class: str = ""
-    arguments: str = ""
-    goal: str = ""
-    issued_at: str = ""
-    session_id: str = ""
-    session: dict[str, str] = field(default_factory=dict)
-    release: str = ""
-    release_name: str = ""
-    control_head: int = -1
-    engine: str = ""
-    steps: list[Step] = field(default_factory=list)
-    policies: dict[str, str] = field(default_factory=dict)
-    result: str = ""
-    times_ms: dict[str, float] = field(default_factory=dict)
-    taken_back: str = ""
-    source: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """For `-o json`."""
-        return asdict(self)
+async def explain_all(
+    settings: Settings, name: str, opener: Opener, *, agent: str = "", caused: bool = True
+) -> list[Story]:
+    """The stories of every intent that a name means. Raises `Terminal` when it means none."""
+    found = await named.find(settings, name, opener, agent=agent)
+    control = await control_log.read(settings, keep_history=True)
+    stories = []
+    for events in found.intents().values():
+        causes = set(events[0].header.caused_by)
+        opened = next((e for e in reversed(found.opened) if e.header.event_id in causes), None)
+        story = tell(events, opened, control.history or [], opener)
+        story.policies = await _policy_texts(settings, story)
+        story.taken_back = _taken_back(control.control, story)
+        story.source = found.source
+        story.reproducible = await _at_hand(settings, story, events, opener)
+        if caused:
+            story.caused = await _caused(settings, story)
+        stories.append(story)
+    return stories
 
 
-async def explain(settings: Settings, intent_id: str, opener: Opener, *, agent: str = "") -> Story:
-    """Find and tell. Raises `Terminal` when there is no such intent, or several agents used the id."""
-    if not intent_id:  # records that belong to no intent have it
-        raise Terminal("an intent's id is not empty, name one that `sluicegate intents` lists")
+async def _caused(settings: Settings, story: Story) -> list[dict[str, object]]:
+    """The calls that followed from it, and what they took from whom; nothing of a call without a result."""
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        finder = Finder(settings, consumer)
-        await finder.open()
-        events = await finder.intent(intent_id, agent)
-        if not events:
-            who = f" of agent `{agent}`" if agent else ""
-            raise Terminal(f"the ledger of `{settings.env}` knows no intent `{intent_id}`{who}, look for it with `sluicegate intents`")  # fmt: skip
-        agents = sorted({e.header.agent_id for e in events})
-        if len(agents) > 1:
-            raise Terminal(f"intent `{intent_id}` was asked by {len(agents)} agents, say which: --agent {' or '.join(agents)}")  # fmt: skip
-        first = events[0]
-        opened = None
-        for cause in first.header.caused_by:
-            opened = await finder.event(first.partition, cause, first.offset)
+        reader = LineageReader(settings, consumer, lambda _: None)
+        root = await reader.root(story.intent_id, story.agent_id)
+        if root.end < 0 and root.to is None:
+            return []
+        found = await reader.followed(root, wide=True, seen=False)
+    except (TooWide, Terminal) as error:
+        return [{"not_told": str(error)}]
     finally:
         await consumer.stop()
-    control = await control_log.read(settings, keep_history=True)
-    story = tell(events, opened, control.history or [], opener)
-    story.policies = await _policy_texts(settings, story)
-    story.taken_back = _taken_back(control.control, story)
-    story.source = finder.source
-    return story
+    rows: list[dict[str, object]] = []
+    for key in found.calls[1:]:
+        call = reader.lineage.calls[key]
+        links = [f"{link.how} of {link.parent[1]}" for link in found.links[key]]
+        rows.append({"agent_id": key[0], "intent_id": key[1], "tool": call.tool, "state": call.state, "how": links})  # fmt: skip
+    for key, link in found.unsure.items():
+        rows.append(
+            {"agent_id": key[0], "intent_id": key[1], "tool": reader.lineage.calls[key].tool,
+             "state": reader.lineage.calls[key].state, "how": [f"perhaps: it {link.how} the result of {link.parent[1]}"]}
+        )  # fmt: skip
+    return rows
+
+
+async def _at_hand(
+    settings: Settings, story: Story, events: list[LedgerEvent], opener: Opener
+) -> dict[str, str]:
+    """Whether all is there that deciding it again takes; `sluicegate reproduce` does it."""
+    for version in sorted({e.header.engine for e in events}):
+        try:
+            engines.find(engines.folder(settings), version)
+        except engines.MissingError as error:
+            return {"verdict": ENGINE_MISSING, "why": str(error)}
+    for event in events:
+        if content_of(event, opener) == ERASED:
+            return {"verdict": ERASED, "why": f"the key of subject `{event.header.subject}` was destroyed"}
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    try:
+        [stretch] = await stretches(consumer, places(settings.env, "outcomes", [story.partition]))
+    finally:
+        await consumer.stop()
+    if stretch.begin > 0:
+        return {"verdict": EXPIRED, "why": f"the ledger partition begins at offset {stretch.begin} in kafka"}
+    missing = [text for text in story.policies.values() if text.startswith(NOT_AT_HAND)]
+    if missing:
+        return {"verdict": RELEASE_MISSING, "why": missing[0]}
+    return {"verdict": AT_HAND, "why": f"sluicegate reproduce {story.intent_id} --agent {story.agent_id}"}
 
 
 def _taken_back(control: Control, story: Story) -> str:
@@ -162,12 +152,12 @@ def tell(
         place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
         content = content_of(event, opener)
         step = Step(
-            h.seq, event.offset, _iso(h.decided_at), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
+            h.seq, event.offset, iso(h.decided_at), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
             h.reason, h.policies, input=place, event=h.event_id.hex(), release=h.release,
         )  # fmt: skip
         known_reason = REASONS.get(h.reason)
         step.remedy = known_reason.remedy if known_reason else ""
-        _facts(story, step, event.facts)
+        add_facts(story, step, event.facts)
         if place != previous:
             said = content
         elif content is not None:
@@ -180,7 +170,26 @@ def tell(
         following = lifecycle.follow(story.state, h.status)
         story.state = following if following is not None else story.state or h.status
     story.times_ms = _times(events)
+    _accounts(story, events)
     return story
+
+
+def _accounts(story: Story, events: list[LedgerEvent]) -> None:
+    """What the facts alone say of data, people, attempts and cost."""
+    made = account((e.header, e.facts) for e in events)
+    story.prompt, story.prompt_digest, story.served = made.prompt, made.prompt_digest, made.served
+    story.data = [asdict(touch) for touch in made.data]
+    story.approvals = [{**one, "at": iso(cast(int, one["at"]))} for one in made.approvals]
+    story.attempts = [
+        {**asdict(one), "started_at": iso(one.started_at) if one.started_at else "",
+         "finished_at": iso(one.finished_at) if one.finished_at else ""}
+        for one in made.attempts
+    ]  # fmt: skip
+    story.cost = {
+        "micros": made.money if made.money >= 0 else None,
+        "input_tokens": made.input_tokens if made.input_tokens >= 0 else None,
+        "output_tokens": made.output_tokens if made.output_tokens >= 0 else None,
+    }
 
 
 def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
@@ -188,7 +197,7 @@ def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
         return
     facts, content = opened.facts, content_of(opened, opener)
     story.session = {
-        "opened_at": _iso(opened.header.decided_at), "on_behalf_of": facts.on_behalf_of, "origin": facts.origin,
+        "opened_at": iso(opened.header.decided_at), "on_behalf_of": facts.on_behalf_of, "origin": facts.origin,
         "subject": opened.header.subject,
     }  # fmt: skip
     record = content if isinstance(content, str) else record_in(content)
@@ -196,110 +205,6 @@ def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
         story.session["goal"] = record
     elif isinstance(record, r.Message | r.Intent):
         story.session["goal"] = record.goal
-
-
-def content_of(event: LedgerEvent, opener: Opener) -> bytes | str | None:
-    """The plain bytes, ERASED, or None when there is no content."""
-    if event.sealed is None:
-        return None
-    try:
-        value = opener(event.header.subject, event.header.event_id, event.sealed)
-    except SluicegateError as error:
-        return str(error)
-    return ERASED if value is None else value
-
-
-def record_in(value: bytes | None) -> object:
-    """The record in an input's bytes, signed or not; None when there is none."""
-    try:
-        record = codec.decode(value or b"")
-        return codec.decode(record.payload) if isinstance(record, r.Envelope) else record
-    except SluicegateError:
-        return None
-
-
-def _facts(story: Story, step: Step, facts: object) -> None:
-    match facts:
-        case r.IntentFacts():
-            story.kind, story.tool, story.tool_version = facts.kind, facts.tool, facts.version
-            story.issued_at = _iso(facts.issued_at)
-        case r.AttemptFacts():
-            story.tool_class, step.attempt = facts.tool_class, facts.attempt
-            step.by = f"asks {facts.candidate} ({facts.why})" if facts.candidate else facts.executor
-            if isinstance(facts, r.StreamFacts):
-                step.by += f", streamed {facts.mode}"
-                step.by += f", replaces message {facts.replaces}" if facts.replaces else ""
-        case r.PlanFacts():
-            story.tool_class, step.attempt, step.by = facts.tool_class, facts.attempt, facts.executor
-        case r.HoldFacts():
-            story.tool_class = facts.tool_class
-            step.by = f"{facts.quorum} of {' or '.join(facts.reviewers) or 'any person'} must agree"
-        case r.ReviewFacts():
-            step.by = f"{facts.reviewer}, {len(facts.approvals)} of {facts.quorum} agreed"
-        case r.ClaimFacts():
-            step.attempt, step.by = facts.attempt, facts.executor
-        case r.JobFacts():
-            step.attempt, step.detail = facts.attempt, facts.note
-            step.by = f"waits for {facts.waits_for}, look {facts.polls}, at most until {_iso(facts.ends_at)}"
-        case r.AnswerFacts():
-            step.attempt, step.detail = facts.attempt, facts.error_class
-            served = f"{facts.candidate} as {facts.served_model}" if facts.served_model else facts.candidate
-            sure = f", confidence {facts.confidence / 1_000:.3f}" if facts.confidence >= 0 else ""
-            step.by = f"{served or facts.executed_by}{sure}"
-            if isinstance(facts, r.StreamedFacts):
-                step.by += _streamed(facts)
-        case r.TakenBackFacts():
-            step.attempt, step.by = facts.attempt, facts.executed_by
-            step.detail = (
-                f"taken back by `{facts.undo}` of `{facts.undone_by}`, ordered as control event {facts.order}"
-            )
-        case r.ResultFacts():
-            step.attempt, step.by = facts.attempt, facts.executed_by
-            step.detail = facts.error_class
-        case r.CacheFacts():
-            step.by, step.detail = facts.executed_by, _CACHE.get(facts.op, "").format(facts.made_by)
-        case r.CellFacts():
-            step.detail = f"memory of `{facts.scope}`, partition {facts.home}"
-            step.detail += f", version {facts.version}" if facts.version else ""
-        case r.MemoryFacts():
-            step.detail = f"memory of `{facts.scope}`, version {facts.version}"
-        case r.PromptFacts():
-            step.detail = f"prompt `{facts.prompt}` sha256 {facts.digest.hex()[:12]}"
-        case r.ScoreFacts():
-            step.by = facts.scorer
-            step.detail = f"{facts.metric} {facts.value / SCORE_MAX:g} by {facts.kind} `{facts.scorer}`"
-        case r.ChoiceFacts():
-            step.detail = _choice(facts)
-        case r.StageFacts() | r.IntakeFacts():
-            step.detail = facts.detail
-        case r.BudgetFacts():
-            step.attempt, step.detail = facts.attempt, in_words(facts)
-        case r.SpendFacts():
-            step.attempt, step.by, step.detail = (
-                facts.attempt,
-                facts.model or facts.contract,
-                cost_in_words(facts),
-            )
-
-
-def _streamed(facts: r.StreamedFacts) -> str:
-    """What left before the end, and whether that is what was released."""
-    if not facts.pieces:
-        return f", streamed {facts.mode}, nothing before its end"
-    said = "as released" if facts.same else "not as released"
-    return f", streamed {facts.mode}, message {facts.message} of {facts.pieces} pieces, {said}, sha256 {facts.streamed.hex()[:12]}"
-
-
-def _choice(facts: r.ChoiceFacts) -> str:
-    """What a model call was told, and every candidate in the order it would be asked."""
-    said = [facts.detail] if facts.detail else []
-    if facts.prompt:
-        said.append(f"prompt `{facts.prompt}` sha256 {facts.prompt_digest.hex()[:12]}")
-    if facts.unversioned:
-        said.append("brings system text that no release holds")
-    rows = zip(facts.candidates, facts.scores, facts.standing, strict=True)
-    said += [f"{name} score {score}: {standing}" for name, score, standing in rows]
-    return "; ".join(said)
 
 
 def _input(story: Story, step: Step, content: bytes | str | None) -> None:
@@ -368,16 +273,8 @@ async def _policy_texts(settings: Settings, story: Story) -> dict[str, str]:
         try:
             files = await releases.fetch(settings, digest)
         except SluicegateError as error:
-            texts.update(dict.fromkeys(ids, f"(not at hand: {error})"))
+            texts.update(dict.fromkeys(ids, f"{NOT_AT_HAND}: {error})"))
             continue
         book = parse_policies({p: t for p, t in files.items() if p.endswith(".cedar")})
         texts.update({p.policy_id: p.text.strip() for p in book.policies if p.policy_id in ids})
     return texts
-
-
-def _iso(micros: int) -> str:
-    """UTC, to the millisecond; the number itself where it is no time."""
-    try:
-        return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return str(micros)

@@ -87,12 +87,12 @@ class Finder:
         found = await self._naming(_BY_INTENT, intent_id, agent)
         return [e for e in found if e.header.intent_id == intent_id and agent in ("", e.header.agent_id)]
 
-    async def session(self, session_id: str, agent: str) -> list[LedgerEvent]:
-        """The records of one session, in ledger order: about `MAX_EVENTS` at most where ClickHouse names them."""
-        found = await self._naming(_BY_SESSION, session_id, agent)
-        return [e for e in found if (e.header.session_id, e.header.agent_id) == (session_id, agent)]
+    async def session(self, session_id: str, agent: str, *, whole: bool = False) -> list[LedgerEvent]:
+        """The records of a session, in ledger order: without `whole` about `MAX_EVENTS` at most where ClickHouse names them."""
+        found = await self._naming(_BY_SESSION, session_id, agent, cut=not whole)
+        return [e for e in found if e.header.session_id == session_id and agent in ("", e.header.agent_id)]
 
-    async def _naming(self, query: str, name: str, agent: str) -> list[LedgerEvent]:
+    async def _naming(self, query: str, name: str, agent: str, *, cut: bool = False) -> list[LedgerEvent]:
         count = await topics.partitions_of(self._settings)
         wanted = [partition_of(agent, count)] if agent else list(range(count))
         known, until = await self._places(query, name)
@@ -100,7 +100,7 @@ class Finder:
         for stretch in await stretches(self._consumer, places(self._settings.env, "outcomes", wanted)):
             index = stretch.place.partition
             offsets = known.get(index, [])
-            for offset in _ends(offsets) if query is _BY_SESSION else offsets:
+            for offset in _ends(offsets) if cut else offsets:
                 record = await read_one(self._consumer, stretch.place, offset)
                 if record is not None:
                     found.append(decode(index, offset, record.value))

@@ -17,7 +17,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams import topics
-from sluicegate.streams.explain import Opener, record_in
+from sluicegate.streams.contents import Opener, record_in
 from sluicegate.streams.find import Finder, LedgerEvent, decode
 from sluicegate.streams.recovery import read_one
 from sluicegate.streams.scan import places, scan, stretches

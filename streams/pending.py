@@ -20,7 +20,7 @@ from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import kafka, releases
-from sluicegate.streams.explain import Opener, content_of, record_in
+from sluicegate.streams.contents import Opener, content_of, record_in
 from sluicegate.streams.find import Finder, LedgerEvent
 from sluicegate.streams.open_intents import open_intents
 from sluicegate.streams.settings import Settings

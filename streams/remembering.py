@@ -23,8 +23,8 @@ from sluicegate.processors.state import PartitionState, session_key
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import TICK, partition_of
 from sluicegate.streams import control_log, kafka, topics
-from sluicegate.streams.explain import FETCH_WAIT_MS, Opener
-from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.contents import Opener
+from sluicegate.streams.scan import FETCH_WAIT_MS, Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 Advance = Callable[[int], None]

@@ -30,8 +30,9 @@ from sluicegate.processors.release import CompiledRelease, CompiledTool, compile
 from sluicegate.processors.resolve import DID_NOT_HAPPEN
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka, releases
-from sluicegate.streams.explain import FETCH_WAIT_MS, Opener
+from sluicegate.streams.contents import Opener
 from sluicegate.streams.lineage_reader import LineageReader
+from sluicegate.streams.scan import FETCH_WAIT_MS
 from sluicegate.streams.settings import Settings
 
 DEFAULT_AGENT = "rollback-{tenant}"

@@ -29,11 +29,11 @@ from sluicegate.streams.client import AgentClient
 from sluicegate.streams.client_errors import NotReleased, Unanswered, Withheld
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_session import Session
-from sluicegate.streams.explain import FETCH_WAIT_MS
 from sluicegate.streams.find import decode
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.replies import Held
 from sluicegate.streams.rollback import DONE, LEFT, TODO, Plan, Step
+from sluicegate.streams.scan import FETCH_WAIT_MS
 from sluicegate.streams.settings import Settings
 
 KNOWN_LIMIT_S = 15.0

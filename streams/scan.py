@@ -13,6 +13,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import full_name
 
+FETCH_WAIT_MS = 20
+"""A reader of stretches asks for records that are there: it need not wait for more."""
 POLL_MS = 50
 """A stretch that ends in transaction markers gives nothing, and waits this long for it."""
 STALL_LIMIT_S = 30.0

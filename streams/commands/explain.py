@@ -10,13 +10,18 @@ import typer
 from rich.markup import escape
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console
-from sluicegate.streams.explain import Story, explain
+from sluicegate.streams.explain import explain_all
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.story import Story
 
 COLOURS = {"refused": "red", "failed": "red", "withheld": "yellow", "expired": "yellow", "in_doubt": "bold red",
            "held": "yellow", "released": "green", "noted": "dim", "unreadable": "red", "session_refused": "red"}  # fmt: skip
 """By status; others are plain. `tail` uses the same."""
+
+
+SHOWN = 20
+"""Lines of a list; `-o json` has all."""
 
 
 def register(app: typer.Typer) -> None:
@@ -24,24 +29,42 @@ def register(app: typer.Typer) -> None:
 
     @app.command("explain")
     def explain_intent(
-        intent: Annotated[str, typer.Argument(help="the intent's id, as the agent named it")],
+        name: Annotated[
+            str,
+            typer.Argument(
+                help="an intent (a tool call's id), session, trace, or an event's or dispatch's id"
+            ),
+        ],
         agent: Annotated[
             str, typer.Option("--agent", help="when several agents used the id; also faster")
         ] = "",
+        caused: Annotated[
+            bool,
+            typer.Option("--caused/--no-caused", help="follow what it led to: reads the ledger since then"),
+        ] = True,
         output: OutputOption = Format.TABLE,
     ) -> None:
-        """Tell the story of one intent, e.g. `sluicegate explain 7f3a-12 --agent banking-agent`."""
+        """Tell the story of one intent, e.g. `sluicegate explain 7f3a-12 --agent banking-agent`.
+
+        Of a session or trace: the stories of its intents, one after the other; with `-o jsonl` one a line.
+        """
         settings = attach(Settings.from_env())
         keys = Keys(settings.home)
         try:
-            story = asyncio.run(explain(settings, intent, keys.open, agent=agent))
+            stories = asyncio.run(explain_all(settings, name, keys.open, agent=agent, caused=caused))
         finally:
             keys.close()
-        if output in (Format.JSON, Format.JSONL):
-            indent = 2 if output is Format.JSON else None
-            print(json.dumps(story.as_json(), indent=indent, ensure_ascii=False))
+        if output is Format.JSON:
+            told = [story.as_json() for story in stories]
+            print(json.dumps(told[0] if len(told) == 1 else told, indent=2, ensure_ascii=False))
+        elif output is Format.JSONL:
+            for story in stories:
+                print(json.dumps(story.as_json(), ensure_ascii=False))
         else:
-            _print(story)
+            for index, story in enumerate(stories):
+                if index:
+                    console().print()
+                _print(story)
 
 
 def _print(story: Story) -> None:
@@ -86,8 +109,51 @@ def _print(story: Story) -> None:
         say("  " + escape(text).replace("\n", "\n  "))
     if story.result:
         say(f"\nresult  {escape(story.result)}")
+    for line in _accounts(story):
+        say(escape(line))
     if story.taken_back:
         say(f"\ntaken back: {escape(story.taken_back)}")
     if story.times_ms:
         say("\ntime    " + ", ".join(f"{name} {ms:,.1f} ms" for name, ms in story.times_ms.items()))
+    if story.reproducible:
+        say(escape(f"\nreproducible  {story.reproducible['verdict']}: {story.reproducible['why']}"))
     say(f"[dim]from {story.source}; -o json has every id[/dim]")
+
+
+def _accounts(story: Story) -> list[str]:
+    """Prompt, models, data, people, attempts, cost and consequences, a line each."""
+    lines = []
+    if story.prompt:
+        lines.append(f"\nprompt  {story.prompt} sha256 {story.prompt_digest[:12]}")
+    if story.served:
+        lines.append(f"\nserved  {', '.join(story.served)}")
+    for title, rows in (
+        ("data", [f"{t['how']} {_short(t['asset'])} {t['about'] and '(' + t['about'] + ')'}" for t in story.data]),
+        ("people", [f"{a['by']}: {a['verdict']} at {a['at']}, {len(a['agreed'])} of {a['quorum']}" for a in story.approvals]),
+        ("attempts", [f"{a['number']}: {a['asked']} {a['claimed_by']} {a['end']} {a['error']}" for a in story.attempts]),
+        ("caused", [_caused(c) for c in story.caused]),
+    ):  # fmt: skip
+        if rows:
+            lines.append(f"\n{title}")
+            lines += [f"  {' '.join(row.split())}" for row in rows[:SHOWN]]
+            lines += [f"  {len(rows) - SHOWN} more, see -o json"] if len(rows) > SHOWN else []
+    cost = {name: amount for name, amount in story.cost.items() if amount is not None}
+    if cost:
+        lines.append("\ncost    " + ", ".join(f"{amount:,} {name}" for name, amount in cost.items()))
+    return lines
+
+
+def _short(asset: str) -> str:
+    """A digest is known by its beginning."""
+    kind, _, name = asset.partition(":")
+    return f"{kind}:{name[:16]}" if kind in ("sha256", "event", "cell") else asset
+
+
+def _caused(row: dict[str, object]) -> str:
+    if "not_told" in row:
+        return str(row["not_told"])
+    how = row["how"]
+    assert isinstance(how, list)
+    return (
+        f"{row['intent_id']} {row['tool']} of {row['agent_id']} is {row['state']}: {', '.join(map(str, how))}"
+    )

@@ -9,8 +9,9 @@ from sluicegate.processors.streaming import message_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams.commands.explain import _print
-from sluicegate.streams.explain import Story, tell
+from sluicegate.streams.explain import tell
 from sluicegate.streams.find import LedgerEvent
+from sluicegate.streams.story import Story
 
 from tests.driver import PERSON, Driver
 from tests.unit.test_attempts import LARGE, MESSAGES, SMALL, SPARE, answer, ask, contract, driver, next_of

@@ -1,0 +1,149 @@
+"""`sluicegate reproduce`: decide an intent again, or a sample of a period, with the engine that decided it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from sluicegate.processors.reproduce import DIFFERENT, MAX_SAMPLE, SAME, SKIPPED, Remade, Result
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams import engines, named
+from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.keys import Keys
+from sluicegate.streams.replay import Advance
+from sluicegate.streams.reproduce import Period, Targets, drawn, here, reproduced
+from sluicegate.streams.settings import Settings
+
+EXIT_DIFFERENT, EXIT_NOT_AT_HAND = 1, 4
+COLUMNS = ("partition", "seq", "intent", "stage", "status", "verdict", "field", "recorded", "remade", "cause")
+SHOWN = 50
+"""Inputs printed; `-o json` and `csv` have all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("reproduce")
+    def reproduce(
+        name: Annotated[
+            str, typer.Argument(help="an intent, event, trace or session; empty with --sample")
+        ] = "",
+        agent: Annotated[str, typer.Option("--agent", help="when several agents used the id")] = "",
+        sample: Annotated[
+            int, typer.Option("--sample", help="draw so many intents of the period", min=0, max=MAX_SAMPLE)
+        ] = 0,
+        seed: Annotated[
+            str, typer.Option("--seed", help="whoever has it draws the same sample; made when empty")
+        ] = "",
+        from_time: Annotated[
+            str | None, typer.Option("--from-time", help="ISO 8601; UTC unless it says otherwise")
+        ] = None,
+        to_time: Annotated[str | None, typer.Option("--to-time", help="ISO 8601, inclusive")] = None,
+        partition: Annotated[
+            list[int] | None, typer.Option("--partition", help="of a sample: only this one; may be repeated")
+        ] = None,
+        engines_folder: Annotated[
+            Path | None, typer.Option("--engines", help="where other versions' wheels are")
+        ] = None,
+        any_engine: Annotated[
+            bool, typer.Option("--any-engine", help="decide by this version what another one decided")
+        ] = False,
+        stdin: Annotated[bool, typer.Option("--stdin", hidden=True)] = False,
+        output: OutputOption = Format.TABLE,
+    ) -> None:
+        """Decide it again and compare every byte, e.g. `sluicegate reproduce i-7`, or `reproduce --sample 100 --seed q3`.
+
+        By the engine, release and control head that are on the record. Verdicts: SAME; DIFFERENT with the first field and
+        its cause; ERASED; EXPIRED; ENGINE_MISSING; ENGINE_FAILED; SKIPPED. Exit code 0: all SAME (or SKIPPED); 1: something is
+        DIFFERENT; 4: something could not be decided again. Nothing is executed or published.
+        """
+        if sum((bool(name), bool(sample), stdin)) != 1:
+            raise Terminal("say what to reproduce: the name of an intent, or `--sample 100`, not both")
+        settings = attach(Settings.from_env())
+        period = None
+        if sample:
+            since, until = (micros_of(t) if t else None for t in (from_time, to_time))
+            period = Period(sample, seed or secrets.token_hex(4), since, until, tuple(partition or ()))
+        result = _run(settings, name, agent, period, stdin, any_engine, engines_folder)
+        if output in (Format.JSON, Format.JSONL):
+            print(
+                json.dumps(result.as_json(), indent=2 if output is Format.JSON else None, ensure_ascii=False)
+            )
+        else:
+            _print(result, output)
+        if code := exit_code(result):
+            raise typer.Exit(code)
+
+
+def exit_code(result: Result) -> int:
+    """0, 1 or 4, as the help says."""
+    verdicts = set(result.intents.values())
+    if DIFFERENT in verdicts:
+        return EXIT_DIFFERENT
+    return 0 if verdicts <= {SAME, SKIPPED} else EXIT_NOT_AT_HAND
+
+
+def _run(
+    settings: Settings, name: str, agent: str, period: Period | None, stdin: bool, any_engine: bool, where: Path | None
+) -> Result:  # fmt: skip
+    bars: list[Progress] = []
+
+    def on_start(total: int) -> Advance:
+        bar, advance = progress("deciding again (offsets)", total)
+        for one in bars:
+            one.stop()
+        bars.append(bar)
+        bar.start()
+        return advance
+
+    keys = Keys(settings.home)
+
+    async def work() -> Result:
+        if stdin:
+            return Result(rows=await here(settings, engines.unpacked(sys.stdin.buffer.read()), keys.open))
+        if period is not None:
+            targets = await drawn(settings, period, on_start)
+        else:
+            targets = Targets()
+            targets.add((await named.find(settings, name, keys.open, agent=agent)).events)
+        result = await reproduced(
+            settings, targets, keys.open, any_engine=any_engine, where=where, on_start=on_start
+        )
+        result.seed = period.seed if period is not None else ""
+        return result
+
+    try:
+        return asyncio.run(work())
+    finally:
+        keys.close()
+        for bar in bars:
+            bar.stop()
+
+
+def _row(row: Remade) -> tuple[object, ...]:
+    return (
+        row.partition, row.seq, row.intent_id, row.stage, row.status, row.verdict, row.field, row.recorded, row.remade,
+        row.cause,
+    )  # fmt: skip
+
+
+def _print(result: Result, output: Format) -> None:
+    rows = result.rows
+    if output is not Format.CSV and len(rows) > SHOWN:  # what is the same is no news
+        rows = [row for row in rows if row.verdict != SAME][:SHOWN]
+    show(COLUMNS, [_row(row) for row in rows], output, "reproduce")
+    if output is Format.CSV:
+        return
+    out = console()
+    for why in sorted({f"{row.verdict}: {row.why}" for row in rows if row.why}):
+        out.print(why, markup=False)
+    seed = f", seed `{result.seed}`" if result.seed else ""
+    out.print(f"{result.said}{seed}, by engine {result.engine} in {result.seconds:.1f} s", markup=False)

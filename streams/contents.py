@@ -1,0 +1,34 @@
+"""The content of a ledger record, opened where the key store allows it.
+
+Never seals and makes no key. Next: `explain.py` (what is told of it), `keys.py` (the store).
+"""
+
+from __future__ import annotations
+
+from sluicegate.processors.rederive import Opener as Opener
+from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
+from sluicegate.schemas.errors import SluicegateError
+from sluicegate.streams.find import LedgerEvent
+
+ERASED = "ERASED"
+
+
+def content_of(event: LedgerEvent, opener: Opener) -> bytes | str | None:
+    """The plain bytes, ERASED, or None when there is no content."""
+    if event.sealed is None:
+        return None
+    try:
+        value = opener(event.header.subject, event.header.event_id, event.sealed)
+    except SluicegateError as error:
+        return str(error)
+    return ERASED if value is None else value
+
+
+def record_in(value: bytes | None) -> object:
+    """The record in an input's bytes, signed or not; None when there is none."""
+    try:
+        record = codec.decode(value or b"")
+        return codec.decode(record.payload) if isinstance(record, r.Envelope) else record
+    except SluicegateError:
+        return None
