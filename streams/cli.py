@@ -12,10 +12,15 @@ import logging
 import os
 import pkgutil
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
+import typer.core
+import typer.main
 from sluicegate.schemas.errors import Retryable, SluicegateError
 from sluicegate.streams import commands
+from sluicegate.streams.help_panels import arrange
 
 EXIT_FOUND, EXIT_USAGE, EXIT_RETRY, EXIT_TERMINAL = 1, 2, 3, 4
 
@@ -23,14 +28,30 @@ app = typer.Typer(
     name="sluicegate",
     help="Your agent asks; Sluicegate decides, runs and answers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from sluicegate.processors.work import (
+            ENGINE,
+        )  # half a second of imports that most commands go without
+
+        typer.echo(f"sluicegate {metadata.version('sluicegate')}, engine {ENGINE}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Say the version and the engine."
+        ),
+    ] = False,
+) -> None:
     """Keeps commands a level below the name, however many there are."""
 
 
@@ -46,8 +67,11 @@ def main() -> None:
     """Entry point of the `sluicegate` command."""
     # aiokafka logs each retry of a metadata race; a command says in one sentence what finally failed.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    command = typer.main.get_command(app)
+    if isinstance(command, typer.core.TyperGroup):
+        arrange(command)
     try:
-        app()
+        command()
     except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         sys.exit(EXIT_RETRY if isinstance(error, Retryable) else EXIT_TERMINAL)

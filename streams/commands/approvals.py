@@ -25,7 +25,10 @@ from sluicegate.streams.open_intents import iso
 from sluicegate.streams.operations import operator
 from sluicegate.streams.settings import Settings
 
-approvals = typer.Typer(help="Calls that wait for people.", invoke_without_command=True)
+approvals = typer.Typer(
+    help="List the calls that wait for people, e.g. `sluicegate approvals -o json`.",
+    invoke_without_command=True,
+)
 COLUMNS = ("intent_id", "agent_id", "tool", "why", "age", "expires_in", "agreed", "by", "reviewers", "edited", "held_at",
            "expires_at", "session_id", "policies", "action_digest")  # fmt: skip
 SHORT = 9
