@@ -32,7 +32,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "feedback",
     ),
     "Policies and releases": ("release", "policy", "mode", "deploy", "canary", "promote", "pin", "unpin"),
-    "Stop and take back": ("quarantine", "rollback"),
+    "Stop and take back": ("quarantine", "rollback", "erase"),
     "Evidence": ("ledger", "checkpoint", "prove", "replay", "rebuild"),
     "Identities": ("agents", "people", "keys", "issuers"),
     "Run": ("worker", "gateway", "witness", "topics"),
