@@ -13,6 +13,7 @@ COPY processors ./processors
 COPY streams ./streams
 COPY executors ./executors
 COPY gateway ./gateway
+COPY adapters ./adapters
 COPY sinks ./sinks
 RUN pip install --no-cache-dir --constraint /constraints.txt . && rm -rf /src
 

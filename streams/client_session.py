@@ -18,6 +18,7 @@ from sluicegate.schemas.records import Intent, Message, Reply
 from sluicegate.streams import client_json
 from sluicegate.streams.asking import Asker, refused, valid_id
 from sluicegate.streams.assembly import Part
+from sluicegate.streams.call_once import call_once
 from sluicegate.streams.client_errors import Unanswered
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_memory import Memory
@@ -156,6 +157,16 @@ class Session(Memory):
             InDoubt: nobody knows whether it happened.
         """
         return await self._call(tool, arguments, timeout_s, intent_id, traceparent)
+
+    async def call_once(
+        self, name: str, arguments: Mapping[str, Json], *, intent_id: str, run: LocalFunction | None = None,
+        kind: str = TOOL_CALL, timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Json | Held:  # fmt: skip
+        """As `call_tool`, and a second time for the same id it tells how the first one ended (`call_once.py`). `run`: in process."""
+        if not self._is_open:
+            detail = f"session `{self.session_id}` is not open: call inside `async with agent.session(...)`"
+            raise refused("unknown_session", intent_id, detail)
+        return await call_once(self._asker, self.session_id, name, arguments, intent_id, run, kind, timeout_s)
 
     async def submit(
         self,

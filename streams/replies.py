@@ -151,6 +151,10 @@ class Inbox:
     def __len__(self) -> int:
         return self._count
 
+    def asks(self, intent_id: str) -> bool:
+        """Whether this client asked for it and still waits."""
+        return any(w.own for w in self._waiting.get(intent_id, ()))
+
     @contextmanager
     def expecting(
         self, intent_id: str, *, own: bool, digest: bytes = b"", again: bool = False

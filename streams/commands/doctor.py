@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 import typer
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
-from sluicegate.schemas.errors import SluicegateError
+from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import broker_java, broker_process, control_log, kafka
+from sluicegate.streams import agent_env, broker_java, broker_process, control_log, kafka, releases
 from sluicegate.streams.attach import attach
 from sluicegate.streams.broker_jars import JARS_SHA256
 from sluicegate.streams.commands.output import Format, OutputOption, show
 from sluicegate.streams.commands.topics import counts, judge
 from sluicegate.streams.ledger import CLOCK_BACK_LIMIT_US
 from sluicegate.streams.roles import ROLES
-from sluicegate.streams.settings import Settings
+from sluicegate.streams.settings import DEFAULT_HOME, Settings
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 EXIT_FOUND = 1
@@ -58,16 +60,58 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command()
-    def doctor(output: OutputOption = Format.TABLE) -> None:
+    def doctor(
+        output: OutputOption = Format.TABLE,
+        of_agent: Annotated[
+            bool,
+            typer.Option(
+                "--agent-env", help="Check what an agent's process has instead: run it where the agent runs."
+            ),
+        ] = False,
+        env_file: Annotated[
+            Path | None,
+            typer.Option(
+                help="With --agent-env: variables from this file (NAME=value, or /proc/PID/environ)."
+            ),
+        ] = None,
+        release: Annotated[
+            Path | None, typer.Option(help="With --agent-env: also try the hosts of this release's tools.")
+        ] = None,
+    ) -> None:
         """Check this machine and this environment, e.g. `sluicegate doctor -o json`.
 
-        Exit code 1 when a check fails; a warning alone is 0.
+        `sluicegate doctor --agent-env --release release/` finds what lets an agent act past the gate: keys of providers and tools,
+        the broker's credentials, open connections. No value is printed. Exit code 1 when a check fails; a warning alone is 0.
         """
-        checks = examine(Settings.from_env())
+        if not of_agent and (env_file or release):
+            raise Terminal("--env-file and --release are for an agent's environment: add --agent-env")
+        checks = agent_checks(env_file, release) if of_agent else examine(Settings.from_env())
         rows = [(c.name, c.verdict, c.found, c.todo) for c in checks]
         show(("check", "verdict", "found", "what to do"), rows, output)
         if any(c.verdict == FAIL for c in checks):
             raise typer.Exit(EXIT_FOUND)
+
+
+def agent_checks(env_file: Path | None, release: Path | None) -> list[Check]:
+    """What an agent's process has that lets it act past the gate. Raises `Terminal` for a file that cannot be read."""
+    environ: Mapping[str, str] = os.environ
+    if env_file is not None:
+        try:
+            environ = agent_env.read_environ(env_file.read_text("utf-8", "replace"))
+        except OSError as error:
+            raise Terminal(
+                f"the file `{env_file}` cannot be read ({error.strerror}): name another"
+            ) from error
+    urls = [] if release is None else agent_env.urls_of(releases.read_folder(release))
+    found = agent_env.look(environ) + agent_env.keys_in(Path(environ.get("SLUICEGATE_HOME") or DEFAULT_HOME))
+    hosts = agent_env.hosts_of(urls, environ)
+    found += asyncio.run(agent_env.reached(hosts))
+    checks = [Check(f.what, FAIL if f.grave else WARN, f.where, f.todo) for f in found]
+    if not found:
+        checks.append(
+            Check("agent", OK, f"{len(environ)} variables, {len(hosts)} hosts: nothing leads past the gate")
+        )
+    return checks
 
 
 def examine(settings: Settings) -> list[Check]:

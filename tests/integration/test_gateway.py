@@ -11,13 +11,20 @@ import aiohttp
 import httpx
 import openai
 import pytest
+from langchain_core.messages import AIMessage
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
+from sluicegate.adapters.langgraph import Governed
 from sluicegate.gateway import openapi
 from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Review
 from sluicegate.streams import control_log
+from sluicegate.streams.client_errors import Refused
+from sluicegate.streams.gateway_client import GatewayAgent
+from sluicegate.streams.replies import Held
 
 from tests.driver import AGENT, PERSON, Event, release_files
 from tests.executor_fakes import FakeAdapter
@@ -330,6 +337,50 @@ def test_mcp_client(served: Served) -> None:
             "r-1", AGENT, intent, "approve", digest, PERSON, now_us(), "fine", release=found.header.release
         )
         await served.gate.put("reviews", codec.encode(review))
+
+    served.loop.run(main())
+
+
+def test_the_sdk_over_http_and_an_adapter_on_it(served: Served) -> None:
+    """The agent holds a key and nothing else: no Kafka address, no credential, no function that could run past an executor."""
+
+    async def main() -> None:
+        async with GatewayAgent(served.gateway.url, served.token()) as agent, agent.session("pay") as session:
+            assert await session.call_tool("desk.pay", {"value": "sdk"}, intent_id="sdk-1") == {"ok": True}
+            with pytest.raises(Refused) as refused:
+                await session.call_tool("desk.pay", {"value": "no"})
+            assert refused.value.policies == ("desk-not-this",) and refused.value.stage == "authorize"
+            held = await session.call_tool("desk.ask", {})
+            assert isinstance(held, Held) and held.policies == ("desk-ask",)
+            assert await agent.result("sdk-1") == {"ok": True}
+            said = await session.call_model("model.small", [{"role": "user", "content": "hi"}], max_tokens=9)
+            assert isinstance(said, dict) and said["text"] == "HI"
+            await session.user_said("thank you")
+
+            def pay(value: str) -> dict[str, object]:
+                """Pay."""
+                raise AssertionError("an executor pays, not the agent")
+
+            node = ToolNode(
+                [pay], awrap_tool_call=Governed(session, names={"pay": "desk.pay"}).awrap_tool_call
+            )
+            graph = StateGraph(MessagesState)
+            graph.add_node("tools", node)
+            graph.add_edge(START, "tools")
+            compiled = graph.compile()
+            call = {"name": "pay", "args": {"value": "node"}, "id": "c1"}
+            calls = sum(served.gate.adapter.called.values())
+            for _ in range(2):
+                answer = await compiled.ainvoke({"messages": [AIMessage("", tool_calls=[call])]})  # type: ignore[arg-type]
+                assert json.loads(answer["messages"][-1].content) == {"ok": True}
+            assert sum(served.gate.adapter.called.values()) == calls + 1
+        with pytest.raises(Refused, match="not known"):
+            async with GatewayAgent(served.gateway.url, served.token() + "x") as agent, agent.session():
+                pass
+        with pytest.raises(Refused) as away:
+            async with GatewayAgent("http://127.0.0.1:9", "key") as agent, agent.session():
+                pass
+        assert away.value.reason == "unavailable" and not away.value.published
 
     served.loop.run(main())
 

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PURE = ("schemas", "processors")
-OUTER = ("streams", "sinks", "executors", "gateway", "console")
+OUTER = ("streams", "sinks", "executors", "gateway", "console", "adapters")
 ALLOWED = {"schemas": {"schemas"}, "processors": {*PURE}} | {layer: {*PURE, *OUTER} for layer in OUTER}
 """Layer -> the layers it may import."""
 
