@@ -73,13 +73,13 @@ def test_keys_come_and_go_and_no_secret_is_told(settings: Settings, command: Com
     said = command("keys", "new", "a-1", "--role", "agent", "--kid", "first")
     first = key_files.load(settings.home / "keys" / "first.jwk")
     said += command("agents", "rotate", "a-1", "--overlap", "1h")
-    [second] = [k for k in control_of(settings).keys.values() if k.kid != "first"]
+    [second] = [k for k in control_of(settings).keys.values() if k.principal == "a-1" and k.kid != "first"]
     made = key_files.load(key_files.default_path(settings.home, second.kid))
     assert made.public == second.public
     states = {r["kid"]: r["state"] for r in json.loads(command("keys", "list", "a-1", "-o", "json"))}
     assert states == {"first": "valid", second.kid: "valid"}, "they overlap"
     said += command("keys", "revoke", "first", "--why", "lost")
-    states = {r["kid"]: r["state"] for r in json.loads(command("keys", "list", "-o", "json"))}
+    states = {r["kid"]: r["state"] for r in json.loads(command("keys", "list", "a-1", "-o", "json"))}
     assert states == {"first": "revoked", second.kid: "valid"}
     said += command("keys", "new", "runner", "--role", "executor")
     control = control_of(settings)
