@@ -59,6 +59,12 @@ INVARIANTS: dict[str, Invariant] = {
     "signature": _I("every input that was taken in was signed by who it names, by a key of that moment", "an input's bytes and control at its head", "--contents"),
     "attribution": _I("agent, intent, session and person are those the input itself names", "an input's bytes, its first header, review_facts", "--contents"),
     "non_omission": _I("every intent taken in is ended or open, and every input record was decided", "the ledger's counts, and the records of the input topics"),
+    "checkpoint": _I(
+        "every signed head is this ledger's root at its size, of a key valid then, and none is beyond its end",
+        "all header hashes, the topic `checkpoints`, the newest note beside the tiles, heads given by `--since`",
+        "a checkpointer",
+    ),
+    "tiles": _I("the hashes in the tiles are those of the ledger", "all header hashes, and every tile", "tiles on this machine"),
     "clickhouse": _I(
         "ClickHouse holds the same events, each once, its columns those of its bytes, and none the ledger has not",
         "`events`, by ranges of 8,192 seqs", "ClickHouse",

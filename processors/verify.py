@@ -99,6 +99,8 @@ class PartitionChecker(Chain):
         else:
             self._judge(one, rest, offset, first)
         self._sum(seq)
+        if self.tree is not None:
+            self._grow()
         self.seq = seq + 1
 
     def _judge(self, one: Linked, rest: Rest, offset: int, first: bool) -> None:
@@ -123,6 +125,7 @@ class PartitionChecker(Chain):
         except Unreadable as error:
             self._bad("readable", offset, str(error))
             self._rest = None
+            self._lose(head.seq)
             self.seq = head.seq + 1
             return False
         self._rest, self._rest_bytes, self._first_seq = rest, head.rest, head.seq
@@ -217,6 +220,7 @@ class PartitionChecker(Chain):
         """The counts at the end. An empty partition is no violation: nobody owned it yet."""
         counts = self.lives.counts()
         self.budgets.close(self.lives.ended_one)
+        self.end_tree()
         if counts["in"] != counts["accounted"]:
             self._bad(
                 "non_omission",

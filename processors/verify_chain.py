@@ -7,11 +7,14 @@ way takes apart and tells what is wrong. Never looks at what a record means. Nex
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sluicegate.processors import reading
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.outcomes import HEADER_VERSION, ZERO_HASH, header_hash
+from sluicegate.processors.tiles import Read
+from sluicegate.processors.verify_tree import Head, Tree
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.codec import encode_long
@@ -190,6 +193,12 @@ class Chain:
         self.index = max(0, partition)
         self.sums: dict[int, list[int]] = {}
         self.sum_until = 1 << 63
+        self.tree: Tree | None = None
+        self.judged_from = 0
+        """What is before it was judged before: it is counted in `before`, and not told."""
+        self.before = 0
+        self.lost = ""
+        """Why the tree could not be grown any further."""
         self._first = self._next = 0
         self._total = [0, 0]
 
@@ -205,12 +214,39 @@ class Chain:
         total[0] += 1
         total[1] ^= _from_bytes(self.prev_hash, "little")
 
+    def _grow(self) -> None:
+        """Add the record just linked to the tree. Where a leaf is missing there is none any more."""
+        tree = self.tree
+        if tree is not None:
+            tree.leaves += self.prev_hash
+            if len(tree.leaves) == tree.stop:
+                tree.turn()
+
+    def grow(self, heads: Iterable[Head], kept: int = 0, read: Read | None = None) -> None:
+        """Hold the ledger to signed heads, and to the tiles of a tree of `kept` leaves. Before the first record."""
+        self.tree = Tree(self._bad_tree, heads, kept, read)
+
+    def end_tree(self) -> None:
+        """The ledger has no more records."""
+        if self.tree is not None:
+            self.tree.close(self.seq)
+
+    def _bad_tree(self, invariant: str, seq: int, sentence: str) -> None:
+        self.findings.add(invariant, seq, -1, sentence)
+
+    def _lose(self, seq: int) -> None:
+        if self.tree is not None:
+            self.tree, self.lost = None, f"event {seq} is missing or cannot be read"
+
     def summed(self, key: int) -> tuple[int, int]:
         """Events of a range, and the xor of the first 8 bytes of their header hashes."""
         count, word = self.sums.get(key, (0, 0))
         return count, word & (1 << 64) - 1
 
     def _bad(self, invariant: str, offset: int, sentence: str) -> None:
+        if self.seq < self.judged_from:
+            self.before += 1
+            return
         self.findings.add(invariant, self.seq, offset, sentence)
 
     def _link(self, offset: int, value: bytes) -> Linked | None:
@@ -220,11 +256,13 @@ class Chain:
             head = reading.head(parts.header)
         except Unreadable as error:
             self._bad("readable", offset, str(error))
+            self._lose(self.seq)
             self.seq += 1  # it took a place: the next one is judged on its own
             self.prev_hash = b""
             return None
         if head.seq != self.seq:
             self._bad("dense", offset, f"expected seq {self.seq}, found {head.seq}")
+            self._lose(self.seq)
             self.seq = head.seq
         if head.prev_hash != self.prev_hash and self.prev_hash:
             self._bad("chain", offset, f"seq {head.seq} does not name the hash of the record before it")

@@ -6,7 +6,7 @@ rules. Pure. Next: `authority.py` (what is permitted), `verify.py` (who needs th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sluicegate.processors import control as control_fold
 from sluicegate.processors import reading
@@ -14,7 +14,9 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import in_use
 from sluicegate.processors.outcomes import event_id
 from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.tiles import Read
 from sluicegate.processors.verify_chain import Chain
+from sluicegate.processors.verify_tree import Head
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
@@ -35,6 +37,7 @@ class ControlChecker(Chain):
         self.controls: list[Control] = []
         self._rules = rules
         self._absent: set[str] = set()
+        self._leaves: list[bytes] = []
 
     def add(self, offset: int, value: bytes) -> None:
         """Check one record."""
@@ -54,6 +57,7 @@ class ControlChecker(Chain):
             self._bad(
                 "readable", offset, f"control event {linked.seq} cannot be read ({type(error).__name__})"
             )
+            self._lose(linked.seq)
             self.seq = linked.seq + 1
             return
         if wrong:
@@ -76,7 +80,19 @@ class ControlChecker(Chain):
             )
         self.controls.append(after)
         self._sum(linked.seq)
+        self._leaves.append(self.prev_hash)
         self.seq = linked.seq + 1
+
+    def grow(self, heads: Iterable[Head], kept: int = 0, read: Read | None = None) -> None:
+        """After the last record: which keys may sign heads is said in here."""
+        super().grow(heads, kept, read)
+        if self.tree is not None and len(self._leaves) == self.seq:
+            for leaf in self._leaves:
+                self.prev_hash = leaf
+                self._grow()
+            self.end_tree()
+        else:
+            self._lose(len(self._leaves))
 
     def _releases(self, control: Control, offset: int) -> None:
         for digest in in_use(control) - self._rules.keys() - self._absent:

@@ -4,7 +4,8 @@
                 below the cut can name a later control event
     2. ledger   every partition from its first record to the cut (`processors/verify.py`)
     3. inputs   every record of an input topic below the ledger's position was decided: counted and summed
-    4. rows     ClickHouse against the same events (`verify_rows.py`); what its sink has not reached yet is PENDING
+    4. heads    every checkpoint that was signed, and the tiles, against the ledger's own tree (`verify_checkpoints.py`)
+    5. rows     ClickHouse against the same events (`verify_rows.py`); what its sink has not reached yet is PENDING
 
 What is not above the cut is not judged. Never writes anything anywhere. Next: `processors/invariants.py`.
 """
@@ -12,8 +13,9 @@ What is not above the cut is not judged. Never writes anything anywhere. Next: `
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -24,10 +26,11 @@ from sluicegate.processors.verify_contents import Opener
 from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
-from sluicegate.streams import kafka, mac_keys, topics, verify_releases
+from sluicegate.streams import kafka, mac_keys, topics, verify_checkpoints, verify_releases
 from sluicegate.streams.keys import Keys, keys_at
 from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.verify_checkpoints import Heads
 from sluicegate.streams.verify_rows import Rows, compare, open_rows
 
 FETCH_WAIT_MS = 20
@@ -43,6 +46,8 @@ class PartitionReport:
         intents: counts for non-omission: `in` = the ended ones + `open`.
         contents: with `--contents`, how many were opened, erased, signed, unsigned, without_secret.
         inputs: per topic: decided, in_kafka, and a verdict.
+        checkpoints: same | broken | no checkpoint | not compared, with how many heads and tiles.
+        before: with `--since`, violations below the kept checkpoint: not told again.
         clickhouse: same | pending | broken | not compared, with the numbers.
         violations: name -> first one, with the count of all.
     """
@@ -56,7 +61,9 @@ class PartitionReport:
     intents: dict[str, object] = field(default_factory=dict)
     contents: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, dict[str, object]] = field(default_factory=dict)
+    checkpoints: dict[str, object] = field(default_factory=dict)
     clickhouse: dict[str, object] = field(default_factory=dict)
+    before: int = 0
     violations: dict[str, dict[str, object]] = field(default_factory=dict)
 
     @property
@@ -109,10 +116,12 @@ async def verify(
     inputs: bool = True,
     clickhouse: bool = True,
     contents: bool = False,
+    since: Sequence[Path] = (),
     on_start: Callable[[int], Advance] | None = None,
 ) -> Report:
     """Verify a ledger up to its committed end as of now. `contents`: what is sealed is opened with this
-    machine's key store. `on_start(total offsets)` returns what progress is told."""
+    machine's key store. `since`: checkpoints that somebody kept; what is below them is held to their roots, and not
+    told again. `on_start(total offsets)` returns what progress is told."""
     started = time.monotonic()
     report = Report(settings.env)
     count = await topics.partitions_of(settings)
@@ -124,7 +133,7 @@ async def verify(
     report.clickhouse = rows.reason or "compared"
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        run = _Run(settings, consumer, rows, report, opener)
+        run = _Run(settings, consumer, rows, report, opener, since)
         await run.all(wanted, inputs, on_start)
     finally:
         await consumer.stop()
@@ -149,33 +158,40 @@ class _Run:
         rows: Rows,
         report: Report,
         opener: Opener | None,
+        since: Sequence[Path],
     ) -> None:
         self.env, self.consumer, self.rows, self.report = settings.env, consumer, rows, report
+        self.settings, self.since = settings, since
+        self.store = verify_checkpoints.store_at(settings)
         self.opener, self.mac_keys = opener, mac_keys.load(settings.home) if opener is not None else {}
         self.advance: Advance = lambda _: None
 
     async def all(self, wanted: list[int], inputs: bool, on_start: Callable[[int], Advance] | None) -> None:
+        shown = await verify_checkpoints.topic_end(self.consumer, self.env)
         ledgers = await stretches(self.consumer, places(self.env, "outcomes", wanted))  # 1
         begins = {p: await stretches(self.consumer, self._inputs(p)) for p in wanted}
         if on_start is not None:
             total = sum(s.end - s.begin for s in ledgers)
             total += sum(s.end - s.begin for ss in begins.values() for s in ss) if inputs else 0
             self.advance = on_start(total)
-        control = await self._control()
+        control, heads = await self._control(shown)
         for stretch in ledgers:
             index = stretch.place.partition
             starts = {self._topic(s.place): s.begin for s in begins[index]}
             checker = PartitionChecker(index, control.controls, starts, self.opener)
             checker.sum_until = self.rows.until(checker.log_id, "outcomes", index)
+            verify_checkpoints.hold(checker, heads, self.store)
             await self._feed(checker, stretch)  # 2
             part = _report_of(checker)
             part.intents = checker.close()
             part.contents = dict(checker.contents.counts) if checker.contents is not None else {}
+            part.before = checker.before
             part.decided_until, part.control_head = checker.time, checker.control_head
             if inputs:
                 for source in begins[index]:
                     part.inputs[self._topic(source.place)] = await self._omitted(checker, source)  # 3
-            part.clickhouse = await compare(self.rows, "outcomes", index, checker)  # 4
+            part.checkpoints = verify_checkpoints.told(checker, self.store)  # 4
+            part.clickhouse = await compare(self.rows, "outcomes", index, checker)  # 5
             self._finish(part, checker.findings)
             self.report.partitions.append(part)
 
@@ -191,7 +207,7 @@ class _Run:
                 checker.add(record.offset, record.value or b"")
             self.advance(len(batch))
 
-    async def _control(self) -> ControlChecker:
+    async def _control(self, shown: Stretch) -> tuple[ControlChecker, Heads]:
         checker = ControlChecker(await verify_releases.rules(self.consumer, self.env), self.mac_keys)
         [stretch] = await stretches(self.consumer, places(self.env, "control", [0]))
         await self._feed(checker, stretch)
@@ -199,9 +215,14 @@ class _Run:
         self.report.log_id = checker.log_id.hex()
         if not checker.controls:
             raise Terminal(f"there is no ledger in `{self.env}` yet, start one with `sluicegate up`")
+        heads = verify_checkpoints.begin(checker.controls[-1], self.env)
+        verify_checkpoints.keep(heads, self.since)
+        await verify_checkpoints.read_topic(self.consumer, heads, shown)
+        verify_checkpoints.hold(checker, heads, self.store)
+        part.checkpoints = verify_checkpoints.told(checker, self.store)
         part.clickhouse = await compare(self.rows, "control", 0, checker)
         self._finish(part, checker.findings)
-        return checker
+        return checker, heads
 
     async def _omitted(self, checker: PartitionChecker, source: Stretch) -> dict[str, object]:
         """Whether every record below the ledger's position that still exists was decided. Offsets have holes."""

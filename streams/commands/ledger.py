@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,12 @@ def register(app: typer.Typer) -> None:
                 "--contents", help="open what is sealed with this machine's keys, check who signed it"
             ),
         ] = False,
+        since: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--since", help="a checkpoint you kept, one a partition: told is what comes after it"
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="the same as -o json")] = False,
     ) -> None:
         """Check every rule of the ledger, e.g. `sluicegate ledger verify -o json`.
@@ -49,7 +56,12 @@ def register(app: typer.Typer) -> None:
         settings = attach(Settings.from_env())
         output = Format.JSON if as_json else output
         report = _verify(
-            settings, partitions=partition, inputs=inputs, clickhouse=clickhouse, contents=contents
+            settings,
+            partitions=partition,
+            inputs=inputs,
+            clickhouse=clickhouse,
+            contents=contents,
+            since=since or (),
         )
         if output in (Format.JSON, Format.JSONL):
             print(json.dumps(report.as_json(), indent=2 if output is Format.JSON else None))
@@ -91,6 +103,7 @@ def _print(report: Report, output: Format) -> None:
         "intents",
         "open",
         "inputs",
+        "checkpoints",
         "clickhouse",
         "verdict",
     )
@@ -130,6 +143,7 @@ def _row(part: PartitionReport) -> tuple[object, ...]:
         part.intents.get("in", ""),
         sum(still.values()) if isinstance(still, dict) else "",
         sum(d for d in decided if isinstance(d, int)) if decided else "",
+        part.checkpoints.get("verdict", ""),
         part.clickhouse.get("verdict", ""),
         "ok" if part.ok else "BROKEN",
     )

@@ -10,6 +10,7 @@ from tests.mutations.scenes import Name, Place, Scene
 
 VERIFY = "ledger verify"
 CONTENTS = "ledger verify --contents"
+SINCE = "ledger verify --since KEPT"
 REPLAY = "replay --mode check"
 
 Tamper = Callable[[Scene], int]

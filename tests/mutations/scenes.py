@@ -6,11 +6,15 @@ A scene is made once; every tampering gets a copy of its lists. `verify` runs th
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 
 import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sluicegate.processors.control import Control
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import CompiledRelease, compile_release
@@ -21,10 +25,15 @@ from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import partition_of
+from sluicegate.streams import verify_checkpoints
+from sluicegate.streams.log_tree import LogTree
+from sluicegate.streams.tile_store import MemoryStore
+from sluicegate.streams.verify_checkpoints import Store
 
 from tests.driver import (
     AGENT,
     LOG_ID,
+    T0,
     Driver,
     Event,
     MemoryKeys,
@@ -56,6 +65,9 @@ class Scene:
     Attributes:
         rules: releases by digest, as the releases topic holds them.
         others: another partition's ledger of the same log.
+        notes: signed heads on the topic `checkpoints`.
+        tiles: files of the tile store.
+        kept: a head that somebody keeps outside.
     """
 
     driver: Driver
@@ -64,6 +76,9 @@ class Scene:
     inputs: dict[str, dict[int, bytes]]
     rules: dict[str, CompiledRelease]
     others: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tiles: dict[str, bytes] = field(default_factory=dict)
+    kept: str = ""
 
     @property
     def partition(self) -> int:
@@ -111,6 +126,8 @@ def found(scene: Scene, contents: bool = False) -> dict[Name, Place]:
         control.add(*record)
     opener = scene.keys.open if contents else None
     checker = PartitionChecker(scene.partition, control.controls, {}, opener)
+    if scene.notes or scene.tiles or scene.kept:
+        _hold(checker, control.controls[-1], scene)
     for record in scene.records:
         checker.add(*record)
     checker.close()
@@ -122,6 +139,20 @@ def found(scene: Scene, contents: bool = False) -> dict[Name, Place]:
     violations = [*control.findings.first.values(), *checker.findings.first.values()]
     assert all(v.sentence for v in violations)
     return {v.invariant: (v.partition, v.seq) for v in violations}
+
+
+def _hold(checker: PartitionChecker, control: Control, scene: Scene) -> None:
+    heads = verify_checkpoints.begin(control, "test")
+    if scene.kept:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kept"
+            path.write_text(scene.kept)
+            verify_checkpoints.keep(heads, [path])
+    for note in scene.notes:
+        heads.take(scene.partition, note, "on the topic")
+    store = MemoryStore()
+    store.files = scene.tiles
+    verify_checkpoints.hold(checker, heads, Store(store if scene.tiles else None))
 
 
 def differs(scene: Scene) -> dict[Name, Place]:
@@ -144,7 +175,7 @@ def copy(scene: Scene) -> Scene:
     """Lists of its own."""
     return replace(
         scene, control=list(scene.control), records=list(scene.records), rules=dict(scene.rules),
-        inputs={topic: dict(sent) for topic, sent in scene.inputs.items()}, others=list(scene.others),
+        inputs={topic: dict(sent) for topic, sent in scene.inputs.items()}, others=list(scene.others), notes=list(scene.notes), tiles=dict(scene.tiles),
     )  # fmt: skip
 
 
@@ -186,6 +217,38 @@ def budgeted() -> Scene:
     finish(d, d.call("cost.pay"), 30)
     d.call("cost.pay")
     return _of(d)
+
+
+CHECKPOINTER = "checkpointer:1"
+
+
+def tree_of(
+    records: list[Record], sizes: list[int], store: MemoryStore, kid: str = CHECKPOINTER
+) -> list[str]:
+    """Signed heads of a ledger at some sizes, its tiles in the store: what a checkpointer makes of it."""
+    tree, notes, at = LogTree(store, "test", LOG_ID, 0), [], 0
+    secret = Ed25519PrivateKey.from_private_bytes(secret_of(kid))
+    for size in sizes:
+        for record in records[at:size]:
+            tree.add(*record)
+        second = T0 // 1_000_000 + 3_600 + size
+        signed = tree.seal(secret.public_key().public_bytes_raw(), kid, secret.sign, second)
+        assert signed is not None
+        notes.append(str(signed.note))
+        at = size
+    return notes
+
+
+@cache
+def checkpointed() -> Scene:
+    """A ledger of 600 records and more whose heads were signed at three sizes, with tiles up to the last one."""
+    d = Driver()
+    d.control_event("key.added", **key_body(CHECKPOINTER, "checkpointer", "checkpointer"))
+    d.everyday(8)
+    scene, store = _of(d), MemoryStore()
+    scene.notes = tree_of(d.records, [100, 400, len(d.records)], store)
+    scene.tiles = store.files
+    return scene
 
 
 @cache

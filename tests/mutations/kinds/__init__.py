@@ -1,5 +1,5 @@
 """All kinds of tampering, by what they touch. Importing this registers them (`registry.KINDS`)."""
 
-from tests.mutations.kinds import bytes_, calls, control, inputs, people
+from tests.mutations.kinds import bytes_, calls, control, inputs, people, trees
 
-__all__ = ["bytes_", "calls", "control", "inputs", "people"]
+__all__ = ["bytes_", "calls", "control", "inputs", "people", "trees"]
