@@ -43,6 +43,7 @@ class Gate:
         under_way_of, streams_of: of these, how many of a key.
         streams: ends an open event stream, one for each.
         waiting_bytes: of results that wait for clients of event streams.
+        origins: of pages that may ask at `/mcp`, besides those of this machine.
         opened: key -> the session its completions share.
         written: the deployed release's contracts, once somebody asked for them.
     """
@@ -59,6 +60,7 @@ class Gate:
     streams: set[Callable[[], None]] = field(default_factory=set)
     streams_of: Counter[str] = field(default_factory=Counter)
     waiting_bytes: int = 0
+    origins: frozenset[str] = frozenset()
     connections: Connections = field(default_factory=Connections)
     opened: dict[str, str] = field(default_factory=dict)
     written: dict[str, dict[str, dict[str, Json]]] = field(default_factory=dict)

@@ -39,6 +39,8 @@ PAGE = 200
 """Tools of one answer."""
 RESULT_TOOL = "sluicegate_result"
 CURSOR = re.compile(r"[0-9]{1,9}")
+LOOPBACK = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
+"""Origins of pages on this machine."""
 CALL_LIMIT_S = 60.0
 INTENT, HELD = "ai.sluicegate/intent", "ai.sluicegate/held"
 """Names in `_meta`."""
@@ -103,10 +105,20 @@ def _rpc(value: dict[str, object], headers: dict[str, str]) -> web.Response:
 
 
 def _same_origin(request: web.Request) -> None:
-    """A page of a browser must not reach a gateway on its machine (DNS rebinding): the specification asks for this."""
+    """A page of a browser must not reach a gateway on its machine (DNS rebinding): the specification asks for this.
+
+    That the page's host is the request's says nothing: whoever rebinds a name controls both.
+    """
     origin = request.headers.get("Origin")
-    if origin and origin.partition("://")[2] != request.host:
-        raise problem(403, "forbidden", f"origin `{origin[:80]}` may not ask here")
+    if origin is None or origin in gate_of(request).origins:
+        return
+    # INVARIANT: a page of another host does not ask, whatever name it came by (tests/unit/test_gateway_mcp.py).
+    if not (LOOPBACK.fullmatch(origin) and origin.partition("://")[2] == request.host):
+        raise problem(
+            403,
+            "forbidden",
+            f"origin `{origin[:80]}` may not ask here: list it in SLUICEGATE_GATEWAY_ORIGINS",
+        )
 
 
 async def _answer(

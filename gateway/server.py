@@ -17,7 +17,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import cast
 
 from aiohttp import web
@@ -135,11 +135,14 @@ def make_app(gate: Gate) -> web.Application:
 class Gateway:
     """One gateway process: the component of the role `gateway`."""
 
-    def __init__(self, settings: Settings, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, host: str = "127.0.0.1", port: int = 0, origins: Iterable[str] = ()
+    ) -> None:
         self.settings = settings
         self._control = ControlReader(settings)
         self._hub = Hub(settings, Decided(settings).when)
         self.gate = Gate(settings, self._hub, self._control, Rates(), wall_clock, Counter())
+        self.gate.origins = frozenset(origins)
         self._host, self.port = host, port
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None

@@ -168,7 +168,10 @@ class Asker:
         """
         value = self._encode(topic, record, intent_id)
         handed_over = False
-        digest = request_digest(codec.encode(record), record.request)
+
+        def digest() -> bytes:  # asked for at a conflict only
+            return request_digest(codec.encode(record), record.request)
+
         with self.inbox.expecting(intent_id, own=True, digest=digest, again=bool(record.request)) as waiting:
             try:
                 async with asyncio.timeout(timeout_s):

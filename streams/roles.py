@@ -41,6 +41,7 @@ ROLES = ("ledger", "executor", "projector", "checkpointer", "gateway", "monitor"
 OPTIONAL = ("evaluator",)
 
 GATEWAY_LISTEN = "SLUICEGATE_GATEWAY_LISTEN"
+GATEWAY_ORIGINS = "SLUICEGATE_GATEWAY_ORIGINS"
 DEFAULT_LISTEN = "127.0.0.1:8484"
 """Where a gateway listens when nobody says otherwise: this machine only."""
 
@@ -284,7 +285,7 @@ def _gateway(settings: Settings) -> Component:
     host, _, port = os.environ.get(GATEWAY_LISTEN, DEFAULT_LISTEN).rpartition(":")
     if not host or not port.isdigit():
         raise Terminal(f"`{host}:{port}` is no address to listen on: set {GATEWAY_LISTEN} to HOST:PORT")
-    return Gateway(settings, host, int(port))
+    return Gateway(settings, host, int(port), os.environ.get(GATEWAY_ORIGINS, "").split())
 
 
 def _evaluator(settings: Settings) -> Component:

@@ -321,7 +321,9 @@ def test_mcp_client(served: Served) -> None:
         assert found[0] == 400 and "Mcp-Session-Id" in str(found[1])
         found = await served.call("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "resources/list"})
         assert found[1]["error"]["code"] == -32_601  # type: ignore[index]
-        found = await served.call("POST", "/mcp", {"method": "ping"}, Origin="http://evil.example")
+        found = await served.call(
+            "POST", "/mcp", {"method": "ping"}, Origin="http://evil.example", Host="evil.example"
+        )
         assert found[0] == 403
 
     async def agreed(intent: str) -> None:

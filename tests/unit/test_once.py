@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sluicegate.schemas import codec
@@ -81,7 +82,7 @@ def test_a_conflict_is_told_to_whoever_made_it() -> None:
     )
 
     async def run() -> None:
-        first, second, old = (Waiting(True, request_digest(b"", name)) for name in ("a", "b", "c"))
+        first, second, old = (Waiting(True, partial(request_digest, b"", name)) for name in ("a", "b", "c"))
         for waiting in (first, second):
             waiting.offer(conflict)
         assert not first.end.done() and second.end.done()
