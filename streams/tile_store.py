@@ -7,7 +7,7 @@
                                                /position              where the last leaf is in Kafka; a hint, may be lost
 
 Any web server can serve the folder as it is to any C2SP client. `TileStore` is the port for another store. A written tile
-never changes. Never judges what it keeps. Next: `processors/tiles.py` (what tiles are), `log_tree.py` (who writes them).
+never changes. Never judges what it keeps. Next: `processors/tiles.py` (what tiles are), `log_tree.py` (who writes them), `object_store.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Protocol
 
 from sluicegate.processors.checkpoints import ORIGIN_PREFIX
 from sluicegate.processors.tiles import WIDTH, Read, Tile, TileFault
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Retryable
 from sluicegate.streams.settings import Settings
 
 VARIABLE = "SLUICEGATE_TILES"
@@ -165,7 +165,7 @@ def store_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> Til
     """The store this process was told of. Raises `Terminal` for one that cannot be used here."""
     where = environ.get(VARIABLE, "").strip()
     if "://" in where:
-        raise Terminal(
-            f"`{VARIABLE}` names `{where.partition('://')[0]}://`, and only folders are supported: mount the bucket, or name a folder"
-        )
+        from sluicegate.streams.object_store import ObjectStore
+
+        return ObjectStore.at(where)
     return FolderStore(Path(where).expanduser().absolute() if where else settings.home / "tiles")

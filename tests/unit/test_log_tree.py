@@ -13,9 +13,11 @@ from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.reading import split
 from sluicegate.processors.tiles import Tile, TileFault, TileNodes
 from sluicegate.schemas import notes
-from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.streams import log_tree, tile_store
 from sluicegate.streams.log_tree import Head, LogTree
+from sluicegate.streams.object_store import ObjectStore
+from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore
 
 from tests.ledger_records import Ledger
@@ -68,8 +70,10 @@ def code_of(work: Callable[[], object]) -> str:
     return caught.value.code
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(params=["memory", "folder", "objects"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> TileStore:
+    if request.param == "objects":
+        return ObjectStore.at("memory:///")  # obstore's own: what the client does, not what S3 does
     return MemoryStore() if request.param == "memory" else FolderStore(tmp_path)
 
 
@@ -241,11 +245,25 @@ def test_a_checkpoint_of_another_log_in_the_folder_stops_it(store: TileStore) ->
 
 
 def test_the_store_is_a_folder_of_settings(tmp_path: Path) -> None:
-    from sluicegate.schemas.errors import Terminal
-    from sluicegate.streams.settings import Settings
-
     settings = Settings(home=tmp_path)
     found = tile_store.store_of(settings, {})
     assert isinstance(found, FolderStore) and found.folder == tmp_path / "tiles"
-    with pytest.raises(Terminal, match="only folders are supported"):
-        tile_store.store_of(settings, {"SLUICEGATE_TILES": "ftp://x"})
+    with pytest.raises(Terminal, match="tiles cannot be kept at `nowhere://x`"):
+        tile_store.store_of(settings, {"SLUICEGATE_TILES": "nowhere://x"})
+
+
+def test_an_object_store_that_is_away_is_tried_again() -> None:
+    class Away:
+        def __getattr__(self, name: str) -> object:
+            def work(*_: object) -> None:
+                raise OSError("no route\nand a page of details")
+
+            return work
+
+    found = ObjectStore.at("memory:///")
+    found._api = Away()
+    for work in (lambda: found.get("a"), lambda: found.put([("a", b"")]), lambda: found.drop("a")):
+        with pytest.raises(
+            Retryable, match=r"from the object store: no route$|to the object store: no route$"
+        ):
+            work()
