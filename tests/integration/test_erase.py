@@ -161,14 +161,13 @@ def snapshots(settings: Settings) -> bytes:
     return asyncio.run(read())
 
 
-async def expire(settings: Settings) -> None:
-    """As if the time that the topics are kept had passed."""
+async def keep(settings: Settings, **config: str) -> None:
+    """Change how long topics with bytes in the clear keep them."""
     client = await kafka.connect(kafka.admin(settings))
     try:
-        short = {"retention.ms": "1", "file.delete.delay.ms": "0", "segment.ms": "1000"}
         await client.alter_configs(
             [
-                ConfigResource(ConfigResourceType.TOPIC, full_name(settings.env, name), short)
+                ConfigResource(ConfigResourceType.TOPIC, full_name(settings.env, name), config)
                 for name in IN_THE_CLEAR
             ]
         )
@@ -208,6 +207,15 @@ def test_nothing_of_an_erased_subject_is_left(
                 _before(settings, gate, marks, topic_files, tmp_path, client)
                 _erased(settings, loop, gate, marks, going_on, client)
         _after(settings, marks, topic_files, tmp_path, client)
+    asyncio.run(keep(settings, **{"retention.ms": "-1"}))
+    with gates.running(settings, files=release()) as (
+        loop,
+        gate,
+    ):  # another worker, to whom nothing else is left
+        loop.run(gate.open_session(session="session-3"))
+        assert loop.run(gate.ask(gates.intent("desk.read", {}, session="session-3"))).status == "released"
+        assert loop.run(gate.ask(gates.intent("desk.read", {}, session=OURS))).status == "released"
+        loop.run(gate.intact())
 
 
 def _before(
@@ -261,7 +269,8 @@ def _after(settings: Settings, marks: Marks, topic_files: list[Path], home: Path
     assert report.ok, report.as_json()
     checked = asyncio.run(replay.check(settings, Window(), keys.open))
     assert checked.ok and checked.total("erased") >= 5, checked
-    asyncio.run(expire(settings))
+    # As if the time that they are kept had passed.
+    asyncio.run(keep(settings, **{"retention.ms": "1", "file.delete.delay.ms": "0", "segment.ms": "1000"}))
     wait(lambda: not marks.files(*topic_files), f"kafka to forget: {marks.files(*topic_files)}")
     assert not marks.files(*topic_files, home)
     rows = f"SELECT countIf(subject = '{SUBJECT}'), countIf(position(content, '{marks.kept}') > 0) FROM `{database(settings)}`.contents"
