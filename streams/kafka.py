@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from typing import Literal, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import aiokafka.producer.sender
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -151,7 +152,7 @@ def consumer(
     a committed offset begins. Members of a group get the same partition of every topic (range assignor).
     Call it inside the event loop that will use it.
     """
-    return AIOKafkaConsumer(
+    made = AIOKafkaConsumer(
         *topics,
         **client_kwargs(where, security),
         group_id=group,
@@ -165,6 +166,17 @@ def consumer(
         fetch_max_wait_ms=fetch_wait_ms,
         max_partition_fetch_bytes=fetch_bytes,
     )
+    if isinstance(where, Settings):
+        _settings[made] = where
+    return made
+
+
+_settings: WeakKeyDictionary[AIOKafkaConsumer, Settings] = WeakKeyDictionary()
+
+
+def settings_of(consumer: AIOKafkaConsumer) -> Settings | None:
+    """What a consumer of `consumer` was made with: who reads the ledger finds its archive by that."""
+    return _settings.get(consumer)
 
 
 def admin(where: Settings | str, security: KafkaSecurity | None = None) -> AIOKafkaAdminClient:

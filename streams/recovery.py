@@ -22,6 +22,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import full_name
+from sluicegate.streams import archive
 
 POLL_MS = 20
 """A poll that finds only transaction markers returns nothing, and waits this long for it."""
@@ -49,6 +50,11 @@ async def read_range(
     """Committed records from `start` to the end as of now, in batches."""
     end = (await consumer.end_offsets([place]))[place]
     begin = (await consumer.beginning_offsets([place]))[place]
+    old = await archive.below(consumer, place, start)
+    if old is not None:
+        async for batch in archive.records(old.archive, place, start, old.begin):
+            yield batch
+        begin = old.begin
     consumer.assign([place])
     consumer.seek(place, max(start, begin))
     try:
@@ -129,6 +135,9 @@ async def read_at(
     """The committed record at exactly this offset and up to `limit` - 1 of those that follow; empty without the first."""
     end = (await consumer.end_offsets([place]))[place]
     begin = (await consumer.beginning_offsets([place]))[place]
+    if offset < begin and (old := await archive.below(consumer, place, offset)) is not None:
+        async for batch in archive.records(old.archive, place, offset, old.begin):
+            return batch[:limit] if batch[0].offset == offset else []
     if not begin <= offset < end:
         return []
     consumer.assign([place])

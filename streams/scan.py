@@ -1,5 +1,6 @@
 """Read a stretch of a partition, committed records only: what verify, replay and explain have in common.
 
+Where Kafka has let old records of the ledger go, they come from the archive (`archive.py`).
 Nothing here can write: there is no producer in it. Next: `verify.py`, `replay.py`, `explain.py`.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import full_name
+from sluicegate.streams import archive
 
 FETCH_WAIT_MS = 20
 """A reader of stretches asks for records that are there: it need not wait for more."""
@@ -34,7 +36,9 @@ async def stretches(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]
     """Where partitions begin and end now. Transactions that are still open are behind the end."""
     wanted = list(places)
     begins, ends = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
-    return [Stretch(p, begins[p], ends[p]) for p in wanted]
+    # INVARIANT: what kafka forgot is read from the archive, or said to be gone (tests/integration/test_archive.py).
+    archived = {p: begins[p] > 0 and await archive.below(consumer, p) is not None for p in wanted}
+    return [Stretch(p, 0 if archived[p] else begins[p], ends[p]) for p in wanted]
 
 
 def places(env: str, topic: str, partitions: Iterable[int]) -> list[TopicPartition]:
@@ -48,6 +52,13 @@ async def scan(
     """Records with `start` <= offset < `end`, in batches. The consumer reads nothing else meanwhile."""
     if start >= end:
         return
+    old = await archive.below(consumer, place, start)
+    if old is not None:
+        async for batch in archive.records(old.archive, place, start, min(end, old.begin)):
+            yield batch
+        start = old.begin
+        if start >= end:
+            return
     consumer.assign([place])
     consumer.seek(place, start)
     at, moved = start, time.monotonic()

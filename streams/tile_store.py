@@ -30,8 +30,8 @@ VARIABLE = "SLUICEGATE_TILES"
 CHECKPOINT, POSITION = "checkpoint", "position"
 AT_ONCE = 256
 """Files that are open together when many are written."""
-MAX_FILE_BYTES = 64 * 1024
-"""A tile has 8 kB; a note with 100 signatures 15."""
+MAX_FILE_BYTES = 300 * 1024 * 1024
+"""A tile has 8 kB, a note with 100 signatures 15; a file of the archive (`archive.py`) at most 256 of the largest records."""
 
 
 class TileStore(Protocol):

@@ -1,0 +1,225 @@
+"""The archive: old records of the ledger in a folder or an object store, as tiles and entry bundles, and read back from there.
+
+    SLUICEGATE_ARCHIVE   where (default: `archive` in the state directory), as SLUICEGATE_TILES is given
+
+    <archive>/<environment>/<log id>/<partition>/tile/<L>/<N>, tile/entries/<N>   C2SP tlog-tiles: any client reads it
+                                                /record/<N>                       facts, sealed content, Kafka's offsets
+                                                /archived                         how far; a hint, may be lost
+
+    1. Copy    whole bundles of 256 events, each checked and durable before the hint moves; killed anywhere, it goes on
+    2. Trim    Kafka forgets what is archived, read back and checked, *and* in ClickHouse, *and* below a snapshot
+
+Who reads the ledger through `scan.py` or `recovery.py` reads what Kafka has no more from here, without a word. Never deletes
+from the archive. Next: `processors/entry_bundles.py` (the files), `archiving.py` (the two steps), docs/archive.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from sluicegate.processors import reading
+from sluicegate.processors.checkpoints import origin_of
+from sluicegate.processors.entry_bundles import Bundle, entries_name, files_of, read_bundle, records_name
+from sluicegate.processors.tiles import WIDTH, Read, Tile, TileWriter
+from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.topics import full_name
+from sluicegate.streams import kafka, tile_store
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.tile_store import TileStore, folder_of, reader
+
+VARIABLE = "SLUICEGATE_ARCHIVE"
+ARCHIVED = "archived"
+MAX_BUNDLES_KEPT = 8
+"""Bundles that a reader keeps unpacked: 8 times 200 kB, and at most 8 times 268 MB of the largest records there can be."""
+POLL_MS = 50
+MAX_BUNDLES = 1 << 40
+"""Beyond any ledger: where the search for the end stops."""
+
+
+def store_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> TileStore:
+    """The store this process was told of: what SLUICEGATE_TILES can name, SLUICEGATE_ARCHIVE can."""
+    where = environ.get(VARIABLE, "").strip() or str(settings.home / "archive")
+    return tile_store.store_of(settings, {**environ, tile_store.VARIABLE: where})
+
+
+class LogArchive:
+    """One partition's archive. Blocking: give it a thread."""
+
+    def __init__(self, store: TileStore, env: str, log_id: bytes, partition: int) -> None:
+        self.origin = origin_of(env, log_id, partition)
+        self.partition = partition
+        self._store, self._folder = store, folder_of(self.origin)
+        self._kept: OrderedDict[int, Bundle] = OrderedDict()
+        self._count: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Events that are archived: whole bundles, from `seq` 0 on without a hole."""
+        return self.bundles * WIDTH
+
+    @property
+    def bundles(self) -> int:
+        """Bundles that are archived."""
+        if self._count is None:
+            self._count = self._end()
+        return self._count
+
+    def refresh(self) -> None:
+        """Look again how far it is: another process may have archived more."""
+        self._count = None
+
+    @property
+    def next_offset(self) -> int:
+        """Where Kafka goes on behind it; 0 when nothing is archived."""
+        return self.bundle(self.bundles - 1).next_offset if self.bundles else 0
+
+    def bundle(self, index: int) -> Bundle:
+        """A bundle, checked. Raises `ArchiveFault` for one that is damaged, `Terminal` for one that is not there."""
+        found = self._kept.get(index)
+        if found is None:
+            names = (entries_name(index), records_name(index), Tile(0, index).path)
+            entries, packed, tile = (self._store.get(f"{self._folder}/{name}") for name in names)
+            if entries is None or packed is None or tile is None:
+                raise Terminal(
+                    f"bundle {index} of `{self.origin}` is not whole in the archive, restore it from a copy of `{VARIABLE}`"
+                )
+            found = self._kept[index] = read_bundle(index, entries, packed, tile)
+            if len(self._kept) > MAX_BUNDLES_KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+    def put(self, bundle: Bundle, writer: TileWriter) -> None:
+        """Archive the next bundle: its files and the tiles above it are durable when this returns."""
+        for leaf in bundle.leaves:
+            writer.append(leaf)
+        entries, rest = files_of(bundle)
+        files = [entries, *((tile.path, data) for tile, data in writer.changed())]
+        self._store.put([(f"{self._folder}/{name}", data) for name, data in files])
+        # INVARIANT: last, since a bundle counts when it is there (tests/unit/test_archive.py).
+        self._store.put([(f"{self._folder}/{rest[0]}", rest[1])])
+        writer.settled()
+        self._count = bundle.n + 1
+        hint = json.dumps({"bundles": self._count}).encode()
+        self._store.put([(f"{self._folder}/{ARCHIVED}", hint)])
+
+    def writer(self) -> TileWriter:
+        """The tree as far as it is archived."""
+        return TileWriter(self.size, reader(self._store, self.origin))
+
+    def nodes(self) -> Read:
+        """Tiles, for `tiles.check_all` and proofs."""
+        return reader(self._store, self.origin)
+
+    def holding(self, offset: int) -> int:
+        """The bundle in which an offset is, or the first one behind it."""
+        low, high = 0, self.bundles
+        while low < high:
+            middle = (low + high) // 2
+            if self.bundle(middle).next_offset > offset:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _has(self, index: int) -> bool:
+        return self._store.get(f"{self._folder}/{records_name(index)}") is not None
+
+    def _end(self) -> int:
+        """How many there are: what the hint says and one more, else by doubling and halving."""
+        low = self._hint()
+        if low and not self._has(low - 1):
+            low = 0
+        step = 1
+        while low + step <= MAX_BUNDLES and self._has(low + step - 1):
+            low, step = low + step, step * 2
+        while step > 1:
+            step //= 2
+            if self._has(low + step - 1):
+                low += step
+        return low
+
+    def _hint(self) -> int:
+        data = self._store.get(f"{self._folder}/{ARCHIVED}")
+        try:
+            return max(0, int(json.loads(data or b"{}")["bundles"]))
+        except (ValueError, KeyError, TypeError):
+            return 0
+
+
+async def records(
+    archive: LogArchive, place: TopicPartition, start: int, end: int
+) -> AsyncIterator[list[ConsumerRecord]]:
+    """Archived records with `start` <= offset < `end`, in batches, as a consumer gives them: without key and headers."""
+    index = await asyncio.to_thread(archive.holding, start)
+    while index < archive.bundles:
+        bundle = await asyncio.to_thread(archive.bundle, index)
+        batch = [_record(place, *one) for one in bundle.records if start <= one.offset < end]
+        if batch:
+            yield batch
+        if bundle.next_offset >= end:
+            return
+        index += 1
+
+
+def _record(place: TopicPartition, offset: int, time_ms: int, value: bytes) -> ConsumerRecord:
+    return ConsumerRecord(
+        place.topic, place.partition, offset, time_ms, 0, None, value, None, 0, len(value), ()
+    )  # fmt: skip
+
+
+class Below(NamedTuple):
+    """What is archived below Kafka's begin."""
+
+    archive: LogArchive
+    begin: int
+
+
+async def below(consumer: AIOKafkaConsumer, place: TopicPartition, start: int = 0) -> Below | None:
+    """The archive that has the records from `start` to where Kafka begins; None where Kafka has them itself, or nobody has.
+
+    Raises `Terminal` when there is a gap between the two.
+    """
+    settings = kafka.settings_of(consumer)
+    if settings is None or place.topic != full_name(settings.env, "outcomes"):
+        return None
+    begin = (await consumer.beginning_offsets([place]))[place]
+    if start >= begin:
+        return None
+    log_id = await _log_id(consumer, place, begin)
+    if log_id is None:
+        return None
+    found = await asyncio.to_thread(_open, settings, log_id, place.partition)
+    reaches = await asyncio.to_thread(lambda: found.next_offset)
+    if not reaches:
+        return None
+    if reaches < begin:
+        raise Terminal(
+            f"`{place.topic}`/{place.partition} begins at {begin} in kafka, and its archive ends at {reaches}: what is between is gone, "
+            f"restore `{VARIABLE}` from a copy"
+        )
+    return Below(found, begin)
+
+
+def _open(settings: Settings, log_id: bytes, partition: int) -> LogArchive:
+    return LogArchive(store_of(settings), settings.env, log_id, partition)
+
+
+async def _log_id(consumer: AIOKafkaConsumer, place: TopicPartition, begin: int) -> bytes | None:
+    """Which log the partition is of, from the first record that Kafka has. One always stays (`archiving.py`)."""
+    consumer.assign([place])
+    consumer.seek(place, begin)
+    end = (await consumer.end_offsets([place]))[place]
+    try:
+        while await consumer.position(place) < end:
+            found = (await consumer.getmany(place, timeout_ms=POLL_MS, max_records=1)).get(place, [])
+            if found:
+                return reading.head(reading.split_two(found[0].value or b"")[0]).log_id
+    finally:
+        consumer.pause(place)  # unsubscribing would end aiokafka's fetch task in mid-flight
+    return None

@@ -1,0 +1,210 @@
+"""The archive on a real Kafka and a real ClickHouse: copied, trimmed no earlier than it may be, and read back without a word by
+verify, replay, recovery, rebuild and explain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from aiokafka import TopicPartition
+from sluicegate.processors import snapshot
+from sluicegate.processors.tiles import WIDTH
+from sluicegate.schemas.errors import Retryable
+from sluicegate.sinks import ranges
+from sluicegate.sinks.clickhouse import Projector
+from sluicegate.sinks.embedded import connect, database
+from sluicegate.streams import kafka as clients
+from sluicegate.streams import replay, snapshots
+from sluicegate.streams.archive import VARIABLE
+from sluicegate.streams.cli import app
+from sluicegate.streams.recovery import recover
+from sluicegate.streams.replay import Window
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.stores import KafkaStore
+from sluicegate.streams.verify import verify
+from typer.testing import CliRunner
+
+from tests.driver import Driver
+from tests.integration.test_ledger_tools import publish
+
+T = TypeVar("T")
+LIMIT_S = 60.0
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    async def wrapped() -> T:
+        return await work()
+
+    return asyncio.run(wrapped())
+
+
+def command(*arguments: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+def rows(*arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    found = json.loads(command(*arguments, "-o", "json", code=code))
+    assert isinstance(found, list)
+    return found
+
+
+def begin(settings: Settings) -> int:
+    async def ask() -> int:
+        consumer = await clients.connect(clients.consumer(settings))
+        try:
+            place = TopicPartition(f"{settings.env}.outcomes", 0)
+            return int((await consumer.beginning_offsets([place]))[place])
+        finally:
+            await consumer.stop()
+
+    return run(ask)
+
+
+async def project(settings: Settings, driver: Driver) -> None:
+    """ClickHouse catches up."""
+    assert settings.kafka is not None
+    projector, stop = (
+        Projector(settings, settings.kafka, lambda: connect(settings, "sink"), driver.keys),
+        asyncio.Event(),
+    )
+    task = asyncio.create_task(projector.run(stop))
+    async with asyncio.timeout(LIMIT_S):
+        while len(projector.lag) < 2 or any(projector.lag.values()):
+            await asyncio.sleep(0.05)
+    stop.set()
+    await task
+
+
+async def store_snapshot(settings: Settings, driver: Driver) -> None:
+    producer = await clients.connect(clients.producer(settings, transactional_id=f"{settings.env}.s"))
+    try:
+        await snapshots.store(producer, settings.env, driver.state, len(driver.records) - 1)
+    finally:
+        await producer.stop()
+
+
+def test_old_records_are_kept_elsewhere_and_read_from_there(
+    kafka: str, clickhouse: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "RANGE_EVERY_S", 0.1)
+    env = f"a-{uuid.uuid4().hex[:8]}"
+    settings = Settings(env=env, home=tmp_path, kafka=kafka, partitions=1, clickhouse=f"{clickhouse}/{env}")
+    for name, value in (
+        ("ENV", env),
+        ("HOME", tmp_path),
+        ("KAFKA", kafka),
+        ("CLICKHOUSE", f"{clickhouse}/{env}"),
+    ):
+        monkeypatch.setenv(f"SLUICEGATE_{name}", str(value))
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
+    driver = Driver()
+    while len(driver.records) < 4 * WIDTH:
+        driver.everyday(2)
+    run(lambda: publish(settings, driver))
+    whole = len(driver.records) // WIDTH * WIDTH
+
+    [said] = rows("archive", "run", "--dry-run")
+    assert (said["copied"], said["archived"]) == (whole, 0)
+    assert rows("archive", "run") == [{"partition": 0, "copied": whole, "archived": whole}]
+    assert rows("archive", "run") == [{"partition": 0, "copied": 0, "archived": whole}]
+    assert [r["verdict"] for r in rows("archive", "verify")] == ["intact"]
+
+    _never_ahead(settings, driver)
+    [cut] = rows("archive", "trim", "--keep", "0s")
+    assert cut["forgets"] == whole - WIDTH and cut["bound by"] == "archive"
+    assert begin(settings) == whole - WIDTH
+    assert [r["kafka begins at"] for r in rows("archive", "list")] == [whole - WIDTH]
+    assert [r["forgets"] for r in rows("archive", "trim", "--keep", "0s")] == [0]
+
+    _read_back(settings, driver)
+    _damage(settings, tmp_path / "elsewhere")
+
+
+def _never_ahead(settings: Settings, driver: Driver) -> None:
+    """INVARIANT: kafka forgets nothing that is not archived and in ClickHouse."""
+    with pytest.raises(Retryable):  # not even a table there yet
+        CliRunner().invoke(app, ["archive", "trim", "--keep", "0s"], catch_exceptions=False)
+    run(lambda: project(settings, driver))
+    [cut] = rows("archive", "trim", "--keep", "0s")
+    assert (cut["forgets"], cut["snapshot"]) == (0, 0)
+    run(lambda: store_snapshot(settings, driver))
+    [cut] = rows("archive", "trim", "--keep", "1d", "--dry-run")
+    assert (cut["forgets"], cut["old enough"]) == (0, 0)
+    client = connect(settings, "sink")
+    events = f"`{database(settings)}`.events"
+    client.command(
+        f"ALTER TABLE {events} DELETE WHERE src_topic = 'outcomes' AND seq = {WIDTH + 7} SETTINGS mutations_sync = 2"
+    )
+    [cut] = rows("archive", "trim", "--keep", "0s", "--dry-run")
+    assert (cut["forgets"], cut["in clickhouse"], cut["bound by"]) == (WIDTH, WIDTH + 7, "clickhouse")
+    assert begin(settings) == 0  # --dry-run
+    client.command(f"TRUNCATE TABLE {events}")
+    client.command(f"TRUNCATE TABLE `{database(settings)}`.ingest_batches")
+    [cut] = rows("archive", "trim", "--keep", "0s")
+    assert (cut["forgets"], cut["bound by"]) == (0, "clickhouse")
+    assert begin(settings) == 0
+    client.command(f"DROP DATABASE `{database(settings)}`")
+    client.close()
+    run(lambda: project(settings, driver))
+
+
+def _read_back(settings: Settings, driver: Driver) -> None:
+    report = run(lambda: verify(settings))
+    assert report.ok, report.as_json()
+    assert report.partitions[0].events == len(driver.records)
+    checked = run(lambda: replay.check(settings, Window(), driver.keys.open))
+    assert checked.ok and checked.total("outcomes") == len(driver.records)
+
+    async def folded(use_snapshot: bool) -> tuple[bytes, int]:
+        consumer = await clients.connect(clients.consumer(settings))
+        try:
+            found = await recover(consumer, settings.env, 0, use_snapshot=use_snapshot)
+            return snapshot.encode(found.state), found.folded
+        finally:
+            await consumer.stop()
+
+    assert run(lambda: folded(True)) == (snapshot.encode(driver.state), 0)
+    assert run(lambda: folded(False)) == (snapshot.encode(driver.state), len(driver.records))
+
+    async def stored() -> int:
+        store = KafkaStore(settings)
+        await store.open()
+        try:
+            count = 0
+            async for batch in store.events(0):
+                count += len(batch.events)
+            between = [e async for b in store.between(0, WIDTH - 3, WIDTH + 3) for e in b.events]
+            assert len(between) == 7
+            return count
+        finally:
+            await store.close()
+
+    assert run(stored) == len(driver.records)
+    intent = next(i for i in (r.intent_id for r in driver.replies) if i)
+    assert intent in command("explain", intent)
+
+
+def _damage(settings: Settings, folder: Path) -> None:
+    [name] = list(folder.rglob("entries/001"))
+    data = name.read_bytes()
+    name.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    [row] = rows("archive", "verify", code=1)
+    assert "restore" in row["verdict"], row
+    name.write_bytes(data)
+    assert [r["verdict"] for r in rows("archive", "verify")] == ["intact"]
+    for gone in [*folder.rglob("record/003"), *folder.rglob("record/002")]:
+        gone.rename(gone.with_suffix(".moved"))
+    for hint in folder.rglob("archived"):
+        hint.unlink()
+    done = CliRunner().invoke(app, ["ledger", "verify"])
+    assert done.exit_code != 0 and "what is between is gone" in str(done.exception)
+    for moved in folder.rglob("*.moved"):
+        moved.rename(moved.with_suffix(""))
+    assert run(lambda: verify(settings, clickhouse=False)).ok
