@@ -36,7 +36,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Stop and take back": ("quarantine", "rollback", "erase"),
     "Evidence": ("ledger", "checkpoint", "prove", "reproduce", "replay", "rebuild"),
     "Identities": ("agents", "people", "keys", "issuers"),
-    "Run": ("worker", "gateway", "witness", "topics"),
+    "Run": ("worker", "gateway", "witness", "topics", "archive"),
 }
 """Heading -> commands in order. Every command stands once."""
 
