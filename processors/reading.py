@@ -160,6 +160,23 @@ def split(value: bytes) -> Parts:
     return Parts(value[p:q], value[s:t], content)
 
 
+def header_of(value: bytes) -> bytes:
+    """The header of a ledger record, nothing else of it looked at. Raises `Unreadable`."""
+    try:
+        if value[:_START] != _OUTCOME:
+            raise ValueError("no outcome record")
+        low, high = value[_START], value[_START + 1]
+        if low & 0x81 == 0x80 and high < 0x80:  # two bytes, as nearly all have
+            n, p = (low & 0x7F | high << 7) >> 1, _START + 2
+        else:
+            n, p = _long(value, _START)
+        if not 0 <= n <= len(value) - p:
+            raise ValueError("another length than it says")
+        return value[p : p + n]
+    except (IndexError, ValueError) as error:
+        raise Unreadable("malformed_record", f"the record is damaged ({error})") from error
+
+
 def split_two(value: bytes) -> tuple[bytes, bytes]:
     """Header and facts of a ledger record; the content is passed over, not looked at. Raises `Unreadable`."""
     try:

@@ -7,11 +7,12 @@ keeps the bytes passes a function. Next: `merkle.py` (proofs), `streams/tile_sto
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from sluicegate.processors.merkle import HASH_BYTES, Frontier, node_hash
+from sluicegate.processors.merkle import HASH_BYTES, Frontier
 from sluicegate.schemas.errors import Terminal
 
 WIDTH = 256
@@ -19,6 +20,8 @@ HEIGHT = 8
 """Tree levels of one tile: 2^8 = 256."""
 MAX_LEVEL = 7
 """8 levels of 8 are 2^64 leaves."""
+_PAIR = 2 * HASH_BYTES
+_sha256 = hashlib.sha256
 _PATH = re.compile(r"tile/([0-7])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?")
 
 
@@ -101,12 +104,10 @@ def check(tile: Tile, data: bytes) -> bytes:
 
 def fold(data: bytes, start: int = 0, count: int = WIDTH) -> bytes:
     """The hash over `count` (a power of two) hashes of a tile, from the `start`-th on."""
-    row: Sequence[bytes] = [
-        data[i : i + HASH_BYTES] for i in range(start * HASH_BYTES, (start + count) * HASH_BYTES, HASH_BYTES)
-    ]
-    while len(row) > 1:
-        row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
-    return row[0]
+    row = data[start * HASH_BYTES : (start + count) * HASH_BYTES]
+    while len(row) > HASH_BYTES:
+        row = b"".join([_sha256(b"\x01" + row[i : i + _PAIR]).digest() for i in range(0, len(row), _PAIR)])
+    return row
 
 
 MAX_KEPT = 1_024
@@ -182,20 +183,34 @@ class TileWriter:
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf hash."""
-        self.size += 1
-        level, value = 0, leaf
-        while True:
-            if level == len(self._open):
-                self._open.append(bytearray())
-            partial = self._open[level]
-            partial += value
-            if len(partial) < WIDTH * HASH_BYTES:
-                return
-            index = (self.size >> HEIGHT * (level + 1)) - 1
-            data = bytes(partial)
-            self._full.append((Tile(level, index), data))
-            partial.clear()
-            level, value = level + 1, fold(data)
+        self.extend([leaf])
+
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add leaf hashes."""
+        if not leaves:
+            return
+        if not self._open:
+            self._open.append(bytearray())
+        at, bottom = 0, self._open[0]
+        while at < len(leaves):
+            room = WIDTH - len(bottom) // HASH_BYTES
+            some = leaves[at : at + room]
+            bottom += b"".join(some)
+            at, self.size = at + len(some), self.size + len(some)
+            if len(some) == room:
+                self._close(0)
+
+    def _close(self, level: int) -> None:
+        """A tile is full: it is to be written, and its hash goes into the level above."""
+        data = bytes(self._open[level])
+        self._open[level].clear()
+        self._full.append((Tile(level, (self.size >> HEIGHT * (level + 1)) - 1), data))
+        if level + 1 == len(self._open):
+            self._open.append(bytearray())
+        above = self._open[level + 1]
+        above += fold(data)
+        if len(above) == WIDTH * HASH_BYTES:
+            self._close(level + 1)
 
     def changed(self) -> list[tuple[Tile, bytes]]:
         """The tiles to write for the tree as it is now, until `settled` says that they are written."""

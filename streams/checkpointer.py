@@ -30,7 +30,7 @@ from sluicegate.streams import checkpoint_topic, kafka
 from sluicegate.streams.checkpoint_topic import record_of
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.control_log import ControlReader
-from sluicegate.streams.head_signer import HeadSigner
+from sluicegate.streams.head_signer import HeadKey, HeadSigner
 from sluicegate.streams.ledger_service import wall_clock
 from sluicegate.streams.log_tree import Head, LogTree
 from sluicegate.streams.settings import Settings
@@ -182,8 +182,7 @@ class Checkpointer:
             if tree.origin in self.faults:
                 continue
             try:
-                for record in records:
-                    tree.add(record.offset, cast(bytes, record.value))
+                tree.add_many([(record.offset, cast(bytes, record.value)) for record in records])
             except (CheckpointFault, TileFault, Unreadable) as error:
                 self._stop(place, tree, error)
 
@@ -192,22 +191,23 @@ class Checkpointer:
         if self._control.stale:  # a key may have ended
             raise Retryable("control's head could not be confirmed, check Kafka")
         chosen = self._signer.choose(self._control.control, self._second())
-        for place, tree in self._trees.items():
-            if tree.origin in self.faults:
-                continue
-            key = chosen.key
-            try:
-                signed = await asyncio.to_thread(
-                    tree.seal, key.public, key.kid, chosen.signer, self._second()
-                )
-                if tree.owed:
-                    await self._owed(place, tree)
-            except (CheckpointFault, TileFault) as error:
-                self._stop(place, tree, error)
-                continue
-            if signed is not None:
-                self._unshown[place] = signed
+        await asyncio.gather(*(self._sign(place, tree, chosen) for place, tree in self._trees.items()))
         await asyncio.gather(*(self._show(place, signed) for place, signed in list(self._unshown.items())))
+
+    async def _sign(self, place: TopicPartition, tree: LogTree, chosen: HeadKey) -> None:
+        """Steps 1 to 3 of one log. Raises `Retryable`: then nothing was signed, and it is tried again."""
+        if tree.origin in self.faults:
+            return
+        key = chosen.key
+        try:
+            signed = await asyncio.to_thread(tree.seal, key.public, key.kid, chosen.signer, self._second())
+            if tree.owed:
+                await self._owed(place, tree)
+        except (CheckpointFault, TileFault) as error:
+            self._stop(place, tree, error)
+            return
+        if signed is not None:
+            self._unshown[place] = signed
 
     async def _owed(self, place: TopicPartition, tree: LogTree) -> None:
         """A head was published that the ledger does not reach any more."""

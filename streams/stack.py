@@ -163,7 +163,7 @@ def start(
         say("making topics and genesis")
         control = asyncio.run(prepare(stack.settings, signing))
         if CHECKPOINTER in roles and not HeadSigner(settings.home).has_key(control):
-            say("no checkpoints from here: the key that signs them is elsewhere")
+            say("no checkpoints from here: no key of theirs is here (docs/checkpoints.md)")
             roles = tuple(r for r in roles if r != CHECKPOINTER)
         say(f"starting roles: {', '.join(roles)}")
         for name in roles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import checkpoints, merkle, proofs
 from sluicegate.processors.checkpoints import Checkpoint, CheckpointFault, LogKey
@@ -104,6 +104,7 @@ def test_a_cosignature_is_over_the_text_and_its_time() -> None:
 
 
 @given(st.binary(max_size=300))
+@settings(deadline=None)
 def test_any_bytes_are_a_note_or_refused(data: bytes) -> None:
     try:
         note = notes.parse(data)
@@ -298,6 +299,7 @@ def test_what_is_no_proof(text: str) -> None:
 
 
 @given(st.integers(0, 2_000), st.integers(0, 255))
+@settings(deadline=None)
 def test_no_byte_of_a_proof_may_change(at: int, value: int) -> None:
     """Any changed byte is refused, or changed nothing that is said (a key id of no known key, base64's spare bits)."""
     made = inclusion()

@@ -12,8 +12,8 @@ from sluicegate.processors.checkpoints import CheckpointFault, Signed
 from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.reading import split
 from sluicegate.processors.tiles import Tile, TileFault, TileNodes
-from sluicegate.schemas import notes
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas import codec, notes
+from sluicegate.schemas.errors import Retryable, Terminal, Unreadable
 from sluicegate.streams import log_tree, tile_store
 from sluicegate.streams.log_tree import Head, LogTree
 from sluicegate.streams.object_store import ObjectStore
@@ -54,10 +54,10 @@ def opened(store: TileStore, *shown: Head) -> LogTree:
 
 
 def feed(tree: LogTree, records: list[Record]) -> None:
-    """Read from where the tree says, as the consumer does."""
-    for offset, value in records:
-        if offset >= tree.offset:
-            tree.add(offset, value)
+    """Read from where the tree says, in batches, as the consumer does."""
+    rest = [(offset, value) for offset, value in records if offset >= tree.offset]
+    for at in range(0, len(rest), 70):
+        tree.add_many(rest[at : at + 70])
 
 
 def seal(tree: LogTree, at: int = NOW) -> Signed | None:
@@ -73,16 +73,35 @@ def code_of(work: Callable[[], object]) -> str:
 @pytest.fixture(params=["memory", "folder", "objects"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> TileStore:
     if request.param == "objects":
+        pytest.importorskip("obstore")
         return ObjectStore.at("memory:///")  # obstore's own: what the client does, not what S3 does
     return MemoryStore() if request.param == "memory" else FolderStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "seq", [0, 1, 63, 64, 8191, 8192, 8193, 16383, 16384, 10**6, 2**21, 2**28 - 1, 2**28, 2**40]
+)
+def test_the_quick_look_knows_every_seq(seq: int) -> None:
+    assert log_tree._seq(seq) == codec.encode_long(seq)
+
+
+def test_a_record_is_looked_at_quickly_or_closely_with_one_result() -> None:
+    records = dense(9_000)  # past the page of two-byte numbers
+    quick, close = opened(MemoryStore()), opened(MemoryStore())
+    quick.add_many(records)
+    for offset, value in records:
+        close.add(offset, value)
+    assert (quick.size, quick.offset, quick._last) == (close.size, close.offset, close._last)
+    assert quick._writer.root() == close._writer.root() == mth(leaves(records))
+    with pytest.raises(Unreadable):
+        quick.add_many([(99_999, b"nothing")])
 
 
 def test_heads_are_those_of_the_ledger(store: TileStore) -> None:
     records = dense(700)
     tree, sizes = opened(store), [1, 5, 256, 257, 600, 700]
     for before, size in pairwise([0, *sizes]):
-        for offset, value in records[before:size]:
-            tree.add(offset, value)
+        tree.add_many(records[before:size])
         signed = seal(tree)
         assert signed is not None and signed.head.root == mth(leaves(records[:size]))
         assert checkpoints.verify(str(signed.note), [KEY], tree.origin).head.size == size
@@ -187,12 +206,12 @@ def test_events_that_are_missing_or_of_another_log_stop_it(store: TileStore) -> 
     records = dense(20)
     tree = opened(store)
     feed(tree, records[:10])
-    assert code_of(lambda: tree.add(*records[12])) == "missing"
+    assert code_of(lambda: tree.add_many([records[12]])) == "missing"
     other = Ledger(log=b"o" * 16).genesis()
     assert other.value is not None
-    assert code_of(lambda: opened(store).add(0, other.value or b"")) == "other_log"
+    assert code_of(lambda: opened(store).add_many([(0, other.value or b"")])) == "other_log"
     unchained = Ledger(seq=10).genesis()
-    assert code_of(lambda: tree.add(99, unchained.value or b"")) == "forked"
+    assert code_of(lambda: tree.add_many([(99, unchained.value or b"")])) == "forked"
 
 
 def test_nothing_is_signed_beside_what_was_shown(store: TileStore) -> None:
@@ -253,6 +272,8 @@ def test_the_store_is_a_folder_of_settings(tmp_path: Path) -> None:
 
 
 def test_an_object_store_that_is_away_is_tried_again() -> None:
+    pytest.importorskip("obstore")
+
     class Away:
         def __getattr__(self, name: str) -> object:
             def work(*_: object) -> None:

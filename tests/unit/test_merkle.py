@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import merkle
 from sluicegate.processors.merkle import Frontier, leaf_hash, node_hash
@@ -201,6 +201,7 @@ def leaves_of(count: int) -> list[bytes]:
 
 
 @given(st.integers(1, 400), st.data())
+@settings(deadline=None)
 def test_every_leaf_has_a_proof_and_no_other_place(size: int, data: st.DataObject) -> None:
     leaves = leaves_of(size)
     index = data.draw(st.integers(0, size - 1))
@@ -212,6 +213,7 @@ def test_every_leaf_has_a_proof_and_no_other_place(size: int, data: st.DataObjec
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.data())
+@settings(deadline=None)
 def test_a_tree_continues_its_past_and_no_other(old: int, more: int, data: st.DataObject) -> None:
     new = old + more
     leaves = leaves_of(new)
@@ -228,6 +230,7 @@ def test_a_tree_continues_its_past_and_no_other(old: int, more: int, data: st.Da
 
 
 @given(st.integers(0, 700), st.integers(0, 300))
+@settings(deadline=None)
 def test_a_frontier_goes_on_from_the_tree(size: int, more: int) -> None:
     leaves = leaves_of(size + more)
     frontier = merkle.frontier_at(size, Memory(leaves))

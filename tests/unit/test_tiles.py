@@ -55,6 +55,7 @@ class Kept:
 
 
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=6), st.data())
+@settings(deadline=None)
 def test_a_tree_in_tiles_is_the_tree(steps: list[int], data: st.DataObject) -> None:
     leaves = leaves_of(sum(steps))
     kept, writer = Kept(), TileWriter()
@@ -136,7 +137,7 @@ def test_a_subtree_past_the_end_is_not_read() -> None:
 
 
 @given(st.integers(1, 70_000), st.data())
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_no_hash_of_any_tile_can_be_changed(size: int, data: st.DataObject) -> None:
     kept, writer = Kept(), TileWriter()
     for number in range(size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import checkpoints, log_files, merkle, witness
 from sluicegate.processors.checkpoints import Checkpoint, LogKey
@@ -37,6 +37,7 @@ def refusal(asked: Request, last: Checkpoint | None, at: int = NOW) -> Refused:
 
 
 @given(st.integers(0, 299), st.integers(0, 300))
+@settings(deadline=None)
 def test_what_continues_is_cosigned_and_goes_over_the_wire(old: int, more: int) -> None:
     asked = request(old, min(300, old + more))
     assert witness.parse_request(asked.body) == asked
@@ -46,6 +47,7 @@ def test_what_continues_is_cosigned_and_goes_over_the_wire(old: int, more: int) 
 
 
 @given(st.integers(1, 299), st.integers(1, 300), st.data())
+@settings(deadline=None)
 def test_a_fork_is_refused(old: int, more: int, data: st.DataObject) -> None:
     """Of any event that the witness has under its signature."""
     at = data.draw(st.integers(0, old - 1))
