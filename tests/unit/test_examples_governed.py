@@ -1,15 +1,19 @@
-"""The ladder's second step: three lines govern an agent of each framework, and both files of each pair run as they say."""
+"""The ladder of examples as far as it needs no broker: 01 runs, three lines govern an agent of each framework in 02, 04 is CI."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 FRAMEWORKS = ("langgraph", "openai_agents", "pydantic_ai")
 MAX_CHANGED = 3
 """Lines of the governed file that the ungoverned one has not."""
@@ -49,3 +53,41 @@ def test_both_files_run(
 
 def test_changed_lines_are_counted() -> None:
     assert changed("a\nb\nc", "a\nB\nc\nd") == (["b"], ["B", "d"])
+
+
+def test_01_local_says_what_a_policy_says(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len((EXAMPLES / "01_local" / "local.py").read_text("utf-8").splitlines()) <= 10
+    runpy.run_module("examples.01_local.local", run_name="__main__")
+    small, held, refused = capsys.readouterr().out.splitlines()
+    assert small.startswith("12 permitted") and held.startswith("500 held") and "got 5000" in refused
+
+
+def test_04_release_in_ci() -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        [EXAMPLES / "04_release" / "ci.sh"],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("4 passed, 0 failed") == 2
+    assert 'refund {"order": "8", "amount": 80}: permit -> hold' in ran.stdout
+    assert "6 calls, 2 decided otherwise" in ran.stdout
+
+
+def test_a_governed_langgraph_agent_takes_five_commands_at_most() -> None:
+    """From `git clone` to an agent that refuses a call, as the README has it; the last of them is run above."""
+    block = re.search(
+        r"<!-- five commands -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
+    )
+    assert block is not None
+    commands = [line for line in block[1].splitlines() if line and not line.startswith("#")]
+    assert commands[0].startswith("git clone") and 0 < len(commands) <= 5
+    assert all("&&" not in c and ";" not in c for c in commands)
+    assert (
+        "SLUICEGATE_LOCAL=examples/refunds" in commands[-1] and "02_langgraph.governed 5000" in commands[-1]
+    )
+    targets = (ROOT / "Makefile").read_text("utf-8")
+    assert all(re.search(rf"^{c.split()[1]}:", targets, re.M) for c in commands if c.startswith("make"))
