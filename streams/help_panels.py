@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer.core
 
 PANELS: dict[str, tuple[str, ...]] = {
-    "Start": ("demo", "up", "doctor", "call"),
+    "Start": ("demo", "init", "up", "doctor", "call"),
     "Watch and ask": (
         "status",
         "tail",
