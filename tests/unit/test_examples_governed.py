@@ -78,16 +78,14 @@ def test_04_release_in_ci() -> None:
 
 
 def test_a_governed_langgraph_agent_takes_five_commands_at_most() -> None:
-    """From `git clone` to an agent that refuses a call, as the README has it; the last of them is run above."""
+    """From `git clone` to an agent that refuses a call, as the README has it: the fourth, which is run above."""
     block = re.search(
         r"<!-- five commands -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
     )
     assert block is not None
     commands = [line for line in block[1].splitlines() if line and not line.startswith("#")]
     assert commands[0].startswith("git clone") and 0 < len(commands) <= 5
-    assert all("&&" not in c and ";" not in c for c in commands)
-    assert (
-        "SLUICEGATE_LOCAL=examples/refunds" in commands[-1] and "02_langgraph.governed 5000" in commands[-1]
-    )
+    assert all("&&" not in c.split("#")[0] and ";" not in c.split("#")[0] for c in commands)
+    assert "SLUICEGATE_LOCAL=examples/refunds" in commands[3] and "02_langgraph.governed 5000" in commands[3]
     targets = (ROOT / "Makefile").read_text("utf-8")
     assert all(re.search(rf"^{c.split()[1]}:", targets, re.M) for c in commands if c.startswith("make"))
