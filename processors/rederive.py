@@ -116,6 +116,7 @@ class Rederive:
         self.state = PartitionState(b"", partition)
         self._controls, self._open, self._selected = controls, opener, selected
         self._group: list[Event] = []
+        self._end = 0
         self._kept: dict[Place, _Kept] = {}
         self._library = Library()
         partitions = controls[0].partitions if controls else 0
@@ -133,7 +134,13 @@ class Rederive:
                 f"ledger partition {self.state.partition} is broken at seq {header.seq}, run `sluicegate ledger verify`"
             )
         self._group.append(event)
+        self._end = offset + 1
         return event
+
+    @property
+    def pending(self) -> int:
+        """Ledger offset of the first record that is not decided again yet."""
+        return self._group[0].offset if self._group else self._end
 
     def finish(self) -> Tally:
         """Decide the last input too."""

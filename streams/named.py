@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
-from sluicegate.processors import reading
+from sluicegate.processors import lifecycle, reading
 from sluicegate.processors.rederive import Opener
 from sluicegate.processors.reproduce import Key
 from sluicegate.schemas import codec
@@ -29,6 +29,7 @@ from sluicegate.streams.settings import Settings
 
 MAX_INTENTS = 1_000
 """Of one name: a session or trace with more is told by parts, with `--agent` or by intents."""
+NO_STEP = frozenset((*lifecycle.OTHER, lifecycle.ATTACHED))
 _HEX = re.compile(r"[0-9a-f]{32}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -88,6 +89,8 @@ async def _found(
     if events:
         return Named(name, "intent", events)
     events = [e for e in await finder.session(name, agent, whole=True) if e.header.intent_id]
+    calls = {_key(e) for e in events if e.header.status == "delegated" or e.header.status not in NO_STEP}
+    events = [e for e in events if _key(e) in calls]  # a message's id stands there, too
     if events:
         return Named(name, "session", events)
     whole = _TRACEPARENT.fullmatch(name.lower())
@@ -101,6 +104,10 @@ async def _found(
             events += await finder.intent(intent, owner)
     events.sort(key=lambda e: (e.header.decided_at, e.partition, e.header.seq))
     return Named(name, what, events)
+
+
+def _key(event: LedgerEvent) -> Key:
+    return event.header.agent_id, event.header.intent_id
 
 
 async def _by_hex(

@@ -14,67 +14,41 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.diff import MAX_EXAMPLES, Diff, DiffTally, Group, under
 from sluicegate.processors.rederive import Event, Opener, Rederive, Tally
 from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.selection import Selection
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import control_log, kafka, topics
+from sluicegate.streams.pace import Pace
+from sluicegate.streams.position_file import PositionFile
 from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.window import Window, check_offsets, check_times
 
 FETCH_WAIT_MS = 20
 TOPICS = ("outcomes", *INPUTS)
 Advance = Callable[[int], None]
+COUNTED = ("same", "different", "erased")
+"""Counts that a position file takes from one run to the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Which inputs are compared.
+@dataclass(slots=True)
+class How:
+    """What else an operator may say of a run: which records, at what rate, and where it goes on.
 
-    Attributes:
-        topic: what offsets are counted in: `outcomes` (the ledger's own) or an input topic.
-        first, last: partition -> offset, inclusive. When given, other partitions are not read.
-        since, until: microseconds of `decided_at`, inclusive; None is open.
+    `resume` is for `check`: its state is folded anew all the same, only comparing goes on.
     """
 
-    topic: str = "outcomes"
-    first: dict[int, int] = field(default_factory=dict)
-    last: dict[int, int] = field(default_factory=dict)
-    since: int | None = None
-    until: int | None = None
-
-    @property
-    def partitions(self) -> set[int]:
-        """Those named by offsets, or none."""
-        return {*self.first, *self.last}
-
-    @property
-    def everything(self) -> bool:
-        """Whether nothing is left out."""
-        return self.topic == "outcomes" and not self.partitions and self.since is None and self.until is None
-
-    def holds(self, group: list[Event]) -> bool:
-        """Whether an input, given by its outcomes, is compared."""
-        h = group[0].header
-        if self.since is not None and h.decided_at < self.since:
-            return False
-        if self.until is not None and h.decided_at > self.until:
-            return False
-        low, high = self.first.get(h.partition, 0), self.last.get(h.partition, 1 << 62)
-        if self.topic == "outcomes":
-            return group[-1].offset >= low and group[0].offset <= high
-        return h.input_topic == self.topic and low <= h.input_offset <= high
-
-    def past(self, event: Event) -> bool:
-        """Whether nothing at or after this record can be compared: reading may end."""
-        if self.until is not None and event.header.decided_at > self.until:
-            return True
-        return self.topic == "outcomes" and event.offset > self.last.get(event.header.partition, 1 << 62)
+    only: Selection = field(default_factory=Selection)
+    rate: float = 0.0
+    resume: Path | None = None
 
 
 @dataclass(slots=True)
@@ -85,10 +59,13 @@ class Replayed:
     engine: str = ENGINE
     partitions: dict[int, Tally] = field(default_factory=dict)
     seconds: float = 0.0
+    before: dict[str, int] = field(default_factory=dict)
+    """Counts of the runs that this one went on from."""
 
     def total(self, name: str) -> int:
         """A count over all partitions."""
-        return sum(getattr(t, name) for t in self.partitions.values())
+        here: int = sum(getattr(t, name) for t in self.partitions.values())
+        return here + self.before.get(name, 0)
 
     @property
     def ok(self) -> bool:
@@ -181,17 +158,29 @@ async def check(
     window: Window,
     opener: Opener,
     *,
+    how: How | None = None,
     on_start: Callable[[int], Advance] | None = None,
 ) -> Replayed:
     """Decide again and compare. `on_start(total offsets)` returns what progress is told."""
-    result = Replayed()
+    how = how or How()
+    question = {"mode": "check", "env": settings.env, "window": window.as_dict(), "only": how.only.as_dict()}
+    position = PositionFile(how.resume, question)
+    result = Replayed(before=dict(position.counts))
     started = time.monotonic()
 
     def make(partition: int, history: list[Control]) -> Rederive:
-        return Rederive(partition, history, opener, None if window.everything else window.holds)
+        return Rederive(partition, history, opener, _chosen(window, how.only, position.at.get(partition, 0)))
 
-    async for partition, again in _each(settings, window, make, on_start, with_release=True):
-        result.partitions[partition] = again.tally
+    def keep(again: Rederive) -> None:
+        result.partitions[again.state.partition] = again.tally
+        position.at[again.state.partition] = again.pending
+        position.counts = {name: result.total(name) for name in COUNTED}
+        position.save()
+
+    async for _, again in _each(
+        settings, window, make, on_start, with_release=True, keep=keep, rate=how.rate
+    ):
+        keep(again)
     result.seconds = time.monotonic() - started
     return result
 
@@ -202,20 +191,21 @@ async def diff(
     opener: Opener,
     candidate: CompiledRelease,
     *,
+    how: How | None = None,
     on_start: Callable[[int], Advance] | None = None,
 ) -> Diffed:
     """Decide again under another release, and compare decisions."""
     result = Diffed(candidate.digest)
     started = time.monotonic()
     made: dict[int, Diff] = {}
+    how = how or How()
+    only = how.only
 
     def make(partition: int, history: list[Control]) -> Rederive:
-        made[partition] = Diff(
-            partition, under(history, candidate), opener, None if window.everything else window.holds
-        )
+        made[partition] = Diff(partition, under(history, candidate), opener, _chosen(window, only))
         return made[partition]
 
-    async for partition, _ in _each(settings, window, make, on_start, with_release=False):
+    async for partition, _ in _each(settings, window, make, on_start, with_release=False, rate=how.rate):
         result.partitions[partition] = made[partition].diff
     result.seconds = time.monotonic() - started
     return result
@@ -228,11 +218,15 @@ async def _each(
     on_start: Callable[[int], Advance] | None,
     *,
     with_release: bool,
+    keep: Callable[[Rederive], None] = lambda _: None,
+    rate: float = 0.0,
 ) -> AsyncIterator[tuple[int, Rederive]]:
     """Every partition of the window, read to its end."""
     # INVARIANT: nothing here can publish or execute (tests/unit/test_rederive.py looks at the imports and names).
     if window.topic not in TOPICS:
         raise Terminal(f"topic `{window.topic}` cannot be replayed, use one of {', '.join(TOPICS)}")
+    check_times(window, time.time_ns() // 1000)
+    pace = Pace(rate)
     count = await topics.partitions_of(settings)
     if bad := [p for p in window.partitions if not 0 <= p < count]:
         raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
@@ -240,6 +234,10 @@ async def _each(
     try:
         wanted = sorted(window.partitions) or list(range(count))
         ledgers = await stretches(consumer, places(settings.env, "outcomes", wanted))  # 1
+        # The ledger carries the bytes of its inputs: what their own topic lost is still compared.
+        check_offsets(
+            window, await stretches(consumer, places(settings.env, window.topic, wanted)), removed=False
+        )
         control = await control_log.read(settings, keep_history=True, with_release=with_release)
         assert control.history is not None
         advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else _silent
@@ -249,7 +247,7 @@ async def _each(
                     f"`{stretch.place.topic}`/{stretch.place.partition} begins at {stretch.begin}, its genesis is gone from kafka, restore it from the archive"
                 )
             again = make(stretch.place.partition, control.history)
-            await _one(consumer, stretch, again, window, advance)
+            await _one(consumer, stretch, again, window, advance, keep, pace)
             yield stretch.place.partition, again
     finally:
         await consumer.stop()
@@ -259,7 +257,9 @@ def _silent(_: int) -> None:
     pass
 
 
-async def _one(consumer: Any, stretch: Stretch, again: Rederive, window: Window, advance: Advance) -> None:
+async def _one(
+    consumer: Any, stretch: Stretch, again: Rederive, window: Window, advance: Advance, keep: Callable[[Rederive], None], pace: Pace
+) -> None:  # fmt: skip
     """Fold and compare one partition, up to the window's end."""
     async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
         for record in batch:
@@ -268,4 +268,14 @@ async def _one(consumer: Any, stretch: Stretch, again: Rederive, window: Window,
                 again.finish()
                 return
         advance(len(batch))
+        keep(again)
+        await pace.did(len(batch))
     again.finish()
+
+
+def _chosen(window: Window, only: Selection, at: int = 0) -> Callable[[list[Event]], bool] | None:
+    """What is compared; the others are folded only. `at`: the ledger offset from which a run goes on."""
+    if window.everything and only.everything and not at:
+        return None
+    # The selection looks at every input: it remembers which intent asked for which tool.
+    return lambda group: bool(only.holds(group) & window.holds(group) & (group[0].offset >= at))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer
-from sluicegate.processors import lifecycle, reading, reproduce
+from sluicegate.processors import erasure, lifecycle, reading, reproduce
 from sluicegate.processors.control import Control
 from sluicegate.processors.rederive import Event, Opener
 from sluicegate.processors.reproduce import EXPIRED, Key, Remade, Reproduce, Result, row_of
@@ -119,7 +119,7 @@ async def here(
     on_start: Callable[[int], Advance] | None = None,
 ) -> list[Remade]:
     """Decide again in this process, by this code, whoever decided."""
-    # INVARIANT: nothing here can publish or execute (tests/unit/test_replay_types.py).
+    # INVARIANT: nothing here can publish or execute (tests/unit/test_replay_modes.py).
     count = await topics.partitions_of(settings)
     if bad := [p for p in chosen if not 0 <= p < count]:
         raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
@@ -242,4 +242,7 @@ async def drawn(
 
 def erased_by(history: list[Control], subject: str) -> str:
     """By which control event a subject was erased, in words."""
-    return f"the key of subject `{subject}` was destroyed"
+    found = erasure.erased_by(history[-1], subject)
+    if found is None:
+        return f"the key of subject `{subject}` is not at hand, and no control event says that it was erased"
+    return f"subject `{subject}` was erased by control event {found.event}, of {found.who}"

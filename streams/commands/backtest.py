@@ -15,19 +15,22 @@ from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, console, progress, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.releases import read_folder
-from sluicegate.streams.replay import Advance, Diffed, Window, diff
+from sluicegate.streams.replay import Advance, Diffed, How, diff
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.window import Window
 
 EXIT_CHANGED = 1
 SHOWN = 40
 """Kinds of change on a table; the other formats have all."""
 
 
-def run(folder: Path, window: Window, output: Format, junit_file: Path | None, *, max_changes: str) -> None:
+def run(
+    folder: Path, window: Window, output: Format, junit_file: Path | None, *, max_changes: str, how: How | None = None
+) -> None:  # fmt: skip
     """Diff, print, and exit with 1 when more changes than allowed. Raises `Terminal` when it cannot."""
     allowed = threshold(max_changes)
     candidate = compile_release(read_folder(folder))
-    result = _diff(attach(Settings.from_env()), window, candidate)
+    result = _diff(attach(Settings.from_env()), window, candidate, how or How())
     report(result, output)
     if junit_file is not None:
         junit.write(junit_file, f"replay diff {candidate.name} {candidate.version}", junit_cases(result))
@@ -53,7 +56,7 @@ def beyond(result: Diffed, allowed: tuple[float, bool]) -> bool:
     return changed > (limit * result.total("compared") / 100 if percent else limit)
 
 
-def _diff(settings: Settings, window: Window, candidate: CompiledRelease) -> Diffed:
+def _diff(settings: Settings, window: Window, candidate: CompiledRelease, how: How) -> Diffed:
     bars = []
 
     def on_start(total: int) -> Advance:
@@ -64,7 +67,7 @@ def _diff(settings: Settings, window: Window, candidate: CompiledRelease) -> Dif
 
     keys = Keys(settings.home)
     try:
-        return asyncio.run(diff(settings, window, keys.open, candidate, on_start=on_start))
+        return asyncio.run(diff(settings, window, keys.open, candidate, how=how, on_start=on_start))
     finally:
         keys.close()
         for bar in bars:

@@ -27,8 +27,8 @@ from sluicegate.streams.commands.output import console
 from sluicegate.streams.commands.policy import write
 from sluicegate.streams.commands.release import release
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Window
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.window import Window
 
 URL = "${TOOLS_URL}/{name}"
 """Where a tool without an address is called: SLUICEGATE_TOOL_TOOLS_URL says what it stands for."""

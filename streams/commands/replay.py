@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.processors.selection import Selection
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands import backtest
+from sluicegate.streams.commands.copying import Asked, run_copy
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.without import without
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Advance, Replayed, Window, check
+from sluicegate.streams.replay import Advance, How, Replayed, check
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.window import Window
 
 EXIT_DIFFERENT = 1
 SHOWN = 20
@@ -29,6 +32,7 @@ class Mode(StrEnum):
 
     CHECK = "check"
     DIFF = "diff"
+    COPY = "copy"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +45,11 @@ def register(app: typer.Typer) -> None:
     def replay(
         ctx: typer.Context,
         mode: Annotated[
-            Mode, typer.Option("--mode", help="check: compare every byte; diff: with another release")
+            Mode,
+            typer.Option(
+                "--mode",
+                help="check: compare every byte; diff: with another release; copy: into another topic",
+            ),
         ] = Mode.CHECK,
         topic: Annotated[
             str,
@@ -57,8 +65,34 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Option("--to", help="PARTITION:OFFSET or ISO 8601, inclusive")
         ] = None,
         release: Annotated[
-            Path | None, typer.Option("--release", help="diff: the candidate, a release folder")
+            str | None,
+            typer.Option(
+                "--release", help="diff: the candidate, a release folder; else only what this digest decided"
+            ),
         ] = None,
+        agent: Annotated[str, typer.Option("--agent", help="only this agent")] = "",
+        tool: Annotated[str, typer.Option("--tool", help="only intents that asked for this tool")] = "",
+        session: Annotated[str, typer.Option("--session", help="only this session")] = "",
+        reason: Annotated[str, typer.Option("--reason", help="only what was answered with this reason")] = "",
+        rate: Annotated[
+            float, typer.Option("--rate", help="records a second at most; 0 is no limit", min=0.0)
+        ] = 0.0,
+        resume: Annotated[
+            Path | None,
+            typer.Option("--resume", help="check, copy: a position file; it is made, and gone on from"),
+        ] = None,
+        into: Annotated[
+            str, typer.Option("--into", help="copy: the topic, without its environment [default: the same]")
+        ] = "",
+        into_env: Annotated[
+            str, typer.Option("--into-env", help="copy: its environment, of the same kafka")
+        ] = "",
+        named: Annotated[
+            str, typer.Option("--as", help="copy: what new ids are made from [default: the source]")
+        ] = "",
+        create: Annotated[
+            bool, typer.Option("--create", help="copy: make the topic where there is none")
+        ] = False,
         max_changes: Annotated[
             str, typer.Option("--max-changes", help="diff: exit code 0 up to so many, or so many percent")
         ] = "0",
@@ -70,22 +104,32 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Decide every input again from the ledger alone, e.g. `sluicegate replay --topic intents --from-offset 2:100`.
 
-        Nothing is executed or published: replay has no executor and no producer. State is folded from the genesis,
+        Nothing is executed: replay has no executor, and but for `copy` no producer. State is folded from the genesis,
         and the window says which inputs are compared. Exit code 1: something came out different. What another release
-        would have decided: `sluicegate replay --mode diff --release ./candidate --from-time 2026-05-01`.
+        would have decided: `sluicegate replay --mode diff --release ./candidate --from-time 2026-05-01`. Into another topic:
+        `sluicegate replay --mode copy --topic intents --agent a --into my-copy --create --resume copy.json`.
         """
         if ctx.invoked_subcommand is not None:
             return
         window = window_of(topic, from_offset or [], from_time, to or [])
-        if (mode is Mode.DIFF) is not (release is not None):
-            raise Terminal("`--mode diff` and `--release FOLDER` go together, give both or neither")
-        if release is not None:
-            backtest.run(
-                release, window, output, junit_file, max_changes="100%" if expect_changes else max_changes
+        if mode is Mode.DIFF and (release is None or resume is not None):
+            raise Terminal(
+                "`--mode diff` takes `--release FOLDER` and no `--resume`: a first divergence needs all before it"
             )
+        by = "" if mode is Mode.DIFF else release or ""
+        only = Selection(agent, tool, session, by, reason)
+        if mode is Mode.DIFF:
+            assert release is not None
+            most = "100%" if expect_changes else max_changes
+            backtest.run(Path(release), window, output, junit_file, max_changes=most, how=How(only, rate))
             return
         settings = attach(Settings.from_env())
-        result = _replay(settings, window)
+        if mode is Mode.COPY:
+            run_copy(settings, window, Asked(into, into_env, named, create), How(only, rate, resume), output)
+            return
+        if into or into_env or named or create:
+            raise Terminal("`--into`, `--into-env`, `--as` and `--create` belong to `--mode copy`")
+        result = _replay(settings, window, How(only, rate, resume))
         if output in (Format.JSON, Format.JSONL):
             print(json.dumps(result.as_json(), indent=2 if output is Format.JSON else None))
         else:
@@ -117,7 +161,7 @@ def _place(text: str) -> tuple[int, int]:
     return int(partition), int(offset)
 
 
-def _replay(settings: Settings, window: Window) -> Replayed:
+def _replay(settings: Settings, window: Window, how: How) -> Replayed:
     bars = []
 
     def on_start(total: int) -> Advance:
@@ -128,7 +172,7 @@ def _replay(settings: Settings, window: Window) -> Replayed:
 
     keys = Keys(settings.home)
     try:
-        return asyncio.run(check(settings, window, keys.open, on_start=on_start))
+        return asyncio.run(check(settings, window, keys.open, how=how, on_start=on_start))
     finally:
         keys.close()
         for bar in bars:

@@ -1,0 +1,75 @@
+"""`sluicegate replay --mode copy`: records of a topic into another one. Called by `replay.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+from rich.progress import Progress
+from sluicegate.processors.copies import ANEW, Target, refusal
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.commands.output import Format, console, progress, show
+from sluicegate.streams.copying import Told, copy
+from sluicegate.streams.replay import Advance, How
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options say of the target."""
+
+    into: str
+    into_env: str
+    name: str
+    create: bool
+
+
+def target_of(settings: Settings, topic: str, asked: Asked) -> Target:
+    """Where it goes. Raises `Terminal` for where it may not."""
+    env, into = asked.into_env or settings.env, asked.into or topic
+    if why := refusal(settings.env, topic, env, into):
+        raise Terminal(why)
+    anew = env != settings.env and into in ANEW
+    return Target(env, into, asked.name or f"{settings.env}.{topic}", anew)
+
+
+def run_copy(settings: Settings, window: Window, asked: Asked, how: How, output: Format) -> None:
+    """Copy and say what came of it."""
+    target = target_of(settings, window.topic, asked)
+    bars: list[Progress] = []
+
+    def on_start(total: int) -> Advance:
+        bar, advance = progress("copying (offsets)", total)
+        bars.append(bar)
+        bar.start()
+        return advance
+
+    try:
+        told = asyncio.run(
+            copy(
+                settings, window, target, only=how.only, resume=how.resume, rate=how.rate, create=asked.create,
+                on_start=on_start,
+            )
+        )  # fmt: skip
+    finally:
+        for bar in bars:
+            bar.stop()
+    if output in (Format.JSON, Format.JSONL):
+        print(json.dumps(told.as_json(), indent=2 if output is Format.JSON else None))
+        return
+    show(("partition", "copied"), sorted(told.partitions.items()), output, f"{told.topic} into {told.into}")
+    if output is Format.TABLE:
+        console().print(_said(told), markup=False)
+
+
+def _said(told: Told) -> str:
+    parts = [f"{told.copied:,} copied"]
+    if told.left_out:
+        parts.append(f"{told.left_out:,} left out")
+    if told.unreadable:
+        parts.append(f"{told.unreadable:,} unreadable and not copied")
+    if told.resumed:
+        parts.append("gone on from the position file")
+    return f"{', '.join(parts)}, in {told.seconds:.1f} s"
