@@ -24,14 +24,14 @@ from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 from sluicegate.processors import checkpoints, merkle, tiles
 from sluicegate.processors.checkpoints import CheckpointFault, keys_of
 from sluicegate.processors.control import Control
-from sluicegate.processors.entry_bundles import Archived, ArchiveFault, bundle_of, may_forget
+from sluicegate.processors.entry_bundles import Archived, ArchiveFault, Bundle, bundle_of, may_forget
 from sluicegate.processors.outcomes import ZERO_HASH
 from sluicegate.processors.reading import head, split_two
-from sluicegate.processors.tiles import WIDTH, TileFault, TileNodes
+from sluicegate.processors.tiles import WIDTH, TileFault, TileNodes, TileWriter
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka, tile_store, topics
-from sluicegate.streams.archive import LogArchive, store_of
+from sluicegate.streams.archive import GROUP, LogArchive, store_of
 from sluicegate.streams.recovery import load_snapshot
 from sluicegate.streams.scan import places, scan, stretches
 from sluicegate.streams.settings import Settings
@@ -152,7 +152,7 @@ class Archiving:
         writer = await asyncio.to_thread(log.writer)
         last = await asyncio.to_thread(_last, log)
         start = await asyncio.to_thread(_next_offset, log)
-        index, waiting = log.bundles, list[Archived]()
+        index, waiting, group = log.bundles, list[Archived](), list[Bundle]()
         [stretch] = await stretches(self.consumer, [self._place(part.partition)])
         async for batch in scan(self.consumer, stretch.place, start, stretch.end):
             waiting += [Archived(one.offset, one.timestamp, one.value or b"") for one in batch]
@@ -164,12 +164,20 @@ class Archiving:
                         f"event {bundle.first} of partition {part.partition} does not follow the archive: another log's, or the "
                         "ledger was changed; run `sluicegate ledger verify`"
                     )
-                if not dry_run:
-                    await asyncio.to_thread(log.put, bundle, writer)
                 del waiting[:WIDTH]
                 last, index, part.copied = bundle.last, index + 1, part.copied + WIDTH
+                group.append(bundle)
                 advance(WIDTH)
+                if len(group) == GROUP:
+                    await self._put(log, group, writer, dry_run)
+                    group = []
+        if group:
+            await self._put(log, group, writer, dry_run)
         part.archived += 0 if dry_run else part.copied
+
+    async def _put(self, log: LogArchive, group: list[Bundle], writer: TileWriter, dry_run: bool) -> None:
+        if not dry_run:
+            await asyncio.to_thread(log.put, group, writer)
 
     # -- check --------------------------------------------------------------------------------------------------
 

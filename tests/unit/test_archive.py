@@ -18,8 +18,9 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import archive
 from sluicegate.streams.archive import ARCHIVED, LogArchive
 from sluicegate.streams.archiving import Archiving
+from sluicegate.streams.object_store import ObjectStore
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.tile_store import FolderStore, MemoryStore, folder_of
+from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore, folder_of
 
 from tests.driver import LOG_ID
 from tests.unit.test_checkpoints import KEY, PUBLIC
@@ -32,16 +33,21 @@ def made(bundles: int = 2) -> tuple[MemoryStore, LogArchive]:
     log = LogArchive(store, "test", LOG_ID, 0)
     writer = log.writer()
     for index in range(bundles):
-        log.put(bundle_of(archived(index), index), writer)
+        log.put([bundle_of(archived(index), index)], writer)
     return store, log
 
 
-def again(store: MemoryStore) -> LogArchive:
+def again(store: TileStore) -> LogArchive:
     return LogArchive(store, "test", LOG_ID, 0)
 
 
-def test_it_is_read_back_by_another_process() -> None:
-    store, log = made()
+@pytest.mark.parametrize("kind", ["memory", "folder", "object store"])
+def test_it_is_read_back_by_another_process(tmp_path: Path, kind: str) -> None:
+    store: TileStore = MemoryStore()
+    if kind != "memory":
+        store = FolderStore(tmp_path) if kind == "folder" else ObjectStore.at("memory:///")
+    log = again(store)
+    log.put([bundle_of(archived(index), index) for index in range(2)], log.writer())
     other = again(store)
     assert (other.size, other.bundles) == (log.size, 2) == (2 * WIDTH, 2)
     assert other.next_offset == RECORDS[2 * WIDTH - 1].offset + 1
@@ -80,19 +86,19 @@ class Dying(MemoryStore):
 
 
 def test_it_goes_on_wherever_it_was_killed() -> None:
-    for left in range(8):
+    for left in range(12):
         store = Dying()
         log = LogArchive(store, "test", LOG_ID, 0)
-        log.put(bundle_of(archived(0), 0), log.writer())
+        log.put([bundle_of(archived(0), 0)], log.writer())
         store.left = left
         with contextlib.suppress(KeyboardInterrupt):
-            log.put(bundle_of(archived(1), 1), log.writer())
+            log.put([bundle_of(archived(1), 1)], log.writer())
         store.left = 1_000
         other = again(store)
         for index in range(other.bundles):  # what counts as there is whole
             assert other.bundle(index).records == archived(index)
         for index in range(other.bundles, 2):
-            other.put(bundle_of(archived(index), index), other.writer())
+            other.put([bundle_of(archived(index), index)], other.writer())
         assert again(store).bundles == 2 and again(store).bundle(1).records == archived(1)
         assert list(check_all(2 * WIDTH, again(store).nodes()))
 
@@ -149,14 +155,14 @@ def test_the_archive_is_what_was_signed(tmp_path: Path, events: int, signed: int
     log = archiving.log(0)
     writer = log.writer()
     for index in range(events // WIDTH):
-        log.put(bundle_of([Archived(o, 0, v) for o, v in records[index * WIDTH :][:WIDTH]], index), writer)
+        log.put([bundle_of([Archived(o, 0, v) for o, v in records[index * WIDTH :][:WIDTH]], index)], writer)
     assert archiving._under_checkpoint(log) == signed
     forked = dense(events, fork_at=21)
     other = Archiving(Settings(env="dev", home=tmp_path / "fork"), control)
     shutil.copytree(tmp_path / "tiles", tmp_path / "fork" / "tiles")
     log, writer = other.log(0), TileWriter()
     for index in range(events // WIDTH):
-        log.put(bundle_of([Archived(o, 0, v) for o, v in forked[index * WIDTH :][:WIDTH]], index), writer)
+        log.put([bundle_of([Archived(o, 0, v) for o, v in forked[index * WIDTH :][:WIDTH]], index)], writer)
     with pytest.raises(ArchiveFault, match="is not what its checkpoint"):
         other._under_checkpoint(log)
 
