@@ -100,6 +100,11 @@ class Keys:
                 f"content of event `{event_id.hex()}` does not open, it was changed or moved"
             ) from error
 
+    def disclose(self, subject: str) -> bytes | None:
+        """The subject's key itself, for an evidence bundle; None when it was destroyed or never was here."""
+        row = self._db.execute("select key from keys where subject = ?", (subject,)).fetchone()
+        return None if row is None or row[0] is None else self._wrapping().unwrap(row[0], subject)
+
     def state(self, subject: str) -> str:
         """`LIVE`, `DESTROYED` or `NONE`."""
         row = self._db.execute("select key from keys where subject = ?", (subject,)).fetchone()

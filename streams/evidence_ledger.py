@@ -1,0 +1,364 @@
+"""A stretch of a ledger in an evidence bundle: its chain, its place under signed heads, and control's keys, people and erasures.
+
+A part of a bundle's `verify.py`, between `evidence_formats.py` and `evidence_verify.py`. Standard library and `cryptography` only.
+Folds of control only what an auditor needs, and asks no Cedar policy. Next: `evidence_verify.py`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from sluicegate.streams.evidence_formats import (
+    NOTE,
+    TIMED,
+    Note,
+    Policy,
+    Record,
+    Tree,
+    b64,
+    continues,
+    decode,
+    field,
+    number,
+    sha,
+    signed_by,
+)
+
+EXIT = {"VALID": 0, "ERASED": 6, "PENDING": 5, "INCOMPLETE": 4, "DIVERGED": 3, "INVALID": 1}
+RANK = list(EXIT)  # the least grave first
+MAX_FOUND = 100
+"""Findings that are told; the rest is counted."""
+MOVING = ("release.deployed", "release.rolled_back", "release.pinned", "release.unpinned", "canary.started",
+          "canary.paused", "canary.promoted", "canary.aborted")  # fmt: skip
+"""What makes void what was proposed before it."""
+
+
+class Report:
+    """What was found; the worst verdict counts."""
+
+    def __init__(self) -> None:
+        self.verdict, self.found, self.more = "VALID", list[Record](), 0
+        self.said: Record = {}
+        self.notes: list[str] = []
+
+    def add(self, verdict: str, check: str, log: str, seq: int, sentence: str) -> None:
+        """One finding at one position."""
+        self.verdict = max(self.verdict, verdict, key=RANK.index)
+        if len(self.found) < MAX_FOUND or verdict not in [f["verdict"] for f in self.found]:
+            self.found.append(
+                {"verdict": verdict, "check": check, "log": log, "seq": seq, "sentence": sentence}
+            )
+        else:
+            self.more += 1
+
+    def judge(
+        self, ok: object, check: str, log: str, seq: int, sentence: str, verdict: str = "INVALID"
+    ) -> bool:
+        """A finding where it does not hold."""
+        if not ok:
+            self.add(verdict, check, log, seq, sentence)
+        return bool(ok)
+
+
+class Ledger:
+    """A stretch of one ledger: its chain, and its place in the tree whose head was signed."""
+
+    def __init__(
+        self, report: Report, name: str, log_id: bytes, env: str, tree: Record, kept: list[Note]
+    ) -> None:
+        self.report, self.name, self.log_id = report, name, log_id
+        self.origin = f"sluicegate.dev/{env}/{log_id.hex()}/{name}"
+        self.note = Note(tree["checkpoint"]) if tree["checkpoint"] else None
+        self.earlier = [(Note(e["checkpoint"]), [b64(h) for h in e["proof"]]) for e in tree["earlier"]]
+        self.kept = [note for note in kept if note.origin == self.origin]
+        self.right = [b64(h) for h in tree["right"]]
+        notes = [*([self.note] if self.note else []), *self.kept, *(n for n, _ in self.earlier)]
+        self.tree = Tree(int(tree["start"]), [b64(h) for h in tree["left"]], {n.size for n in notes})
+        self.start, self.prev, self.time = self.tree.size, b"", 0
+
+    def link(self, row: Record) -> Record:
+        """The header of a row whose place and chain are checked; `{}` for a row that is a hash only."""
+        seq, name = self.tree.size, self.name
+        if "header" not in row:
+            self.prev = b64(row["leaf"])
+            self.tree.add(self.prev)
+            return {}
+        raw = b64(row["header"])
+        h = decode(raw, "header")
+        judge = self.report.judge
+        judge(
+            h["seq"] == seq == row["seq"],
+            "dense",
+            name,
+            seq,
+            f"event {h['seq']} stands where {seq} has to be",
+        )
+        if seq == 0 or self.prev:
+            judge(
+                h["prev_hash"] == (self.prev or bytes(32)),
+                "chain",
+                name,
+                seq,
+                "it does not name the hash of the event before",
+            )
+        place = (h["log_id"], h["partition"]) == (self.log_id, 0 if name == "control" else int(name))
+        judge(place, "log", name, seq, "it is an event of another log or partition")
+        judge(h["decided_at"] >= self.time, "time", name, seq, "it was decided before the event before it")
+        self.time, self.prev = h["decided_at"], sha(b"\0", raw)
+        self.tree.add(self.prev)
+        return h
+
+    def facts(self, row: Record, h: Record) -> bytes:
+        """The event's facts, which the header names."""
+        facts = b64(row["facts"])
+        self.report.judge(
+            sha(facts) == h["facts_hash"],
+            "facts",
+            self.name,
+            h["seq"],
+            "its facts are not those its header names",
+        )
+        return facts
+
+    def close(self, keys: Keys, policy: Policy) -> int:
+        """Judge the signed heads. Returns the second at which the last one was signed, 0 where nothing is signed."""
+        report, name, end = self.report, self.name, self.tree.size
+        if self.note is None:
+            report.add(
+                "PENDING",
+                "checkpoint",
+                name,
+                self.start,
+                "no head of this log was signed yet: only the chain holds it together",
+            )
+            return 0
+        size = self.note.size
+        kid, second, witnesses = self.signer(self.note, keys, policy)
+        if size < self.start:
+            report.add(
+                "PENDING",
+                "checkpoint",
+                name,
+                self.start,
+                f"the signed head of {size} events does not reach these",
+            )
+            return 0
+        try:
+            self.tree.extend(self.right, max(size, end))
+        except ValueError as error:
+            report.add("INVALID", "inclusion", name, end, str(error))
+        report.judge(
+            self.tree.roots.get(size) == self.note.root,
+            "inclusion",
+            name,
+            self.start,
+            f"these events do not lead to the signed root of {size} events",
+        )
+        report.judge(
+            size >= end,
+            "checkpoint",
+            name,
+            size,
+            f"{end - size} events are newer than the signed head",
+            "PENDING",
+        )
+        missing = not policy.holds(set(witnesses))
+        report.judge(
+            not missing,
+            "witnesses",
+            name,
+            size - 1,
+            f"quorum `{policy.quorum}` is not met, signed by {', '.join(witnesses) or 'no witness'}",
+            "PENDING",
+        )
+        for note, proof in self.earlier:
+            self.signer(note, keys, policy)
+            known = self.tree.roots.get(note.size)
+            leads = continues(note.size, size, note.root, self.note.root, proof)
+            fits = leads and known in (None, note.root)
+            report.judge(
+                fits,
+                "consistency",
+                name,
+                note.size,
+                f"the signed head of {size} events does not continue that of {note.size}",
+            )
+        for note in self.kept:
+            self.compare(note, size)
+        report.said.setdefault("heads", {})[name] = {
+            "size": size, "root": self.note.root.hex(), "key": kid, "signed_at": second, "witnesses": witnesses,
+        }  # fmt: skip
+        return second
+
+    def compare(self, kept: Note, size: int) -> None:
+        """A head that the auditor kept."""
+        mine = {n.size: n.root for n, _ in self.earlier} | self.tree.roots
+        what = f"you kept a head of {kept.size} events"
+        if kept.size in mine:
+            self.report.judge(
+                mine[kept.size] == kept.root,
+                "kept",
+                self.name,
+                kept.size,
+                f"{what} with another root: this log was rewritten or forked, keep both",
+                "DIVERGED",
+            )
+        else:
+            self.report.add(
+                "INCOMPLETE",
+                "kept",
+                self.name,
+                kept.size,
+                f"{what}, and nothing here leads from it to {size}: ask for a bundle made with --kept",
+            )
+
+    def signer(self, note: Note, keys: Keys, policy: Policy) -> tuple[str, int, list[str]]:
+        """By which key, when, and which witnesses: at times when the key was valid."""
+        if not self.report.judge(
+            note.origin == self.origin,
+            "checkpoint",
+            self.name,
+            note.size,
+            f"the checkpoint is of log `{note.origin}`",
+        ):
+            return "", 0, []
+        try:
+            for kid, key in keys.items():
+                public = bytes.fromhex(key["public"])
+                if key["role"] != "checkpointer" or note.second(note.origin, NOTE, public) is None:
+                    continue
+                second = note.second(note.origin, TIMED, public)
+                trusted = not policy.logs or public in policy.logs
+                if second is not None and trusted and valid(key, second):
+                    times = {n: note.second(who[0], TIMED, who[1]) for n, who in policy.witnesses.items()}
+                    return kid, second, sorted(n for n, t in times.items() if t is not None and valid(key, t))
+        except ValueError as error:
+            self.report.add("INVALID", "checkpoint", self.name, note.size, str(error))
+            return "", 0, []
+        self.report.add(
+            "INVALID",
+            "checkpoint",
+            self.name,
+            note.size,
+            "it has no signature of a key that was valid for this log then",
+        )
+        return "", 0, []
+
+
+def valid(key: Record, second: int) -> bool:
+    """Whether a key could sign in that second of 1970."""
+    return bool((second + 1) * 10**6 > key["not_before"] and second * 10**6 < key["not_after"])
+
+
+Keys = dict[str, Record]
+
+
+class Control(Ledger):
+    """The control ledger from its first event: who had which key and which role when, and what was erased."""
+
+    NEEDED = ("genesis", "key.", "people.", "release.", "subject.", "change.")
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.states: list[tuple[Keys, dict[str, list[str]]]] = []
+        self.keys: Keys = {}
+        self.people: dict[str, list[str]] = {}
+        self.changes: dict[int, tuple[str, Record, list[str], int, int]] = {}
+        self.erased: dict[str, list[int]] = {}
+        self.releases: set[str] = set()
+        self.genesis: Record = {}
+        self.operated, self.moved, self.leaves = False, -1, list[bytes]()
+
+    def add(self, row: Record) -> None:
+        """One event. Those whose kind does not matter here may be there without their facts: the header names the kind."""
+        h = self.link(row)
+        seq, report = self.tree.size - 1, self.report
+        self.leaves.append(self.prev)
+        kind = h.get("reason", "")
+        if "facts" in row:
+            f = decode(self.facts(row, h), "control_facts")
+            report.judge(
+                f["kind"] == kind,
+                "control",
+                self.name,
+                seq,
+                f"its header says `{kind}`, and it is `{f['kind']}`",
+            )
+            if report.judge(
+                self.may(f, seq), "authority", self.name, seq, f"`{kind}` is not signed by an operator's key"
+            ):
+                self.perform(seq, f["kind"], json.loads(f["body"]), f["who"])
+        elif not h or kind.startswith(self.NEEDED):
+            report.add(
+                "INCOMPLETE",
+                "control",
+                self.name,
+                seq,
+                f"the facts of this control event (`{kind or 'unknown'}`) are not here",
+            )
+        self.states.append((self.keys, self.people))
+
+    def may(self, f: Record, seq: int) -> bool:
+        """Once a signed environment has an operator's key, only such keys change control. What Cedar says is not asked."""
+        if self.genesis.get("signing") != "signed" or not self.operated:
+            return True
+        key = self.keys.get(f.get("kid", ""))
+        if key is None or key["role"] != "operator" or not key["not_after"] or f["who"] != key["principal"]:
+            return False
+        texts = b"".join(field(f[n].encode()) for n in ("kind", "who", "why", "kid"))
+        message = b"sluicegate/control/1\0" + field(self.log_id) + number(seq) + texts + field(f["body"])
+        return key["principal"] in self.people and signed_by(
+            bytes.fromhex(key["public"]), f["signature"], message
+        )
+
+    def perform(self, seq: int, kind: str, body: Record, who: str) -> None:
+        """What an event changes, of what is needed here."""
+        if kind in MOVING:
+            self.moved = seq
+        if kind == "genesis":
+            self.genesis = body
+            self.people = {str(body["operator"]): ["operator"]} if body.get("operator") else {}
+        elif kind == "key.added" and body["kid"] not in self.keys:
+            self.keys = {**self.keys, body["kid"]: body}
+            self.operated = self.operated or body["role"] == "operator"
+        elif kind == "key.revoked" and body["kid"] in self.keys:
+            key = self.keys[body["kid"]]
+            self.keys = {
+                **self.keys,
+                body["kid"]: {**key, "not_after": min(key["not_after"], body.get("at", 0))},
+            }
+        elif kind == "people.registered":
+            self.people = {**self.people, **{p["person_id"]: p.get("roles", []) for p in body["people"]}}
+        elif kind == "people.removed":
+            self.people = {k: v for k, v in self.people.items() if k not in body["people"]}
+        elif kind == "release.published":
+            self.releases.add(body["digest"])
+        elif kind == "subject.erased":
+            for subject in set(body["subjects"]):
+                self.erased.setdefault(subject, []).append(seq)
+        elif kind == "change.proposed":
+            self.changes[seq] = (body["kind"], body["body"], [who], body["quorum"], body["expires_at"])
+        elif kind == "change.agreed" and body["change"] in self.changes:
+            inner, what, agreed, quorum, until = self.changes[body["change"]]
+            live = self.time < until and self.moved < body["change"] and who in self.people
+            if (
+                live
+                and who not in agreed
+                and body["digest"] == sha(canonical({"kind": inner, "body": what})).hex()
+            ):
+                agreed.append(who)
+                if len(agreed) == quorum:
+                    self.perform(seq, inner, what, agreed[0])
+
+    def erased_by(self, name: str) -> int | None:
+        """The event that erased what was sealed under this subject; after an erasure a subject goes on as `NAME#EVENT`."""
+        base, _, event = name.rpartition("#")
+        times = [str(e) for e in self.erased.get(base, [])]
+        subject, at = (base, times.index(event) + 1) if event in times else (name, 0)
+        found = self.erased.get(subject, [])
+        return found[at] if at < len(found) else None
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785 for what is hashed here: text, whole numbers, lists and objects."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

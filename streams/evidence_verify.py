@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+"""Check a Sluicegate evidence bundle, alone: this file, Python 3.10 or newer and the package `cryptography`, no network.
+
+    python verify.py bundle.zip [--policy FILE] [--log log.json] [--kept CHECKPOINT]
+                     [--newer NEWER.zip] [--events] [--json]
+
+    VALID 0        nothing was changed, put in or left out below the signed head, as far as this bundle goes
+    INVALID 1      something does not fit: which check, which ledger (control or a partition), which position
+    DIVERGED 3     it fits in itself, and contradicts a head that you kept: the log was rewritten or forked
+    INCOMPLETE 4   records that are needed to judge are not in it
+    PENDING 5      no signed head covers it yet, or witnesses are still missing
+    ERASED 6       it holds, and the content of some events was destroyed by an erasure: by which control event
+
+2 is wrong usage. The worst answer is the verdict. `--policy`: a C2SP witness policy that you got by a way of your own, else the
+bundle's. `--log`: names and keys of the log, that you got so, too (`sluicegate checkpoint keys --file`). `--kept`: a checkpoint that you kept. `--newer`: a later bundle of the same log, which may tell of erasures. Read
+`main` first, then `Ledger` (chain and tree), `Control` (keys and people), `Period` (the agent's events). It believes nothing
+that the bundle's makers say about themselves: every count and claim is derived again. It is shipped in each bundle, and
+is `streams/evidence_verify.py` of Sluicegate: compare the two. docs/evidence.md says what it cannot show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sluicegate.streams.evidence_formats import Note, Policy, Record, b64, decode, partition_of, sha
+from sluicegate.streams.evidence_ledger import EXIT, RANK, Control, Report, canonical
+from sluicegate.streams.evidence_period import CLOSING_US, Period
+
+MAX_BYTES = 8 << 30
+MEMBER = re.compile(r"(manifest|tree|keys)\.json|(events|control)\.jsonl|policy\.txt|README\.txt|verify\.py|"
+                    r"(summary|controls)\.html|releases/[0-9a-f]{64}\.json")  # fmt: skip
+# -- the bundle ---------------------------------------------------------------------------------------------------
+
+
+def open_bundle(path: Path, report: Report) -> tuple[zipfile.ZipFile, Record]:
+    """The archive and its manifest; every byte of it is under one hash, and every member under the manifest's."""
+    whole, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file:
+        left = size - 64
+        while left > 0 and (part := file.read(min(left, 1 << 20))):
+            whole.update(part)
+            left -= len(part)
+        judge = report.judge
+        judge(
+            file.read().decode("ascii", "replace") == whole.hexdigest(),
+            "container",
+            "bundle",
+            -1,
+            "the file was changed after it was made",
+        )
+    archive = zipfile.ZipFile(path)
+    names = archive.namelist()
+    for name in names:
+        judge(
+            MEMBER.fullmatch(name),
+            "members",
+            "bundle",
+            -1,
+            f"`{name[:80]!r}` does not belong into a bundle; nothing was unpacked",
+        )
+    judge(len(names) == len(set(names)), "members", "bundle", -1, "a name stands in it twice")
+    if sum(i.file_size for i in archive.infolist()) > MAX_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_BYTES >> 30} GB")
+    manifest: Record = json.loads(archive.read("manifest.json"))
+    wanted = manifest["members"]
+    for name in sorted({*names, *wanted} - {"manifest.json"}):
+        if name not in names:
+            report.add("INCOMPLETE", "members", "bundle", -1, f"`{name[:80]}` is missing")
+        elif judge(name in wanted, "members", "bundle", -1, f"`{name[:80]}` is not in the manifest"):
+            digest = hashlib.sha256()
+            with archive.open(name) as member:
+                while part := member.read(1 << 20):
+                    digest.update(part)
+            judge(
+                digest.hexdigest() == wanted[name],
+                "members",
+                "bundle",
+                -1,
+                f"`{name}` is not the one of the manifest",
+            )
+    report.said |= {
+        "bundle": whole.hexdigest(),
+        "agent": manifest["agent"],
+        "from": manifest["from"],
+        "to": manifest["to"],
+    }
+    return archive, manifest
+
+
+def lines(archive: zipfile.ZipFile, name: str) -> Iterator[Record]:
+    """The rows of a member."""
+    with archive.open(name) as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def read_control(archive: zipfile.ZipFile, tree: Record, report: Report, kept: list[Note]) -> Control:
+    """Control, from its first event on."""
+    control: Control | None = None
+    for row in lines(archive, "control.jsonl"):
+        if control is None:
+            body = json.loads(decode(b64(row["facts"]), "control_facts")["body"])
+            control = Control(report, "control", bytes.fromhex(body["log_id"]), body["env"], tree, kept)
+        control.add(row)
+    if control is None or control.start:
+        raise ValueError("it has no control ledger from its first event on")
+    return control
+
+
+def check(
+    path: Path, policy: Policy | None = None, kept: list[Note] | None = None, newer: Path | None = None, log: Record | None = None,
+) -> Report:  # fmt: skip
+    """The whole check. Whatever cannot be read is INVALID."""
+    report = Report()
+    try:
+        check_into(report, path, policy, kept or [], newer, log)
+    except Exception as error:  # damaged bytes of any kind
+        report.add(
+            "INVALID",
+            "readable",
+            "bundle",
+            -1,
+            f"it cannot be read: {type(error).__name__}: {str(error)[:200]}",
+        )
+    return report
+
+
+def check_into(
+    report: Report,
+    path: Path,
+    policy: Policy | None,
+    kept: list[Note],
+    newer: Path | None,
+    log: Record | None,
+) -> None:
+    """Raises whatever damaged bytes lead to."""
+    archive, manifest = open_bundle(path, report)
+    tree, members = json.loads(archive.read("tree.json")), manifest["members"]
+    policy = policy or (Policy(archive.read("policy.txt").decode()) if "policy.txt" in members else Policy())
+    control = read_control(archive, tree["control"], report, kept)
+    trusted = {k["kid"]: {**k, "role": "checkpointer"} for k in log["keys"]} if log else control.keys
+    shown = control.close(trusted, policy)
+    for seq in manifest["without_effect"]:
+        report.add(
+            "INVALID",
+            "authority",
+            "control",
+            seq,
+            "whoever made the bundle says that this event had no effect: it was not permitted",
+        )
+    if newer is not None:
+        other = Report()
+        later = read_control(
+            zipfile.ZipFile(newer), json.loads(zipfile.ZipFile(newer).read("tree.json"))["control"], other, []
+        )
+        same = later.leaves[: len(control.leaves)] == control.leaves and other.verdict != "INVALID"
+        report.judge(
+            same,
+            "newer",
+            "control",
+            0,
+            "the newer bundle's control ledger does not continue this one's",
+            "DIVERGED",
+        )
+        control.erased = later.erased
+    keys = json.loads(archive.read("keys.json")) if "keys.json" in members else {}
+    period = Period(report, control, manifest, tree["partition"], kept, keys)
+    for row in lines(archive, "events.jsonl"):
+        period.add(row)
+    home = partition_of(period.agent, control.genesis["partitions"])
+    report.judge(
+        str(home) == period.name,
+        "partition",
+        period.name,
+        period.start,
+        f"the agent's events stand in partition {home}",
+    )
+    reaches = shown * 10**6 >= period.until
+    report.judge(
+        reaches,
+        "control",
+        "control",
+        control.tree.size,
+        "control's signed head is older than the period's end: a revocation may be missing",
+        "PENDING",
+    )
+    second = period.close(trusted, policy)
+    finish(report, archive, manifest, period, second)
+    named = log is None or {control.origin, period.origin} <= set(log["origins"])
+    report.judge(
+        named, "log", "bundle", -1, f"it is of log `{period.origin}`, which your --log does not name"
+    )
+    if not policy.witnesses:
+        report.notes.append(
+            "no witness policy was given: nobody but the operator vouches for the signed heads"
+        )
+    if log is None and not policy.logs:
+        report.notes.append(
+            "log and keys are those that the bundle itself names: compare log id and keys with what you were told otherwise, or give --log"
+        )
+    for note in kept:
+        judged = note.origin in (control.origin, period.origin)
+        report.judge(
+            judged, "kept", "bundle", -1, f"you kept a head of `{note.origin}`, and this is another log"
+        )
+
+
+def finish(report: Report, archive: zipfile.ZipFile, manifest: Record, period: Period, second: int) -> None:
+    """What can be said once all events were read: heads, the period's ends, counts, releases."""
+    end, name = period.tree.size, period.name
+    head = report.said.get("heads", {}).get(name, {"size": 0})
+    report.judge(
+        period.began,
+        "period",
+        name,
+        period.start,
+        "the event before the period is not here: something may stand before",
+        "INCOMPLETE",
+    )
+    ended = period.closed or (head["size"] == end and second * 10**6 >= period.until + CLOSING_US)
+    report.judge(
+        ended,
+        "period",
+        name,
+        end,
+        "no signed head shows yet that the period is over: events may follow",
+        "PENDING",
+    )
+    if period.hidden:
+        report.add(
+            "INCOMPLETE",
+            "omission",
+            name,
+            period.start,
+            f"{period.seen['hidden']} events are here by their hash only: whose they are is not shown, so events of the agent may be among them",
+        )
+    counts = period.counts()
+    report.judge(
+        counts == manifest["counts"],
+        "counts",
+        name,
+        period.start,
+        f"the events give {counts}, the manifest says {manifest['counts']}",
+    )
+    for digest in sorted(period.releases):
+        member = f"releases/{digest.removeprefix('sha256:')}.json"
+        if report.judge(
+            member in manifest["members"],
+            "release",
+            name,
+            period.start,
+            f"release `{digest}` decided and is not here",
+            "INCOMPLETE",
+        ):
+            files = json.loads(archive.read(member))
+            found = sha(canonical({path: sha(text.encode()).hex() for path, text in files.items()})).hex()
+            report.judge(
+                digest == f"sha256:{found}",
+                "release",
+                name,
+                period.start,
+                f"the files of release `{digest}` are others",
+            )
+    genesis = period.control.genesis
+    report.said |= {
+        "env": genesis["env"], "log_id": genesis["log_id"], "signing": genesis["signing"], "partition": name,
+        "first": period.start, "end": end, "counts": counts, "approvals": period.approvals, "erased": period.erased,
+        "contents": {n: period.seen[n] for n in ("contents", "withheld", "signed", "unsigned")}, "events": period.rows,
+    }  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check a bundle and print the answer."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--policy", type=Path, help="C2SP witness policy, instead of the bundle's")
+    parser.add_argument("--log", type=Path, help="names and keys of the log, got by a way of your own")
+    parser.add_argument("--kept", type=Path, action="append", default=[], help="a checkpoint that you kept")
+    parser.add_argument("--newer", type=Path, help="a later bundle of the same log")
+    parser.add_argument(
+        "--events", action="store_true", help="print the agent's events, as they were verified"
+    )
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    try:
+        policy = Policy(args.policy.read_text("utf-8")) if args.policy else None
+        kept = [Note(path.read_text("utf-8")) for path in args.kept]
+        log = json.loads(args.log.read_text("utf-8")) if args.log else None
+        args.bundle.stat()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    report = check(args.bundle, policy, kept, args.newer, log)
+    events = report.said.pop("events", [])
+    if args.json:
+        said = {
+            "verdict": report.verdict,
+            **report.said,
+            "findings": report.found,
+            "more": report.more,
+            "notes": report.notes,
+        }
+        print(json.dumps(said | ({"events": events} if args.events else {}), indent=1))
+        return EXIT[report.verdict]
+    print(f"{report.verdict}: {args.bundle}, sha256 {report.said.get('bundle', '')}")
+    for key, value in report.said.items():
+        if key not in ("bundle", "erased"):
+            print(f"  {key}: {value}")
+    for found in sorted(report.found, key=lambda f: -RANK.index(f["verdict"])):
+        print(
+            f"  {found['verdict']} {found['check']}: {found['log']} event {found['seq']}: {found['sentence']}"
+        )
+    for note in [*([f"{report.more} more findings"] if report.more else []), *report.notes]:
+        print(f"  note: {note}")
+    for row in events if args.events else []:
+        print("  " + "  ".join(str(v) for v in row.values() if v not in ("", [])))
+    return EXIT[report.verdict]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
