@@ -11,6 +11,16 @@ import pytest
 import yaml
 from sluicegate.sinks import ddl
 from sluicegate.sinks.embedded import EmbeddedClickHouse
+from sluicegate.streams.evidence_controls import (
+    AI_ACT,
+    CONTROLS,
+    NIST,
+    OWASP,
+    SENTENCE,
+    SOC2,
+    ask,
+    controls_page,
+)
 
 from bench.queries import DATABASE, ROOT, fill, panels, questions
 
@@ -46,6 +56,32 @@ def test_every_question_runs_on_an_empty_ledger_and_answers_on_a_full_one(server
         if not full.query(sql).result_rows:
             silent.add(name)
     assert silent <= MAY_BE_EMPTY, silent
+
+
+def test_every_control_has_a_query_that_runs_and_most_show_records(server: EmbeddedClickHouse) -> None:
+    """On an empty ledger each says none, on a full one whatever the generated traffic has; none ever fails."""
+    for database, least in (("empty", 0), (DATABASE, 15)):
+        client = server.connect("reader", database)
+        shown = ask(CONTROLS, 3_660, lambda sql, c=client: c.query(sql).result_rows)  # type: ignore[misc]
+        assert [s.error for s in shown if s.error] == []
+        assert sum(s.count > 0 for s in shown) >= least, [s.control.ident for s in shown if not s.count]
+        assert all(s.last for s in shown if s.count)
+        assert "now() - interval 3660 day" in controls_page(shown, database, 3_660, "now")
+
+
+def test_the_lists_of_controls_are_whole_and_claim_nothing() -> None:
+    rows = {(c.framework, c.ident) for c in CONTROLS}
+    assert len(rows) == len(CONTROLS)
+    assert {i for f, i in rows if f == OWASP} == {f"ASI{n:02d}" for n in range(1, 11)}
+    assert {f for f, _ in rows} == {OWASP, AI_ACT, SOC2, NIST}
+    assert {"Art. 12(1)", "Art. 19"} <= {i for f, i in rows if f == AI_ACT}
+    assert SENTENCE == "produces these records"
+    sources = [*(ROOT / "streams").glob("evidence*.py"), ROOT / "streams" / "commands" / "evidence.py"]
+    for path in sources:
+        text = path.read_text("utf-8").lower().replace("never says that anything is compliant", "")
+        assert "complian" not in text, path.name
+    failing = ask(CONTROLS[:1], 1, lambda _: (_ for _ in ()).throw(ValueError("away")))
+    assert failing[0].error == "away" and failing[0].count == 0
 
 
 def test_the_generated_minutes_are_those_of_the_events(server: EmbeddedClickHouse) -> None:
