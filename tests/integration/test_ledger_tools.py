@@ -6,29 +6,39 @@ The ledger is a driver's (tests/driver.py), published record by record, so every
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import uuid
+import zipfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic, RecordsToDelete
+from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.observed import Observation
 from sluicegate.schemas import codec
+from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.streams import dead_letters, explain, kafka, observe, releases, replay, status, tail, topics
 from sluicegate.streams.cli import app
-from sluicegate.streams.replay import Window
+from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify import Report, verify
+from sluicegate.streams.window import Window
 from typer.testing import CliRunner
 
-from tests.driver import AGENT, Driver, Record, read, release, release_files
+from tests.driver import AGENT, OTHER_AGENT, PERSON, Driver, Record, read, release, release_files
+from tests.forging import forge, with_header
+from tests.unit.test_attempts import LARGE, MESSAGES, SMALL, answer, compiled, files, next_of
 
 T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
 CATCH_UP_S = 60.0
 
 
@@ -55,10 +65,17 @@ def driver() -> Driver:
     return made
 
 
-async def publish(settings: Settings, driver: Driver, records: list[Record] | None = None) -> None:
+async def publish(
+    settings: Settings,
+    driver: Driver,
+    records: list[Record] | None = None,
+    more_files: dict[str, str] | None = None,
+) -> None:
     """Put a driver's ledger, control, inputs, dead letters and release on the topics of its environment."""
     await topics.create(settings)
     await releases.publish(settings, release_files())
+    if more_files is not None:
+        await releases.publish(settings, more_files)
     producer = await _connect(settings)
     values = {
         "control": [x.value for x in driver.control_records],
@@ -198,6 +215,164 @@ def test_explain_tells_who_decided_what(settings: Settings, driver: Driver) -> N
         run(lambda: explain.explain(settings, "nope", driver.keys.open))
     with pytest.raises(Terminal, match="is not empty"):
         run(lambda: explain.explain(settings, "", driver.keys.open))  # many records have that for an id
+
+
+def shown(home: Path) -> tuple[Driver, dict[str, str]]:
+    """A ledger with a refused, a held-and-approved, a fallen-back and a rolled-back intent, under a real key store."""
+    made = Driver(keys=Keys(home))  # type: ignore[arg-type]
+    made.everyday(2)
+    made.deploy(compiled(json.dumps(files())), now=True)
+    made.open_session("shown")
+    trace = {"session": "shown"}
+    ids = {"refused": made.call("desk.pay", {"value": "no"}, **trace).outcomes[0].origin.intent_id}
+    held = made.call("desk.ask", {"value": "x"}, **trace)
+    ids["held"] = held.outcomes[0].origin.intent_id
+    [offered] = made.review(held, "approve").dispatches
+    made.finish(offered, b'{"ok":true}')
+    [asked] = made.call("triage", {"messages": MESSAGES}, kind="model_call", **trace).dispatches
+    made.receipt(next_of(made, asked, "overload"), "finished", result=answer(SMALL))
+    ids["fallen_back"] = asked.intent_id
+    [paid] = made.call("desk.pay", {"value": "7"}, **trace).dispatches
+    made.finish(paid, b'{"ok":true}')
+    ids["rolled_back"] = paid.intent_id
+    undo = undo_id(AGENT, paid.intent_id)
+    calls = [{"id": undo, "tool": "desk.set", "of_agent": AGENT, "of_intent": paid.intent_id}]
+    about = {"agent_id": OTHER_AGENT, "of_agent": AGENT, "of_intent": paid.intent_id}
+    made.control_event("rollback.ordered", saga="saga-1", calls=calls, **about)
+    made.open_session("undo", OTHER_AGENT)
+    [back] = made.call(
+        "desk.set", {"value": "7"}, session="undo", agent=OTHER_AGENT, intent_id=undo
+    ).dispatches
+    made.finish(back, b'{"ok":true}')
+    return made, ids
+
+
+def invoked(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """What a command says in JSON."""
+    done = CliRunner().invoke(app, [*arguments, "-o", "json"])
+    assert done.exit_code == code, (arguments, done.output, done.exception)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_explain_and_reproduce_what_an_auditor_asks_about(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, ids = shown(settings.home)
+    run(lambda: publish(settings, driver, more_files=files()))
+    for name, value in (("ENV", settings.env), ("HOME", str(settings.home)), ("KAFKA", settings.kafka)):
+        monkeypatch.setenv(f"SLUICEGATE_{name}", str(value))
+    told = {name: invoked("explain", ident) for name, ident in ids.items()}
+    for name, ident in ids.items():
+        said = invoked("reproduce", ident)
+        assert (said["verdict"], said["share"]) == ("SAME", 1.0), said
+        assert {row["intent_id"] for row in said["inputs"]} == {ident}
+        assert told[name]["reproducible"]["verdict"] == "AT_HAND"
+    assert told["refused"]["state"] == "refused" and "forbid" in told["refused"]["policies"]["desk-not-this"]
+    assert [(a["by"], a["verdict"]) for a in told["held"]["approvals"]] == [(PERSON, "approve")]
+    assert [a["asked"] for a in told["fallen_back"]["attempts"]] == [LARGE, SMALL]
+    assert (told["fallen_back"]["served"], told["fallen_back"]["cost"]["output_tokens"]) == ([SMALL], 2)
+    assert told["rolled_back"]["taken_back"].startswith("ordered by operator, control event")
+    whole = invoked("explain", "shown", "--no-caused")
+    assert {story["intent_id"] for story in cast("list[dict[str, Any]]", whole)} == set(ids.values())
+    event = told["held"]["steps"][-1]["event"]
+    assert invoked("explain", event, "--no-caused")["intent_id"] == ids["held"]
+    sample = invoked("reproduce", "--sample", "5", "--seed", "q3")
+    assert (sample["counts"], sample["seed"]) == ({"SAME": 5}, "q3")
+    assert invoked("reproduce", "--sample", "5", "--seed", "q3")["inputs"] == sample["inputs"]
+    touched = invoked("access", "--asset", "desk.pay", "--source", "kafka")
+    events = [read(x) for x in driver.records]
+    asked = (e for e in events if isinstance(e.facts, r.IntentFacts) and e.facts.tool == "desk.pay")
+    assert [row["intent_id"] for row in touched["rows"]] == [e.header.intent_id for e in asked]
+    _copies(settings, driver)
+    _another_engine(settings, monkeypatch)
+
+
+def _copies(settings: Settings, driver: Driver) -> None:
+    copy = ("replay", "--mode", "copy", "--topic", "intents")
+    resume = str(settings.home / "at.json")
+    told = invoked(*copy, "--into", "mine", "--create", "--tool", "desk.pay", "--resume", resume)
+    assert told["copied"] > 0 and told["unreadable"] > 0  # the driver's garbage names no tool
+    assert invoked(*copy, "--into", "mine", "--tool", "desk.pay", "--resume", resume)["copied"] == 0
+
+    async def found() -> list[tuple[bytes, dict[str, bytes]]]:
+        consumer = await kafka.connect(kafka.consumer(settings, f"{settings.env}.mine"))
+        records: list[tuple[bytes, dict[str, bytes]]] = []
+        while len(records) < told["copied"]:
+            got = (await consumer.getmany(timeout_ms=1_000)).values()
+            records += [(x.value, dict(x.headers)) for batch in got for x in batch]
+        await consumer.stop()
+        return records
+
+    sent = set(driver.inputs["intents"].values())
+    for value, headers in run(found):
+        assert value in sent
+        assert headers["replay_of"].startswith(f"{settings.env}.intents/0/".encode())
+    for arguments, said in (
+        (("--into", "intents"), "into itself"),
+        (("--into", "nothing"), "make it with --create"),
+        (("--into", "mine", "--from-offset", "0:99999"), "is not there yet"),
+        (("--into", "mine", "--from-time", "2999-01-01"), "is in the future"),
+        (("--into", "mine", "--resume", resume), "belongs to another replay"),
+    ):
+        done = CliRunner().invoke(app, [*copy, *arguments])
+        assert isinstance(done.exception, Terminal) and said in str(done.exception), (
+            arguments,
+            done.exception,
+        )
+
+    async def two() -> None:
+        client = await kafka.connect(kafka.admin(settings))
+        await client.create_topics([NewTopic(f"{settings.env}.two", 2, 1)])
+        await client.delete_records(
+            {TopicPartition(f"{settings.env}.intents", 0): RecordsToDelete(before_offset=3)}
+        )
+        await client.close()
+
+    run(two)
+    done = CliRunner().invoke(app, [*copy, "--into", "two"])
+    assert "has 1 partitions and" in str(done.exception)
+    done = CliRunner().invoke(app, [*copy, "--into", "mine", "--from-offset", "0:1"])
+    assert "begins at offset 3" in str(done.exception) and "--from-offset 0:3" in str(done.exception)
+
+
+def _another_engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a version decided whose wheel is not here, and then is: this code under that version's name."""
+    env = f"{settings.env}-old"
+    monkeypatch.setenv("SLUICEGATE_ENV", env)
+    old = Driver(keys=Keys(settings.home))  # type: ignore[arg-type]
+    old.everyday(1)
+    run(
+        lambda: publish(
+            replace(settings, env=env),
+            old,
+            forge(old, lambda all_: [with_header(e, engine="0.0.9") for e in all_]),
+        )
+    )
+    intent = next(e.header.intent_id for e in map(read, old.records) if e.header.reason == "forbidden")
+    said = invoked("reproduce", intent, code=4)
+    assert (
+        said["verdict"] == "ENGINE_MISSING"
+        and "sluicegate-0.0.9-py3-none-any.whl" in said["inputs"][0]["why"]
+    )
+    assert invoked("explain", intent)["reproducible"]["verdict"] == "ENGINE_MISSING"
+    assert invoked("reproduce", intent, "--any-engine")["verdict"] == "SAME"
+    folder = settings.home / "engines"
+    folder.mkdir()
+    wheel = folder / "sluicegate-0.0.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(ROOT / "__init__.py", "sluicegate/__init__.py")
+        for layer in ("schemas", "processors", "streams", "sinks", "executors", "gateway"):
+            for path in (ROOT / layer).rglob("*"):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    archive.write(path, f"sluicegate/{path.relative_to(ROOT)}")
+    (folder / "engines.lock").write_text(f"{hashlib.sha256(wheel.read_bytes()).hexdigest()}  {wheel.name}\n")
+    said = invoked("reproduce", intent, code=4)
+    assert said["verdict"] == "ENGINE_FAILED" and "is engine 0.1.0" in said["inputs"][0]["why"]
+    unpacked = next((folder / "unpacked").iterdir()) / "sluicegate" / "processors" / "work.py"
+    unpacked.write_text(unpacked.read_text("utf-8").replace('ENGINE = "0.1.0"', 'ENGINE = "0.0.9"'), "utf-8")
+    said = invoked("reproduce", intent)
+    assert said["verdict"] == "SAME" and {row["engine"] for row in said["inputs"]} == {"0.0.9"}
 
 
 def test_tail_and_status(settings: Settings, driver: Driver) -> None:
