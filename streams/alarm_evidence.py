@@ -12,6 +12,7 @@ from typing import cast
 
 from sluicegate.processors.drift_rules import Drift, Rule
 from sluicegate.processors.drift_streams import Key
+from sluicegate.processors.reproduce_alarm import REPRODUCE
 from sluicegate.processors.sentinel_plan import BLIND, CERTAIN, evidence
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.drift_feed import Feed
@@ -50,7 +51,7 @@ class Difference:
 def recompute(windows: Windows, alarm: Body) -> list[Difference] | None:
     """What is not the same; empty when all is. None: the alarm says that nothing was seen, which no store can show."""
     then = _evidence(alarm)
-    if then.get("detector") == BLIND:
+    if then.get("detector") in (BLIND, REPRODUCE):
         return None
     key = Key(str(alarm["rule"]), str(alarm["release"]), str(alarm["agent_id"]), str(alarm["tool"]))
     drift = rules_in(key.rule_id, then)

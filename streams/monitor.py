@@ -3,7 +3,7 @@
 An agent reacts to dead letters (it counts and logs them: an alarm a person can read), and a timer that runs on the
 leader only measures how far inputs and ClickHouse trail the ledger. A webhook, where one is set, is told of held calls
 (`notify.py`), alarms are told to every channel (`alarm_notify.py`), and the leader's sentinel looks for drift
-(`sentinel.py`). It only watches and proposes; it never decides
+(`sentinel.py`) and lets a sample be decided again (`reproduce_watch.py`). It only watches and proposes; it never decides
 and never writes the ledger. Nothing escapes an agent's body: Faust would acknowledge the event all the same.
 Next: `app.py`.
 """
@@ -28,6 +28,7 @@ from sluicegate.streams.alarm_notify import AlarmNotifier
 from sluicegate.streams.channels import channels_from
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.notify import Notifier
+from sluicegate.streams.reproduce_watch import ReproduceWatch
 from sluicegate.streams.sentinel_service import SentinelService
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.webhook import Webhook, WebhookSettings
@@ -121,6 +122,7 @@ class SentinelHost(mode.Service):
         super().__init__()
         self._settings, self._gauges = settings, gauges
         self._sentinel = SentinelService(settings)
+        self._sampling = ReproduceWatch(self._sentinel.control, self._sentinel.propose)
 
     async def on_stop(self) -> None:
         """Nothing to drain: a restart reads the same rows again."""
@@ -144,6 +146,12 @@ class SentinelHost(mode.Service):
         """One look; the first one connects, again and again until Kafka is there."""
         await self._sentinel.look()
         self._gauges.update(self._sentinel.metrics())
+
+    async def sample(self) -> None:
+        """One sample of what can be decided again, where it is due; it waits until the sentinel is connected."""
+        if self._sentinel.sentinel is not None:
+            await self._sampling.look()
+            self._gauges.update(self._sampling.metrics())
 
 
 class CanaryService(mode.Service):
@@ -204,6 +212,13 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
             await sentinels.look()
         except Exception:
             service.log.exception("the sentinel could not look")
+
+    @app.timer(interval=sentinel_service.LOOK_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
+    async def reproduce() -> None:
+        try:
+            await sentinels.sample()
+        except Exception:
+            service.log.exception("the sample could not be decided again")
 
     @app.timer(interval=canary_watcher.LOOK_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
     async def canary() -> None:

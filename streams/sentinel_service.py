@@ -97,6 +97,10 @@ class SentinelService:
             found[partition] = known[1]
         return found
 
+    def control(self) -> Control:
+        """Control as it is now."""
+        return self._reader.control
+
     def who(self) -> str:
         """Who it signs as."""
         key = self._key(self._reader.control)
