@@ -64,6 +64,8 @@ def refused(error: NotReleased, headers: Mapping[str, str]) -> web.Response:
         **headers, "x-sluicegate-stage": error.stage, "x-sluicegate-reason": error.reason,
         "x-sluicegate-policies": ",".join(error.policies),
     }  # fmt: skip
+    if status in (429, 503):
+        told["Retry-After"] = "1"
     return web.Response(status=status, body=orjson.dumps(error_of(error)), content_type=JSON, headers=told)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import re
 import time
@@ -49,6 +50,8 @@ REQUEST_ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 BACKLOG = 1_024
+_PROCESS, _numbers = uuid.uuid4().hex[:16], itertools.count(1)
+"""Of request ids that are made here: a number is enough, and a random id for each takes a system call."""
 
 log = logging.getLogger("sluicegate.gateway")
 wire_log = logging.getLogger("sluicegate.gateway.wire")
@@ -62,7 +65,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A request id on every answer, and one shape for every error."""
     gate, given = request.app[GATE], request.headers.get(REQUEST_ID, "")
-    ident = given if _ID.fullmatch(given) else uuid.uuid4().hex
+    ident = given if _ID.fullmatch(given) else f"{_PROCESS}-{next(_numbers)}"
     try:
         answer = await handler(request)
     except NotReleased as error:

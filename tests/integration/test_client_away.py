@@ -15,15 +15,20 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
+from sluicegate.gateway.server import Gateway
+from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import client_session, client_transport, kafka, topics
+from sluicegate.streams import client_session, client_transport, control_log, kafka, topics
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.client import AgentClient, Refused, Unanswered
+from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
 from tests.client_gate import Gate, run
 from tests.driver import AGENT
+from tests.integration import gate as gates
 
 TIMEOUT_S = 1.0
 SLACK_S = 5.0
@@ -208,6 +213,58 @@ def test_a_broker_that_dies_and_comes_back(
                         continue
                 assert answer == {"ok": True}
                 await session.close()
+
+    run(main())
+
+
+def test_a_gateway_while_kafka_is_away(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    """Nobody is let in by an old control, nothing waits for long, and it serves again when Kafka does."""
+
+    async def main() -> None:
+        settings = await environment(await asyncio.to_thread(broker.start), tmp_path)
+        keys = Keys(settings.home)
+        await gates.prepare(settings, keys)
+        key = {
+            "key_id": "k",
+            "sha256": digest_of("s"),
+            "agent_id": AGENT,
+            "scopes": ["agent"],
+            "rate_per_s": 100,
+            "not_after": 2**53 - 1,
+        }
+        await control_log.append(settings, keys, [("api_key.added", key)], who="a test", why="")
+        keys.close()
+        gateway = Gateway(settings)
+        await gateway.start()
+        headers = {"Authorization": f"Bearer {token_of(settings.env, 'k', 's')}"}
+        async with aiohttp.ClientSession(gateway.url, headers=headers) as client:
+
+            async def asked(method: str, path: str, body: object = None) -> tuple[int, str]:
+                async with client.request(method, path, json=body) as answer:
+                    await answer.read()
+                    return answer.status, answer.headers.get("Retry-After", "")
+
+            assert (await asked("GET", "/v1/models"))[0] == 200
+            await asyncio.to_thread(broker.kill)
+            gave_up = time.monotonic() + READY_S
+            while (await asked("GET", "/healthz"))[0] != 503:
+                assert time.monotonic() < gave_up
+                await asyncio.sleep(0.1)
+            for method, path, body in (
+                ("POST", "/v1/sessions", {}), ("POST", "/v1/intents", {"session_id": "s", "tool": "desk.read"}),
+                ("GET", "/v1/intents/any", None), ("GET", "/v1/sessions/s/events", None), ("POST", "/mcp", {}),
+                ("POST", "/v1/chat/completions", {"model": "m"}), ("POST", "/v1/responses", {"model": "m"}),
+                ("POST", "/access/v1/evaluation", {}), ("GET", "/v1/approvals", None),
+            ):  # fmt: skip
+                with within(TIMEOUT_S):
+                    assert await asked(method, path, body) == (503, "1"), path
+            assert await asyncio.to_thread(broker.start) == settings.kafka
+            while (await asked("GET", "/v1/models"))[0] != 200:
+                assert time.monotonic() < gave_up + READY_S
+                await asyncio.sleep(0.1)
+            await asyncio.to_thread(broker.kill)
+        with within(TIMEOUT_S):
+            await gateway.stop()
 
     run(main())
 

@@ -12,11 +12,12 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from sluicegate.gateway import kept
 from sluicegate.gateway.hub import Hub
-from sluicegate.gateway.kept import MAX_READERS, MAX_SCANNED, Known, Readers
+from sluicegate.gateway.kept import MAX_KNOWN, MAX_READERS, MAX_SCANNED, Known, Readers
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Reply
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.standing import MAX_WATCHED
 
 AGENT = "north-1"
 PLACE = TopicPartition("dev.replies", 0)
@@ -171,5 +172,27 @@ def test_few_readers_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
                 await readers.page(PLACE, b"a", 0)
         await readers.stop()
         assert all(consumer.stopped for consumer in made)
+
+    asyncio.run(run())
+
+
+def test_a_hundred_thousand_sessions_cost_what_one_does(tmp_path: Path) -> None:
+    """Nothing is kept of a session while nobody listens, but what is bounded: places of replies, and releases of the newest ones."""
+    hub = Hub(Settings(home=tmp_path, partitions=1))
+
+    async def run() -> None:
+        asker = await hub.asker(AGENT, None, None)
+        for number in range(100_000):
+            name = f"s-{number}"
+            asker.inbox.standing.watch(name)
+            opened = Reply(
+                bytes(16), f"m-{number}", AGENT, name, "opened", "session", "", [], 1, release="sha256:x"
+            )
+            asker.inbox.take(opened)
+            hub._known.note((AGENT.encode(), 1, opened.intent_id), number)
+        assert len(asker.inbox.standing._found) == MAX_WATCHED and not len(asker.inbox)
+        assert len(hub._known) <= MAX_KNOWN
+        [told] = hub._told.values()
+        assert not told.listeners
 
     asyncio.run(run())
