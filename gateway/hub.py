@@ -20,7 +20,7 @@ from sluicegate.gateway.kept import MAX_SCANNED, Known, Page, Readers
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Reply
-from sluicegate.schemas.topics import partition_of
+from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams.asking import Asker, Key
 from sluicegate.streams.client_transport import (
     FETCH_WAIT_MS,
@@ -104,6 +104,8 @@ class Hub(KafkaTransport):
         """Read every partition from its end on."""
         producer = await self._connected()
         self.partitions = len(await producer.partitions_for(self._replies.topic))
+        for topic in ("intents", "messages"):  # known now: else the first requests all ask for them at once
+            await producer.partitions_for(full_name(self._settings.env, topic))
         places = [TopicPartition(self._replies.topic, p) for p in range(self.partitions)]
         consumer = self._consumer = await self._reader(FETCH_WAIT_MS)
         consumer.assign(places)
