@@ -21,7 +21,7 @@ from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
 from sluicegate.processors.prompts import Told
 from sluicegate.processors.registry import Agent
 from sluicegate.processors.release import CompiledRelease, CompiledTool
-from sluicegate.processors.state import OpenIntent, PartitionState, Session, session_of
+from sluicegate.processors.state import OpenIntent, PartitionState, Session, key_of, session_of
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Intent, Receipt, Reply
 from sluicegate.schemas.requests import request_digest
@@ -181,9 +181,19 @@ def reply(
         Reply(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, status or outcome.status, outcome.stage,
             outcome.reason, outcome.policies, o.decided_at, result, text.for_model if text else "", for_developer,
-            duplicate, attempt, arguments, *named_release(work),
+            duplicate, attempt, arguments, *named_release(work), _answers(work),
         )
     )  # fmt: skip
+
+
+def _answers(work: Work) -> bytes:
+    """Digest of the request that a reply answers; empty for what is no intent."""
+    if work.origin.topic == "messages" or not work.origin.intent_id:
+        return b""
+    seen = work.state.intents.get(key_of(work.origin))
+    if seen is not None:
+        return seen.digest
+    return digest_of(work) if work.origin.topic == "intents" else b""
 
 
 def named_release(work: Work) -> tuple[str, str, str]:

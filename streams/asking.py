@@ -168,10 +168,7 @@ class Asker:
         """
         value = self._encode(topic, record, intent_id)
         handed_over = False
-
-        def digest() -> bytes:  # asked for at a conflict only
-            return request_digest(codec.encode(record), record.request)
-
+        digest = request_digest(b"", record.request) if record.request else b""
         with self.inbox.expecting(intent_id, own=True, digest=digest, again=bool(record.request)) as waiting:
             try:
                 async with asyncio.timeout(timeout_s):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from sluicegate.schemas import codec
@@ -82,7 +81,7 @@ def test_a_conflict_is_told_to_whoever_made_it() -> None:
     )
 
     async def run() -> None:
-        first, second, old = (Waiting(True, partial(request_digest, b"", name)) for name in ("a", "b", "c"))
+        first, second, old = (Waiting(True, request_digest(b"", name)) for name in ("a", "b", "c"))
         for waiting in (first, second):
             waiting.offer(conflict)
         assert not first.end.done() and second.end.done()
@@ -96,3 +95,35 @@ def test_a_conflict_is_told_to_whoever_made_it() -> None:
 def test_digests(request_: str) -> None:
     assert len(request_digest(b"payload", request_)) == 16
     assert (request_digest(b"one", request_) == request_digest(b"two", request_)) is bool(request_)
+
+
+def test_nobody_is_told_what_another_request_by_the_same_id_came_to() -> None:
+    """Two requests by one id at once: each waits for replies that both of them read."""
+    driver = opened()
+
+    async def run() -> None:
+        first, second = (Waiting(True, request_digest(b"", name)) for name in ("a", "b"))
+        told = asked(driver, "a", "desk.ask") + asked(driver, "b", "desk.never")
+        for reply in told:
+            first.offer(reply)
+            second.offer(reply)
+        assert (await first.end).status == "held" and (await second.end).reason == "id_conflict"
+
+    asyncio.run(run())
+
+
+def test_every_reply_to_an_intent_says_which_request_it_answers() -> None:
+    """From the first one to the last: refused, released after a claim, held and agreed to, expired."""
+    driver = opened()
+    mine = request_digest(b"", "a")
+    for number, tool in enumerate(("desk.never", "desk.read", "desk.pay")):
+        asked(driver, "a", tool, f"i-{number}")
+    while driver.dispatches:
+        dispatch = driver.dispatches.pop(0)
+        driver.claim(dispatch)
+        driver.receipt(dispatch, "finished", result=b"{}")
+    asked(driver, "a", "desk.ask", "i-held")
+    driver.tick(48 * 3_600 * 1_000_000)
+    told = [r for r in driver.replies if r.intent_id.startswith("i-")]
+    assert {r.status for r in told} >= {"refused", "released", "held", "expired"}
+    assert {r.answers for r in told} == {mine}
