@@ -94,8 +94,8 @@ class ControlReader:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._consumer is not None:
-            await self._consumer.stop()
+        # INVARIANT: whoever reads control ends while Kafka is away, too (tests/integration/test_client_away.py).
+        await stop_consumer(self._consumer)
 
     async def wait_for(self, head: int, limit_s: float = READ_LIMIT_S) -> None:
         """Wait until control has been read up to `head`. Raises `Retryable` past the limit."""
