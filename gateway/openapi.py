@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import cast
 
 _TEXT: dict[str, object] = {"type": "string"}
 _OBJECT: dict[str, object] = {"type": "object"}
@@ -75,6 +76,10 @@ _EVALUATION: dict[str, object] = {
     "context": _OBJECT,
 }
 
+_AGAIN = {
+    "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 256},
+    "description": "the same key with the same body finds the first answer, with another body it is 409; for 24 h",
+}  # fmt: skip
 _AGENT = {"name": "agent", "in": "query", "schema": _TEXT}
 _PERSON: dict[str, object] = {"security": [{"person": []}, {"key": [], "person_header": []}]}
 
@@ -145,6 +150,20 @@ PATHS: dict[str, dict[str, dict[str, object]]] = {
     "/healthz": {"get": _answers("whether it serves", _OBJECT)},
     "/openapi.json": {"get": _answers("this document", _OBJECT)},
 }  # fmt: skip
+
+
+AGAIN = (
+    "/v1/sessions",
+    "/v1/sessions/{session_id}/messages",
+    "/v1/intents",
+    "/v1/chat/completions",
+    "/v1/responses",
+)
+"""Paths whose POST may be sent again."""
+
+for _path in AGAIN:
+    _post = PATHS[_path]["post"]
+    _post["parameters"] = [*cast("list[object]", _post.get("parameters", [])), _AGAIN]
 
 
 def document(env: str) -> dict[str, object]:

@@ -47,6 +47,7 @@ LINGER_S = 1.0
 DRAIN_LIMIT_S = 15.0
 """For requests that are under way when the gateway stops."""
 REQUEST_ID = "x-request-id"
+_IDENT: web.RequestKey[str] = web.RequestKey("ident", str)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 BACKLOG = 1_024
@@ -65,7 +66,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def _identified(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A request id on every answer, and one shape for every error."""
     gate, given = request.app[GATE], request.headers.get(REQUEST_ID, "")
-    ident = given if _ID.fullmatch(given) else f"{_PROCESS}-{next(_numbers)}"
+    ident = request[_IDENT] = given if _ID.fullmatch(given) else f"{_PROCESS}-{next(_numbers)}"
     try:
         answer = await handler(request)
     except NotReleased as error:
@@ -73,7 +74,6 @@ async def _identified(request: web.Request, handler: Handler) -> web.StreamRespo
     except web.HTTPException as error:
         if error.content_type == JSON:
             gate.counts[f"{error.status // 100}xx"] += 1
-            error.headers[REQUEST_ID] = ident
             raise
         text = (
             error.reason.lower()
@@ -87,9 +87,13 @@ async def _identified(request: web.Request, handler: Handler) -> web.StreamRespo
         log.exception("request %s failed", ident)
         answer = plain(500, "internal", f"the gateway failed: its log has request {ident}")
     gate.counts[f"{answer.status // 100}xx"] += 1
-    if not answer.prepared:
-        answer.headers[REQUEST_ID] = ident
     return answer
+
+
+async def _named(request: web.Request, answer: web.StreamResponse) -> None:
+    """Headers of every answer, streams too."""
+    answer.headers[REQUEST_ID] = request.get(_IDENT, "")
+    answer.headers["Server"] = "sluicegate"  # nobody outside has to know of what version which library is
 
 
 @web.middleware
@@ -130,6 +134,7 @@ def make_app(gate: Gate) -> web.Application:
     """The application of one gateway."""
     app = web.Application(middlewares=[_identified, _bounded], client_max_size=MAX_BODY_BYTES)
     app[GATE] = gate
+    app.on_response_prepare.append(_named)
     for add in (doors.add, approvals.add, events.add, openai.add, responses.add, mcp.add, authzen.add):
         add(app)
     return app

@@ -100,6 +100,11 @@ def test_what_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
         zipped = await said(port, ask("/mcp", "Content-Encoding: gzip", "Content-Length: 2", body=b"{}"))
         assert zipped.startswith(b"HTTP/1.1 415")  # a bomb is never unpacked
 
+        named = await said(port, GET.replace(b"Host", b"x-request-id: mine\r\nHost"))
+        assert b"\r\nx-request-id: mine\r\n" in named and b"aiohttp" not in named
+        ours = [re.search(rb"x-request-id: (\S+)", await said(port, GET)) for _ in range(2)]
+        assert ours[0] and ours[1] and ours[0][1] != ours[1][1]
+
     asyncio.run(serve(tmp_path, body))
 
 
