@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +21,7 @@ from sluicegate.processors.log_files import LogFile
 from sluicegate.processors.witness_policy import Policy, parse_policy
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import checkpoint_topic, control_log, identities, kafka, stack, tile_store
+from sluicegate.streams import checkpoint_topic, control_log, failpoints, identities, kafka, stack, tile_store
 from sluicegate.streams.checkpointer import Checkpointer
 from sluicegate.streams.cli import app
 from sluicegate.streams.keys import Keys
@@ -193,6 +197,46 @@ def test_3_lost_tiles_are_built_again_from_the_ledger(env: Env, tmp_path: Path) 
     run(main)
 
 
+RUN = """
+import asyncio
+from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams.settings import Settings
+
+async def main():
+    await Checkpointer(Settings.from_env()).start()
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_that_is_killed_is_followed_by_one_that_signs_the_same_history(env: Env) -> None:
+    """SIGKILL after each step, each time with new events."""
+    settings = env.settings
+    environ = {
+        **os.environ, "SLUICEGATE_ENV": settings.env, "SLUICEGATE_HOME": str(settings.home),
+        "SLUICEGATE_KAFKA": settings.kafka or "", "SLUICEGATE_PARTITIONS": str(PARTITIONS),
+        "SLUICEGATE_CHECKPOINT_EVERY_S": "0.05",
+    }  # fmt: skip
+    for point in failpoints.CHECKPOINT_POINTS:
+        asyncio.run(env.write(env.ledgers[0], 1))
+        killed = subprocess.run(
+            [sys.executable, "-c", RUN],
+            env={**environ, "SLUICEGATE_FAILPOINT": point},
+            timeout=60,
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL, point
+
+    async def main() -> None:
+        before = await env.newest()
+        assert before[env.origin(0)][0].head.size == 533  # the last one was kept, and not shown
+        async with env.checkpointer() as running:
+            await env.signed(running, 0, 545)
+
+    run(main)
+
+
 def cli(
     env: Env, *words: str, failed: type[SluicegateError] | None = None, code: int = 0, **more: str
 ) -> str:
@@ -216,7 +260,7 @@ def test_4_proofs_and_checkpoints_are_checked_offline(env: Env, tmp_path: Path) 
     listed = json.loads(cli(env, "checkpoint", "list", "-o", "json"))
     assert {row["partition"]: row["size"] for row in listed} == {
         "control": env.control.head + 1,
-        "0": 533,
+        "0": 545,
         "1": 13,
     }
     assert all(
