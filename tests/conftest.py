@@ -4,6 +4,11 @@ import gc
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No timed assertion in tests: a busy machine is no counter-example.
+settings.register_profile("sluicegate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sluicegate")
 
 pytest_plugins = ["tests.kafka_fixture", "tests.clickhouse_fixture"]
 

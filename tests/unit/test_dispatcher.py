@@ -377,7 +377,7 @@ def test_clock_behind_the_ledger_does_not_lengthen_a_lease() -> None:
     async def scenario() -> None:
         b.log.put(dispatch(1, lease_s=0.2))
         await until(lambda: b.receipts)  # the claim is dated by the ledger's clock, as well as we know it
-        assert abs(b.log.claims[0].started_at - now_us()) < SECOND_US
+        assert abs(b.log.claims[0].started_at - now_us()) < behind // 10
         # Given 5 s by the ledger, 4.9 s ago: without the correction it would look good for ten minutes.
         b.log.put(dispatch(2, lease_s=-0.01), appended_at=now_us() - 4_900_000)
         await until(lambda: b.calls.counters.late == 1)
@@ -394,7 +394,7 @@ def test_timeout_ends_the_call_and_frees_its_slot() -> None:
         began = time.monotonic()
         b.log.put(dispatch(1, tool_class="read_only", timeout_ms=100), dispatch(2, timeout_ms=100))
         await until(lambda: len(b.receipts) == 2)
-        assert 0.19 < time.monotonic() - began < 1.0
+        assert 0.19 < time.monotonic() - began < 15  # a call sleeps for 30
 
     b.run(scenario)
     assert [(r.kind, r.error_class, r.sent) for r in b.receipts] == [("failed", "timeout", True)] * 2
