@@ -84,6 +84,6 @@ def _said(found: Erased, dry_run: bool) -> str:
             f"proposed as control event {found.event}, which takes {found.proposed} people: another one agrees with "
             f"`sluicegate changes agree {found.event}`, then run this again. Nothing was destroyed yet"
         )
-    again = all(one.done is not None for one in found.looks)
+    again = all(one.done is not None and not one.live for one in found.looks)
     done = f"erased by control event {found.event}" + (", before: nothing new was there" if again else "")
     return f"{done}; {found.rows:,} row(s) of clickhouse and {found.artifacts:,} artifact(s) removed"

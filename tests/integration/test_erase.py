@@ -41,6 +41,10 @@ from tests.integration.gate import Gate, Loop, until
 from tests.unit.test_artifacts import TOOL
 from tests.unit.test_artifacts import files as artifact_files
 
+TWO_PEOPLE = """
+@id("forget") @quorum("2") permit (principal in Role::"privacy", action == Action::"subject.erased", resource);
+"""
+PEOPLE = [{"person_id": name, "roles": ["privacy"]} for name in ("pia", "leo")]
 SUBJECT, OTHER = "person-1", "person-2"
 OURS = "session-of-the-other"
 LIMIT_S = 90.0
@@ -96,11 +100,11 @@ def wait(done: Callable[[], object], what: str) -> None:
 
 
 def release() -> dict[str, str]:
-    """With a tool of large results, and a payment that may take two minutes."""
+    """With a tool of large results, a payment that may take two minutes, and two people for an erasure."""
     files = artifact_files()
     pay = json.loads(files["contracts/desk.pay.json"])
     pay["x-sluicegate"]["timeout_ms"] = 120_000
-    return {**files, "contracts/desk.pay.json": json.dumps(pay)}
+    return {**files, "contracts/desk.pay.json": json.dumps(pay), "control.cedar": TWO_PEOPLE}
 
 
 async def talk(gate: Gate, marks: Marks, going_on: threading.Event) -> None:
@@ -200,11 +204,13 @@ def test_nothing_of_an_erased_subject_is_left(
         client.command(
             f"ALTER TABLE {contents} MODIFY SETTING cleanup_delay_period = 1, cleanup_delay_period_random_add = 0"
         )
-        with gates.running(settings, files=release()) as (loop, gate):
+        people = [("people.registered", {"people": PEOPLE})]
+        with gates.running(settings, files=release(), control=people) as (loop, gate):
             loop.run(talk(gate, marks, going_on))
             with projecting(settings, gate.keys, server) as projector:
                 wait(lambda: projector.lag and not any(projector.lag.values()), "ClickHouse to catch up")
                 _before(settings, gate, marks, topic_files, tmp_path, client)
+                _two_people(gate, monkeypatch)
                 _erased(settings, loop, gate, marks, going_on, client)
         _after(settings, marks, topic_files, tmp_path, client)
     asyncio.run(keep(settings, **{"retention.ms": "-1"}))
@@ -234,6 +240,21 @@ def _before(
     assert row["events"] >= 8 and listed["event"] == -1
     assert {one["topic"] for one in listed["in_the_clear"]} == set(IN_THE_CLEAR)
     assert gate.keys.state(SUBJECT) == "live"
+
+
+def _two_people(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`control.cedar` says who may, and that it takes two; nothing is destroyed before."""
+    monkeypatch.setenv("LOGNAME", "eve")
+    refused = CliRunner().invoke(app, ["erase", "--subject", SUBJECT])
+    assert refused.exit_code != 0 and "no registered person" in str(refused.exception)
+    monkeypatch.setenv("LOGNAME", "pia")
+    proposed = json.loads(run("erase", "--subject", SUBJECT, "--why", "asked for it", "-o", "json"))
+    assert proposed["proposed"] and proposed["clickhouse_rows"] == 0
+    assert gate.keys.state(SUBJECT) == "live"
+    monkeypatch.setenv("LOGNAME", "leo")
+    run("changes", "agree", str(proposed["event"]))
+    assert gate.keys.state(SUBJECT) == "live"
+    monkeypatch.setenv("LOGNAME", "pia")
 
 
 def _erased(
