@@ -24,6 +24,7 @@ import orjson
 from sluicegate.executors.adapter import Answer, ErrorClass, Failed, Finished
 from sluicegate.executors.python_worker import LENGTH, MAX_FRAME_BYTES
 from sluicegate.executors.secret_refs import OWN_ALLOWED, OWN_PREFIX
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
 
@@ -121,6 +122,7 @@ class PythonAdapter:
                 "arguments": arguments,
                 "inside": inside,
                 "about": about,
+                "most": limit_of(dispatch.executor),
             }
         )
 

@@ -47,7 +47,7 @@ def _listen(source: IO[bytes], calls: queue.SimpleQueue[bytes]) -> None:
 
 
 def run(call: dict[str, Any]) -> dict[str, str]:
-    """One call: {"module", "function", "arguments", "inside", "about"} -> {"result"} or {"error_class", "error"}."""
+    """One call: {"module", "function", "arguments", "inside", "about", "most"} -> {"result"} or {"error_class", "error"}."""
     try:
         module = importlib.import_module(call["module"])
         function = getattr(module, call["function"])
@@ -75,8 +75,9 @@ def run(call: dict[str, Any]) -> dict[str, str]:
         size = len(result.encode())
     except (TypeError, ValueError, RecursionError) as error:
         return _failed("malformed_result", f"the result is no json ({type(error).__name__})")
-    if size > MAX_RESULT_BYTES:
-        return _failed("result_too_large", f"the result has {size} bytes, the limit is {MAX_RESULT_BYTES}")
+    most = call.get("most", MAX_RESULT_BYTES)
+    if size > most:
+        return _failed("result_too_large", f"the result has {size} bytes, the limit is {most}")
     return {"result": result}
 
 

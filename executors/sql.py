@@ -24,9 +24,9 @@ from typing import cast
 
 import orjson
 from sluicegate.executors.adapter import ERROR_CHARS, Answer, Failed, Finished
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
-from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 DATABASES = "SLUICEGATE_SQL_DATABASES"
 """`orders=/data/orders.db,notes=rw:/data/notes.db`: what contracts may name, read-only unless it says `rw:`."""
@@ -66,6 +66,7 @@ class _Run:
     write: bool
     max_rows: int
     until: float
+    most: int
     ended: threading.Event = field(default_factory=threading.Event)
 
     def over(self) -> bool:
@@ -138,7 +139,7 @@ class SqlAdapter:
                     "crashed", f"argument `{key[:60]}` is no plain value, a statement takes no lists", False
                 )
         bound = cast("dict[str, str | int | float | None]", arguments)
-        return _Run(database, statement, bound, write, rows, until)
+        return _Run(database, statement, bound, write, rows, until, limit_of(dispatch.executor))
 
 
 def _answer(run: _Run) -> Answer:
@@ -190,10 +191,8 @@ def _execute(connection: sqlite3.Connection, run: _Run) -> Answer:
                 "malformed_result", "a column holds bytes, read it as text: hex(column)", sent=not run.write
             )
         size += len(rows[-1]) + 1
-        if size > MAX_RESULT_BYTES:
-            return Failed(
-                "result_too_large", f"the rows have more than {MAX_RESULT_BYTES} bytes", sent=not run.write
-            )
+        if size > run.most:
+            return Failed("result_too_large", f"the rows have more than {run.most} bytes", sent=not run.write)
     if len(set(columns)) != len(columns):
         return Failed(
             "malformed_result", "two columns have one name, name them with `as`", sent=not run.write
@@ -218,6 +217,6 @@ def _finish(connection: sqlite3.Connection, run: _Run, rows: list[bytes], trunca
         b"true" if truncated else b"false",
         changed,
     )
-    if len(result) > MAX_RESULT_BYTES:
-        return Failed("result_too_large", f"the result has more than {MAX_RESULT_BYTES} bytes")
+    if len(result) > run.most:
+        return Failed("result_too_large", f"the result has more than {run.most} bytes")
     return Finished(result)

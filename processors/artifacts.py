@@ -26,7 +26,7 @@ from sluicegate.schemas.topics import MAX_ARTIFACT_BYTES, MAX_RESULT_BYTES
 STORED = "stored"
 """The kind of a receipt whose result is a reference."""
 
-KINDS = ("http",)
+KINDS = ("http", "python", "sql")
 """Executor kinds whose adapters read more than an inline result."""
 
 LIMIT = "max_result_bytes"
@@ -127,7 +127,7 @@ def with_limit(
     executor[LIMIT] = kept
     said = ""
     if executor.get("kind") not in KINDS:
-        said = f"results above 64 kB are for the executor kind `{KINDS[0]}`, leave `{LIMIT}` out"
+        said = f"results above 64 kB are for the executor kinds `{'`, `'.join(KINDS)}`, leave `{LIMIT}` out"
     elif completion != "answer":
         said = f"`{LIMIT}` is for tools that answer at once, leave `completion` out"
     elif cache is not None:

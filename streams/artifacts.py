@@ -1,10 +1,11 @@
-"""The artifact store: large results under the digest of their sealed bytes, in a folder.
+"""The artifact store: large results under the digest of their sealed bytes, in a folder or an object store.
 
-    SLUICEGATE_ARTIFACTS     the folder (default: `artifacts` in the state directory)
+    SLUICEGATE_ARTIFACTS     the folder (default: `artifacts` in the state directory), or s3://bucket/prefix with the extra `s3`
 
 What is stored is ciphertext under a key that stands in the reference and nowhere else; what is fetched is checked twice, as
 stored and as opened. Content-addressed, so nothing is ever overwritten by something else. `Artifacts` is the port for another
-store. Deletes only by name, which an erasure does (`erasures.py`). Next: `processors/artifacts.py` (references), docs/artifacts.md.
+store (`artifact_objects.py`). Deletes by name, which an erasure does (`erasures.py`), and by age (`artifact_sweep.py`). Next:
+`processors/artifacts.py` (references), docs/artifacts.md.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Artifacts(Protocol):
         """Forget them; nothing when there are none. Raises `Retryable` or `OSError`."""
         ...
 
+    async def sweep(self, before_s: float) -> int:
+        """Forget what was stored before this time, in seconds since 1970; how many. Raises `Retryable` or `OSError`."""
+        ...
+
 
 class FolderArtifacts:
     """A folder, on one machine or on a disk that all roles and agents mount."""
@@ -84,6 +89,27 @@ class FolderArtifacts:
         """Unlink it."""
         await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
 
+    async def sweep(self, before_s: float) -> int:
+        """Unlink what was last written before; what a crash left half written is among it."""
+        return await asyncio.to_thread(self._sweep, before_s)
+
+    def _sweep(self, before_s: float) -> int:
+        found = 0
+        for shelf in self._shelves():
+            with os.scandir(shelf) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before_s:
+                            Path(entry.path).unlink()
+                            found += 1
+                    except FileNotFoundError:
+                        continue  # another sweeper, or an erasure, was there first
+        return found
+
+    def _shelves(self) -> list[Path]:
+        """The folders that `_path` makes, and no other: the folder may hold what is not ours."""
+        return [path for n in range(256) if (path := self._folder / f"{n:02x}").is_dir()]
+
     def _get(self, path: Path) -> bytes | None:
         try:
             with path.open("rb") as file:
@@ -93,12 +119,12 @@ class FolderArtifacts:
 
 
 def store_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> Artifacts:
-    """The store this process was told of. Raises `Terminal` for one that this version cannot reach."""
+    """The store this process was told of. Raises `Terminal` for one that cannot be used here."""
     where = environ.get(VARIABLE, "").strip()
     if "://" in where:
-        raise Terminal(
-            f"`{VARIABLE}` names `{where.partition('://')[0]}://`, and only folders are supported: mount the bucket, or name a folder"
-        )
+        from sluicegate.streams.artifact_objects import ObjectArtifacts  # which needs an extra
+
+        return ObjectArtifacts.at(where)
     return FolderArtifacts(Path(where).expanduser().absolute() if where else settings.home / "artifacts")
 
 

@@ -28,18 +28,7 @@ class ObjectStore:
     @classmethod
     def at(cls, url: str) -> ObjectStore:
         """The store of a url. Raises `Terminal` for one that cannot be used here."""
-        try:
-            from obstore.store import from_url
-        except ImportError as error:
-            raise Terminal(
-                f"`{url.partition('://')[0]}://` needs a package more: pip install 'sluicegate[s3]', or name a folder"
-            ) from error
-        try:
-            return cls(from_url(url))
-        except Exception as error:  # its own classes, ValueError for a scheme that it does not know
-            raise Terminal(
-                f"tiles cannot be kept at `{url}`: {_first_line(error)}, correct the url"
-            ) from error
+        return cls(opened(url, "tiles"))
 
     def get(self, name: str) -> bytes | None:
         """Read it."""
@@ -48,7 +37,7 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise Retryable(f"`{name}` cannot be read from the object store: {_first_line(error)}") from error
+            raise Retryable(f"`{name}` cannot be read from the object store: {first_line(error)}") from error
 
     def put(self, files: Iterable[tuple[str, bytes]]) -> None:
         """Write them, some at a time; what fails leaves the others, which are right anyway."""
@@ -57,7 +46,7 @@ class ObjectStore:
         for one in done:
             if (error := one.exception()) is not None:
                 raise Retryable(
-                    f"tiles cannot be written to the object store: {_first_line(error)}"
+                    f"tiles cannot be written to the object store: {first_line(error)}"
                 ) from error
 
     def drop(self, name: str) -> None:
@@ -69,9 +58,23 @@ class ObjectStore:
             return
         except Exception as error:
             raise Retryable(
-                f"`{name}` cannot be deleted from the object store: {_first_line(error)}"
+                f"`{name}` cannot be deleted from the object store: {first_line(error)}"
             ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def opened(url: str, what: str) -> Any:
+    """obstore's store of a url, to keep `what` in. Raises `Terminal` for one that cannot be used here."""
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise Terminal(
+            f"`{url.partition('://')[0]}://` needs a package more: pip install 'sluicegate[s3]', or name a folder"
+        ) from error
+    try:
+        return from_url(url)
+    except Exception as error:  # its own classes, ValueError for a scheme that it does not know
+        raise Terminal(f"{what} cannot be kept at `{url}`: {first_line(error)}, correct the url") from error
+
+
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sluicegate.executors.reports import Signer
     from sluicegate.executors.verifier import Follower
     from sluicegate.schemas.records import Receipt
+    from sluicegate.streams.artifact_sweep import Sweeper
     from sluicegate.streams.control_log import ControlReader
 
 ROLES = ("ledger", "executor", "projector", "checkpointer", "gateway", "monitor")
@@ -126,6 +127,7 @@ class ExecutorRole:
         self._control: ControlReader | None = None
         self._callbacks: Callbacks | None = None
         self._outlet: KafkaOutlet | None = None
+        self._sweeper: Sweeper | None = None
 
     async def start(self) -> None:
         """Join the group."""
@@ -140,9 +142,12 @@ class ExecutorRole:
         from sluicegate.executors.outlet import KafkaOutlet
         from sluicegate.executors.python import PythonAdapter
         from sluicegate.executors.sql import SqlAdapter
+        from sluicegate.streams.artifact_sweep import Sweeper, days_of
         from sluicegate.streams.artifacts import store_of
         from sluicegate.streams.ledger_service import wall_clock
 
+        store = store_of(self._settings)
+        self._sweeper = Sweeper(store, days_of())
         signer, verifier = await self._trust()
         name = f"{socket.gethostname()}-{os.getpid()}"
         address = await address_from(os.environ)
@@ -155,7 +160,7 @@ class ExecutorRole:
         await self._outlet.start()
         gates = ReleaseGates(self._settings)
         model = ModelAdapter.from_env(os.environ, self._outlet, gates)
-        keep = Keeper(store_of(self._settings), gates).keep
+        keep = Keeper(store, gates).keep
         sql = SqlAdapter.from_env(os.environ)
         self._adapters = {
             "http": http,
@@ -169,6 +174,7 @@ class ExecutorRole:
             self._settings, self._adapters, name=name, signer=signer, verifier=verifier, keep=keep
         )
         await self._executor.start()
+        self._sweeper.start()
         if self._callbacks is not None:
             await self._callbacks.start(self._called_back)
 
@@ -201,6 +207,8 @@ class ExecutorRole:
 
     async def stop(self) -> None:
         """Finish calls within a bound."""
+        if self._sweeper is not None:
+            await self._sweeper.stop()
         if self._callbacks is not None:
             await self._callbacks.stop()
         if self._executor is not None:

@@ -61,6 +61,10 @@ def sized(count: int) -> str:
     return "x" * count
 
 
+def many() -> str:
+    return sized(100_000)
+
+
 def no_json() -> object:
     return object()
 

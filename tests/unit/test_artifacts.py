@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sqlite3
+import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.executors.artifact_keeper import Keeper, validated
 from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.http import HttpAdapter
+from sluicegate.executors.python import PythonAdapter
+from sluicegate.executors.sql import SqlAdapter
 from sluicegate.processors.artifacts import Reference, check_reference, limit_of, reference_of
 from sluicegate.processors.labels import names_of
 from sluicegate.processors.release import CompiledRelease, compile_release
@@ -21,13 +27,16 @@ from sluicegate.processors.state import session_key
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
-from sluicegate.streams.artifacts import FolderArtifacts, fetch, seal, store_of, unseal
+from sluicegate.streams.artifact_objects import ObjectArtifacts
+from sluicegate.streams.artifact_sweep import Sweeper, days_of
+from sluicegate.streams.artifacts import Artifacts, FolderArtifacts, fetch, seal, store_of, unseal
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, SESSION, Driver, release_files
 from tests.unit.test_cache import intact
 
 TOOL = "desk.report"
+S3 = "SLUICEGATE_TEST_S3"
 MOST = 4 * 1024 * 1024
 BIG = orjson.dumps({"text": "x" * 100_000, "secret": "1234"})
 
@@ -189,14 +198,119 @@ def test_where_the_store_is() -> None:
     settings = Settings(home=Path("/nowhere/home"))
     assert store_of(settings, {})._folder == Path("/nowhere/home/artifacts")  # type: ignore[attr-defined]
     assert store_of(settings, {"SLUICEGATE_ARTIFACTS": "/mnt/a"})._folder == Path("/mnt/a")  # type: ignore[attr-defined]
-    with pytest.raises(Terminal, match="only folders"):
-        store_of(settings, {"SLUICEGATE_ARTIFACTS": "s3://bucket"})
+    assert isinstance(store_of(settings, {"SLUICEGATE_ARTIFACTS": "memory:///"}), ObjectArtifacts)
+    with pytest.raises(Terminal, match="artifacts cannot be kept at"):
+        store_of(settings, {"SLUICEGATE_ARTIFACTS": "nosuch://bucket"})
+
+
+async def stands(store: Artifacts) -> None:
+    """What any store has to do."""
+    reference, sealed = seal(BIG)
+    assert await store.get(reference.stored) is None
+    for _ in range(2):
+        await store.put(reference.stored, sealed)
+    assert await fetch(store, orjson.loads(reference.as_json())) == BIG
+    other, others = seal(b"[]")
+    await store.put(other.stored, others)
+    for _ in range(2):
+        await store.delete(other.stored)
+    assert await store.get(other.stored) is None and await store.get(reference.stored) == sealed
+    # An hour is far from any doubt between this clock and the store's.
+    assert await store.sweep(time.time() - 3_600) == 0 and await store.get(reference.stored) == sealed
+    assert await store.sweep(time.time() + 3_600) == 1 and await store.get(reference.stored) is None
+    assert await store.sweep(time.time() + 3_600) == 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory", "files", "s3"])
+def test_every_store_is_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "s3":
+        if S3 not in os.environ:
+            pytest.skip(f"{S3} names no s3 server with a bucket `sluicegate`")
+        for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "us-east-1",
+                            "ENDPOINT": os.environ[S3], "ALLOW_HTTP": "true"}.items():  # fmt: skip
+            monkeypatch.setenv(f"AWS_{name}", value)
+    url = {"memory": "memory:///", "files": tmp_path.as_uri(), "s3": f"s3://sluicegate/{tmp_path.name}"}
+    asyncio.run(stands(ObjectArtifacts.at(url[kind]) if kind in url else FolderArtifacts(tmp_path)))
+
+
+def test_a_sweep_leaves_what_is_not_an_artifact(tmp_path: Path) -> None:
+    for name in ("notes.txt", "ab/notes.txt", "zz/" + "ab" * 32):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    assert asyncio.run(ObjectArtifacts.at(tmp_path.as_uri()).sweep(time.time() + 3_600)) == 0
+    (tmp_path / "ab" / "notes.txt").unlink()
+    assert asyncio.run(FolderArtifacts(tmp_path).sweep(time.time() + 3_600)) == 0
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 2
+
+
+def test_old_artifacts_are_swept(tmp_path: Path) -> None:
+    store, now = FolderArtifacts(tmp_path), time.time()
+    old, fresh = seal(BIG), seal(BIG)
+    for age, (reference, sealed) in ((31, old), (29, fresh)):
+        asyncio.run(store.put(reference.stored, sealed))
+        (path,) = tmp_path.rglob(reference.stored.removeprefix("sha256:"))
+        os.utime(path, (now - age * 86_400,) * 2)
+    sweeper = Sweeper(store, days_of({}))
+    assert asyncio.run(sweeper.once(now)) == 1 == sweeper.swept
+    assert asyncio.run(store.get(old[0].stored)) is None and asyncio.run(store.get(fresh[0].stored))
+
+    async def never() -> None:
+        forever = Sweeper(store, days_of({"SLUICEGATE_ARTIFACTS_DAYS": "0"}))
+        forever.start()
+        await forever.stop()
+
+    asyncio.run(never())
+    assert asyncio.run(store.get(fresh[0].stored))
+    for wrong in ("-1", "1.5", "soon", "99999999"):
+        with pytest.raises(Terminal, match="is no number of days"):
+            days_of({"SLUICEGATE_ARTIFACTS_DAYS": wrong})
+
+
+@pytest.mark.parametrize("kind", ["python", "sql"])
+def test_other_executors_answer_as_much(kind: str, tmp_path: Path) -> None:
+    database = tmp_path / "desk.db"
+    with closing(sqlite3.connect(database)) as made:
+        made.execute("create table t as select printf('%.*c', 90000, 'x') as text")
+        made.commit()
+    executor, adapter = {
+        "python": ({"kind": "python", "entry": "sized"}, PythonAdapter({"sized": "tests.unit.python_tools:many"})),
+        "sql": (
+            {"kind": "sql", "database": "desk", "statement": "select text from t"},
+            SqlAdapter.from_env({"SLUICEGATE_SQL_DATABASES": f"desk={database}"}),
+        ),
+    }[kind]  # fmt: skip
+    governance = {"class": "read_only", "executor": executor, "max_result_bytes": MOST}
+    small = {
+        "name": TOOL,
+        "inputSchema": {"type": "object", "properties": {}},
+        "x-sluicegate": governance,
+    }
+    found = {**files(), f"contracts/{TOOL}.json": json.dumps(small)}
+    compiled = compile_release(found)
+    dispatch = driver(compiled).call(TOOL).dispatches[0]
+
+    inline = replace(dispatch, executor=orjson.dumps(executor))
+
+    async def run() -> list[Answer]:
+        try:
+            return [await adapter.call(one, 30.0) for one in (dispatch, inline)]
+        finally:
+            await adapter.close()
+
+    answer, refused = asyncio.run(run())
+    assert isinstance(answer, Finished) and len(answer.result) > 90_000
+    kept = keep(tmp_path / "kept", dispatch, answer.result, compiled)
+    assert isinstance(kept, Finished) and kept.stored
+    assert isinstance(refused, Failed) and refused.error_class == "result_too_large"
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"executor": {"kind": "python", "entry": "a.b"}}, "executor kind `http`"),
+        (
+            {"executor": {"kind": "mcp", "url": "http://tools.invalid/mcp"}},
+            "executor kinds `http`, `python`, `sql`",
+        ),
         ({"cache": {"scope": "agent", "ttl_s": 60}}, "not cached"),
         ({"max_result_bytes": 1 << 40}, "less than or equal"),
     ],
