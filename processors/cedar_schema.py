@@ -81,14 +81,14 @@ def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
 
 def control_schema(group: str = "") -> dict[str, Json]:
     """The schema of `control.cedar`: people change modes and, where a policy names such an event (`control_policy.py`), deploy
-    (`deploying`), register people and keys (`managing`), or erase subjects (`erasing`)."""
+    (`deploying`), register people and keys (`managing`), erase subjects (`erasing`), or do what else protects (`guarding`)."""
     resources = ["Agent", "Tool", "Environment", "Policy"]
     context = record({"mode": STRING, "environment": STRING})
     applies = {"principalTypes": ["Person"], "resourceTypes": resources, "context": context}
     entities: dict[str, Json] = {
         "Role": {},
         "Person": {"memberOfTypes": ["Role"]},
-        **{n: {} for n in (*resources, "Release")},
+        **{n: {} for n in (*resources, "Release", "Session")},
     }
     about = record({"environment": STRING, "weight_bp": LONG, "now": BOOLEAN, "attested": BOOLEAN})
     events: Json = {"principalTypes": ["Person"], "resourceTypes": ["Release"], "context": about}
@@ -100,12 +100,35 @@ def control_schema(group: str = "") -> dict[str, Json]:
         "deploying": dict.fromkeys(DEPLOYING, events),
         "managing": dict.fromkeys(MANAGING, made),
         "erasing": dict.fromkeys(ERASING, ends),
+        "guarding": _guarding(),
     }
     actions: dict[str, Json] = {
         "mode.set": {"appliesTo": applies},
         **{kind: {"appliesTo": to} for kind, to in more.get(group, {}).items()},
     }
     return {"": {"entityTypes": entities, "actions": actions}}
+
+
+def _guarding() -> dict[str, Json]:
+    """The events of `registry.GUARDING`: resource and context of each, as `control_policy.py` makes them."""
+    bounds = ("unacknowledged", "per_day", "unacknowledged_before", "per_day_before")
+    about: dict[str, tuple[list[str], dict[str, Type]]] = {
+        "agents.registered": (["Environment"], {"roles": STRINGS}),
+        "agent.rolled_back": (["Agent"], {}),
+        "quarantine.lifted": (["Agent", "Tool", "Session", "Release"], {}),
+        "review.ended": (["Agent"], {}),
+        "alarm.acked": (["Environment"], {"rule": STRING, "action": STRING}),
+        "alarms.bounded": (["Environment"], dict.fromkeys(bounds, LONG)),
+        "release.attested": (["Environment"], {}),
+    }
+    return {
+        kind: {
+            "principalTypes": ["Person"],
+            "resourceTypes": types,
+            "context": record({"environment": STRING, **more}),
+        }
+        for kind, (types, more) in about.items()
+    }
 
 
 def context_of(tool: ToolTypes) -> Type:

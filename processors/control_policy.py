@@ -18,7 +18,7 @@ from sluicegate.processors.cedar import PolicyBook, evaluate, handle_of, names_a
 from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.holds import EXPIRES, MAX_HOLD_US, QUORUM, parse_hold
 from sluicegate.processors.modes import ENFORCE
-from sluicegate.processors.registry import ERASING, MANAGING, OPERATOR_ROLE, Person
+from sluicegate.processors.registry import ERASING, GUARDING, MANAGING, OPERATOR_ROLE, Person
 from sluicegate.schemas import signing
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Answer:
 
 YES = Answer()
 
-GOVERNED = (*DEPLOYING, *MANAGING, *ERASING)
+GOVERNED = (*DEPLOYING, *MANAGING, *ERASING, *GUARDING)
 """Events that `control.cedar` may name."""
 
 
@@ -118,6 +118,8 @@ def asked(control: Control, who: str, kind: str, body: Mapping[str, object]) -> 
         subjects = len(cast("list[object]", body["subjects"]))
         context: dict[str, object] = {"environment": control.env, "subjects": subjects}
         return _answer(book, person, kind, {"type": "Environment", "id": control.env}, context)
+    if kind in GUARDING:
+        return _answer(book, person, kind, *_guarded(control, kind, body))
     arm = control.canary.digest if control.canary is not None and kind == "canary.promoted" else ""
     digest = str(body.get("to", body.get("digest", arm)))
     context = {
@@ -127,9 +129,35 @@ def asked(control: Control, who: str, kind: str, body: Mapping[str, object]) -> 
     return _answer(book, person, kind, {"type": "Release", "id": digest}, context)
 
 
+_SCOPES = {"agent": "Agent", "tool": "Tool", "session": "Session", "release": "Release"}
+"""Scope of a quarantine -> type of the Cedar resource."""
+
+
+def _guarded(
+    control: Control, kind: str, body: Mapping[str, object]
+) -> tuple[dict[str, str], dict[str, object]]:
+    """Resource and context of an event in `GUARDING`."""
+    resource, context = {"type": "Environment", "id": control.env}, {"environment": cast(object, control.env)}
+    if kind == "agents.registered":
+        context["roles"] = _roles_of(body)
+    elif kind == "quarantine.lifted":
+        resource = {"type": _SCOPES.get(str(body["scope"]), "Environment"), "id": str(body["value"])}
+    elif kind in ("review.ended", "agent.rolled_back"):
+        resource = {"type": "Agent", "id": str(body["agent_id"])}
+    elif kind == "alarm.acked":
+        alarm = control.alarms.get(str(body["id"]))
+        context["rule"], context["action"] = (alarm.rule, alarm.action) if alarm is not None else ("", "")
+    elif kind == "alarms.bounded":
+        bounds = control.bounds
+        for name, now in (("unacknowledged", bounds.unacknowledged), ("per_day", bounds.per_day)):
+            context[name] = cast(int, body.get(name, now))
+            context[f"{name}_before"] = now
+    return resource, context
+
+
 def _roles_of(body: Mapping[str, object]) -> list[str]:
-    """The roles that an event gives to people, or to a key; of an API key its scopes."""
-    rows = cast("list[Mapping[str, object]]", body.get("people") or [])
+    """The roles that an event gives to people, agents, or to a key; of an API key its scopes."""
+    rows = cast("list[Mapping[str, object]]", body.get("people") or body.get("agents") or [])
     given = {str(role) for row in rows for role in cast("list[object]", row.get("roles") or [])}
     given |= {str(scope) for scope in cast("list[object]", body.get("scopes") or [])}
     return sorted(given | ({str(body["role"])} if "role" in body else set()))

@@ -20,7 +20,7 @@ from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.holds import EXPIRES, QUORUM
 from sluicegate.processors.policy_words import Words
-from sluicegate.processors.registry import ERASING, MANAGING
+from sluicegate.processors.registry import ERASING, GUARDING, MANAGING
 from sluicegate.processors.vocabulary import Vocabulary, dotted, scope_tools
 from sluicegate.schemas.errors import Terminal
 
@@ -47,9 +47,11 @@ _CONTROL_SAYS = (
     + ", ".join(f'"{kind}"' for kind in DEPLOYING)
     + " with context.environment, .now, .weight_bp and .attested, "
     + ", ".join(f'"{kind}"' for kind in MANAGING)
-    + " with context.environment and .roles, and "
+    + " with context.environment and .roles, "
     + ", ".join(f'"{kind}"' for kind in ERASING)
-    + " with context.environment and .subjects"
+    + " with context.environment and .subjects, and "
+    + ", ".join(f'"{kind}"' for kind in GUARDING)
+    + " with context.environment and what docs/releases.md says of each"
 )
 
 
@@ -63,7 +65,7 @@ def check_control(policies: Sequence[Policy]) -> list[Finding]:
             found.append(Finding(policy.source.path, line, "unknown-annotation", "error", said))
         if said := _terms(policy):
             found.append(Finding(policy.source.path, policy.source.line_of(QUORUM, EXPIRES), "unknown-annotation", "error", said))  # fmt: skip
-    kinds = {"deploying": DEPLOYING, "managing": MANAGING, "erasing": ERASING}
+    kinds = {"deploying": DEPLOYING, "managing": MANAGING, "erasing": ERASING, "guarding": GUARDING}
     groups = {
         g: [p for p in policies if any(names_action(p, kind) for kind in named)] for g, named in kinds.items()
     }

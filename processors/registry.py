@@ -24,6 +24,13 @@ ERASING = ("subject.erased",)
 person."""
 
 
+GUARDING = (
+    "agents.registered", "agent.rolled_back", "quarantine.lifted", "review.ended", "alarm.acked", "alarms.bounded", "release.attested",
+)  # fmt: skip
+"""Further events that `control.cedar` may ask for a permit: they give agents roles, take agents back, end what protects, widen what
+is done without a person, or vouch for a release. Their opposites (quarantine, review, suspend) are never asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agent:
     """A registered agent."""

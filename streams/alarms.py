@@ -25,14 +25,15 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import ControlFacts, Outcome
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import control_log, kafka
+from sluicegate.streams import changes, control_log, kafka
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.operators import operator
 from sluicegate.streams.scan import scan, stretches
 from sluicegate.streams.settings import Settings
 
 MIN_PREFIX_CHARS = 4
 Body = dict[str, object]
+Came = tuple[int, int]
+"""Control's head after it, and how many people it takes when it was only proposed, else 0."""
 
 
 async def known(settings: Settings, *, only_open: bool = False) -> list[Alarm]:
@@ -73,35 +74,33 @@ async def show(settings: Settings, what: str) -> tuple[Alarm, Body]:
 
 async def ack(
     settings: Settings, keys: Keys, what: str, why: str, *, dry_run: bool = False
-) -> tuple[Alarm, int]:
+) -> tuple[Alarm, Came]:
     """A person has seen it."""
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     alarm = find(control, what)
     if not alarm.open:
         raise Terminal(f"alarm `{alarm.alarm_id}` was acknowledged by `{alarm.acked_by}` already")
-    return alarm, await _append(
-        settings, keys, control, (ACKED, {"id": alarm.alarm_id}), why, dry_run=dry_run
-    )
+    return alarm, await _write(settings, keys, control, (ACKED, {"id": alarm.alarm_id}), why, dry_run=dry_run)
 
 
 async def bound(
     settings: Settings, keys: Keys, unacknowledged: int | None, per_day: int | None, why: str, *, dry_run: bool = False
-) -> tuple[Control, int]:  # fmt: skip
+) -> Came:  # fmt: skip
     """Other bounds of automatic actions; None leaves one as it is."""
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     bounds = control.bounds
     body: Body = {
         "unacknowledged": bounds.unacknowledged if unacknowledged is None else unacknowledged,
         "per_day": bounds.per_day if per_day is None else per_day,
     }
-    return control, await _append(settings, keys, control, (BOUNDED, body), why, dry_run=dry_run)
+    return await _write(settings, keys, control, (BOUNDED, body), why, dry_run=dry_run)
 
 
 async def review(
     settings: Settings, keys: Keys, agent_id: str, why: str, *, begin: bool, dry_run: bool = False
-) -> int:  # fmt: skip
+) -> Came:  # fmt: skip
     """Begin or end the review of an agent. Raises `Terminal` for what would have no effect."""
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     if begin == (agent_id in control.reviews):
         raise Terminal(
             f"agent `{agent_id[:80]}` is {'under review already' if begin else 'not under review'}"
@@ -115,14 +114,14 @@ async def review(
         if begin
         else (REVIEW_ENDED, {"agent_id": agent_id})
     )
-    return await _append(settings, keys, control, cast("tuple[str, Body]", event), why, dry_run=dry_run)
+    return await _write(settings, keys, control, cast("tuple[str, Body]", event), why, dry_run=dry_run)
 
 
-async def _append(
+async def _write(
     settings: Settings, keys: Keys, control: Control, event: tuple[str, Body], why: str, *, dry_run: bool
-) -> int:
+) -> Came:
     if len(why) > WHY_CHARS:
         raise Terminal(f"the reason has {len(why)} characters, at most {WHY_CHARS} are kept, shorten it")
     if dry_run:
-        return control.head
-    return await control_log.append(settings, keys, [event], who=operator(), why=why)
+        return control.head, 0
+    return await changes.write(settings, keys, control, [event], why)

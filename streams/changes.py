@@ -57,6 +57,13 @@ async def write(
     return head, waits
 
 
+def came_of(done: str, head: int, waits: int) -> str:
+    """What `write` did, in words: done, or proposed."""
+    if not waits:
+        return f"{done} as control event {head}"
+    return f"proposed as control event {head}: it takes {waits} people, see `sluicegate changes list`"
+
+
 async def look(settings: Settings) -> Control:
     """Control now, with the release whose `control.cedar` is asked."""
     return (await control_log.read(settings, with_release=True)).control

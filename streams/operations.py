@@ -56,12 +56,12 @@ async def bytes_in(
     return digest, ("release.published", body)
 
 
-async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: str) -> int:
-    """Register agents, or change what is registered; returns the control head.
+async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: str) -> tuple[int, int]:
+    """Register agents, or change what is registered; (control head, how many people it takes or 0).
 
     Raises `Terminal` for an id that cannot be one, that a person has, or that is retired.
     """
-    control = (await control_log.read(settings)).control
+    control = await changes.look(settings)
     for row in rows:
         agent_id = str(row["agent_id"])
         if not valid_id(agent_id):
@@ -74,7 +74,7 @@ async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: 
     if len(control.agents.keys() | {str(row["agent_id"]) for row in rows}) > MAX_AGENTS:
         raise Terminal(f"control holds at most {MAX_AGENTS} agents, use another environment for more")
     events = [("agents.registered", body) for body in _bodies(rows)]
-    return await control_log.append(settings, keys, events, who=operator(), why=why)
+    return await changes.write(settings, keys, control, events, why)
 
 
 async def register_people(

@@ -12,7 +12,7 @@ from sluicegate.processors.quarantine import MAX_QUARANTINES, RELEASE, SCOPES, W
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.state import OpenIntent as OpenIntent
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log
+from sluicegate.streams import changes, control_log
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import IN_FLIGHT, open_intents
 from sluicegate.streams.operations import operator
@@ -46,15 +46,15 @@ async def add(
 
 async def lift(
     settings: Settings, keys: Keys, scope: str, value: str, why: str, *, dry_run: bool = False
-) -> int:
-    """Lift a quarantine; control's head. Raises `Terminal` when there is none."""
-    control = (await control_log.read(settings)).control
+) -> tuple[int, int]:
+    """Lift a quarantine; (control's head, how many people it takes or 0). Raises `Terminal` when there is none, or who may not."""
+    control = await changes.look(settings)
     if (scope, value) not in control.quarantines:
         raise Terminal(f"{scope} `{value[:80]}` is not quarantined, see `sluicegate quarantine list`")
     if dry_run:
-        return control.head
+        return control.head, 0
     body: dict[str, object] = {"scope": scope, "value": value}
-    return await control_log.append(settings, keys, [("quarantine.lifted", body)], who=operator(), why=why)
+    return await changes.write(settings, keys, control, [("quarantine.lifted", body)], why)
 
 
 async def look(settings: Settings) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, identities, operations, shadow
+from sluicegate.streams import changes, control_log, identities, operations, shadow
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.spans import span_us
@@ -51,8 +51,8 @@ def agents_register(
     if dry_run:
         console().print(f"would register {len(rows)} agent(s)")
         return
-    head = asyncio.run(operations.register_agents(settings, Keys(settings.home), rows, why))
-    console().print(f"registered {len(rows)} agent(s) as control event {head}")
+    head, waits = asyncio.run(operations.register_agents(settings, Keys(settings.home), rows, why))
+    console().print(changes.came_of(f"registered {len(rows)} agent(s)", head, waits), markup=False)
 
 
 @agents.command("rotate")

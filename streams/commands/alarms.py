@@ -18,6 +18,7 @@ from sluicegate.streams import alarm_backtest, alarm_evidence, control_log
 from sluicegate.streams import alarms as operations
 from sluicegate.streams.alarm_backtest import Backtest
 from sluicegate.streams.attach import attach
+from sluicegate.streams.changes import came_of
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress
 from sluicegate.streams.commands.output import show as print_rows
@@ -84,8 +85,8 @@ def alarms_ack(ident: Ident, why: Why = "", dry_run: DryRun = False) -> None:
     What it did stays done; the sentinel gets room for one more automatic action.
     """
     settings = attach(Settings.from_env())
-    alarm, head = asyncio.run(operations.ack(settings, Keys(settings.home), ident, why, dry_run=dry_run))
-    text = "would be acknowledged" if dry_run else f"acknowledged as control event {head}"
+    alarm, came = asyncio.run(operations.ack(settings, Keys(settings.home), ident, why, dry_run=dry_run))
+    text = "would be acknowledged" if dry_run else came_of("acknowledged", *came)
     console().print(f"alarm `{alarm.alarm_id}`: {text}", markup=False)
 
 
@@ -102,10 +103,10 @@ def alarms_bounds(
         bounds = asyncio.run(control_log.read(settings)).control.bounds
         console().print(f"unacknowledged {bounds.unacknowledged}, per day {bounds.per_day}", markup=False)
         return
-    _, head = asyncio.run(
+    came = asyncio.run(
         operations.bound(settings, Keys(settings.home), unacknowledged, per_day, why, dry_run=dry_run)
     )
-    console().print("would be set" if dry_run else f"set as control event {head}", markup=False)
+    console().print("would be set" if dry_run else came_of("set", *came), markup=False)
 
 
 @alarms.command("backtest")

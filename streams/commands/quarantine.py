@@ -9,6 +9,7 @@ import typer
 from sluicegate.processors.quarantine import SCOPES
 from sluicegate.streams import quarantines
 from sluicegate.streams.attach import attach
+from sluicegate.streams.changes import came_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import iso
@@ -55,8 +56,10 @@ def quarantine_lift(scope: Scope, value: Value, why: Why = "", dry_run: DryRun =
     What was refused meanwhile stays refused: the agent has to ask again.
     """
     settings = attach(Settings.from_env())
-    head = asyncio.run(quarantines.lift(settings, Keys(settings.home), scope, value, why, dry_run=dry_run))
-    text = "would be lifted" if dry_run else f"lifted as of control event {head}"
+    head, waits = asyncio.run(
+        quarantines.lift(settings, Keys(settings.home), scope, value, why, dry_run=dry_run)
+    )
+    text = "would be lifted" if dry_run else came_of("lifted", head, waits)
     console().print(f"quarantine of {scope} `{value}`: {text}", markup=False)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from sluicegate.streams import alarms, control_log
 from sluicegate.streams.attach import attach
+from sluicegate.streams.changes import came_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -48,7 +49,7 @@ def review_list(output: OutputOption = Format.TABLE) -> None:
 
 def _change(agent: str, why: str, *, begin: bool, dry_run: bool) -> None:
     settings = attach(Settings.from_env())
-    head = asyncio.run(alarms.review(settings, Keys(settings.home), agent, why, begin=begin, dry_run=dry_run))
+    came = asyncio.run(alarms.review(settings, Keys(settings.home), agent, why, begin=begin, dry_run=dry_run))
     verb = "begin" if begin else "end"
-    text = f"would {verb}" if dry_run else f"{'begun' if begin else 'ended'} as control event {head}"
+    text = f"would {verb}" if dry_run else came_of("begun" if begin else "ended", *came)
     console().print(f"review of agent `{agent}`: {text}", markup=False)
