@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 import rfc8785
 from sluicegate.processors.control_policy import GOVERNED, asked
 from sluicegate.processors.holds import MAX_HOLD_US, MAX_QUORUM
+from sluicegate.processors.registry import GUARDING
 
 if TYPE_CHECKING:
     from sluicegate.processors.control import Body, Control
@@ -85,6 +86,9 @@ def propose(new: Control, body: Body, who: str) -> None:
     kind, inner = str(body["kind"]), cast("Body", body["body"])
     quorum, expires_at = cast(int, body["quorum"]), cast(int, body["expires_at"])
     answer = asked(new, who, kind, inner)
+    # Of these a proposal counts where a policy asks for two only: ledgers of before it could fold as they did.
+    if kind in GUARDING and answer.quorum < 2:
+        return
     if kind not in GOVERNED or answer.reason or not max(2, answer.quorum) <= quorum <= MAX_QUORUM:
         return
     if not new.at < expires_at <= new.at + min(answer.expires_us, MAX_HOLD_US):
