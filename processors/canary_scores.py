@@ -34,6 +34,9 @@ SPENT = "spent"
 """Status of a row that says what an attempt cost, and nothing of what became of it."""
 STATUSES = ("opened", "closed", *STEPS, SCORED)
 
+TAKEN_BACK = frozenset(("rolled_back", "rolling_back"))
+"""Reasons of calls that ended since their agent was taken back to an earlier point (`agent_restore.py`): said of no release."""
+
 WHOLE = 100
 """A score of 1. In hundredths all sums are whole numbers, the same on every machine."""
 
@@ -133,6 +136,8 @@ class Scores:
                 self._unscored[key] = session.arm, session.tie
                 if len(self._unscored) > MAX_UNSCORED:
                     del self._unscored[next(iter(self._unscored))]
+        elif row.reason in TAKEN_BACK:
+            session.calls.pop(row.intent_id, None)  # an operator ended it, neither release did
         elif row.intent_id:
             session.calls[row.intent_id] = self._became(row)
 

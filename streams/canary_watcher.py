@@ -5,8 +5,8 @@
     3. propose   `canary.aborted`, `.promoted` or `.paused` on the head that was looked at, named by the canary's start
 
 Any number of watchers may run, and start anew at any time: the verdict follows from the log, control takes one event on one head,
-and an event about a canary that is over changes nothing. Writes as `sentinel`, in signed environments with the operator's key of
-its home, and asks `control.cedar` first like anybody. `blind`: rows are missing for too long, and it says so instead of judging.
+and an event about a canary that is over changes nothing. Writes as `sentinel`, in signed environments with the sentinel's own key
+(`operators.py`), and asks `control.cedar` first like anybody. `blind`: rows are missing for too long, and it says so instead of judging.
 Next: `monitor.py` (the leader that calls `look`), `commands/canary.py`.
 """
 
@@ -171,14 +171,15 @@ class Watcher:
         if event is None or control.canary is None or control.canary.started != watched.canary.started:
             return
         kind, body, why = event
-        who = operators.who(self._settings, control) if control.signing == "signed" else SENTINEL
+        key = operators.sentinel_key(self._settings, control)
+        who = SENTINEL if key is None else control.keys[key.kid].principal
         reason = may_deploy(control, who, kind, body) or alarm_events.may_act(control, who, kind, body)
         if reason:
             self._say(f"`{kind}` waits for a person: {reason}")
             return
         # INVARIANT: two watchers write one event (tests/integration/test_canary.py).
         head = await control_log.append(
-            self._settings, self._keys, [(kind, body)], who=who, why=why, expected_head=control.head
+            self._settings, self._keys, [(kind, body)], who=who, why=why, expected_head=control.head, key=key
         )
         self.verdicts += 1
         log.warning("canary %d: %s as control event %d: %s", watched.canary.started, kind, head, why)

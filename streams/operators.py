@@ -11,12 +11,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sluicegate.processors.alarm_events import SENTINEL, is_sentinel
 from sluicegate.processors.control import Control
 from sluicegate.processors.control_policy import OPERATOR
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import key_files
 from sluicegate.streams.key_files import PrivateKey
 from sluicegate.streams.settings import Settings
+
+SENTINEL_KEY = "SLUICEGATE_SENTINEL_KEY"
 
 
 def operator() -> str:
@@ -52,6 +55,21 @@ def key_for(
     known = control.keys.get(key.kid)
     if known is None or known.role != OPERATOR or known.not_after == 0 or known.public != key.public:
         raise Terminal(f"key `{key.kid}` in `{path}` is no valid operator's key, see `sluicegate keys list`")
+    return key
+
+
+def sentinel_key(settings: Settings, control: Control) -> PrivateKey | None:
+    """The key of what acts by itself, sentinel and canary watcher; None where control takes unsigned events.
+
+    Raises `Terminal` for one nothing would bound.
+    """
+    path = os.environ.get(SENTINEL_KEY, "").strip() or str(settings.home / "keys" / "sentinel.jwk")
+    key = key_for(settings, control, {"SLUICEGATE_OPERATOR_KEY": path})
+    # INVARIANT: in a signed environment only a bounded key acts by itself (tests/unit/test_sentinel_service.py).
+    if key is not None and not is_sentinel(control, control.keys[key.kid].principal):
+        raise Terminal(
+            f"key `{key.kid}` is not a sentinel's: register its person with --role {SENTINEL}, or nothing would bound it"
+        )
     return key
 
 

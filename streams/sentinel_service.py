@@ -11,16 +11,15 @@ Never decides. Next: `sentinel.py` (what a look is), `monitor.py` (the leader's 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from sluicegate.processors.alarm_events import SENTINEL, is_sentinel
+from sluicegate.processors.alarm_events import SENTINEL
 from sluicegate.processors.control import Control
 from sluicegate.processors.sentinel_plan import Event
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Retryable
 from sluicegate.streams import control_log, kafka, operators
 from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.key_files import PrivateKey
@@ -33,7 +32,6 @@ from sluicegate.streams.windows import Head, Windows
 
 LOOK_EVERY_S = 5.0
 """Between two looks: with buckets of 10 s and a sink that writes each second a change is seen within 20 s of its evidence."""
-KEY_VARIABLE = "SLUICEGATE_SENTINEL_KEY"
 WHY_CHARS = 500
 
 
@@ -117,15 +115,7 @@ class SentinelService:
         return self._reader.control
 
     def _key(self, control: Control) -> PrivateKey | None:
-        """The sentinel's own key; None where control takes unsigned events. Raises `Terminal` for one nothing would bound."""
-        path = os.environ.get(KEY_VARIABLE, "").strip() or str(self._settings.home / "keys" / "sentinel.jwk")
-        key = operators.key_for(self._settings, control, {"SLUICEGATE_OPERATOR_KEY": path})
-        # INVARIANT: in a signed environment only a bounded key acts by itself (tests/unit/test_sentinel_service.py).
-        if key is not None and not is_sentinel(control, control.keys[key.kid].principal):
-            raise Terminal(
-                f"key `{key.kid}` is not a sentinel's: register its person with --role {SENTINEL}, or nothing would bound it"
-            )
-        return key
+        return operators.sentinel_key(self._settings, control)
 
 
 def clickhouse(settings: Settings) -> Windows:

@@ -26,7 +26,8 @@ from sluicegate.streams import (
     canary_watcher,
     control_log,
     deployments,
-    operators,
+    identities,
+    operations,
     releases,
     stack,
 )
@@ -261,7 +262,7 @@ def test_what_control_cedar_does_not_permit_waits_for_a_person(
     assert deployments.good_before(gate.service.control.control)
 
 
-def test_in_a_signed_environment_it_signs_as_its_homes_operator(kafka: str, tmp_path: Path) -> None:
+def test_in_a_signed_environment_it_signs_as_a_person_of_its_own(kafka: str, tmp_path: Path) -> None:
     settings = gates.new_settings(kafka, tmp_path)
 
     async def scenario() -> None:
@@ -273,6 +274,11 @@ def test_in_a_signed_environment_it_signs_as_its_homes_operator(kafka: str, tmp_
         ]
         deployed: tuple[str, dict[str, object]] = ("release.deployed", {"digest": old})
         await control_log.append(settings, keys, [*names, deployed], who="x", why="a test")
+        await operations.register_people(
+            settings, keys, [{"person_id": "watchdog", "roles": ["sentinel"]}], "a test"
+        )
+        path = settings.home / "keys" / "sentinel.jwk"
+        await identities.new_key(settings, keys, "watchdog", "operator", "a test", path=path)
         await deployments.change(
             settings, keys, deployments.start_canary([], new, "50%", auto=True), "a test"
         )
@@ -285,7 +291,7 @@ def test_in_a_signed_environment_it_signs_as_its_homes_operator(kafka: str, tmp_
             head = watcher._reader.control.head
             await watcher._propose(watched)
             await watcher._reader.wait_for(head + 1)
-            assert watcher._reader.control.canary is None  # the fold took it, so an operator's key signed it
+            assert watcher._reader.control.canary is None  # the fold took it, so a key signed it
         finally:
             await watcher.stop()
             keys.close()
@@ -293,7 +299,7 @@ def test_in_a_signed_environment_it_signs_as_its_homes_operator(kafka: str, tmp_
     asyncio.run(stack.prepare(settings, "signed"))
     asyncio.run(scenario())
     verdict = asyncio.run(canary_evidence.find(settings, None))
-    assert verdict.kind == "canary.aborted" and verdict.who == operators.operator()
+    assert verdict.kind == "canary.aborted" and verdict.who == "watchdog"
 
 
 def bad_sessions(canary: Canary) -> Iterator[Row]:

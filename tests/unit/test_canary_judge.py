@@ -293,6 +293,16 @@ def test_any_such_call_makes_a_session_bad() -> None:
     assert dict(ledger.items[0].scores) == {"failure": 100, "refusal": 100, "withheld": 0, "ungrounded": 0}
 
 
+def test_what_a_rollback_of_its_agent_ended_counts_for_nobody() -> None:
+    ledger, s = Ledger(fold=Scores(TENTH, shares=frozenset(COUNTED))), session_in(CONTROL)
+    ledger.row("opened", s)
+    for n, (status, reason) in enumerate((("withheld", "rolled_back"), ("refused", "rolling_back"), ("withheld", "guardrail"))):  # fmt: skip
+        ledger.row("routed", s, f"i{n}")
+        ledger.row(status, s, f"i{n}", reason=reason)
+    ledger.row("closed", s)
+    assert dict(ledger.items[0].scores) == {"failure": 0, "refusal": 0, "withheld": 100, "ungrounded": 0}
+
+
 def test_sessions_that_never_close_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sluicegate.processors.canary_scores.MAX_OPEN", 2)
     ledger = Ledger()

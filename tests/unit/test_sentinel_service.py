@@ -9,7 +9,8 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.registry import Key, Person
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import key_files
-from sluicegate.streams.sentinel_service import KEY_VARIABLE, SentinelService
+from sluicegate.streams.operators import SENTINEL_KEY as KEY_VARIABLE
+from sluicegate.streams.sentinel_service import SentinelService
 from sluicegate.streams.settings import Settings
 
 FOREVER = 2**53 - 1
