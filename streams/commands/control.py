@@ -1,4 +1,4 @@
-"""`sluicegate deploy | pin | unpin`, and `rollback release`: which release decides. Canaries: `canary.py`."""
+"""`sluicegate deploy | pin | unpin`: which release decides. Back to an earlier one: `rollback_release.py`; canaries: `canary.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sluicegate.streams import deployments
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.commands.release import check
-from sluicegate.streams.commands.rollback import rollback
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
@@ -61,19 +60,6 @@ def register(app: typer.Typer) -> None:
     def unpin(scope: Scope, value: Value, why: Why = "", dry_run: DryRun = False) -> None:
         """Take a pin back, e.g. `sluicegate unpin agent triage-1`."""
         say(change_now(deployments.unpin(scope, value), why, dry_run), dry_run)
-
-
-@rollback.command("release")
-def rollback_release(
-    to: Annotated[str, typer.Option("--to", help="digest or name; the last known good one if left out")] = "",
-    why: Why = "",
-    dry_run: DryRun = False,
-) -> None:
-    """Go back to the last known good release, for every session, e.g. `sluicegate rollback release --why "refunds loop"`.
-
-    Releases deployed after it are withdrawn from open sessions; a running canary ends. Deploying again takes it back.
-    """
-    say(change_now(deployments.roll_back(to), why, dry_run), dry_run)
 
 
 def change_now(

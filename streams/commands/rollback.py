@@ -1,4 +1,4 @@
-"""`sluicegate rollback call | list`: take calls back; `release` is in `control.py`, `agent` in `rollback_agent.py`."""
+"""`sluicegate rollback call | list`: take calls back; `release` is in `rollback_release.py`, `agent` in `rollback_agent.py`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import rollback as rollbacks
 from sluicegate.streams import saga
 from sluicegate.streams.attach import attach
+from sluicegate.streams.commands import rollback_release
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.rollback_agent import add_to, listed
 from sluicegate.streams.commands.rollback_text import as_json, print_first, print_tree, rows
@@ -34,6 +35,7 @@ LONG = (*SHORT, "saga", "intent_id", "by", "order", "open", "done", "verified")
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     add_to(rollback)
+    rollback_release.register(rollback)
     app.add_typer(rollback, name="rollback")
 
 

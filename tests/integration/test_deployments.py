@@ -87,6 +87,11 @@ def test_a_release_comes_and_goes(shared: tuple[Loop, Gate], command: Command, t
     assert loop.run(decided_under(gate, "arm")) == second
 
     assert "would be: from" in command("rollback", "release", "--dry-run")
+    told = json.loads(command("rollback", "release", "--dry-run", "-o", "json"))
+    assert [m["after"] for m in told["moves"] if m["what"] == "new sessions"] == [first] and told["differs"]
+    assert (
+        sum(m["sessions"] for m in told["moves"]) >= 2
+    )  # `new`, and `arm`, which the canary's abort brought there
     command("rollback", "release", "--why", "it refunds twice")
     assert loop.run(decided_under(gate, "new")) == first
     rows = json.loads(command("release", "list", "-o", "json"))
