@@ -26,6 +26,7 @@ from sluicegate.streams import control_log, engines, kafka, named, releases
 from sluicegate.streams.contents import ERASED, Opener, content_of, record_in
 from sluicegate.streams.find import LedgerEvent
 from sluicegate.streams.lineage_reader import LineageReader
+from sluicegate.streams.reproduce import erased_by
 from sluicegate.streams.scan import FETCH_WAIT_MS, places, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.story import Step, Story, add_facts, iso
@@ -61,7 +62,7 @@ async def explain_all(
         story.policies = await _policy_texts(settings, story)
         story.taken_back = _taken_back(control.control, story)
         story.source = found.source
-        story.reproducible = await _at_hand(settings, story, events, opener)
+        story.reproducible = await _at_hand(settings, story, events, opener, control.history or [])
         if caused:
             story.caused = await _caused(settings, story)
         stories.append(story)
@@ -95,7 +96,7 @@ async def _caused(settings: Settings, story: Story) -> list[dict[str, object]]:
 
 
 async def _at_hand(
-    settings: Settings, story: Story, events: list[LedgerEvent], opener: Opener
+    settings: Settings, story: Story, events: list[LedgerEvent], opener: Opener, history: list[Control]
 ) -> dict[str, str]:
     """Whether all is there that deciding it again takes; `sluicegate reproduce` does it."""
     for version in sorted({e.header.engine for e in events}):
@@ -105,7 +106,7 @@ async def _at_hand(
             return {"verdict": ENGINE_MISSING, "why": str(error)}
     for event in events:
         if content_of(event, opener) == ERASED:
-            return {"verdict": ERASED, "why": f"the key of subject `{event.header.subject}` was destroyed"}
+            return {"verdict": ERASED, "why": erased_by(history, event.header.subject)}
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         [stretch] = await stretches(consumer, places(settings.env, "outcomes", [story.partition]))

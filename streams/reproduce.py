@@ -240,6 +240,20 @@ async def drawn(
     return targets
 
 
+async def events_of(settings: Settings, targets: Targets) -> dict[Key, list[LedgerEvent]]:
+    """The records of the chosen intents, in ledger order."""
+    chosen = targets.of_engine(ANY)
+    found: dict[Key, list[LedgerEvent]] = {}
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    try:
+        for stretch in await stretches(consumer, places(settings.env, "outcomes", sorted(chosen))):
+            async for event in _of(consumer, stretch, chosen[stretch.place.partition]):
+                found.setdefault((event.header.agent_id, event.header.intent_id), []).append(event)
+    finally:
+        await consumer.stop()
+    return found
+
+
 def erased_by(history: list[Control], subject: str) -> str:
     """By which control event a subject was erased, in words."""
     found = erasure.erased_by(history[-1], subject)
