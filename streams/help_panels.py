@@ -34,7 +34,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Policies and releases": ("release", "policy", "mode", "deploy", "canary", "promote", "pin", "unpin"),
     "Stop and take back": ("quarantine", "rollback", "erase"),
-    "Evidence": ("ledger", "checkpoint", "prove", "evidence", "reproduce", "replay", "rebuild"),
+    "Evidence": ("ledger", "checkpoint", "prove", "evidence", "reproduce", "replay", "rebuild", "traces"),
     "Identities": ("agents", "people", "keys", "issuers"),
     "Run": ("worker", "gateway", "witness", "topics", "archive"),
 }

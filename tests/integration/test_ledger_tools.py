@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
+from sluicegate.processors.account import touches
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.observed import Observation
 from sluicegate.schemas import codec
@@ -25,7 +26,18 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import dead_letters, explain, kafka, observe, releases, replay, status, tail, topics
+from sluicegate.streams import (
+    access,
+    dead_letters,
+    explain,
+    kafka,
+    observe,
+    releases,
+    replay,
+    status,
+    tail,
+    topics,
+)
 from sluicegate.streams.cli import app
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -457,6 +469,13 @@ def test_clickhouse_same_pending_and_broken(settings: Settings, driver: Driver) 
         assert report.verdict == "intact", report.as_json()
         assert report.partitions[0].clickhouse["verdict"] == "same"
         assert report.control.clickhouse["verdict"] == "same"
+        for asset in sorted({touch.asset for x in driver.records for touch in touches(read(x).facts)}):
+            there, here = (
+                run(lambda a=asset, s=s: access.access(settings, a, source=s))
+                for s in ("clickhouse", "kafka")
+            )
+            assert there.rows and there.rows == here.rows, asset
+            assert there.until == here.until
         _pending_then_broken(settings, driver, server)
 
 
