@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+AUDIT_VENV := .venv-bench-audit
+AUDIT_STAMP := $(AUDIT_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo-lifecycle test check lint types format bench bench-agentdojo bench-recorded bench-airline crash mutations clean lock
+.PHONY: help setup run demo-lifecycle test check lint types format bench bench-agentdojo bench-recorded bench-airline bench-audit crash mutations clean lock
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,12 +68,21 @@ bench-agentdojo: $(BENCH_STAMP) ## AgentDojo's scripted worst case through the r
 bench-recorded: $(BENCH_STAMP) ## recorded AgentDojo runs; TRAFFIC=folder
 	@$(BENCH_VENV)/bin/python -m bench.recorded --traffic $(TRAFFIC) $(ARGS)
 
+$(AUDIT_STAMP): bench/audit-requirements.lock
+	@test -d $(AUDIT_VENV) || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/audit-requirements.lock
+	@touch $@
+
+bench-audit: setup $(AUDIT_STAMP) ## durable outcomes against an audit log in memory
+	@$(BIN)/python -m bench audit
+
 bench-airline: setup ## recorded airline runs under its written rules; TRAFFIC=folder
 	@$(BIN)/python -m bench.airline --traffic $(TRAFFIC) $(ARGS)
 
 lock: ## pin the dependencies again (needs uv)
 	uv pip compile pyproject.toml --extra embedded --extra dev --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements.lock
 	uv pip compile pyproject.toml --extra embedded --extra bench -c requirements.lock --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o bench/requirements.lock
+	uv pip compile bench/audit-requirements.in --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o bench/audit-requirements.lock
 
 clean: ## remove the virtual environment and all local state
-	rm -rf $(VENV) $(BENCH_VENV) .sluicegate
+	rm -rf $(VENV) $(BENCH_VENV) $(AUDIT_VENV) .sluicegate

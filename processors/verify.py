@@ -27,6 +27,9 @@ from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.topics import INPUTS, TICK, partition_of
 
 _sha256 = hashlib.sha256
+_USUAL = ("route", "authorize", "validate", "plan", "execute", "session", "budget")
+_PLACES = {(stage, nth): b"%b/%d" % (stage.encode(), nth) for stage in _USUAL for nth in range(8)}
+"""Stage and ordinal, as an event id has them."""
 _ELSEWHERE = ("refused", "unreadable")
 """What a record that came to the wrong partition is answered."""
 
@@ -90,8 +93,9 @@ class PartitionChecker(Chain):
         rest = self._rest
         assert rest is not None
         seq, stage = one.seq, one.stage
-        ident = b"%b%b/%d" % (self._ident, stage.encode(), seq - self._first_seq)
-        if one.event_id != _sha256(ident).digest()[:16]:
+        nth = seq - self._first_seq
+        place = _PLACES.get((stage, nth)) or b"%b/%d" % (stage.encode(), nth)
+        if one.event_id != _sha256(self._ident + place).digest()[:16]:
             self._bad("event_id", offset, f"seq {seq} has another id than its input, stage and place give")
         if self.records == 1 or stage == "genesis":
             self._genesis(one, rest, offset)

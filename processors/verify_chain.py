@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sluicegate.processors import reading
 from sluicegate.processors.invariants import Findings
@@ -30,6 +30,7 @@ MAX_SAID = 4_096
 
 _sha256 = hashlib.sha256
 _from_bytes = int.from_bytes
+_tuple: Any = tuple.__new__
 _OUTCOME = codec.schema_of(r.Outcome).prefix
 _START = len(_OUTCOME)
 
@@ -162,7 +163,7 @@ class Quick:
             content = None
         if header[q : q + 32] != prev_hash:
             return None
-        return Linked(seq, event, *said, header, facts, content, header[q + 32 :])
+        return cast(Linked, _tuple(Linked, (seq, event, *said, header, facts, content, header[q + 32 :])))
 
 
 def _over(b: bytes, p: int, size: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from sluicegate.processors import reading
+from sluicegate.processors import reading, reading_facts
 from sluicegate.processors.control import Control
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.reading import Rest
@@ -99,7 +99,7 @@ def _misattributed(record: object, head: Linked, rest: Rest) -> str:
         if ours and ours != theirs:
             return f"{name} `{ours[:80]}`, and its input `{theirs[:80]}`"
     if isinstance(record, r.Review) and head.facts[: codec.PREFIX_BYTES] == reading.REVIEW:
-        said = reading.review_facts(head.facts)
+        said = reading_facts.review_facts(head.facts)
         if said.reviewer != record.reviewer:
             return f"reviewer `{said.reviewer[:80]}`, and its input `{record.reviewer[:80]}`"
         if record.verdict != "approve" and head.status == "held":

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sluicegate.processors import lifecycle, reading
+from sluicegate.processors import lifecycle, reading, reading_facts
 from sluicegate.processors.control import Control
-from sluicegate.processors.reading import Agreed, Rest
+from sluicegate.processors.reading import Rest
+from sluicegate.processors.reading_facts import Agreed
 from sluicegate.processors.state import ACCEPT_WINDOW_US, HOUR_US
 from sluicegate.schemas import codec
 
@@ -102,7 +103,7 @@ class Lives:
         life.state = status
 
     def _start(self, rest: Rest, status: str, facts: bytes) -> None:
-        issued_at, remembered = reading.intent_facts(facts)
+        issued_at, remembered = reading_facts.intent_facts(facts)
         if not remembered:
             # Refused before its id could mean anything: no step in the life of an intent that bears the same id.
             self.not_remembered += 1
@@ -136,14 +137,14 @@ class Lives:
             if kind not in reading.PLANS:
                 self._bad("readable", f"`{status}` of intent `{rest.intent_id}` has no plan in its facts")
                 return
-            life.tool_class, life.attempt = reading.plan_facts(facts)
+            life.tool_class, life.attempt = reading_facts.plan_facts(facts)
             if life.state == "parked" and life.tool_class != "queryable":
                 self._bad(
                     "duplicates",
                     f"{life.tool_class} intent `{rest.intent_id}` was offered again from `parked`",
                 )
         elif status == "claimed":
-            attempt = reading.first_long(facts) if kind == reading.CLAIM else -1
+            attempt = reading_facts.first_long(facts) if kind == reading.CLAIM else -1
             life.claims += 1
             if attempt != life.attempt:
                 self._bad(
@@ -169,10 +170,10 @@ class Lives:
     def _ask(self, life: Life, rest: Rest, facts: bytes, kind: bytes) -> None:
         """People are asked, or one of them agreed."""
         if kind in reading.HOLDS:
-            life.tool_class, life.quorum, roles = reading.hold_facts(facts)
+            life.tool_class, life.quorum, roles = reading_facts.hold_facts(facts)
             life.reviewers, life.agreed = tuple(roles), ()
         elif kind == reading.REVIEW:
-            said = reading.review_facts(facts)
+            said = reading_facts.review_facts(facts)
             if wrong := self._not_counted(life, rest, said):
                 self._bad("approval", f"intent `{rest.intent_id}`: {wrong}")
             life.quorum, life.reviewers, life.agreed = (
@@ -181,7 +182,7 @@ class Lives:
                 tuple(said.approvals),
             )
         elif kind in reading.PLANS:  # written before holds had facts of their own
-            life.tool_class, life.attempt = reading.plan_facts(facts)
+            life.tool_class, life.attempt = reading_facts.plan_facts(facts)
         else:
             self._bad("readable", f"`held` of intent `{rest.intent_id}` says nothing of people in its facts")
 

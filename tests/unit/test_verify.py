@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from sluicegate.processors import lifecycle, reading
+from sluicegate.processors import lifecycle, reading, reading_facts
 from sluicegate.processors.invariants import INVARIANTS
 from sluicegate.processors.verify import PartitionChecker
 from sluicegate.processors.verify_control import ControlChecker
@@ -89,17 +89,17 @@ def test_reading_agrees_with_the_avro_library(driver: Driver) -> None:
         )  # fmt: skip
         facts = event.facts
         if isinstance(facts, r.IntentFacts):
-            assert reading.intent_facts(parts.facts) == (facts.issued_at, facts.remembered)
+            assert reading_facts.intent_facts(parts.facts) == (facts.issued_at, facts.remembered)
         elif isinstance(facts, r.PlanFacts):
-            assert reading.plan_facts(parts.facts) == (facts.tool_class, facts.attempt)
+            assert reading_facts.plan_facts(parts.facts) == (facts.tool_class, facts.attempt)
         elif isinstance(facts, r.HoldFacts):
-            assert reading.hold_facts(parts.facts) == (facts.tool_class, facts.quorum, facts.reviewers)
+            assert reading_facts.hold_facts(parts.facts) == (facts.tool_class, facts.quorum, facts.reviewers)
         elif isinstance(facts, r.ReviewFacts):
-            assert tuple(reading.review_facts(parts.facts)) == (
+            assert tuple(reading_facts.review_facts(parts.facts)) == (
                 facts.reviewer, facts.approvals, facts.quorum, facts.reviewers, facts.edited
             )  # fmt: skip
         elif isinstance(facts, r.ClaimFacts | r.ResultFacts):
-            assert reading.first_long(parts.facts) == facts.attempt
+            assert reading_facts.first_long(parts.facts) == facts.attempt
 
 
 def test_every_flipped_byte_is_found() -> None:

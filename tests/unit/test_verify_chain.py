@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sluicegate.processors import reading
 from sluicegate.processors.outcomes import ZERO_HASH, header_hash
 from sluicegate.processors.verify_chain import RANGE, Chain, Linked, Quick
+from sluicegate.schemas.errors import Unreadable
 
 from tests.driver import LOG_ID
 from tests.mutations import scenes
@@ -88,3 +92,21 @@ def test_sums_are_of_their_range_and_end_where_clickhouse_does() -> None:
     assert chain.summed(7) == (0, 0)
     chain.add(5, bytes(32))  # out of order, as in a damaged ledger
     assert chain.summed(0)[0] == RANGE + 1
+
+
+@given(st.integers(1, 250), st.integers(0, 400), st.integers(0, 255))
+def test_known_bytes_read_as_unknown_ones_do(at: int, place: int, value: int) -> None:
+    """Also when one of them is another: what is known by its bytes is known by all of them."""
+    bytes_ = bytearray(slow_at(at).rest)
+    reading.rest(bytes(bytes_))
+    bytes_[place % len(bytes_)] = value
+    for known in (reading._names, reading._ends, reading._topics):
+        assert len(known) <= reading.MAX_KNOWN
+    assert _read(reading.rest, bytes(bytes_)) == _read(reading._unknown_rest, bytes(bytes_))
+
+
+def _read(read: Callable[[bytes], object], value: bytes) -> object:
+    try:
+        return read(value)
+    except (Unreadable, IndexError, ValueError):
+        return None

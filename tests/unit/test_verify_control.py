@@ -84,6 +84,38 @@ def test_what_nobody_was_permitted_is_found_and_changes_nothing(
     assert same(checker.controls[-1], after)
 
 
+GATED: list[tuple[str, dict[str, object]]] = [
+    ("review.ended", {"agent_id": AGENT}),
+    ("alarms.bounded", {"per_day": 1_000, "unacknowledged": 1_000}),
+    ("alarm.acked", {"id": "a-1"}),
+    ("quarantine.lifted", {"scope": "agent", "value": AGENT}),
+    ("agent.rolled_back", {"agent_id": AGENT, "cut": 0, "why": ""}),
+    ("agents.registered", {"agents": [{"agent_id": "x"}]}),
+    ("release.attested", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), GATED, ids=[kind for kind, _ in GATED])
+def test_every_kind_that_control_cedar_may_name_is_asked_for(kind: str, body: dict[str, object]) -> None:
+    """Where the rules name it, whoever they do not permit it is found; where they do not, whoever may write may."""
+    for named in (True, False):
+        d = Driver()
+        d.control_event("people.registered", people=[{"person_id": "otto", "roles": []}])
+        rules = (
+            RULES
+            + f'@id("it") permit (principal in Role::"lead", action == Action::"{kind}", resource);' * named
+        )
+        d.deploy(compile_release({**release_files(), "control.cedar": rules}))
+        before = checked(d).findings.counts["authority"]
+        assert before == 0
+        try:
+            d.control_event(kind, "otto", **body)
+        except (KeyError, ValueError, TypeError):
+            assert not named, "who may not is told before the body's form matters"
+            continue
+        assert checked(d).findings.counts["authority"] == named
+
+
 def test_one_person_does_not_agree_twice(driver: Driver) -> None:
     body: dict[str, object] = {"digest": SECOND.digest}
     until = driver.now + 3_600_000_000
