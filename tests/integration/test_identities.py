@@ -270,7 +270,9 @@ def test_a_signed_environment_by_commands_alone(
         run("keys", "revoke", "b-1")
         demo.wait_for_head(running, control_of(base).head)
         assert "unavailable" in run("call", "banking.get_balance", "--agent", BANKER, "--key", key, "--timeout-s", "2", code=1)  # fmt: skip
-        assert "intact" in run("ledger", "verify", "--no-clickhouse")
+        said = run("ledger", "verify", "--no-clickhouse", code=1)
+        assert said.count("BROKEN: ") == 1 and "BROKEN: authority:" in said, "nothing but the forged event"
+        assert f"control event {head + 1} (`agent.suspended`) has no effect" in said
     finally:
         running.stop()
         tools.stop()
