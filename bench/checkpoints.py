@@ -41,9 +41,10 @@ SIZE = "sluicegate_checkpoint_size"
 
 @dataclass(frozen=True)
 class Turn:
-    """One run: intents a second, and the checkpointer's memory."""
+    """One run: intents a second, events on the ledger then, and the checkpointer's memory."""
 
     rate: float
+    events: int
     rss_mb: float = 0.0
 
 
@@ -65,13 +66,12 @@ def turn(base: Settings, name: str, count: int, *, tree: bool) -> Turn:
         worker.wait("sluicegate_ledger_inputs_total", len(opened))
     asyncio.run(common.publish(settings, "intents", common.intents(count, sessions, name)))
     if not tree:
-        return Turn(_decide(settings, count))
+        return Turn(*_decide(settings, count))
     with Worker(settings, "checkpointer") as beside:
         beside.wait(SIZE, 1)
-        before = beside.metric(SIZE)
-        rate = _decide(settings, count)
-        beside.wait(SIZE, before + 4 * count, poll_s=0.2)  # all of it is signed
-        return Turn(rate, psutil.Process(beside.role.process.pid).memory_info().rss / 1e6)
+        rate, events = _decide(settings, count)
+        beside.wait(SIZE, events, poll_s=0.2)  # all of it is signed
+        return Turn(rate, events, psutil.Process(beside.role.process.pid).memory_info().rss / 1e6)
 
 
 async def catch_up(base: Settings, name: str, leaves: int) -> CatchUp:
@@ -87,12 +87,14 @@ async def catch_up(base: Settings, name: str, leaves: int) -> CatchUp:
     return CatchUp(leaves / took, busy / leaves * 1e6)
 
 
-def _decide(settings: Settings, count: int) -> float:
+def _decide(settings: Settings, count: int) -> tuple[float, int]:
+    """Intents a second, and how many events the ledger had then."""
     with Worker(settings) as worker:
         worker.wait("sluicegate_ledger_inputs_total", 1)
         started, first = time.perf_counter(), worker.metric("sluicegate_ledger_inputs_total")
         worker.wait("sluicegate_ledger_inputs_total", count, poll_s=POLL_S)
-        return (count - first) / (time.perf_counter() - started)
+        rate = (count - first) / (time.perf_counter() - started)
+        return rate, int(worker.metric("sluicegate_ledger_seq"))
 
 
 def cost() -> list[Result]:
