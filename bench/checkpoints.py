@@ -110,8 +110,10 @@ def cost() -> list[Result]:
                 (on if tree else off).append(
                     turn(settings, f"r{run}{'on' if tree else 'off'}", COUNT, tree=tree)
                 )
+            again.append(asyncio.run(catch_up(settings, f"r{run}off", off[-1].events)))
             print(
-                f"run {run}: off {off[-1].rate:,.0f}/s, on {on[-1].rate:,.0f}/s, {on[-1].cpu_us:.1f} us a leaf",
+                f"run {run}: off {off[-1].rate:,.0f}/s, on {on[-1].rate:,.0f}/s, catching up {again[-1].rate:,.0f} events/s with "
+                f"{again[-1].cpu_us:.1f} us of CPU each",
                 flush=True,
             )
     with_tree, without = (common.median([t.rate for t in turns]) for turns in (on, off))
