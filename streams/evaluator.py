@@ -123,6 +123,7 @@ class Evaluator:
 
     def _ended(self, since: datetime, now: datetime) -> list[Json]:
         client = self._connect()
+        begun, before = bool(self._spent), dict[str, list[float]]()
         try:
             parameters = {"since": since.strftime("%Y-%m-%d %H:%M:%S")}
             for name, agent, session, at in client.query(
@@ -131,8 +132,10 @@ class Evaluator:
                 parameters=parameters,
             ).result_rows:
                 self._done.setdefault((name, agent, session), _utc(at))
-                if name not in self._spent and now - _utc(at) < timedelta(hours=1):
-                    self._spent[name] = deque([_utc(at).timestamp()])
+                if not begun and now - _utc(at) < timedelta(hours=1):
+                    before.setdefault(name, []).append(_utc(at).timestamp())
+            # INVARIANT: a worker that starts anew goes on in the hour of the one before (tests/unit/test_evaluator.py).
+            self._spent.update({name: deque(sorted(times)) for name, times in before.items()})
             names = ("agent_id", "session_id", "opened_at", "closed_at", *FACTS)
             found = client.query(
                 f"SELECT {', '.join(names)} FROM sessions_since(since = {{since:DateTime('UTC')}}) "

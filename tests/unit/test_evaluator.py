@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from aiohttp.test_utils import TestServer
@@ -16,7 +18,7 @@ from sluicegate.executors.python import PythonAdapter
 from sluicegate.processors.control import Control
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.schemas.records import Score
-from sluicegate.streams.evaluator import Evaluator, read_verdict
+from sluicegate.streams.evaluator import FACTS, Evaluator, read_verdict
 
 from tests.driver import T0, release_files
 from tests.servers.faults import Journal
@@ -95,6 +97,59 @@ def test_a_model_scores_with_the_prompt_of_the_release() -> None:
     assert json.loads(second["content"])["session_id"] == "s"
     assert body["max_tokens"] == 64  # type: ignore[index]
     assert body["response_format"] == {"type": "json_object"}  # type: ignore[index]
+
+
+class Store:
+    """A ClickHouse with so many sessions that ended, and what is scored of them; says it by what a query reads."""
+
+    def __init__(self, sessions: int) -> None:
+        self.sessions = [(f"s{n}", at_us(n * 1_000)) for n in range(sessions)]
+        self.scored: list[tuple[object, ...]] = []
+
+    def query(self, sql: str, parameters: dict[str, str]) -> SimpleNamespace:
+        """The rows of one of the evaluator's three queries."""
+        if "'scored'" in sql:
+            return SimpleNamespace(result_rows=self.scored)
+        rows = (
+            [("a", s, at, at, *([0] * len(FACTS))) for s, at in self.sessions]
+            if "sessions_since" in sql
+            else []
+        )
+        return SimpleNamespace(result_rows=rows)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def at_us(after: int) -> datetime:
+    return datetime.fromtimestamp((T0 + after) / 1e6, UTC)
+
+
+def test_an_hour_has_a_bound_and_a_restart_does_not_begin_another() -> None:
+    text = FILES["release.yaml"].partition("evaluators:")[0]
+    text += 'evaluators:\n  - {name: polite, python: "tests.unit.python_tools:polite", per_hour: 5}\n'
+    control = Control(release=compile_release({**FILES, "release.yaml": text}))
+    store, now = Store(12), T0 + 60_000_000
+
+    async def worker(looks: int) -> list[int]:
+        async def publish(score: Score) -> None:
+            store.scored.append((score.scorer, score.agent_id, score.session_id, at_us(now - T0)))
+
+        adapter = PythonAdapter(prefixes=["tests.unit.python_tools"])
+        one = Evaluator(lambda: store, lambda: control, {"python": adapter}, publish, lambda: now)
+        try:
+            return [await one.look() for _ in range(looks)]
+        finally:
+            await adapter.close()
+
+    store.sessions, later = store.sessions[:3], store.sessions
+    assert asyncio.run(worker(2)) == [3, 0]
+    store.sessions = later
+    assert asyncio.run(worker(2)) == [2, 0], "another worker, in the same hour"
+    assert asyncio.run(worker(1)) == [0]
+    now += 3_601_000_000
+    assert asyncio.run(worker(2)) == [5, 0]
+    assert len({row[2] for row in store.scored}) == 10
 
 
 def test_what_fails_is_no_score() -> None:
