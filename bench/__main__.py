@@ -7,7 +7,7 @@ import sys
 
 ALL = (
     "authz", "ledger", "signed", "latency", "calls", "sink", "recovery", "budget", "sustained", "cache", "model_faults",
-    "rebuild", "canary", "canary_draw", "gateway", "gateway_sse", "queries", "resting", "verify", "replay", "checkpoints",
+    "rebuild", "canary", "canary_draw", "gateway", "gateway_sse", "queries", "resting", "verify", "replay", "checkpoints", "bundle",
 )  # fmt: skip
 
 

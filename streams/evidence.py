@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import log_files
 from sluicegate.processors.checkpoints import CheckpointFault, Signed, partition_name
 from sluicegate.processors.control import Control
@@ -161,14 +162,15 @@ class Gathering:
     ) -> None:
         self._settings, self._ask, self._kept, self._made_at = settings, ask, kept, made_at
         self._policy, self._policy_text = parse_policy(policy) if policy else Policy(), policy
-        self._consumer = kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS)
 
     async def make(
         self, path: Path, pages: Mapping[str, str], on_start: Callable[[int], Advance] | None = None
     ) -> Json:
         """Raises `SluicegateError`."""
         await topics.partitions_of(self._settings)  # says what is wrong where there is no ledger
-        self._consumer = await kafka.connect(self._consumer)
+        self._consumer: AIOKafkaConsumer = await kafka.connect(
+            kafka.consumer(self._settings, fetch_wait_ms=FETCH_WAIT_MS)
+        )
         try:
             with tempfile.TemporaryFile() as events:
                 found = await self._gather(events.write, on_start)

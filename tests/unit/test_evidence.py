@@ -570,3 +570,15 @@ class _Head:
 def _texts(value: object) -> list[str]:
     assert isinstance(value, list)
     return value
+
+
+def test_the_page_escapes_what_it_is_given_and_loads_nothing() -> None:
+    from sluicegate.streams.evidence_build import Ask, Call, Picker
+    from sluicegate.streams.evidence_html import summary
+
+    evil = '<script src="https://evil.example/x.js">&\'"'
+    picker = Picker(Ask(evil, T0, T0 + 1), lambda _: None)
+    picker.calls["x"] = Call(evil, T0, evil, "refused", evil, [evil], [evil], [evil])
+    page = summary(picker.ask, evil, evil, picker, picker.counts(), [(evil, evil)])
+    assert "<script" not in page and "src=" not in page.replace("src=&quot;", "")
+    assert "default-src 'none'" in page and "@media print" in page
