@@ -35,6 +35,8 @@ SCHEMAS = {
 
 def long(b: bytes, p: int) -> tuple[int, int]:
     """Avro's int and long."""
+    if b[p] < 0x80:
+        return (b[p] >> 1) ^ -(b[p] & 1), p + 1
     value = shift = 0
     while True:
         byte = b[p]

@@ -103,9 +103,9 @@ class Period(Ledger):
                 "INCOMPLETE", "facts", self.name, seq, "the facts of this event of the agent are not here"
             )
         elif known:
-            facts = self.facts(row, h)
-            self.content(row, h, decode(facts), first)
-            self.step(seq, h, decode(facts))
+            facts = decode(self.facts(row, h))
+            self.content(row, h, facts, first)
+            self.step(seq, h, facts)
 
     # -- what became of each intent -----------------------------------------------------------------------------
 
