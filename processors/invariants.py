@@ -66,7 +66,7 @@ INVARIANTS: dict[str, Invariant] = {
     ),
     "tiles": _I("the hashes in the tiles are those of the ledger", "all header hashes, and every tile", "tiles on this machine"),
     "clickhouse": _I(
-        "ClickHouse holds the same events, each once, its columns those of its bytes, and none the ledger has not",
+        "ClickHouse holds the same events, each once, its header columns those of its bytes, and none the ledger has not",
         "`events`, by ranges of 8,192 seqs", "ClickHouse",
     ),
 }  # fmt: skip
