@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sluicegate.processors.canary_scores import TAKEN_BACK
 from sluicegate.processors.drift_streams import START, Row
 
 VIOLATION_STAGES = ("conform", "authorize", "validate")
@@ -105,6 +106,7 @@ class Seen:
     model: str = ""
     nowhere: bool = False
     score: float | None = None
+    reason: str = ""
 
 
 class MemoryWindows:
@@ -166,10 +168,11 @@ class MemoryWindows:
 
 def _count(row: Row, e: Seen) -> None:
     row.asked += e.asked
-    row.refused += e.status == "refused" and e.stage in VIOLATION_STAGES
-    row.executed += e.status in EXECUTED
-    row.failed += e.status == "failed"
-    row.withheld += e.status == "withheld"
+    if e.reason not in TAKEN_BACK:  # an operator ended it: an action on an alarm must not raise the next one
+        row.refused += e.status == "refused" and e.stage in VIOLATION_STAGES
+        row.executed += e.status in EXECUTED
+        row.failed += e.status == "failed"
+        row.withheld += e.status == "withheld"
     if e.asked:
         before = e.previous or START
         row.after[before] = row.after.get(before, 0) + 1

@@ -7,9 +7,10 @@ Next: `windows.py` (what the answers mean), `sinks/rollup.py` (how minutes are a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from sluicegate.processors.canary_scores import TAKEN_BACK
 from sluicegate.processors.drift_streams import START, Row
 from sluicegate.schemas.errors import Retryable, SluicegateError
 from sluicegate.schemas.kinds import CALL_KINDS
@@ -33,8 +34,8 @@ WHERE log_id = unhex('{log}') AND src_topic = 'outcomes' AND ({ranges})
 _ROWS = """
 SELECT
     {bucket} AS at, release, agent_id, if(is_call AND executor = '', '(unresolved)', call_tool) AS tool,
-    countIf(is_call), countIf(status = 'refused' AND stage IN ({violations})),
-    countIf(status IN ({executed})), countIf(status = 'failed'), countIf(status = 'withheld'),
+    countIf(is_call), countIf(status = 'refused' AND stage IN ({violations}) AND counts),
+    countIf(status IN ({executed}) AND counts), countIf(status = 'failed' AND counts), countIf(status = 'withheld' AND counts),
     uniqExactIf(intent_id, has(grounded_from, 'nowhere')),
     {quality},
     sumMapIf(map(toString(previous_tool), toUInt64(1)), is_call),
@@ -45,7 +46,8 @@ SELECT
         sumMapIf(map(toString(model), toUInt64(1)), facts_type = 'spend_facts' AND model != '')
     )
 FROM (
-    SELECT * EXCEPT (release), if(status = 'scored', detail, release) AS release, facts_type = 'intent_facts' AND kind IN ({kinds}) AS is_call
+    SELECT * EXCEPT (release), if(status = 'scored', detail, release) AS release, facts_type = 'intent_facts' AND kind IN ({kinds}) AS is_call,
+        reason NOT IN ({taken_back}) AS counts
     FROM `{database}`.events FINAL
     WHERE log_id = unhex('{log}') AND src_topic = 'outcomes' AND agent_id != ''
         AND decided_at >= fromUnixTimestamp64Micro({start}) AND decided_at < fromUnixTimestamp64Micro({end}) AND ({cut})
@@ -113,7 +115,7 @@ class ClickHouseWindows:
         found = self._ask(
             _ROWS, log_id, start=start, end=end, violations=_listed(VIOLATION_STAGES), executed=_listed(EXECUTED),
             bucket=f"intDiv({micros}, {bucket_us}) * {bucket_us}" if bucket_us else f"toInt64({start})",
-            kinds=_listed(CALL_KINDS), quality=_SCORES,
+            kinds=_listed(CALL_KINDS), quality=_SCORES, taken_back=_listed(sorted(TAKEN_BACK)),
             cut=" OR ".join(f"(src_partition = {p} AND seq <= {seq})" for p, seq in cut.items()),
         )  # fmt: skip
         return [_row(values) for values in found]
@@ -156,5 +158,5 @@ def _ints(found: Mapping[str, Any]) -> dict[str, int]:
     return {name: int(n) for name, n in found.items()}
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)

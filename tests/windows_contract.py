@@ -52,7 +52,7 @@ def seen_of(driver: Driver) -> list[Seen]:
             Seen(
                 driver.partition, seq, h.decided_at, release, h.agent_id, h.intent_id, h.stage, h.status,
                 more.pop("tool", tools.get(h.intent_id, "")),
-                nowhere="nowhere" in getattr(facts, "grounded_from", ()), **more,
+                nowhere="nowhere" in getattr(facts, "grounded_from", ()), reason=h.reason, **more,
             )
         )  # fmt: skip
     return found
@@ -125,6 +125,19 @@ class WindowsContract:
         assert sum(row.bad for row in rows) == pytest.approx(0.7)
         assert {row.agent_id for row in rows} == {AGENT}
         assert {row.release for row in rows} == {d.control.deployed}
+
+    def test_what_an_operator_took_back_counts_for_nobody(self) -> None:
+        d = Driver()
+        d.open_session()
+        flying = d.call("desk.pay", {"value": "1"}).dispatches[0]
+        d.claim(flying)
+        d.roll_back(cut=d.state.seq - 1)
+        ended = d.receipt(flying, "finished", result=b'{"ok":true}').outcomes[0]
+        assert (ended.status, ended.reason) == ("withheld", "rolled_back")
+        rows = self.filled(d).rows(LOG, 0, d.now + 1, 0, self.cut(d))
+        assert [(row.asked, row.executed, row.withheld) for row in rows if row.tool == "desk.pay"] == [
+            (1, 0, 0)
+        ]
 
     def test_it_is_what_the_ledger_says(self, windows: Windows, d: Driver) -> None:
         memory = MemoryWindows(LOG, seen_of(d))
