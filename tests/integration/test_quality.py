@@ -122,7 +122,7 @@ def test_people_and_an_evaluator_score_sessions_once(
                     command, "s-0", "--score", "0.2", "--why", "rude", "--as", PERSON
                 )
                 assert done[0] == 0 and done[1].startswith(f"scored session `s-0` of `{AGENT}`"), done
-                assert scored(gate)[-1] == (PERSON, "s-0", 2_000)
+                await until(lambda: scored(gate)[-1] == (PERSON, "s-0", 2_000), "the person's score")
                 said = "SELECT count(), round(sum(value), 2) FROM quality WHERE metric = 'quality'"
                 await in_clickhouse(settings, said, [(5, 3.2)])
                 mean = "SELECT round(quality, 3), scores FROM sessions WHERE session_id = 's-0'"
