@@ -9,13 +9,11 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 from sluicegate.processors.access import Access
 from sluicegate.streams.access import access
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
-from sluicegate.streams.replay import Advance
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("at", "agent", "on behalf of", "session", "intent", "how", "about", "state")
@@ -52,22 +50,11 @@ def register(app: typer.Typer) -> None:
         sha256, and the results that arguments were taken from. `explain` lists the assets of an intent.
         """
         settings = attach(Settings.from_env())
-        bars: list[Progress] = []
-
-        def on_start(total: int) -> Advance:
-            bar, advance = progress("reading the ledger (offsets)", total)
-            bars.append(bar)
-            bar.start()
-            return advance
-
         since, until = (micros_of(t) if t else None for t in (from_time, to_time))
-        try:
+        with bars("reading the ledger (offsets)") as on_start:
             found = asyncio.run(
                 access(settings, asset, source=source.value, since=since, until=until, on_start=on_start)
             )
-        finally:
-            for bar in bars:
-                bar.stop()
         if output is Format.JSON:
             print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
             return

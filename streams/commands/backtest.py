@@ -12,10 +12,10 @@ from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import junit
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import Format, console, progress, show
+from sluicegate.streams.commands.output import Format, bars, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.releases import read_folder
-from sluicegate.streams.replay import Advance, Diffed, How, diff
+from sluicegate.streams.replay import Diffed, How, diff
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.window import Window
 
@@ -57,21 +57,12 @@ def beyond(result: Diffed, allowed: tuple[float, bool]) -> bool:
 
 
 def _diff(settings: Settings, window: Window, candidate: CompiledRelease, how: How) -> Diffed:
-    bars = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("deciding again (offsets)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
     keys = Keys(settings.home)
     try:
-        return asyncio.run(diff(settings, window, keys.open, candidate, how=how, on_start=on_start))
+        with bars("deciding again (offsets)") as on_start:
+            return asyncio.run(diff(settings, window, keys.open, candidate, how=how, on_start=on_start))
     finally:
         keys.close()
-        for bar in bars:
-            bar.stop()
 
 
 def report(result: Diffed, output: Format) -> None:

@@ -6,12 +6,11 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from rich.progress import Progress
 from sluicegate.processors.copies import ANEW, Target, refusal
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.commands.output import Format, console, progress, show
+from sluicegate.streams.commands.output import Format, bars, console, show
 from sluicegate.streams.copying import Told, copy
-from sluicegate.streams.replay import Advance, How
+from sluicegate.streams.replay import How
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.window import Window
 
@@ -38,24 +37,13 @@ def target_of(settings: Settings, topic: str, asked: Asked) -> Target:
 def run_copy(settings: Settings, window: Window, asked: Asked, how: How, output: Format) -> None:
     """Copy and say what came of it."""
     target = target_of(settings, window.topic, asked)
-    bars: list[Progress] = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("copying (offsets)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
-    try:
+    with bars("copying (offsets)") as on_start:
         told = asyncio.run(
             copy(
                 settings, window, target, only=how.only, resume=how.resume, rate=how.rate, create=asked.create,
                 on_start=on_start,
             )
         )  # fmt: skip
-    finally:
-        for bar in bars:
-            bar.stop()
     if output in (Format.JSON, Format.JSONL):
         print(json.dumps(told.as_json(), indent=2 if output is Format.JSON else None))
         return

@@ -20,7 +20,7 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands.output import Format, console, progress, show
-from sluicegate.streams.evidence import Gathering
+from sluicegate.streams.evidence import Advance, Gathering
 from sluicegate.streams.evidence_build import WITHHELD, Ask
 from sluicegate.streams.evidence_controls import CONTROLS, SENTENCE, Shown, ask, controls_page
 from sluicegate.streams.evidence_file import verifier
@@ -123,7 +123,7 @@ def _make(settings: Settings, wanted: Ask, path: Path, kept: Sequence[Path], pol
     pages = {"controls.html": controls_page(shown, settings.env, days, _now())} if shown else {}
     bar, advance = progress("reading the ledger (offsets)", None)
 
-    def on_start(total: int):  # type: ignore[no-untyped-def]
+    def on_start(total: int) -> Advance:
         bar.update(bar.task_ids[0], total=total)
         return advance
 

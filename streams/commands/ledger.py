@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from sluicegate.processors.invariants import INVARIANTS
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import Advance, PartitionReport, Report, verify
+from sluicegate.streams.verify import PartitionReport, Report, verify
 
 EXIT_BROKEN = 1
 
@@ -78,19 +78,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _verify(settings: Settings, **scope: Any) -> Report:
-    bars = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("verifying (offsets)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
-    try:
+    with bars("verifying (offsets)") as on_start:
         return asyncio.run(verify(settings, **scope, on_start=on_start))
-    finally:
-        for bar in bars:
-            bar.stop()
 
 
 def _print(report: Report, output: Format) -> None:

@@ -11,10 +11,10 @@ import typer
 from sluicegate.processors.labels import CONFIDENTIALITY, names_of
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import iso
-from sluicegate.streams.remembering import Advance, Cut, Remembered, Value, Where, remembered
+from sluicegate.streams.remembering import Cut, Remembered, Value, Where, remembered
 from sluicegate.streams.settings import Settings
 
 memory = typer.Typer(help="What agents remember.", no_args_is_help=True)
@@ -95,18 +95,9 @@ def _row(one: Value) -> tuple[object, ...]:
 def _remembered(where: Where, as_of: str) -> Remembered:
     settings = attach(Settings.from_env())
     cut = Cut(seq=int(as_of)) if as_of.isdecimal() else Cut(at=micros_of(as_of) if as_of else None)
-    bars = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("reading the ledger (offsets)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
     keys = Keys(settings.home)
     try:
-        return asyncio.run(remembered(settings, where, cut, keys.open, on_start))
+        with bars("reading the ledger (offsets)") as on_start:
+            return asyncio.run(remembered(settings, where, cut, keys.open, on_start))
     finally:
         keys.close()
-        for bar in bars:
-            bar.stop()

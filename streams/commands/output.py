@@ -9,7 +9,8 @@ import asyncio
 import csv
 import json
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
@@ -52,6 +53,29 @@ def progress(description: str, total: int | None) -> tuple[Progress, Callable[[i
     )
     task = bar.add_task(description, total=total)
     return bar, lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def bars(*texts: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """`on_start(total)` for work that finds out itself how much there is: each time it is called, the next bar.
+
+    The nth one is described by the nth text, further ones by the last.
+    """
+    shown: list[Progress] = []
+
+    def on_start(total: int) -> Callable[[int], None]:
+        bar, advance = progress(texts[min(len(shown), len(texts) - 1)], total)
+        for before in shown:
+            before.stop()
+        shown.append(bar)
+        bar.start()
+        return advance
+
+    try:
+        yield on_start
+    finally:
+        for bar in shown:
+            bar.stop()
 
 
 def show(columns: Sequence[str], rows: Sequence[Row], output: Format, title: str = "") -> None:

@@ -20,10 +20,9 @@ from sluicegate.processors.suggest import Suggester, Tool
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, observe, releases
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import console, progress
+from sluicegate.streams.commands.output import bars, console
 from sluicegate.streams.commands.replay import window_of
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Advance
 from sluicegate.streams.settings import Settings
 
 EXIT_FOUND = 1
@@ -93,21 +92,12 @@ def suggest(
             suggester.add(seen)
 
     window = window_of("outcomes", from_offset or [], from_time, to or [])
-    bars = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("reading (offsets)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
     keys = Keys(settings.home)
     try:
-        found = asyncio.run(observe.read(settings, window, keys.open, take, on_start=on_start))
+        with bars("reading (offsets)") as on_start:
+            found = asyncio.run(observe.read(settings, window, keys.open, take, on_start=on_start))
     finally:
         keys.close()
-        for bar in bars:
-            bar.stop()
     files = suggester.files(min_calls)
     for name, count in sorted(suggester.unknown.items()):
         print(

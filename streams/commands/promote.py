@@ -17,7 +17,7 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import attest, control_log, deployments, key_files, operations
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.control import DryRun, Why, change_now, say
-from sluicegate.streams.commands.output import console, progress
+from sluicegate.streams.commands.output import bars, console
 from sluicegate.streams.commands.release import release
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import default_path, operator
@@ -43,14 +43,6 @@ def release_attest(
     settings = attach(Settings.from_env())
     named = os.environ.get("SLUICEGATE_OPERATOR_KEY", "").strip()
     signer = key_files.load(key or (Path(named).expanduser() if named else default_path(settings.home)))
-    bars = []
-
-    def on_start(total: int) -> attest.Advance:
-        bar, advance = progress("reading (records)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
     control = asyncio.run(control_log.read(settings)).control
     found = deployments.find(control, digest) if digest else control.deployed
     known = control.keys.get(signer.kid)
@@ -60,11 +52,8 @@ def release_attest(
         raise Terminal(
             f"key `{signer.kid}` is no valid operator's or attestor's of `{control.env}`, give another --key"
         )
-    try:
+    with bars("reading (records)") as on_start:
         made, said = asyncio.run(attest.attest(settings, found, signer, on_start))
-    finally:
-        for bar in bars:
-            bar.stop()
     about = f"{deployments.named(control, found)}: {said['sessions']} sessions and {said['intents']} intents in `{control.env}`, {said['refused']} refused"
     if dry_run:
         console().print(f"would attest {about}", markup=False)

@@ -15,10 +15,10 @@ from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.copying import Asked, run_copy
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.commands.without import without
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Advance, How, Replayed, check
+from sluicegate.streams.replay import How, Replayed, check
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.window import Window
 
@@ -162,21 +162,12 @@ def _place(text: str) -> tuple[int, int]:
 
 
 def _replay(settings: Settings, window: Window, how: How) -> Replayed:
-    bars = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("replaying (offsets)", total)
-        bars.append(bar)
-        bar.start()
-        return advance
-
     keys = Keys(settings.home)
     try:
-        return asyncio.run(check(settings, window, keys.open, how=how, on_start=on_start))
+        with bars("replaying (offsets)") as on_start:
+            return asyncio.run(check(settings, window, keys.open, how=how, on_start=on_start))
     finally:
         keys.close()
-        for bar in bars:
-            bar.stop()
 
 
 def _print(result: Replayed, output: Format) -> None:

@@ -6,17 +6,17 @@ import asyncio
 import json
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 from sluicegate.processors.reproduce import DIFFERENT, MAX_SAMPLE, SAME, SKIPPED, Remade, Result
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import engines, named
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.replay import Advance
 from sluicegate.streams.reproduce import Period, Targets, drawn, here, reproduced
@@ -94,19 +94,9 @@ def exit_code(result: Result) -> int:
 def _run(
     settings: Settings, name: str, agent: str, period: Period | None, stdin: bool, any_engine: bool, where: Path | None
 ) -> Result:  # fmt: skip
-    bars: list[Progress] = []
-
-    def on_start(total: int) -> Advance:
-        bar, advance = progress("deciding again (offsets)", total)
-        for one in bars:
-            one.stop()
-        bars.append(bar)
-        bar.start()
-        return advance
-
     keys = Keys(settings.home)
 
-    async def work() -> Result:
+    async def work(on_start: Callable[[int], Advance]) -> Result:
         if stdin:
             return Result(rows=await here(settings, engines.unpacked(sys.stdin.buffer.read()), keys.open))
         if period is not None:
@@ -121,11 +111,10 @@ def _run(
         return result
 
     try:
-        return asyncio.run(work())
+        with bars("deciding again (offsets)") as on_start:
+            return asyncio.run(work(on_start))
     finally:
         keys.close()
-        for bar in bars:
-            bar.stop()
 
 
 def _row(row: Remade) -> tuple[object, ...]:

@@ -7,12 +7,10 @@ import json
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 from sluicegate.processors.apart import Change
 from sluicegate.streams.attach import attach
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Advance
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.without import Told
 from sluicegate.streams.without import without as leave_out
@@ -43,24 +41,12 @@ def without(
 
 
 def _told(settings: Settings, event: str, agent: str) -> Told:
-    bars: list[Progress] = []
-
-    def on_start(total: int) -> Advance:
-        text = "deciding again (offsets)" if bars else "looking for it (offsets)"
-        bar, advance = progress(text, total)
-        for one in bars:
-            one.stop()
-        bars.append(bar)
-        bar.start()
-        return advance
-
     keys = Keys(settings.home)
     try:
-        return asyncio.run(leave_out(settings, event, agent, keys.open, on_start))
+        with bars("looking for it (offsets)", "deciding again (offsets)") as on_start:
+            return asyncio.run(leave_out(settings, event, agent, keys.open, on_start))
     finally:
         keys.close()
-        for bar in bars:
-            bar.stop()
 
 
 def _row(change: Change) -> tuple[object, ...]:
