@@ -10,7 +10,6 @@ sink has not reached is not in its answer, and is said. Reads only. Next: `comma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +19,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import kafka, topics
 from sluicegate.streams.find import decode
-from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, OnStart, announce, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 CLICKHOUSE, KAFKA = "clickhouse", "kafka"
@@ -62,7 +61,7 @@ async def access(
     source: str = KAFKA,
     since: int | None = None,
     until: int | None = None,
-    on_start: Callable[[int], Callable[[int], None]] | None = None,
+    on_start: OnStart | None = None,
 ) -> Found:
     """Ask one source. `since` and `until` bound the rows, not what is read: states are those of now."""
     fold = Accesses(asset)
@@ -80,13 +79,13 @@ async def _kafka(
     settings: Settings,
     fold: Accesses,
     found: Found,
-    on_start: Callable[[int], Callable[[int], None]] | None,
+    on_start: OnStart | None,
 ) -> None:
     count = await topics.partitions_of(settings)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         ledgers = await stretches(consumer, places(settings.env, "outcomes", range(count)))
-        advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else lambda _: None
+        advance = announce(on_start, ledgers)
         for stretch in ledgers:
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
                 for record in batch:

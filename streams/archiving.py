@@ -33,7 +33,7 @@ from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka, tile_store, topics
 from sluicegate.streams.archive import GROUP, LogArchive, store_of
 from sluicegate.streams.recovery import load_snapshot
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 KEEP_US = 7 * 24 * 3_600 * 1_000_000
@@ -101,7 +101,7 @@ class Archiving:
         self._consumer: AIOKafkaConsumer | None = None
 
     async def __aenter__(self) -> Archiving:
-        self._consumer = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=20))
+        self._consumer = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=FETCH_WAIT_MS))
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -28,8 +28,7 @@ from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.pace import Pace
 from sluicegate.streams.position_file import PositionFile
-from sluicegate.streams.replay import Advance
-from sluicegate.streams.scan import FETCH_WAIT_MS, Stretch, places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, OnStart, Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.window import Window, beginnings, check_times
 
@@ -143,7 +142,7 @@ async def copy(
     resume: Path | None = None,
     rate: float = 0.0,
     create: bool = False,
-    on_start: Callable[[int], Advance] | None = None,
+    on_start: OnStart | None = None,
 ) -> Told:
     """Copy what the window and the selection hold. Raises `Terminal` for what cannot be."""
     started, only = time.monotonic(), only or Selection()
@@ -179,7 +178,7 @@ async def _all(
     copier: Copier,
     found: list[Stretch],
     starts: dict[int, int],
-    on_start: Callable[[int], Advance] | None,
+    on_start: OnStart | None,
 ) -> None:
     at = copier.position.at
     begins = {s.place.partition: max(at.get(s.place.partition, 0), starts[s.place.partition]) for s in found}

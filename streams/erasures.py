@@ -39,7 +39,7 @@ from sluicegate.streams.artifacts import Artifacts
 from sluicegate.streams.expiry import Expiry, expiries
 from sluicegate.streams.keys import LIVE, Keys
 from sluicegate.streams.open_intents import IN_FLIGHT, open_intents
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 MAX_SUBJECTS = 1_000
@@ -137,7 +137,7 @@ async def _read_ledger(
     if not names:
         return
     needles = [name.encode() for name in names]
-    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         count = await topics.partitions_of(settings)
         for stretch in await stretches(consumer, places(settings.env, "outcomes", range(count))):

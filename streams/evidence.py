@@ -34,10 +34,9 @@ from sluicegate.streams.evidence_build import WITHHELD, Ask, Json, Nodes, Picker
 from sluicegate.streams.evidence_file import Archive, verifier
 from sluicegate.streams.evidence_html import summary, time_of
 from sluicegate.streams.keys import Keys, keys_at
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, OnStart, announce, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
-FETCH_WAIT_MS = 20
 MAX_EARLIER = 10
 """Heads of before the period that are in a bundle, 1 kB of note and 1 kB of proof each."""
 README = """\
@@ -49,7 +48,6 @@ Evidence about one agent in one period. Unpack verify.py, or better get it by a 
 It needs no network. summary.html is for reading and proves nothing. More: verify.py --help, and docs/evidence.md of Sluicegate.
 """
 
-Advance = Callable[[int], None]
 Files = Mapping[str, Mapping[str, str]]
 """Digest of a release -> its files."""
 
@@ -163,9 +161,7 @@ class Gathering:
         self._settings, self._ask, self._kept, self._made_at = settings, ask, kept, made_at
         self._policy, self._policy_text = parse_policy(policy) if policy else Policy(), policy
 
-    async def make(
-        self, path: Path, pages: Mapping[str, str], on_start: Callable[[int], Advance] | None = None
-    ) -> Json:
+    async def make(self, path: Path, pages: Mapping[str, str], on_start: OnStart | None = None) -> Json:
         """Raises `SluicegateError`."""
         await topics.partitions_of(self._settings)  # says what is wrong where there is no ledger
         self._consumer: AIOKafkaConsumer = await kafka.connect(
@@ -184,9 +180,7 @@ class Gathering:
         finally:
             await stop_consumer(self._consumer)
 
-    async def _gather(
-        self, write: Callable[[bytes], object], on_start: Callable[[int], Advance] | None
-    ) -> Gathered:
+    async def _gather(self, write: Callable[[bytes], object], on_start: OnStart | None) -> Gathered:
         env = self._settings.env
         checker, values = await self._control()
         control = checker.controls[-1]
@@ -212,12 +206,11 @@ class Gathering:
         }
         heads = await checkpoint_topic.newest(self._consumer, env, wanted, log.keys, every=bool(self._kept))
         [stretch] = await stretches(self._consumer, places(env, "outcomes", [partition]))
-        advance = on_start(stretch.end - stretch.begin) if on_start else None
+        advance = announce(on_start, [stretch])
         async for batch in scan(self._consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 found.nodes.append(picker.add(record.value or b""))
-            if advance is not None:
-                advance(len(batch))
+            advance(len(batch))
         picker.finish()
         for origin, name in wanted.items():
             nodes = found.control_nodes if name == "control" else found.nodes

@@ -18,8 +18,7 @@ from sluicegate.processors.rederive import Event
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams import control_log, kafka, topics
-from sluicegate.streams.replay import FETCH_WAIT_MS, Advance
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, Advance, places, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.window import Window
 

@@ -22,7 +22,7 @@ from sluicegate.streams import checkpoint_topic, control_log, kafka, tile_store
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.find import Finder
 from sluicegate.streams.recovery import read_one
-from sluicegate.streams.scan import scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import TileStore
 
@@ -61,7 +61,7 @@ class Prover:
     async def open(cls, settings: Settings) -> Prover:
         """Connect and read control. Raises `SluicegateError`."""
         control = (await control_log.read(settings)).control
-        consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
+        consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
         return cls(settings, consumer, control, tile_store.store_of(settings))
 
     async def close(self) -> None:

@@ -28,13 +28,20 @@ from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.pace import Pace
 from sluicegate.streams.position_file import PositionFile
-from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.scan import (
+    FETCH_WAIT_MS,
+    Advance,
+    OnStart,
+    Stretch,
+    announce,
+    places,
+    scan,
+    stretches,
+)
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.window import Window, check_offsets, check_times
 
-FETCH_WAIT_MS = 20
 TOPICS = ("outcomes", *INPUTS)
-Advance = Callable[[int], None]
 COUNTED = ("same", "different", "erased")
 """Counts that a position file takes from one run to the next."""
 
@@ -159,7 +166,7 @@ async def check(
     opener: Opener,
     *,
     how: How | None = None,
-    on_start: Callable[[int], Advance] | None = None,
+    on_start: OnStart | None = None,
 ) -> Replayed:
     """Decide again and compare. `on_start(total offsets)` returns what progress is told."""
     how = how or How()
@@ -192,7 +199,7 @@ async def diff(
     candidate: CompiledRelease,
     *,
     how: How | None = None,
-    on_start: Callable[[int], Advance] | None = None,
+    on_start: OnStart | None = None,
 ) -> Diffed:
     """Decide again under another release, and compare decisions."""
     result = Diffed(candidate.digest)
@@ -215,7 +222,7 @@ async def _each(
     settings: Settings,
     window: Window,
     make: Callable[[int, list[Control]], Rederive],
-    on_start: Callable[[int], Advance] | None,
+    on_start: OnStart | None,
     *,
     with_release: bool,
     keep: Callable[[Rederive], None] = lambda _: None,
@@ -227,9 +234,7 @@ async def _each(
         raise Terminal(f"topic `{window.topic}` cannot be replayed, use one of {', '.join(TOPICS)}")
     check_times(window, time.time_ns() // 1000)
     pace = Pace(rate)
-    count = await topics.partitions_of(settings)
-    if bad := [p for p in window.partitions if not 0 <= p < count]:
-        raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
+    count = await topics.count_with(settings, window.partitions)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         wanted = sorted(window.partitions) or list(range(count))
@@ -240,7 +245,7 @@ async def _each(
         )
         control = await control_log.read(settings, keep_history=True, with_release=with_release)
         assert control.history is not None
-        advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else _silent
+        advance = announce(on_start, ledgers)
         for stretch in ledgers:
             if stretch.begin > 0:
                 raise Terminal(
@@ -251,10 +256,6 @@ async def _each(
             yield stretch.place.partition, again
     finally:
         await consumer.stop()
-
-
-def _silent(_: int) -> None:
-    pass
 
 
 async def _one(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,19 @@ from sluicegate.processors.rederive import Event, Opener
 from sluicegate.processors.reproduce import EXPIRED, Key, Remade, Reproduce, Result, row_of
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, engines, kafka, topics
 from sluicegate.streams.engines import Chosen, FailedError, MissingError
 from sluicegate.streams.find import LedgerEvent, decode
-from sluicegate.streams.replay import Advance
-from sluicegate.streams.scan import FETCH_WAIT_MS, Stretch, places, scan, stretches
+from sluicegate.streams.scan import (
+    FETCH_WAIT_MS,
+    Advance,
+    OnStart,
+    Stretch,
+    announce,
+    places,
+    scan,
+    stretches,
+)
 from sluicegate.streams.settings import Settings
 
 SLACK = 1_000
@@ -89,7 +96,7 @@ async def reproduced(
     *,
     any_engine: bool = False,
     where: Path | None = None,
-    on_start: Callable[[int], Advance] | None = None,
+    on_start: OnStart | None = None,
 ) -> Result:
     """Decide the chosen again, each by its engine."""
     started = time.monotonic()
@@ -116,19 +123,17 @@ async def here(
     chosen: Chosen,
     opener: Opener,
     *,
-    on_start: Callable[[int], Advance] | None = None,
+    on_start: OnStart | None = None,
 ) -> list[Remade]:
     """Decide again in this process, by this code, whoever decided."""
     # INVARIANT: nothing here can publish or execute (tests/unit/test_replay_modes.py).
-    count = await topics.partitions_of(settings)
-    if bad := [p for p in chosen if not 0 <= p < count]:
-        raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
+    await topics.count_with(settings, chosen)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         ledgers = await stretches(consumer, places(settings.env, "outcomes", sorted(chosen)))
         control = await control_log.read(settings, keep_history=True, with_release=True)
         assert control.history is not None
-        advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else _silent
+        advance = announce(on_start, ledgers)
         rows: list[Remade] = []
         for stretch in ledgers:
             if stretch.begin > 0:
@@ -138,10 +143,6 @@ async def here(
         return rows
     finally:
         await consumer.stop()
-
-
-def _silent(_: int) -> None:
-    pass
 
 
 async def _one(
@@ -212,18 +213,14 @@ class Best:
         return {k: self._kept[k] for k in reproduce.sample(self._period.seed, self._kept, self._period.count)}
 
 
-async def drawn(
-    settings: Settings, period: Period, on_start: Callable[[int], Advance] | None = None
-) -> Targets:
+async def drawn(settings: Settings, period: Period, on_start: OnStart | None = None) -> Targets:
     """A sample of a period: read all headers, keep the intents that the seed puts first."""
-    count = await topics.partitions_of(settings)
-    if bad := [p for p in period.partitions if not 0 <= p < count]:
-        raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
+    count = await topics.count_with(settings, period.partitions)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     targets = Targets()
     try:
         ledgers = await stretches(consumer, places(settings.env, "outcomes", period.partitions or range(count)))  # fmt: skip
-        advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else _silent
+        advance = announce(on_start, ledgers)
         best = Best(period)
         for stretch in ledgers:
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):

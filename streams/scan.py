@@ -7,7 +7,7 @@ Nothing here can write: there is no producer in it. Next: `verify.py`, `replay.p
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -21,6 +21,12 @@ POLL_MS = 50
 """A stretch that ends in transaction markers gives nothing, and waits this long for it."""
 STALL_LIMIT_S = 30.0
 """Without any progress for this long Kafka counts as away."""
+
+
+Advance = Callable[[int], None]
+"""Told how many offsets more were read."""
+OnStart = Callable[[int], Advance]
+"""Told how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,15 @@ async def stretches(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]
     # INVARIANT: what kafka forgot is read from the archive, or said to be gone (tests/integration/test_archive.py).
     archived = {p: begins[p] > 0 and await archive.below(consumer, p) is not None for p in wanted}
     return [Stretch(p, 0 if archived[p] else begins[p], ends[p]) for p in wanted]
+
+
+def announce(on_start: OnStart | None, found: Iterable[Stretch]) -> Advance:
+    """Say how many offsets there are to read; what comes back is told how many were."""
+    return on_start(sum(one.end - one.begin for one in found)) if on_start is not None else _silent
+
+
+def _silent(_: int) -> None:
+    pass
 
 
 def places(env: str, topic: str, partitions: Iterable[int]) -> list[TopicPartition]:

@@ -6,6 +6,8 @@ control. Never alters an existing topic. Next: `control_log.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from sluicegate.schemas.errors import Retryable, Terminal
@@ -88,6 +90,14 @@ async def partitions_of(settings: Settings) -> int:
     finally:
         await client.close()
     raise Terminal(f"topic `{name}` does not exist, run `sluicegate up` or `sluicegate topics create`")
+
+
+async def count_with(settings: Settings, wanted: Iterable[int]) -> int:
+    """`partitions_of`; each of `wanted` has to be one of them, else `Terminal`."""
+    count = await partitions_of(settings)
+    if bad := [p for p in wanted if not 0 <= p < count]:
+        raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
+    return count
 
 
 def topic_names(env: str, *names: str) -> list[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,10 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import kafka, mac_keys, topics, verify_checkpoints, verify_releases
 from sluicegate.streams.keys import Keys, keys_at
-from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, Advance, OnStart, Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify_checkpoints import Heads
 from sluicegate.streams.verify_rows import Rows, compare, open_rows
-
-FETCH_WAIT_MS = 20
-Advance = Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -118,17 +115,15 @@ async def verify(
     clickhouse: bool = True,
     contents: bool = False,
     since: Sequence[Path] = (),
-    on_start: Callable[[int], Advance] | None = None,
+    on_start: OnStart | None = None,
 ) -> Report:
     """Verify a ledger up to its committed end as of now. `contents`: what is sealed is opened with this
     machine's key store. `since`: checkpoints that somebody kept; what is below them is held to their roots, and not
     told again. `on_start(total offsets)` returns what progress is told."""
     started = time.monotonic()
     report = Report(settings.env)
-    count = await topics.partitions_of(settings)
+    count = await topics.count_with(settings, partitions or ())
     wanted = list(range(count)) if partitions is None else partitions
-    if bad := [p for p in wanted if not 0 <= p < count]:
-        raise Terminal(f"partition `{bad[0]}` does not exist, this log has 0 to {count - 1}")
     opener = _opener(settings) if contents else None
     rows = await open_rows(settings) if clickhouse else Rows(reason="not asked")
     report.clickhouse = rows.reason or "compared"
@@ -172,7 +167,7 @@ class _Run:
         self.opener, self.mac_keys = opener, mac_keys.load(settings.home) if opener is not None else {}
         self.advance: Advance = lambda _: None
 
-    async def all(self, wanted: list[int], inputs: bool, on_start: Callable[[int], Advance] | None) -> None:
+    async def all(self, wanted: list[int], inputs: bool, on_start: OnStart | None) -> None:
         shown = await verify_checkpoints.topic_end(self.consumer, self.env)
         ledgers = await stretches(self.consumer, places(self.env, "outcomes", wanted))  # 1
         begins = {p: await stretches(self.consumer, self._inputs(p)) for p in wanted}

@@ -20,8 +20,7 @@ from sluicegate.processors.reading import head, rest, split_two
 from sluicegate.processors.rederive import Opener
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka, topics
-from sluicegate.streams.replay import FETCH_WAIT_MS, Advance
-from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, Advance, Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 EVENT_HEX = 32

@@ -20,12 +20,13 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands.output import Format, console, progress, show
-from sluicegate.streams.evidence import Advance, Gathering
+from sluicegate.streams.evidence import Gathering
 from sluicegate.streams.evidence_build import WITHHELD, Ask
 from sluicegate.streams.evidence_controls import CONTROLS, SENTENCE, Shown, ask, controls_page
 from sluicegate.streams.evidence_file import verifier
 from sluicegate.streams.evidence_ledger import EXIT
 from sluicegate.streams.evidence_verify import check
+from sluicegate.streams.scan import Advance
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.witness_client import VARIABLE
 

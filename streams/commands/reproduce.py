@@ -6,7 +6,6 @@ import asyncio
 import json
 import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +17,8 @@ from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_times import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Advance
 from sluicegate.streams.reproduce import Period, Targets, drawn, here, reproduced
+from sluicegate.streams.scan import OnStart
 from sluicegate.streams.settings import Settings
 
 EXIT_DIFFERENT, EXIT_NOT_AT_HAND = 1, 4
@@ -96,7 +95,7 @@ def _run(
 ) -> Result:  # fmt: skip
     keys = Keys(settings.home)
 
-    async def work(on_start: Callable[[int], Advance]) -> Result:
+    async def work(on_start: OnStart) -> Result:
         if stdin:
             return Result(rows=await here(settings, engines.unpacked(sys.stdin.buffer.read()), keys.open))
         if period is not None:
