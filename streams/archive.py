@@ -180,15 +180,18 @@ class Below(NamedTuple):
     begin: int
 
 
-async def below(consumer: AIOKafkaConsumer, place: TopicPartition, start: int = 0) -> Below | None:
+async def below(
+    consumer: AIOKafkaConsumer, place: TopicPartition, start: int = 0, begin: int | None = None
+) -> Below | None:
     """The archive that has the records from `start` to where Kafka begins; None where Kafka has them itself, or nobody has.
 
-    Raises `Terminal` when there is a gap between the two.
+    `begin`: where that is, from whoever asked just now. Raises `Terminal` when there is a gap between the two.
     """
     settings = kafka.settings_of(consumer)
     if settings is None or place.topic != full_name(settings.env, "outcomes"):
         return None
-    begin = (await consumer.beginning_offsets([place]))[place]
+    if begin is None:
+        begin = (await consumer.beginning_offsets([place]))[place]
     if start >= begin:
         return None
     log_id = await _log_id(consumer, place, begin)

@@ -50,7 +50,7 @@ async def read_range(
     """Committed records from `start` to the end as of now, in batches."""
     end = (await consumer.end_offsets([place]))[place]
     begin = (await consumer.beginning_offsets([place]))[place]
-    old = await archive.below(consumer, place, start)
+    old = await archive.below(consumer, place, start, begin)
     if old is not None:
         async for batch in archive.records(old.archive, place, start, old.begin):
             yield batch
@@ -135,7 +135,7 @@ async def read_at(
     """The committed record at exactly this offset and up to `limit` - 1 of those that follow; empty without the first."""
     end = (await consumer.end_offsets([place]))[place]
     begin = (await consumer.beginning_offsets([place]))[place]
-    if offset < begin and (old := await archive.below(consumer, place, offset)) is not None:
+    if (old := await archive.below(consumer, place, offset, begin)) is not None:
         async for batch in archive.records(old.archive, place, offset, old.begin):
             return batch[:limit] if batch[0].offset == offset else []
     if not begin <= offset < end:

@@ -43,7 +43,7 @@ async def stretches(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]
     wanted = list(places)
     begins, ends = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
     # INVARIANT: what kafka forgot is read from the archive, or said to be gone (tests/integration/test_archive.py).
-    archived = {p: begins[p] > 0 and await archive.below(consumer, p) is not None for p in wanted}
+    archived = {p: await archive.below(consumer, p, begin=begins[p]) is not None for p in wanted}
     return [Stretch(p, 0 if archived[p] else begins[p], ends[p]) for p in wanted]
 
 
