@@ -9,23 +9,22 @@ A rotation counts with the control event that registers the new key. Never makes
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from sluicegate.processors.checkpoints import ROLE, LogKey, keys_of
 from sluicegate.processors.control import Control
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.notes import Signer, ed25519_signer
 from sluicegate.streams import key_files
+from sluicegate.streams.named_function import function_of
 
 KID, SIGNER = "SLUICEGATE_CHECKPOINT_KID", "SLUICEGATE_CHECKPOINT_SIGNER"
 SIGNATURE_BYTES = 64
-_FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
 Kms = Callable[[str, bytes], bytes]
 
@@ -44,7 +43,7 @@ class HeadSigner:
     def __init__(self, home: Path, environ: Mapping[str, str] = os.environ) -> None:
         """Raises `Terminal` for a function that cannot be had."""
         self._home, self._kid = home, environ.get(KID, "")
-        self._kms = _function(environ[SIGNER]) if environ.get(SIGNER) else None
+        self._kms = cast(Kms, function_of(SIGNER, environ[SIGNER])) if environ.get(SIGNER) else None
 
     def choose(self, control: Control, second: int) -> HeadKey:
         """The key for heads of that second. Raises `Retryable` where there is none."""
@@ -70,17 +69,6 @@ class HeadSigner:
         except Terminal:
             return None
         return ed25519_signer(found.secret) if found.public == key.public else None
-
-
-def _function(text: str) -> Kms:
-    found = _FUNCTION.fullmatch(text.strip())
-    try:
-        if found is None:
-            raise ValueError("another form")
-        function: Kms = getattr(importlib.import_module(found[1]), found[2])
-    except (ImportError, AttributeError, ValueError) as error:
-        raise Terminal(f"`{SIGNER}` is `{text[:80]}`, name a function as package.module:function") from error
-    return function
 
 
 def _ask(kms: Kms, kid: str, message: bytes) -> bytes:

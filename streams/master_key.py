@@ -12,23 +12,21 @@ wraps content. Next: `keys.py` (the store).
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.streams.named_function import function_of, no_function
 
 FILE, WRAPPER = "SLUICEGATE_MASTER_KEY", "SLUICEGATE_KEY_WRAPPER"
 MASTER_BYTES = 32
 NONCE_BYTES = 12
-_FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
 
 class Wrapper(Protocol):
@@ -125,11 +123,8 @@ def _make(path: Path) -> None:
 
 
 def _named(text: str) -> Wrapper:
-    found = _FUNCTION.fullmatch(text)
+    function = function_of(WRAPPER, text)
     try:
-        if found is None:
-            raise ValueError("another form")
-        made: Wrapper = getattr(importlib.import_module(found[1]), found[2])()
+        return cast(Wrapper, function())
     except Exception as error:
-        raise Terminal(f"`{WRAPPER}` is `{text[:80]}`, name a function as package.module:function") from error
-    return made
+        raise no_function(WRAPPER, text) from error
