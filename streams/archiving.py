@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.errors import KafkaError
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
@@ -241,18 +240,8 @@ class Archiving:
 
     async def _retention(self) -> list[str]:
         """The topic itself may let go of nothing: only `trim` knows what is archived."""
-        client = await kafka.connect(kafka.admin(self._settings))
         name = full_name(self._settings.env, "outcomes")
-        try:
-            answers = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-        finally:
-            await client.close()
-        values = {
-            str(row[0]): str(row[1])
-            for answer in answers
-            for resource in answer.resources
-            for row in resource[4]
-        }
+        values = (await topics.configs_of(self._settings, [name])).get(name, {})
         wanted = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
         return [
             f"`{name}` has {key}={values[key]}: kafka may forget what is not archived, set it to {value}"

@@ -11,11 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
-from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import DAY_MS, TOPICS, full_name
-from sluicegate.streams import kafka
+from sluicegate.streams import topics
 from sluicegate.streams.settings import Settings
 
 SEALED = ("outcomes", "control", "releases", "snapshots", "checkpoints")
@@ -49,20 +46,10 @@ class Expiry:
 async def expiries(settings: Settings, now_ms: int) -> list[Expiry]:
     """When the last of what these topics hold at `now_ms` is gone, the latest first."""
     names = {full_name(settings.env, name): name for name in IN_THE_CLEAR}
-    client = await kafka.connect(kafka.admin(settings))
-    try:
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-        answers = await client.describe_configs(wanted)
-    except KafkaError as error:
-        raise Retryable(f"kafka did not say how long topics are kept: {error}, try again") from error
-    finally:
-        await client.close()
     found = []
-    for answer in answers:
-        for resource in answer.resources:
-            values = {str(row[0]): str(row[1]) for row in resource[4]}
-            retention = int(values.get("retention.ms", -1))
-            segment = int(values.get("segment.ms", 7 * DAY_MS))
-            gone = None if retention < 0 else now_ms + retention + segment + CHECK_MS
-            found.append(Expiry(names[str(resource[3])], retention, segment, gone))
+    for name, values in (await topics.configs_of(settings, names)).items():
+        retention = int(values.get("retention.ms", -1))
+        segment = int(values.get("segment.ms", 7 * DAY_MS))
+        gone = None if retention < 0 else now_ms + retention + segment + CHECK_MS
+        found.append(Expiry(names[name], retention, segment, gone))
     return sorted(found, key=lambda one: (one.gone_by is not None, -(one.gone_by or 0), one.topic))

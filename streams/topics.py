@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import BY_NAME, DAY_MS, TOPICS, Topic, full_name
 from sluicegate.streams import kafka
@@ -90,6 +91,23 @@ async def partitions_of(settings: Settings) -> int:
     finally:
         await client.close()
     raise Terminal(f"topic `{name}` does not exist, run `sluicegate up` or `sluicegate topics create`")
+
+
+async def configs_of(settings: Settings, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Kafka's settings of topics, by full name, as the broker has them now. Raises `Retryable`."""
+    client = await kafka.connect(kafka.admin(settings))
+    try:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        answers = await client.describe_configs(wanted)
+    except KafkaError as error:
+        raise Retryable(f"kafka did not say how long topics are kept: {error}, try again") from error
+    finally:
+        await client.close()
+    return {
+        str(one[3]): {str(row[0]): str(row[1]) for row in one[4]}
+        for answer in answers
+        for one in answer.resources
+    }
 
 
 async def count_with(settings: Settings, wanted: Iterable[int]) -> int:
