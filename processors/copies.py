@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -80,34 +80,24 @@ def new_id(name: str, agent: str, old: str) -> str:
     return "r-" + hashlib.sha256(f"{name}\0{agent}\0{old}".encode()).hexdigest()[:24]
 
 
+IDS: Final[dict[type, tuple[str, str]]] = {
+    r.Intent: ("intent_id", "session_id"),
+    r.Message: ("message_id", "session_id"),
+    r.Review: ("review_id", "intent_id"),
+}
+"""What is asked anew, and which of its ids are made anew."""
+
+
 def anew(value: bytes, target: Target, now: int) -> bytes:
     """The request with ids of the copy's, asked now."""
     record = codec.decode(value)
     if isinstance(record, r.Envelope):
         record = codec.decode(record.payload)
-    match record:
-        case r.Intent():
-            lasts = (
-                None if record.deadline_at is None else now + max(0, record.deadline_at - record.issued_at)
-            )
-            return codec.encode(
-                replace(
-                    record, intent_id=new_id(target.name, record.agent_id, record.intent_id),
-                    session_id=new_id(target.name, record.agent_id, record.session_id), issued_at=now, deadline_at=lasts,
-                )
-            )  # fmt: skip
-        case r.Message():
-            return codec.encode(
-                replace(
-                    record, message_id=new_id(target.name, record.agent_id, record.message_id),
-                    session_id=new_id(target.name, record.agent_id, record.session_id), issued_at=now,
-                )
-            )  # fmt: skip
-        case r.Review():
-            return codec.encode(
-                replace(
-                    record, review_id=new_id(target.name, record.agent_id, record.review_id),
-                    intent_id=new_id(target.name, record.agent_id, record.intent_id), issued_at=now,
-                )
-            )  # fmt: skip
-    raise Unreadable("malformed_record", f"a `{type(record).__name__.lower()}` is not asked anew")
+    if not isinstance(record, r.Intent | r.Message | r.Review):
+        raise Unreadable("malformed_record", f"a `{type(record).__name__.lower()}` is not asked anew")
+    changed: dict[str, Any] = {
+        name: new_id(target.name, record.agent_id, getattr(record, name)) for name in IDS[type(record)]
+    }
+    if isinstance(record, r.Intent) and record.deadline_at is not None:
+        changed["deadline_at"] = now + max(0, record.deadline_at - record.issued_at)
+    return codec.encode(replace(record, issued_at=now, **changed))
