@@ -60,12 +60,17 @@ class Frontier:
 
     def root(self) -> bytes:
         """The tree's root hash."""
-        if not self.nodes:
-            return EMPTY_ROOT
-        *rest, found = self.nodes
-        for node in reversed(rest):
-            found = node_hash(node, found)
-        return found
+        return joined(self.nodes)
+
+
+def joined(nodes: Sequence[bytes]) -> bytes:
+    """The root over complete subtrees, the largest first."""
+    if not nodes:
+        return EMPTY_ROOT
+    *rest, found = nodes
+    for node in reversed(rest):
+        found = node_hash(node, found)
+    return found
 
 
 def frontier_at(size: int, node: Node) -> Frontier:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sluicegate.processors.merkle import EMPTY_ROOT, HASH_BYTES, node_hash
+from sluicegate.processors.merkle import HASH_BYTES, joined
 from sluicegate.processors.tiles import HEIGHT, WIDTH, Read, Tile, TileFault, check, fold, tile_at
 
 FULL = WIDTH * HASH_BYTES
@@ -99,7 +99,7 @@ class Tree:
                 if width >> inner & 1:
                     nodes.append(fold(bytes(row), start, 1 << inner))
                     start += 1 << inner
-        return _joined(nodes)
+        return joined(nodes)
 
     def _fill(self, level: int, size: int) -> None:
         """A tile is full: compare it, and go on above."""
@@ -149,13 +149,3 @@ class Tree:
                 break
         if self._kept > seq and self._read is not None:
             self._bad("tiles", seq, f"the tiles hold {self._kept} events, the ledger ends after {seq}")
-
-
-def _joined(nodes: list[bytes]) -> bytes:
-    """The root over complete subtrees, the largest first."""
-    if not nodes:
-        return EMPTY_ROOT
-    *rest, found = nodes
-    for node in reversed(rest):
-        found = node_hash(node, found)
-    return found
