@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,8 +189,15 @@ class Gathering:
             raise Terminal(
                 f"agent `{self._ask.agent[:80]}` is not registered in `{env}`, see `sluicegate agents list`"
             )
+        with closing(Disclosed(self._settings, control)) as disclosed:
+            return await self._read(checker, values, disclosed, write, on_start)
+
+    async def _read(
+        self, checker: ControlChecker, values: list[bytes], disclosed: Disclosed, write: Callable[[bytes], object],
+        on_start: OnStart | None,
+    ) -> Gathered:  # fmt: skip
+        env, control = self._settings.env, checker.controls[-1]
         partition = partition_of(self._ask.agent, control.partitions)
-        disclosed = Disclosed(self._settings, control)
         picker = Picker(self._ask, write, disclosed.may)
         found = Gathered(control, picker, partition, policy=self._policy_text, made_at=self._made_at)
         for value in values:
@@ -251,6 +259,7 @@ class Disclosed:
         self.keys: dict[str, bytes] = {}
         self._settings, self._control = settings, control
         self._known: dict[str, bool] = {}
+        self._store: Keys | None = None
 
     def may(self, subject: str) -> bool:
         """Whether this subject's content can be opened, and may be. Raises `Terminal` where there is no key store."""
@@ -266,8 +275,11 @@ class Disclosed:
             raise Terminal(
                 f"there is no key store under `{self._settings.home}`, nothing can be disclosed here: leave out --disclose"
             )
-        store = Keys(self._settings.home)
-        try:
-            return store.disclose(subject)
-        finally:
-            store.close()
+        if self._store is None:
+            self._store = Keys(self._settings.home)
+        return self._store.disclose(subject)
+
+    def close(self) -> None:
+        """Nothing more is asked for."""
+        if self._store is not None:
+            self._store.close()
