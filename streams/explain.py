@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import cast
 
+from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import lifecycle
 from sluicegate.processors.account import account
 from sluicegate.processors.budgets import STAGE as BUDGET
@@ -54,24 +55,32 @@ async def explain_all(
     """The stories of every intent that a name means. Raises `Terminal` when it means none."""
     found = await named.find(settings, name, opener, agent=agent)
     control = await control_log.read(settings, keep_history=True)
-    stories = []
-    for events in found.intents().values():
-        causes = set(events[0].header.caused_by)
-        opened = next((e for e in reversed(found.opened) if e.header.event_id in causes), None)
-        story = tell(events, opened, control.history or [], opener)
-        story.policies = await _policy_texts(settings, story)
-        story.taken_back = _taken_back(control.control, story)
-        story.source = found.source
-        story.reproducible = await _at_hand(settings, story, events, opener, control.history or [])
-        if caused:
-            story.caused = await _caused(settings, story)
-        stories.append(story)
-    return stories
-
-
-async def _caused(settings: Settings, story: Story) -> list[dict[str, object]]:
-    """The calls that followed from it, and what they took from whom; nothing of a call without a result."""
+    intents, history = found.intents(), control.history or []
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    try:
+        used = {events[0].partition for events in intents.values()}
+        ledgers = await stretches(consumer, places(settings.env, "outcomes", sorted(used)))
+        begins = {one.place.partition: one.begin for one in ledgers}
+        texts: dict[str, dict[str, str] | str] = {}
+        stories = []
+        for events in intents.values():
+            causes = set(events[0].header.caused_by)
+            opened = next((e for e in reversed(found.opened) if e.header.event_id in causes), None)
+            story = tell(events, opened, history, opener)
+            story.policies = await _policy_texts(settings, story, texts)
+            story.taken_back = _taken_back(control.control, story)
+            story.source = found.source
+            story.reproducible = _at_hand(settings, story, events, opener, history, begins[story.partition])
+            if caused:
+                story.caused = await _caused(settings, consumer, story)
+            stories.append(story)
+        return stories
+    finally:
+        await consumer.stop()
+
+
+async def _caused(settings: Settings, consumer: AIOKafkaConsumer, story: Story) -> list[dict[str, object]]:
+    """The calls that followed from it, and what they took from whom; nothing of a call without a result."""
     try:
         reader = LineageReader(settings, consumer, lambda _: None)
         root = await reader.root(story.intent_id, story.agent_id)
@@ -80,8 +89,6 @@ async def _caused(settings: Settings, story: Story) -> list[dict[str, object]]:
         found = await reader.followed(root, wide=True, seen=False)
     except (TooWide, Terminal) as error:
         return [{"not_told": str(error)}]
-    finally:
-        await consumer.stop()
     rows: list[dict[str, object]] = []
     for key in found.calls[1:]:
         call = reader.lineage.calls[key]
@@ -95,9 +102,9 @@ async def _caused(settings: Settings, story: Story) -> list[dict[str, object]]:
     return rows
 
 
-async def _at_hand(
-    settings: Settings, story: Story, events: list[LedgerEvent], opener: Opener, history: list[Control]
-) -> dict[str, str]:
+def _at_hand(
+    settings: Settings, story: Story, events: list[LedgerEvent], opener: Opener, history: list[Control], begin: int
+) -> dict[str, str]:  # fmt: skip
     """Whether all is there that deciding it again takes; `sluicegate reproduce` does it."""
     for version in sorted({e.header.engine for e in events}):
         try:
@@ -107,13 +114,8 @@ async def _at_hand(
     for event in events:
         if content_of(event, opener) == ERASED:
             return {"verdict": ERASED, "why": erased_by(history, event.header.subject)}
-    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
-    try:
-        [stretch] = await stretches(consumer, places(settings.env, "outcomes", [story.partition]))
-    finally:
-        await consumer.stop()
-    if stretch.begin > 0:
-        return {"verdict": EXPIRED, "why": f"the ledger partition begins at offset {stretch.begin} in kafka"}
+    if begin > 0:
+        return {"verdict": EXPIRED, "why": f"the ledger partition begins at offset {begin} in kafka"}
     missing = [text for text in story.policies.values() if text.startswith(NOT_AT_HAND)]
     if missing:
         return {"verdict": RELEASE_MISSING, "why": missing[0]}
@@ -263,19 +265,33 @@ def _times(events: list[LedgerEvent]) -> dict[str, float]:
     return times
 
 
-async def _policy_texts(settings: Settings, story: Story) -> dict[str, str]:
-    """The deciding policies in their own text, out of the release that decided."""
+async def _policy_texts(
+    settings: Settings, story: Story, known: dict[str, dict[str, str] | str]
+) -> dict[str, str]:
+    """The deciding policies in their own text, out of the release that decided.
+
+    `known`: release -> its policies' texts, or what stands for them; a release is read once for all stories.
+    """
     wanted: dict[str, set[str]] = {}
     for step in story.steps:
         if step.policies and step.release:
             wanted.setdefault(step.release, set()).update(step.policies)
     texts: dict[str, str] = {}
     for digest, ids in wanted.items():
-        try:
-            files = await releases.fetch(settings, digest)
-        except SluicegateError as error:
-            texts.update(dict.fromkeys(ids, f"{NOT_AT_HAND}: {error})"))
-            continue
-        book = parse_policies({p: t for p, t in files.items() if p.endswith(".cedar")})
-        texts.update({p.policy_id: p.text.strip() for p in book.policies if p.policy_id in ids})
+        if digest not in known:
+            known[digest] = await _policies_of(settings, digest)
+        book = known[digest]
+        if isinstance(book, str):
+            texts.update(dict.fromkeys(ids, book))
+        else:
+            texts.update({name: text for name, text in book.items() if name in ids})
     return texts
+
+
+async def _policies_of(settings: Settings, digest: str) -> dict[str, str] | str:
+    try:
+        files = await releases.fetch(settings, digest)
+    except SluicegateError as error:
+        return f"{NOT_AT_HAND}: {error})"
+    book = parse_policies({p: t for p, t in files.items() if p.endswith(".cedar")})
+    return {p.policy_id: p.text.strip() for p in book.policies}
