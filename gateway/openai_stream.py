@@ -2,45 +2,27 @@
 
 What was shown can be void: another model answers, or what was streamed is not what was released. A client of this protocol puts
 pieces together and cannot take any back, so then the stream ends with an error (`message_replaced`), and the client asks again.
-Never decides. Next: `streams/assembly.py` (what is shown), `openai.py`.
+Never decides. Next: `streamed.py` (who hands it on), `openai.py`.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import cast
 
 import orjson
 from aiohttp import web
+from sluicegate.gateway import streamed
 from sluicegate.gateway.model_calls import ModelCall
-from sluicegate.gateway.openai_shapes import EVENTS, REPLACED, about, error_of, held_call, usage_of
-from sluicegate.streams.assembly import Ended, Part, Started, Text, ToolCall
-from sluicegate.streams.client_errors import NotReleased
+from sluicegate.gateway.openai_shapes import REPLACED, about, usage_of
+from sluicegate.streams.assembly import Part, Started, Text, ToolCall
 from sluicegate.streams.client_json import Json
-from sluicegate.streams.replies import Held
 
 
 async def answer(request: web.Request, call: ModelCall) -> web.StreamResponse:
     """Answer with what comes. Raises `NotReleased` as long as nothing was said; afterwards it is an error in the stream."""
-    # INVARIANT: a client that goes away leaves nobody waiting for it (tests/integration/test_gateway.py).
-    async with aclosing(call.parts()) as parts:
-        first = await anext(parts)
-        if isinstance(first, Ended) and isinstance(first.result, Held):
-            return held_call(first.result, call.headers)
-        response = web.StreamResponse(headers={**call.headers, **EVENTS})
-        await response.prepare(request)
-        writer = _Writer(response, call)
-        try:
-            await writer.part(first)
-            async for part in parts:
-                if not await writer.part(part):
-                    break
-        except NotReleased as error:
-            await _event(response, error_of(error))
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
-    return response
+    return await streamed.answer(request, call, lambda response: _Writer(response, call))
 
 
 class _Writer:
@@ -54,6 +36,17 @@ class _Writer:
             "model": call.alias,
         }  # fmt: skip
         self._said = False
+
+    async def begin(self) -> None:
+        """The first part begins it."""
+
+    async def fail(self, said: Mapping[str, object]) -> None:
+        """No answer: an error that a model can read."""
+        await _event(self._response, said)
+
+    async def end(self) -> None:
+        """As this protocol ends."""
+        await self._response.write(b"data: [DONE]\n\n")
 
     async def part(self, part: Part) -> bool:
         """Write one part; False when nothing may follow."""
@@ -96,5 +89,5 @@ class _Writer:
         )
 
 
-async def _event(response: web.StreamResponse, value: dict[str, object]) -> None:
+async def _event(response: web.StreamResponse, value: Mapping[str, object]) -> None:
     await response.write(b"data: " + orjson.dumps(value) + b"\n\n")

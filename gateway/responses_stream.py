@@ -8,39 +8,20 @@ Next: `streams/assembly.py` (what is shown), `responses.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import cast
 
 import orjson
 from aiohttp import web
-from sluicegate.gateway import responses_shapes
+from sluicegate.gateway import responses_shapes, streamed
 from sluicegate.gateway.model_calls import ModelCall
-from sluicegate.gateway.openai_shapes import EVENTS, REPLACED, error_of, held_call
-from sluicegate.streams.assembly import Ended, Part, Started, Text, ToolCall
-from sluicegate.streams.client_errors import NotReleased
+from sluicegate.gateway.openai_shapes import REPLACED
+from sluicegate.streams.assembly import Part, Started, Text, ToolCall
 from sluicegate.streams.client_json import Json
-from sluicegate.streams.replies import Held
 
 
 async def answer(request: web.Request, call: ModelCall, frame: dict[str, object]) -> web.StreamResponse:
     """Answer with what comes. Raises `NotReleased` as long as nothing was said; afterwards the response fails."""
-    async with aclosing(call.parts()) as parts:
-        first = await anext(parts)
-        if isinstance(first, Ended) and isinstance(first.result, Held):
-            return held_call(first.result, call.headers)
-        response = web.StreamResponse(headers={**call.headers, **EVENTS})
-        await response.prepare(request)
-        writer = _Writer(response, call.step.ident, frame)
-        await writer.begin()
-        try:
-            await writer.part(first)
-            async for part in parts:
-                if not await writer.part(part):
-                    break
-        except NotReleased as error:
-            await writer.fail(error_of(error))
-    await response.write_eof()
-    return response
+    return await streamed.answer(request, call, lambda response: _Writer(response, call.step.ident, frame))
 
 
 class _Item:
@@ -104,6 +85,9 @@ class _Writer:
             "error": {"code": error["code"], "message": error["message"]},
         }
         await self._event("response.failed", response={**failed, "sluicegate": about})
+
+    async def end(self) -> None:
+        """The last event was the end."""
 
     async def _text(self, text: str) -> None:
         item = self._open
