@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from sluicegate.processors import reading
 from sluicegate.processors.outcomes import HEADER_VERSION, Origin, Outcome
+from sluicegate.processors.reading_words import WORDS, words
 from sluicegate.processors.state import PartitionState, apply
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -31,35 +32,12 @@ _NO_CAUSES: list[bytes] = []
 
 SHORT_BYTES = 32
 """Facts this short say little, and many records say the same: those of a stage that passed have 18 bytes."""
-MAX_SHORT, MAX_SAID = 4_096, 4_096
+MAX_SHORT, MAX_NAMED = 4_096, 4_096
 """Remembered at most: about 500 bytes each, 4 MB."""
 
 
-_said: dict[bytes, tuple[str, str, str]] = {}
 _short: dict[bytes, tuple[object, bytes]] = {}
 _texts: dict[bytes, list[str]] = {}
-
-
-def _words(b: bytes, p: int) -> tuple[tuple[str, str, str], int]:
-    """Stage, status and reason, and where they end."""
-    q = p
-    for _ in range(3):
-        n = b[q]
-        if n > 0x7F or n & 1:
-            raise ValueError("a word of more than 63 bytes")
-        q += 1 + (n >> 1)
-    raw = b[p:q]
-    found = _said.get(raw)
-    if found is None:
-        words, at = [], 0
-        for _ in range(3):
-            n = raw[at] >> 1
-            words.append(raw[at + 1 : at + 1 + n].decode())
-            at += 1 + n
-        if len(_said) >= MAX_SAID:
-            _said.clear()
-        found = _said[raw] = (words[0], words[1], words[2])
-    return found, q
 
 
 def _names(b: bytes, p: int) -> tuple[list[str], int]:
@@ -72,7 +50,7 @@ def _names(b: bytes, p: int) -> tuple[list[str], int]:
     key = b[p:q]
     found = _texts.get(key)
     if found is None:
-        if len(_texts) >= MAX_SAID:
+        if len(_texts) >= MAX_NAMED:
             _texts.clear()
         found = _texts[key] = [text.decode() for text in raw]
     return found, q
@@ -135,8 +113,8 @@ class Folder:
             q = p + 1 + (header[p] >> 1)
             q += 1 + (header[q] >> 1)
             q += 1 + (header[q] >> 1)
-            known = _said.get(header[p:q])
-            said, p = (known, q) if known is not None else _words(header, p)
+            known = WORDS.get(header[p:q])
+            said, p = (known, q) if known is not None else words(header, p)
             policies, labels = _NONE, _NONE
             if header[p]:
                 policies, p = _names(header, p)

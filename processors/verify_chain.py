@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 from sluicegate.processors import reading
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.outcomes import HEADER_VERSION, ZERO_HASH, header_hash
+from sluicegate.processors.reading_words import WORDS, words
 from sluicegate.processors.tiles import Read
 from sluicegate.processors.verify_tree import Head, Tree
 from sluicegate.schemas import codec
@@ -25,8 +26,6 @@ RANGE = 8_192
 """Events of one sum that is compared with ClickHouse."""
 SHORT_BYTES, MAX_SHORT = 32, 4_096
 """Facts this short are much the same in many records: their hashes are remembered, about 150 bytes each."""
-MAX_SAID = 4_096
-"""Combinations of stage, status and reason, about 300 bytes each."""
 
 _sha256 = hashlib.sha256
 _from_bytes = int.from_bytes
@@ -49,29 +48,7 @@ class Linked(NamedTuple):
     rest: bytes
 
 
-_said: dict[bytes, tuple[str, str, str]] = {}
 _short: dict[bytes, bytes] = {}
-
-
-def _words(b: bytes, p: int) -> tuple[tuple[str, str, str], int]:
-    """Stage, status and reason, and where they end."""
-    q = p
-    for _ in range(3):
-        if b[q] > 0x7F or b[q] & 1:
-            raise ValueError("a word of more than 63 bytes")
-        q += 1 + (b[q] >> 1)
-    raw = b[p:q]
-    found = _said.get(raw)
-    if found is None:
-        words, at = [], 0
-        for _ in range(3):
-            n = raw[at] >> 1
-            words.append(raw[at + 1 : at + 1 + n].decode())
-            at += 1 + n
-        if len(_said) >= MAX_SAID:
-            _said.clear()
-        found = _said[raw] = (words[0], words[1], words[2])
-    return found, q
 
 
 def _facts_hash(raw: bytes) -> bytes:
@@ -131,9 +108,9 @@ class Quick:
         q = p + 1 + (header[p] >> 1)
         q += 1 + (header[q] >> 1)
         q += 1 + (header[q] >> 1)
-        said = _said.get(header[p:q])
+        said = WORDS.get(header[p:q])
         if said is None:
-            said, p = _words(header, p)
+            said, p = words(header, p)
         else:
             p = q
         p = _over(header, p, 0)
