@@ -1,4 +1,4 @@
-"""Times as people write them on the command line. Next: `commands/replay.py`, `commands/alarms.py`."""
+"""Times as people write and read them on the command line. Next: `commands/replay.py`, `commands/alarms.py`."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def micros_of(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return int(moment.timestamp() * 1_000_000)
+
+
+def iso(micros: int, timespec: str = "seconds") -> str:
+    """A time in microseconds as ISO 8601, UTC."""
+    return datetime.datetime.fromtimestamp(micros / 1e6, datetime.UTC).isoformat(timespec=timespec)

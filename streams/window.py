@@ -5,13 +5,13 @@ Reads only. Next: `replay.py` (decides again), `copying.py` (copies).
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors.rederive import Event
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.cli_times import iso
 from sluicegate.streams.scan import Stretch
 
 
@@ -74,9 +74,9 @@ class Window:
 def check_times(window: Window, now: int) -> None:
     """Raises `Terminal` for a window that nothing can be in yet, or ever."""
     if window.since is not None and window.since > now:
-        raise Terminal(f"`{_time(window.since)}` is in the future, it is {_time(now)} now: nothing can be replayed from there")  # fmt: skip
+        raise Terminal(f"`{iso(window.since)}` is in the future, it is {iso(now)} now: nothing can be replayed from there")  # fmt: skip
     if window.since is not None and window.until is not None and window.until < window.since:
-        raise Terminal(f"the window ends at `{_time(window.until)}`, before it begins at `{_time(window.since)}`")  # fmt: skip
+        raise Terminal(f"the window ends at `{iso(window.until)}`, before it begins at `{iso(window.since)}`")  # fmt: skip
     for partition, first in window.first.items():
         if window.last.get(partition, first) < first:
             raise Terminal(f"the window of partition {partition} ends at {window.last[partition]}, before it begins at {first}")  # fmt: skip
@@ -106,7 +106,3 @@ async def beginnings(consumer: AIOKafkaConsumer, window: Window, found: list[Str
             partition = stretch.place.partition
             starts[partition] = max(starts[partition], stretch.end if one is None else one.offset)
     return starts
-
-
-def _time(micros: int) -> str:
-    return datetime.datetime.fromtimestamp(micros / 1e6, datetime.UTC).isoformat(timespec="seconds")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 from enum import StrEnum
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from sluicegate.processors.access import Access
 from sluicegate.streams.access import access
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_times import iso, micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.settings import Settings
 
@@ -65,5 +64,5 @@ def register(app: typer.Typer) -> None:
 
 
 def _row(row: Access) -> tuple[object, ...]:
-    at = datetime.datetime.fromtimestamp(row.at / 1e6, datetime.UTC).isoformat(timespec="milliseconds")
+    at = iso(row.at, "milliseconds")
     return (at, row.agent_id, row.on_behalf_of, row.session_id, row.intent_id, row.how, row.about, row.state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka
 from sluicegate.streams.attach import attach
 from sluicegate.streams.checkpoint_check import Checked, check_logs, check_text
+from sluicegate.streams.cli_times import iso
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.settings import Settings
@@ -66,11 +66,7 @@ async def _newest(settings: Settings, every: bool) -> dict[str, list[Signed]]:
 def _row(one: Signed) -> tuple[object, ...]:
     witnesses = sorted({s.name for s in one.note.signatures if s.name != one.head.origin})
     name = one.head.origin.rpartition("/")[2]
-    return name, one.head.size, one.head.root.hex(), _time(one.second), one.kid, " ".join(witnesses)
-
-
-def _time(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
+    return name, one.head.size, one.head.root.hex(), iso(one.second * 1_000_000), one.kid, " ".join(witnesses)
 
 
 @checkpoint.command("show")
@@ -113,9 +109,7 @@ def checkpoint_keys(
             raise Terminal(f"`{file}` cannot be written: {error.strerror}, give another --file") from error
         console().print(f"{len(log.origins)} logs and {len(log.keys)} key(s) in {file}", markup=False)
         return
-    rows = [
-        (k.kid, k.public.hex(), _time(k.not_before // 10**6), _time(k.not_after // 10**6)) for k in log.keys
-    ]
+    rows = [(k.kid, k.public.hex(), iso(k.not_before), iso(k.not_after)) for k in log.keys]
     show(("kid", "public", "from", "until"), rows, output)
 
 
@@ -185,7 +179,7 @@ def _report(found: list[Checked], output: Format) -> None:
     rows = [
         (
             c.origin.rpartition("/")[2], c.signed.head.size if c.signed else "", c.count,
-            _time(c.signed.second) if c.signed else "", c.signed.kid if c.signed else "",
+            iso(c.signed.second * 1_000_000) if c.signed else "", c.signed.kid if c.signed else "",
             " ".join(c.witnesses), c.verdict, c.code, c.fault,
         )
         for c in found

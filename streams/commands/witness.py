@@ -7,7 +7,6 @@ import contextlib
 import logging
 import signal
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import typer
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.notes import COSIGNATURE, BadNote, VKey, check_name
 from sluicegate.streams import key_files
+from sluicegate.streams.cli_times import iso
 from sluicegate.streams.commands.output import Format, OutputOption, show
 from sluicegate.streams.key_files import PrivateKey
 
@@ -102,15 +102,15 @@ def witness_list(
     kept = WitnessMemory(memory)
     try:
         if refused:
-            rows = [(_time(at), *rest) for at, *rest in kept.refusals()]
+            rows = [(iso(at * 1_000_000), *rest) for at, *rest in kept.refusals()]
             columns = ("at", "log", "code", "why", "cosigned", "refused")
             width = 4 if output is Format.TABLE else 6
             show(columns[:width], [row[:width] for row in rows], output)
         else:
-            show(("log", "size", "at"), [(o, size, _time(at)) for o, size, at in kept.heads()], output)
+            show(
+                ("log", "size", "at"),
+                [(o, size, iso(at * 1_000_000)) for o, size, at in kept.heads()],
+                output,
+            )
     finally:
         kept.close()
-
-
-def _time(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
