@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Ask ClickHouse, e.g. `sluicegate query "select state, count() from intents group by state"`.
 
-        Tables: events, contents, ingest_batches. Views: intents, decisions, refusals, tool_failures, latency.
+        All tables and views, and tested questions to start from: docs/analysts.md. Columns: `sluicegate query "describe table events"`.
         """
         from clickhouse_connect.driver.exceptions import ClickHouseError
         from sluicegate.sinks.embedded import connect, database

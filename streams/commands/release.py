@@ -125,10 +125,18 @@ def test(
         console().print(
             f"{len(played) - failed} passed, {failed} failed; {covered} of {len(compiled.book.policies)} policies decided a case"
         )
-        if missing and not only:
+        if not played:
+            console().print(_nothing_played(folder, only), markup=False)
+        elif missing and not only:
             console().print(f"never decided: {', '.join(missing)}")
     if failed or not played or covered * 100 < min_coverage * len(compiled.book.policies):
         raise typer.Exit(EXIT_FOUND)
+
+
+def _nothing_played(folder: Path, only: str) -> str:
+    if only:
+        return f"no case has `{only}` in its name or file, see all without `--only`"
+    return f"there are no cases: write some into `{folder / 'tests'}`, as docs/policies.md shows"
 
 
 def _coverage(compiled: CompiledRelease, played: list[Played]) -> tuple[int, list[str]]:

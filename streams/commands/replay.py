@@ -112,9 +112,11 @@ def register(app: typer.Typer) -> None:
         if ctx.invoked_subcommand is not None:
             return
         window = window_of(topic, from_offset or [], from_time, to or [])
-        if mode is Mode.DIFF and (release is None or resume is not None):
+        if mode is Mode.DIFF and release is None:
+            raise Terminal("`--mode diff` compares with another release, name it by `--release FOLDER`")
+        if mode is Mode.DIFF and resume is not None:
             raise Terminal(
-                "`--mode diff` takes `--release FOLDER` and no `--resume`: a first divergence needs all before it"
+                "`--mode diff` cannot `--resume`: a first divergence needs all before it, leave it out"
             )
         by = "" if mode is Mode.DIFF else release or ""
         only = Selection(agent, tool, session, by, reason)

@@ -184,7 +184,11 @@ def test_the_command_fails_with_the_difference(tmp_path: Path) -> None:
     for path, text in FILES.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)
-    assert CliRunner().invoke(app, ["release", "test", str(tmp_path)]).exit_code == 1  # no cases
+    without = CliRunner().invoke(app, ["release", "test", str(tmp_path)])
+    assert without.exit_code == 1 and "there are no cases: write some into" in without.output.replace(
+        "\n", " "
+    )
+    assert "never decided" not in without.output
     (tmp_path / "tests").mkdir()
     row = 'name,role,call,args.to,args.amount,expect\n"a <b> & c\x01",clerk,pay,me,5,refuse\n'
     (tmp_path / "tests" / "a.csv").write_text(row)
@@ -198,6 +202,8 @@ def test_the_command_fails_with_the_difference(tmp_path: Path) -> None:
     assert failure is not None and "expected refuse, got permit" in str(failure.get("message"))
     (tmp_path / "tests" / "a.csv").write_text(row.replace("refuse", "permit"))
     assert CliRunner().invoke(app, ["release", "test", str(tmp_path)]).exit_code == 0
+    other = CliRunner().invoke(app, ["release", "test", str(tmp_path), "--only", "zzz"])
+    assert other.exit_code == 1 and "no case has `zzz` in its name or file" in other.output
     assert CliRunner().invoke(app, ["release", "test", str(tmp_path), "--min-coverage", "34"]).exit_code == 1
 
 
