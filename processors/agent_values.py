@@ -70,7 +70,10 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, Source):
-        return [_plain(getattr(value, f.name)) for f in fields(value)]
+        # The last one only where there is something: ledgers of before it hold five.
+        return [
+            _plain(getattr(value, f.name)) for f in fields(value) if f.name != "redacted" or value.redacted
+        ]
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -79,8 +82,7 @@ def session_from(given: Plain) -> Session:
     found = _from(Session, given)
     found.cells = tuple(bytes.fromhex(key) for key in cast("list[str]", given.get("cells") or ()))
     found.sources = tuple(
-        Source(bytes.fromhex(event), origin, topic, offset, tool)
-        for event, origin, topic, offset, tool in cast("list[Any]", given.get("sources") or ())
+        Source(bytes.fromhex(event), *rest) for event, *rest in cast("list[Any]", given.get("sources") or ())
     )
     return found
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from sluicegate.processors import lifecycle
 from sluicegate.schemas.reasons import REASONS
+from sluicegate.schemas.records import CacheFacts, CellFacts, ResultFacts
 from sluicegate.schemas.topics import INPUTS, TICK
 
 ID_BYTES = 16
@@ -33,6 +34,14 @@ PACKED_BYTES = _TAIL_AT = _EVENT_AT + ID_BYTES
 """Of one whose words are all numbers."""
 _KINDS_MAX = 4_096
 """Different ends remembered by `_codes`: about 200 bytes each."""
+
+
+_REDACTED = (ResultFacts, CacheFacts, CellFacts)
+
+
+def taken_out(facts: object) -> str:
+    """The recipes that were applied to a result before the agent saw it, separated by spaces."""
+    return " ".join(facts.redacted) if isinstance(facts, _REDACTED) else ""
 
 
 @lru_cache(_KINDS_MAX)

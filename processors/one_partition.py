@@ -10,6 +10,9 @@ Next: `rehearsal.py` (cases of a release), `streams/local.py` (agents without Ka
 
 from __future__ import annotations
 
+from sluicegate.processors.agent_fold import Cuts
+from sluicegate.processors.agent_orders import AgentOrder, waiting_orders
+from sluicegate.processors.agent_restore import PLACE
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.library import Library
@@ -66,6 +69,28 @@ class OnePartition:
         for topic, value in _to_itself(decisions[0]):
             decisions += self.take(topic, value, now)
         return decisions
+
+    def restore(self, now: int) -> list[Decision]:
+        """Take in what control orders by now: agents that go back to an earlier point (`agent_restore.py`)."""
+        decisions: list[Decision] = []
+        for order in waiting_orders(self.state, self.control):
+            place = (PLACE, order.event)
+            self._contents[place] = self._at_cut(order)
+            decisions.append(self._decide(Tick(PARTITION, now, order=order.event), now))
+            del self._contents[place]
+        return decisions
+
+    def _at_cut(self, order: AgentOrder) -> bytes | None:
+        """The agent's values at the cut, from everything that was decided up to it."""
+        cuts = Cuts([order], PARTITION, 1)
+        past = PartitionState(self.state.log_id, PARTITION, 1, self.state.env)
+        for outcome in self.outcomes:
+            cuts.before(past, outcome.origin.decided_at)
+            if order.event in cuts.values:
+                break
+            apply(past, outcome)
+        cuts.before(past, 1 << 62)
+        return cuts.values.get(order.event)
 
     def bytes_at(self, place: Place) -> bytes | None:
         """An input's bytes."""

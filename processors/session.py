@@ -36,6 +36,8 @@ class Source:
     Attributes:
         origin: `user` for what a channel reported, `result` for what a tool returned.
         tool: whose contract labels it by path; empty where everything has the one label of its origin.
+        redacted: recipes that were applied to the result, separated by spaces; usually none. Here, because an intent's id is
+            forgotten after 24 h, and `history` tells of a session for as long as it is used.
     """
 
     event_id: bytes
@@ -43,6 +45,7 @@ class Source:
     topic: str
     offset: int
     tool: str
+    redacted: str = ""
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 12
+FORMAT = 13
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -35,7 +35,7 @@ _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "open
             "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held", "sure", "falls",
             "release", "opened_head")  # fmt: skip
 _CLOSED = ("at", "subject", "release", "opened_by")
-_SOURCE = ("event_id", "origin", "topic", "offset", "tool")
+_SOURCE = ("event_id", "origin", "topic", "offset", "tool", "redacted")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality", "subject",
          "scope", "base_version", "seq", "at", "form", "size")  # fmt: skip
 _CACHE = ("tool", "home", "ttl_us", "state", "runner", "away", "lease_until", "topic", "offset", "expires_at",

@@ -26,7 +26,7 @@ from sluicegate.processors import (
     routed,
 )
 from sluicegate.processors.delegation import hand_over
-from sluicegate.processors.ended import Ended
+from sluicegate.processors.ended import Ended, taken_out
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
 from sluicegate.processors.hold_fold import fold_hold
 from sluicegate.processors.intents import keys_in
@@ -52,7 +52,6 @@ from sluicegate.schemas.records import (
     MemoryFacts,
     PlanFacts,
     PromptFacts,
-    ResultFacts,
     ScoreFacts,
     SessionFacts,
     StageFacts,
@@ -88,7 +87,7 @@ LEASE_MARGIN_US = 2 * US
 be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second under NTP."""
 
 
-_ROUTED, _REDACTED = (ChoiceFacts, AttemptFacts, AnswerFacts), (ResultFacts, CacheFacts, CellFacts)
+_ROUTED = (ChoiceFacts, AttemptFacts, AnswerFacts)
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 """Statuses that move only positions and time, and what is about a home (`homes.py`)."""
 
@@ -283,10 +282,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             derail.note_confidence(session_of(state, entry), facts.confidence)
     if status in lifecycle.TERMINAL:
         _keep_session(state, entry, status)
-        redacted = " ".join(facts.redacted) if isinstance(facts, _REDACTED) else ""
-        state.intents[key] = Ended(
-            entry.digest, status, outcome.reason, *(place or _place(outcome)), outcome.event_id, redacted
-        )
+        ended = status, outcome.reason, *(place or _place(outcome)), outcome.event_id, taken_out(facts)
+        state.intents[key] = Ended(entry.digest, *ended)
         state.open_count -= 1
         if key in state.waiters:
             budget_fold.fold_end(state, key)
@@ -346,7 +343,8 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
         return  # INVARIANT: what nobody looked at first grounds nothing (tests/unit/test_streaming.py)
     if isinstance(outcome.facts, MemoryFacts | CellFacts | PromptFacts) or outcome.status == "resolved":
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
-    learn(session, Source(outcome.event_id, "result", *_place(outcome), entry.tool))
+    place = _place(outcome)
+    learn(session, Source(outcome.event_id, "result", *place, entry.tool, taken_out(outcome.facts)))
 
 
 def _place(outcome: Outcome) -> tuple[str, int]:

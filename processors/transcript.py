@@ -15,7 +15,6 @@ from sluicegate.processors.recipes import redact
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.results import result_in
 from sluicegate.processors.session import Session, Source
-from sluicegate.processors.state import Ended, intent_key
 from sluicegate.processors.work import Work
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
@@ -63,7 +62,7 @@ def _turn(work: Work, source: Source, raw: bytes | None) -> Turn:
     result = result_in(raw) if raw is not None else None
     if raw is None or result is None:
         return {**turn, "gone": True}
-    return {**turn, **_result(work, source.tool, raw, result)}
+    return {**turn, **_result(work, source, raw, result)}
 
 
 def _words(raw: bytes | None) -> Turn:
@@ -76,20 +75,17 @@ def _words(raw: bytes | None) -> Turn:
     return {"text": record.text, "at": record.issued_at}
 
 
-def _result(work: Work, name: str, raw: bytes, result: bytes) -> Turn:
+def _result(work: Work, source: Source, raw: bytes, result: bytes) -> Turn:
     """A result as the agent may see it."""
     record = _record(raw)
     turn: Turn = {"at": record.finished_at} if isinstance(record, Receipt) else {}
-    release = work.release
+    name, release = source.tool, work.release
     tool = release.tools.get(name) if release is not None else None
     if release is None or tool is None:
         return {**turn, "withheld": "unknown_tool"}
-    if isinstance(record, Receipt):
-        o = work.origin
-        ended = work.state.intents.get(intent_key(o.tenant, o.agent_id, record.intent_id))
-        if isinstance(ended, Ended) and ended.redacted:
-            # INVARIANT: what was taken out once is never told later (tests/unit/test_transcript.py).
-            result = orjson.dumps(redact(orjson.loads(result), ended.redacted.split()))
+    if source.redacted:
+        # INVARIANT: what was taken out once is never told later (tests/unit/test_transcript.py).
+        result = orjson.dumps(redact(orjson.loads(result), source.redacted.split()))
     guarded = guard_result(work, result, tool.redact_result, release.guardrails.results.get(name, ()), None)
     if guarded.result is None:
         return {**turn, "withheld": guarded.reason}

@@ -81,6 +81,11 @@ EXECUTION = (
         "The tool's answer cannot be used.",
         "the result is not JSON or does not fit outputSchema",
     ),
+    Reason(
+        "result_not_kept",
+        "This was done before, and its answer is not kept: do not repeat what changes anything.",
+        "the id was used before and the answer's bytes are gone, or were the ledger's own (memory, prompts): read again with a new id",
+    ),
     Reason("result_too_large", "The tool's answer is too large.", "inline results are at most 64 kB"),
     Reason(
         "descriptor_changed",

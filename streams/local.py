@@ -157,13 +157,17 @@ class Gate:
         return self._word(intent_id, "reject", by, None, why)
 
     def order(self, kind: str, /, **body: object) -> None:
-        """A control event, such as `gate.order("quarantine.added", scope="tool", value="shop.refund", why="a test")`."""
+        """A control event, such as `gate.order("quarantine.added", scope="tool", value="shop.refund", why="a test")`.
+
+        `agent.rolled_back` {agent_id, cut: seq | at: microseconds, why} is taken in at once; `seq` is the place in `events`.
+        """
         control = self._ledger.control
         facts = ControlFacts(kind, "local", "", rfc8785.dumps(body))  # type: ignore[arg-type]
         after = control_fold.fold(control, control.head + 1, facts)
         if after.release is None:
             after.release = control.releases.get(after.deployed)
         self._ledger.control = after
+        self._board.restore()
 
     def advance(self, seconds: float) -> int:
         """Time passes, and what is due happens; how many outcomes that made. Only with a `FakeClock`."""

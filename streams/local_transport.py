@@ -71,6 +71,13 @@ class Switchboard:
         self._tell(decisions)
         return decisions
 
+    def restore(self) -> None:
+        """Take in what control orders by now, and end what that withdrew."""
+        decisions = self.ledger.restore(self.now)
+        if decisions:
+            self._tell(decisions)
+            self.tick()
+
     def tick(self) -> int:
         """Act on every deadline that is due; how many outcomes that made."""
         made = 0

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
+from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Reply
 from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Parked, Refused, Withheld
@@ -84,8 +85,8 @@ def answer(reply: Reply) -> Json | Held:
     try:
         return client_json.loads(reply.result or b"")
     except ValueError:
-        reply.reason = "malformed_result"
-        reply.for_developer = "the result was released, but its bytes are no longer kept"
+        known = REASONS["result_not_kept" if reply.result is None else "malformed_result"]
+        reply.reason, reply.for_model, reply.for_developer = known.code, known.for_model, known.remedy
         raise _error(Withheld, reply) from None
 
 

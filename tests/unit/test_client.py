@@ -505,7 +505,8 @@ def test_a_released_result_that_is_no_longer_kept() -> None:
         gate.reply(replace(foreign("old", AGENT), status="released", reason=""))
         with pytest.raises(Withheld) as raised:
             await agent.result("old", LONG_S)
-        assert "no longer kept" in raised.value.for_developer
+        assert raised.value.reason == "result_not_kept"
+        assert raised.value.for_model
 
     in_session(gate, body)
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.client import Ended, Started, Text
-from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Refused
+from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Refused, Withheld
+from sluicegate.streams.client_json import Json
 from sluicegate.streams.local import FakeClock, Gate
 from sluicegate.streams.replies import Held
 
 from tests.driver import DESK_FILES, release_files
 from tests.unit.test_attempts import files as models
+from tests.unit.test_memory import FILES as MEMORY
+from tests.unit.test_prompt_read import files as prompt_files
 
 pytest_plugins = ["sluicegate.streams.testing"]
 
@@ -183,6 +186,43 @@ def test_orders_and_hand_offs(folder: Path) -> None:
             gate.order("quarantine.lifted", scope="tool", value="desk.read")
             assert await session.call_tool("desk.read", {}) == {"n": 1}
             assert second.agent_id == "b"
+
+    run(main)
+
+
+def test_an_agent_goes_back_and_an_id_asked_again_is_a_typed_answer(tmp_path: Path) -> None:
+    for name, text in {**prompt_files(), **MEMORY}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+
+    async def main() -> None:
+        gate = Gate.local(tmp_path, tools={"desk.read": lambda: {"n": 1}})
+        asked: dict[str, tuple[str, dict[str, Json]]] = {
+            "w": ("memory.write", {"key": "k", "value": 1}),
+            "r": ("memory.read", {"key": "k"}),
+            "p": ("prompt.read", {"prompt": "triage", "variables": {"role": "x", "plan": "y"}}),
+        }
+        async with gate.agent("a", roles=["banking", *ROLE]) as agent, agent.session() as session:
+            for ident, (tool, args) in asked.items():
+                await session.call_once(tool, args, intent_id=ident)
+            cut = len(gate.events) - 1
+            await session.call_tool("memory.write", {"key": "k", "value": 2})
+            held = await session.call_tool("desk.ask", {})
+            assert isinstance(held, Held)
+            gate.order("agent.rolled_back", agent_id="a", cut=cut, why="a test")
+            assert gate.of(held.intent_id)[-1][1:] == ("voided", "rolled_back")
+            assert await session.call_tool("memory.read", {"key": "k"}) == {
+                "found": True,
+                "value": 1,
+                "version": 3,
+            }
+            for ident, (tool, args) in asked.items():
+                with pytest.raises(Withheld) as told:
+                    await session.call_once(tool, args, intent_id=ident)
+                assert (told.value.reason, told.value.status) == ("result_not_kept", "released")
+                assert await agent.result(ident) is not None
+            gate.order("agent.rolled_back", agent_id="a", cut=len(gate.events) + 5, why="not past")
+            assert (gate.events[-1].status, gate.events[-1].reason) == ("restored", "bad_cut")
 
     run(main)
 

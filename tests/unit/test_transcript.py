@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+from sluicegate.processors.agent_values import plain, session_from
+from sluicegate.processors.ended import Ended
 from sluicegate.processors.labels import names_of
 from sluicegate.processors.library import Library
 from sluicegate.processors.release import compile_release
-from sluicegate.processors.state import session_key
+from sluicegate.processors.state import HOUR_US, session_key
 from sluicegate.processors.transcript import MAX_TURNS
 
 from tests.driver import AGENT, SESSION, Driver, release_files
@@ -88,6 +90,21 @@ def test_what_was_taken_out_or_withheld_is_not_told_later() -> None:
     page(d, f"pay {IBAN}")
     d.deploy(driver(verdict="withhold").control.release, now=True)  # type: ignore[arg-type]
     assert turns(d)[-1] == {"role": "tool", "tool": "mail.page", "withheld": "guardrail"}
+    intact(d)
+
+
+def test_what_was_taken_out_stays_out_when_the_id_is_forgotten() -> None:
+    d = driver(verdict="redact")
+    page(d, f"pay {IBAN}")
+    d.deploy(driver().control.release, now=True)  # type: ignore[arg-type]
+    for _ in range(2):
+        d.now += 23 * HOUR_US
+        d.say("still there?")
+    remembered = [entry for entry in d.state.intents.values() if isinstance(entry, Ended) and entry.redacted]
+    assert not remembered
+    assert turns(d)[1]["result"] == {"text": "pay [redacted]"}
+    restored = session_from(plain(d.state.sessions[session_key(AGENT, SESSION)]))
+    assert restored == d.state.sessions[session_key(AGENT, SESSION)]
     intact(d)
 
 
