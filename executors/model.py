@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -55,9 +55,10 @@ class ModelAdapter:
         lookup: Lookup = system_lookup,
         outlet: Outlet | None = None,
         gates: Gates | None = None,
+        stopped: Callable[[Dispatch], str] = lambda dispatch: "",
     ) -> None:
         self._environ = environ
-        self._outlet, self._gates = outlet, gates
+        self._outlet, self._gates, self._stopped = outlet, gates, stopped
         plain = plain_names(names)
         self._contract = lru_cache(maxsize=CONTRACTS)(lambda executor: compile_model(executor, plain))
         self._wire = Wire(egress, lookup)
@@ -65,10 +66,15 @@ class ModelAdapter:
 
     @classmethod
     def from_env(
-        cls, environ: Mapping[str, str] = os.environ, outlet: Outlet | None = None, gates: Gates | None = None
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        outlet: Outlet | None = None,
+        gates: Gates | None = None,
+        stopped: Callable[[Dispatch], str] = lambda dispatch: "",
     ) -> ModelAdapter:
-        """Read `SLUICEGATE_EGRESS` and `SLUICEGATE_TOOL_*`. Without an outlet nothing is streamed."""
-        return cls(Egress.from_env(environ), names_from(environ), environ=environ, outlet=outlet, gates=gates)
+        """Read `SLUICEGATE_EGRESS` and `SLUICEGATE_TOOL_*`. Without an outlet nothing is streamed; `stopped`: what ends a stream."""
+        egress, names = Egress.from_env(environ), names_from(environ)
+        return cls(egress, names, environ=environ, outlet=outlet, gates=gates, stopped=stopped)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -93,7 +99,7 @@ class ModelAdapter:
         shown = await self._shown(dispatch, secrets, until - time.monotonic())
         if shown is not None:
             asked = request_of(contract, arguments, stream=True)
-            ask = Ask(dispatch, contract, headers, asked, secrets, until)
+            ask = Ask(dispatch, contract, headers, asked, secrets, until, lambda: self._stopped(dispatch))
             answer = await answer_streamed(self._wire, ask, shown)
         else:
             answer = await self._whole(Ask(dispatch, contract, headers, asked, secrets, until))

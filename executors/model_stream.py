@@ -4,7 +4,8 @@
     a stream that ends before its `finish_reason`, or whose connection breaks, is a `server_error`
     a server that answers a stream with a whole completion is read as such
 
-A pinned model's text is shown only once the server named that model. Never repeats a request that began to answer: what
+A pinned model's text is shown only once the server named that model. What is quarantined meanwhile is read no further: whoever
+waits gets `quarantined`, and what had been reserved for the attempt is spent, since nobody tells what it used. Never repeats a request that began to answer: what
 follows a stream that broke off, the ledger decides. Next: `shown.py`, `model_chunks.py`, `sse.py`.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 import aiohttp
@@ -26,6 +27,7 @@ from sluicegate.executors.secret_refs import redact
 from sluicegate.executors.shown import Shown
 from sluicegate.executors.sse import Events, TooLong
 from sluicegate.executors.wire import Answered, Wire, answered, refusal_text
+from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.schemas.records import Dispatch
 
 ANSWER_BYTES = 262_144
@@ -33,6 +35,8 @@ ANSWER_BYTES = 262_144
 STREAM_BYTES = 16 * 1024 * 1024
 """What is read of a stream: 64 kB of answer in parts of one byte, with 250 bytes of JSON around each."""
 EVENT_STREAM = "text/event-stream"
+LOOK_EVERY_S = 0.5
+"""How often a stream that runs is held against control: a tenth of the 5 s in which a quarantine has its effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,33 @@ class Ask:
     asked: Mapping[str, object]
     secrets: list[str]
     until: float
+    stopped: Callable[[], str] = str
+    """Why it must not go on, as of now; an empty text when nothing stops it."""
 
 
 async def answer_streamed(wire: Wire, ask: Ask, shown: Shown) -> Answer:
     """The answer; what was shown of it is told with it, whatever it is."""
     try:
-        answer = await _asked(wire, ask, shown)
+        answer = await _unless_stopped(_asked(wire, ask, shown), ask)
         streamed = await shown.close(whole=isinstance(answer, Finished))
     except BaseException:
         shown.abandon()
         raise
     return replace(answer, streamed=streamed) if isinstance(answer, Finished | Failed) else answer
+
+
+async def _unless_stopped(asking: Coroutine[None, None, Answer], ask: Ask) -> Answer:
+    """The answer, or that a quarantine ended it."""
+    # INVARIANT: what is quarantined is shown no further (tests/unit/test_model_stream.py::test_a_quarantine_ends_a_stream).
+    task = asyncio.create_task(asking)
+    try:
+        while not (await asyncio.wait([task], timeout=LOOK_EVERY_S))[0]:
+            if stopped := ask.stopped():
+                return Failed(QUARANTINED, f"{stopped}: it was stopped while it answered")
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _asked(wire: Wire, ask: Ask, shown: Shown) -> Answer:

@@ -130,7 +130,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
     else:
         reason = receipt.error_class if receipt.error_class in _FAILURES else "crashed"
         status = "withheld" if reason in _WITHHELD else "failed"
-        if receipt.sent and reason in _UNCERTAIN and entry.tool_class not in REPEATABLE:
+        if receipt.sent and reason in (*_UNCERTAIN, REASON) and entry.tool_class not in REPEATABLE:
             # INVARIANT: a call that may have happened never ends as failed (tests/unit/test_receipts.py).
             status, reason = "in_doubt", "call_in_doubt"
     facts = ResultFacts(

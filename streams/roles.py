@@ -159,7 +159,7 @@ class ExecutorRole:
         self._outlet = KafkaOutlet(self._settings, name, wall_clock)
         await self._outlet.start()
         gates = ReleaseGates(self._settings)
-        model = ModelAdapter.from_env(os.environ, self._outlet, gates)
+        model = ModelAdapter.from_env(os.environ, self._outlet, gates, verifier.stopped)
         keep = Keeper(store, gates).keep
         sql = SqlAdapter.from_env(os.environ)
         self._adapters = {

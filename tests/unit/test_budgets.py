@@ -242,6 +242,15 @@ def test_models_by_price_and_tokens() -> None:
     assert figures(d, PURSE) == (0, 15, 0) and figures(d, f"agent:{AGENT}/words") == (0, 12, 0)
 
 
+def test_a_stream_that_a_quarantine_ended_spends_what_was_reserved() -> None:
+    d = driver("budgets: [{id: words, scope: agent, unit: tokens, cap: 1000}]\n")
+    arguments = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
+    asked = d.call("ask", arguments, kind="model_call").dispatches[0]
+    reserved, _, _ = figures(d, f"agent:{AGENT}/words")
+    d.receipt(asked, "failed", error_class="quarantined", error="stopped while it answered")
+    assert figures(d, f"agent:{AGENT}/words") == (0, reserved, 0)
+
+
 def test_a_missing_price_is_a_refusal() -> None:
     d = driver(MONEY)
     reason, said = refusal(d, d.call("ask", {"messages": []}, kind="model_call"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -62,7 +63,7 @@ class Told:
 def ask(
     text: str = TWO, fault: str = "ok", mode: str = "open", *, timeout_s: float = 5.0, options: dict[str, object] | None = None,
     outlet: MemoryOutlet | None = None, gates: Gates | None = None, around: bytes = b"", tool: str = "model.triage",
-    **executor: object,
+    stopped: Callable[[], str] = str, **executor: object,
 ) -> Told:  # fmt: skip
     journal, outlet = Journal(), outlet or MemoryOutlet()
 
@@ -70,8 +71,9 @@ def ask(
         async with TestServer(model_server(journal).app, host="127.0.0.1") as server:
             place = f"127.0.0.1:{server.port}"
             adapter = ModelAdapter(
-                Egress(place), {}, environ={"MODEL_KEY": SECRET}, outlet=outlet, gates=gates
-            )
+                Egress(place), {}, environ={"MODEL_KEY": SECRET}, outlet=outlet, gates=gates,
+                stopped=lambda dispatch: stopped(),
+            )  # fmt: skip
             contract = {
                 "kind": "model", "url": f"http://{place}/{fault}/v1", "model": "small", "api_key": "env:MODEL_KEY", **executor,
             }  # fmt: skip
@@ -136,6 +138,27 @@ def test_a_stream_that_fails_says_how_and_what_was_shown(fault: str, error_class
         assert told.failed.streamed is None and not told.pieces
     assert "end" not in told.outlet.kinds, "nothing says that it is whole"
     assert told.failed.retry_after_ms == (7_000 if "429" in fault else 0)
+
+
+@pytest.mark.parametrize("fault", ["stall_after=4", "slow,wait_s=300"])
+def test_a_quarantine_ends_a_stream(fault: str) -> None:
+    """In the middle of its answer, and before the first word of it: what was shown is told, and nobody says how much was used."""
+    outlet = MemoryOutlet()
+
+    def stopped() -> str:
+        here = outlet.text == "The first sentence " or "slow" in fault
+        return "tool `model.triage` is quarantined: a test" if here else ""
+
+    told = ask(fault=fault, outlet=outlet, idle_ms=300_000, timeout_s=300.0, stopped=stopped)
+    assert told.failed.error_class == "quarantined" and told.failed.sent
+    assert told.failed.error.startswith("tool `model.triage` is quarantined: a test")
+    assert "end" not in outlet.kinds, "nothing says that it is whole"
+    if outlet.text:
+        assert told.streamed.digest and told.streamed.pieces == len(told.pieces)
+
+
+def test_a_quarantine_of_something_else_ends_nothing() -> None:
+    assert ask(fault="gap_s=0.2").result["text"] == TWO
 
 
 def test_an_answer_that_takes_longer_than_its_first_part_may() -> None:

@@ -68,11 +68,14 @@ def test_an_unclaimed_offer_expires_after_its_deadline() -> None:
 
 
 def test_an_irreversible_call_that_may_have_happened_is_in_doubt_not_failed() -> None:
-    for sent, status in ((True, ("in_doubt", "call_in_doubt")), (False, ("failed", "timeout"))):
+    for error, sent, status in (
+        ("timeout", True, ("in_doubt", "call_in_doubt")), ("timeout", False, ("failed", "timeout")),
+        ("quarantined", True, ("in_doubt", "call_in_doubt")), ("quarantined", False, ("failed", "quarantined")),
+    ):  # fmt: skip
         d = driver()
         (dispatch,) = d.call("desk.pay", {"value": "1"}).dispatches
         d.claim(dispatch)
-        assert statuses(d.receipt(dispatch, "failed", error_class="timeout", sent=sent)) == [status]
+        assert statuses(d.receipt(dispatch, "failed", error_class=error, sent=sent)) == [status]
     d = driver()
     (dispatch,) = d.call("desk.pay", {"value": "1"}).dispatches
     d.claim(dispatch)

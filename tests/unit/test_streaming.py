@@ -252,3 +252,34 @@ def test_whoever_counts_answers_in_sql_counts_streamed_ones() -> None:
     ]
     lines = [line for p in texts for line in p.read_text("utf-8").splitlines() if "'answer_facts'" in line]
     assert len(lines) >= 6 and all("'streamed_facts'" in line for line in lines), lines
+
+
+# -- stopped while it answers ----------------------------------------------------------------------------------------
+
+
+def test_a_stream_of_a_quarantined_agent_ends_as_such() -> None:
+    """The executor stopped reading: nobody is asked next, and what was shown is kept."""
+    d = routed(modes=dict.fromkeys(MODES, "open"))
+    first = ask(d)
+    d.control_event("quarantine.added", scope="agent", value=AGENT, why="a test")
+    ended = d.receipt(
+        first, "failed", error_class="quarantined", error="agent is quarantined", **shown("Hello, I")
+    )
+    assert not ended.dispatches and d.state.open_count == 0
+    assert (ended.outcomes[0].status, ended.outcomes[0].reason) == ("failed", "quarantined")
+    assert (d.replies[-1].status, d.replies[-1].reason) == ("failed", "quarantined")
+    facts = ended.outcomes[0].facts
+    assert isinstance(facts, r.StreamedFacts)
+    assert (facts.message, facts.streamed) == (NAME, message_digest("Hello, I", []))
+    assert verify(d).names == set()
+
+
+def test_a_stream_of_a_quarantined_candidate_is_followed_by_the_next_one() -> None:
+    d = routed(modes=dict.fromkeys(MODES, "open"))
+    first = ask(d)
+    d.control_event("quarantine.added", scope="tool", value=LARGE, why="a test")
+    second = fail(d, first, "quarantined", **shown("Hello, I"))
+    assert (second.candidate, second.replaces) == (SMALL, NAME), (
+        "its message stands in place of what was shown"
+    )
+    assert verify(d).names == set()
