@@ -3,6 +3,7 @@
     SluicegateError
     ├── Retryable(retry_after_s)   the machinery is away or busy: the same thing may work later
     └── Terminal                   it will not work until somebody changes something
+        ├── WrongUsage             the words of a command are wrong, whatever stands where
         └── Unreadable(reason)     bytes that are no record of ours
 
 A refusal is never an exception inside the pipeline: it is an outcome. Only the agent's SDK turns one into
@@ -31,6 +32,13 @@ class Retryable(SluicegateError):
 
 class Terminal(SluicegateError):
     """The machinery failed until somebody changes something; the message says what."""
+
+
+class WrongUsage(Terminal):
+    """What was asked for could never be asked so: an option is missing, does not fit another, or is no value of its kind.
+
+    What only a look at the environment tells (no such agent, no such file) is `Terminal`. A command ends with 2.
+    """
 
 
 class Unreadable(Terminal):

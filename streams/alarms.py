@@ -22,7 +22,7 @@ from sluicegate.processors.alarm_events import (
 )
 from sluicegate.processors.control import Control
 from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.records import ControlFacts, Outcome
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import changes, control_log, kafka
@@ -121,7 +121,7 @@ async def _write(
     settings: Settings, keys: Keys, control: Control, event: tuple[str, Body], why: str, *, dry_run: bool
 ) -> Came:
     if len(why) > WHY_CHARS:
-        raise Terminal(f"the reason has {len(why)} characters, at most {WHY_CHARS} are kept, shorten it")
+        raise WrongUsage(f"the reason has {len(why)} characters, at most {WHY_CHARS} are kept, shorten it")
     if dry_run:
         return control.head, 0
     return await changes.write(settings, keys, control, [event], why)

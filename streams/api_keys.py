@@ -19,7 +19,7 @@ from sluicegate.processors.api_keys import (
     digest_of,
     token_of,
 )
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import changes, control_log
 from sluicegate.streams.identities import FOREVER_US
 from sluicegate.streams.keys import Keys
@@ -51,11 +51,11 @@ async def create(
         )
     wrong = [s for s in scopes if s not in SCOPES]
     if wrong or not scopes:
-        raise Terminal(
+        raise WrongUsage(
             f"scope `{wrong[0][:40] if wrong else ''}` does not exist, choose from {', '.join(SCOPES)}"
         )
     if not 0 < rate_per_s <= MAX_RATE_PER_S:
-        raise Terminal(f"the rate `{rate_per_s}` is not 1 to {MAX_RATE_PER_S} requests a second")
+        raise WrongUsage(f"the rate `{rate_per_s}` is not 1 to {MAX_RATE_PER_S} requests a second")
     if len(control.api_keys) >= MAX_API_KEYS:
         raise Terminal(f"there are {MAX_API_KEYS} API keys, the most that one environment keeps")
     key_id, secret = secrets.token_hex(ID_BYTES), secrets.token_urlsafe(SECRET_BYTES)

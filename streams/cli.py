@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 import typer.core
 import typer.main
-from sluicegate.schemas.errors import Retryable, SluicegateError
+from sluicegate.schemas.errors import Retryable, SluicegateError, WrongUsage
 from sluicegate.streams import commands
 from sluicegate.streams.help_panels import arrange
 
@@ -63,6 +63,13 @@ for _module in ["worker"] if _role else sorted(m.name for m in pkgutil.iter_modu
         _loaded.register(app)
 
 
+def exit_code(error: SluicegateError) -> int:
+    """What a command ends with that could not go on (docs/operations.md, "Exit codes")."""
+    if isinstance(error, WrongUsage):
+        return EXIT_USAGE
+    return EXIT_RETRY if isinstance(error, Retryable) else EXIT_TERMINAL
+
+
 def main() -> None:
     """Entry point of the `sluicegate` command."""
     # aiokafka logs each retry of a metadata race; a command says in one sentence what finally failed.
@@ -74,7 +81,7 @@ def main() -> None:
         command()
     except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
-        sys.exit(EXIT_RETRY if isinstance(error, Retryable) else EXIT_TERMINAL)
+        sys.exit(exit_code(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -13,7 +13,7 @@ from typing import cast
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import PIN_SCOPES, WHOLE_BP, good_before
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import control_log, releases
 from sluicegate.streams.changes import Events, proposals
 from sluicegate.streams.keys import Keys
@@ -130,7 +130,7 @@ def pin(scope: str, value: str, digest: str) -> Plan:
 
     def plan(control: Control) -> tuple[Events, str]:
         if scope not in PIN_SCOPES or not value:
-            raise Terminal(f"`{scope[:40]}` cannot be pinned, pin an {' or a '.join(PIN_SCOPES)}")
+            raise WrongUsage(f"`{scope[:40]}` cannot be pinned, pin an {' or a '.join(PIN_SCOPES)}")
         if not control.deployed:
             raise Terminal("nothing is deployed yet, deploy a release before you pin one")
         found = find(control, digest)
@@ -201,5 +201,5 @@ def weight_of(text: str) -> int:
         share = -1.0
     weight_bp = round(share * WHOLE_BP) if 0 < share <= 1 else 0
     if not weight_bp:
-        raise Terminal(f"`{text[:20]}` is no share of sessions, write e.g. 10%")
+        raise WrongUsage(f"`{text[:20]}` is no share of sessions, write e.g. 10%")
     return weight_bp

@@ -33,7 +33,7 @@ from sluicegate.processors.erasure import (
 from sluicegate.processors.results import result_in
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.work import SYSTEM
-from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, WrongUsage
 from sluicegate.streams import changes, kafka, topics
 from sluicegate.streams.artifacts import Artifacts
 from sluicegate.streams.expiry import Expiry, expiries
@@ -94,7 +94,7 @@ async def look(
 ) -> list[Look]:
     """Step 1. Raises `Terminal` for a subject that nobody knows, or that cannot be erased."""
     if not 0 < len(set(subjects)) <= MAX_SUBJECTS:
-        raise Terminal(f"name 1 to {MAX_SUBJECTS:,} subjects, and the others in another command")
+        raise WrongUsage(f"name 1 to {MAX_SUBJECTS:,} subjects, and the others in another command")
     looks = [_known(keys, control, subject) for subject in dict.fromkeys(subjects)]
     if len(control.erased.keys() | {one.subject for one in looks}) > MAX_ERASED:
         raise Terminal(f"control remembers {MAX_ERASED:,} erased subjects already, use another environment")
@@ -108,7 +108,7 @@ async def look(
 
 def _known(keys: Keys, control: Control, given: str) -> Look:
     if not valid_id(given):
-        raise Terminal(f"`{given[:80]}` is no subject id: 1 to 256 printable characters")
+        raise WrongUsage(f"`{given[:80]}` is no subject id: 1 to 256 printable characters")
     if given == SYSTEM:
         raise Terminal(
             f"`{SYSTEM}` is nobody: what could not be read is sealed under it, and cannot be erased"

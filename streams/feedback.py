@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.records import Score
 from sluicegate.schemas.scores import PERSON, QUALITY, SCORE_MAX
 from sluicegate.sinks.embedded import connect, database
@@ -33,7 +33,7 @@ def score_of(
 ) -> Score:
     """A person's score, from 0 to 1. Raises `Terminal` for another number."""
     if not 0 <= score <= 1:  # nan neither
-        raise Terminal(f"a score is from 0 to 1, not `{score}`")
+        raise WrongUsage(f"a score is from 0 to 1, not `{score}`")
     return Score(
         uuid.uuid4().hex, agent_id, session_id, person, PERSON, metric, round(score * SCORE_MAX), time.time_ns() // 1000,
         intent_id, comment,

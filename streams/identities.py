@@ -18,7 +18,7 @@ from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.tokens import public_keys
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import changes, control_log, key_files
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import default_path, operator, who
@@ -138,7 +138,7 @@ def _added(key: Key) -> dict[str, object]:
 def check_key(control: Control, kid: str, principal: str, role: str, valid_us: int) -> None:
     """Raise `Terminal` when such a key would mean nothing, or would come to mean another."""
     if role not in ROLES:
-        raise Terminal(f"role `{role}` is not one of {', '.join(ROLES)}, choose one")
+        raise WrongUsage(f"role `{role}` is not one of {', '.join(ROLES)}, choose one")
     if not valid_id(kid) or not valid_id(principal):
         raise Terminal(f"`{kid[:80]}` or `{principal[:80]}` is not 1 to 256 printable characters, change it")
     if kid in control.keys:
@@ -332,7 +332,7 @@ async def set_mode(
 ) -> int:
     """Set observe or enforce. Raises `Terminal` when the event would change nothing: not permitted, or not a scope."""
     if scope not in SCOPES or mode not in MODES or not value:
-        raise Terminal(
+        raise WrongUsage(
             f"`{scope} {value} {mode}` is no setting, write {'|'.join(SCOPES)} ID {'|'.join(MODES)}"
         )
     control = (await control_log.read(settings, with_release=True)).control

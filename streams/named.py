@@ -20,7 +20,7 @@ from sluicegate.processors.rederive import Opener
 from sluicegate.processors.reproduce import Key
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
-from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.streams import kafka, topics
 from sluicegate.streams.contents import record_in
 from sluicegate.streams.find import Finder, LedgerEvent
@@ -55,7 +55,7 @@ class Named:
 async def find(settings: Settings, name: str, opener: Opener, *, agent: str = "") -> Named:
     """Find it. Raises `Terminal` when nothing has this name, or several agents use it for an intent."""
     if not name:  # records that belong to no intent have it
-        raise Terminal("an intent's id is not empty, name one that `sluicegate intents` lists")
+        raise WrongUsage("an intent's id is not empty, name one that `sluicegate intents` lists")
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         finder = Finder(settings, consumer)

@@ -11,7 +11,7 @@ import re
 from importlib import resources
 
 from sluicegate.processors.release_schema import FILE_NAME, release_schema
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 
 PLACES = {
     "README.md.txt": "README.md", "tools.py.txt": "tools.py", "conftest.py.txt": "conftest.py",
@@ -29,9 +29,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 def project_files(name: str, framework: str) -> dict[str, str]:
     """Path -> text. Raises `Terminal` for a name that cannot be a release's, and an unknown framework."""
     if not NAME.fullmatch(name):
-        raise Terminal(f"the name `{name[:80]}` is not 1 to 64 of a-z, digits and `-`: give one with --name")
+        raise WrongUsage(
+            f"the name `{name[:80]}` is not 1 to 64 of a-z, digits and `-`: give one with --name"
+        )
     if framework not in FRAMEWORKS:
-        raise Terminal(f"there is no project for `{framework[:40]}`: choose one of {', '.join(FRAMEWORKS)}")
+        raise WrongUsage(f"there is no project for `{framework[:40]}`: choose one of {', '.join(FRAMEWORKS)}")
     agent, extra = FRAMEWORKS[framework]
     folder = resources.files("sluicegate.streams") / "project"
     places = {**PLACES, agent: "agent.py"}

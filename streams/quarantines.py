@@ -11,7 +11,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.quarantine import MAX_QUARANTINES, RELEASE, SCOPES, WHY_CHARS
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.state import OpenIntent as OpenIntent
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import changes, control_log
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import IN_FLIGHT, open_intents
@@ -71,13 +71,13 @@ async def look(settings: Settings) -> list[Row]:
 
 def _check(control: Control, scope: str, value: str, why: str) -> None:
     if scope not in SCOPES:
-        raise Terminal(f"scope `{scope[:40]}` is not one of {', '.join(SCOPES)}, choose one")
+        raise WrongUsage(f"scope `{scope[:40]}` is not one of {', '.join(SCOPES)}, choose one")
     if not valid_id(value):
-        raise Terminal(f"`{value[:80]}` is not 1 to 256 printable characters, change it")
+        raise WrongUsage(f"`{value[:80]}` is not 1 to 256 printable characters, change it")
     if scope == RELEASE and value not in control.published:
         raise Terminal(f"release `{value[:80]}` was never published, give its digest")
     if len(why) > WHY_CHARS:
-        raise Terminal(f"the reason has {len(why)} characters, at most {WHY_CHARS} are kept, shorten it")
+        raise WrongUsage(f"the reason has {len(why)} characters, at most {WHY_CHARS} are kept, shorten it")
     if (scope, value) not in control.quarantines and len(control.quarantines) >= MAX_QUARANTINES:
         raise Terminal(f"{MAX_QUARANTINES} are quarantined already, lift some or quarantine the release")
 

@@ -23,7 +23,7 @@ from sluicegate.processors.rederive import Event, Opener, Rederive, Tally
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.selection import Selection
 from sluicegate.processors.work import ENGINE
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.pace import Pace
@@ -231,7 +231,7 @@ async def _each(
     """Every partition of the window, read to its end."""
     # INVARIANT: nothing here can publish or execute (tests/unit/test_rederive.py looks at the imports and names).
     if window.topic not in TOPICS:
-        raise Terminal(f"topic `{window.topic}` cannot be replayed, use one of {', '.join(TOPICS)}")
+        raise WrongUsage(f"topic `{window.topic}` cannot be replayed, use one of {', '.join(TOPICS)}")
     check_times(window, time.time_ns() // 1000)
     pace = Pace(rate)
     count = await topics.count_with(settings, window.partitions)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
-from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, WrongUsage
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams.live_state import states_of
 from sluicegate.streams.settings import Settings
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 ROLES = ("ledger", "executor", "projector", "checkpointer", "gateway", "monitor")
 """What `doctor` looks for."""
 OPTIONAL = ("evaluator",)
+ALL = (*ROLES, *OPTIONAL)
 
 GATEWAY_LISTEN = "SLUICEGATE_GATEWAY_LISTEN"
 GATEWAY_ORIGINS = "SLUICEGATE_GATEWAY_ORIGINS"
@@ -324,5 +325,5 @@ def make(role: str, settings: Settings) -> Component | None:
         return None
     maker = _MAKERS.get(role)
     if maker is None:
-        raise Terminal(f"role `{role}` does not exist, choose one of {', '.join((*ROLES, *OPTIONAL))}")
+        raise WrongUsage(f"role `{role}` does not exist, choose one of {', '.join(ALL)}")
     return maker(settings)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors.rederive import Event
-from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.cli_times import iso
+from sluicegate.schemas.errors import Terminal, WrongUsage
+from sluicegate.streams.cli_words import iso
 from sluicegate.streams.scan import Stretch
 
 
@@ -74,12 +74,12 @@ class Window:
 def check_times(window: Window, now: int) -> None:
     """Raises `Terminal` for a window that nothing can be in yet, or ever."""
     if window.since is not None and window.since > now:
-        raise Terminal(f"`{iso(window.since)}` is in the future, it is {iso(now)} now: nothing can be replayed from there")  # fmt: skip
+        raise WrongUsage(f"`{iso(window.since)}` is in the future, it is {iso(now)} now: nothing can be replayed from there")  # fmt: skip
     if window.since is not None and window.until is not None and window.until < window.since:
-        raise Terminal(f"the window ends at `{iso(window.until)}`, before it begins at `{iso(window.since)}`")  # fmt: skip
+        raise WrongUsage(f"the window ends at `{iso(window.until)}`, before it begins at `{iso(window.since)}`")  # fmt: skip
     for partition, first in window.first.items():
         if window.last.get(partition, first) < first:
-            raise Terminal(f"the window of partition {partition} ends at {window.last[partition]}, before it begins at {first}")  # fmt: skip
+            raise WrongUsage(f"the window of partition {partition} ends at {window.last[partition]}, before it begins at {first}")  # fmt: skip
 
 
 def check_offsets(window: Window, found: Iterable[Stretch], *, removed: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import changes, control_log, identities, operations, shadow
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
@@ -44,7 +44,7 @@ def agents_register(
     A suspended agent stays suspended, a retired one retired.
     """
     if bool(agent) == bool(file):
-        raise Terminal("name one agent, or give --file agents.yaml")
+        raise WrongUsage("name one agent, or give --file agents.yaml")
     one: operations.Row = {"agent_id": agent, "tenant": tenant, "team": team, "roles": role or []}
     rows = operations.read_agents(file) if file else [one]
     settings = attach(Settings.from_env())

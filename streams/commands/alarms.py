@@ -13,13 +13,13 @@ import yaml
 from pydantic import ValidationError
 from sluicegate.processors.alarm_events import Alarm
 from sluicegate.processors.drift_rules import DriftRow, compile_drift
-from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.streams import alarm_backtest, alarm_evidence, control_log
 from sluicegate.streams import alarms as operations
 from sluicegate.streams.alarm_backtest import Backtest
 from sluicegate.streams.attach import attach
 from sluicegate.streams.changes import came_of
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress
 from sluicegate.streams.commands.output import show as print_rows
 from sluicegate.streams.keys import Keys
@@ -126,7 +126,7 @@ def alarms_backtest(
     settings = attach(Settings.from_env())
     begin, until = micros_of(start), micros_of(end) if end else _now_us()
     if begin >= until:
-        raise Terminal(f"`--from {start}` is not before `--to {end or 'now'}`, exchange them")
+        raise WrongUsage(f"`--from {start}` is not before `--to {end or 'now'}`, exchange them")
     labelled = micros_of(incident) if incident else None
     history = asyncio.run(control_log.read(settings, keep_history=True, with_release=True)).history or []
     if not history:

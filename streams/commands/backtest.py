@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from sluicegate.processors.diff import Answer, Group
 from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import junit
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, bars, console, show
@@ -46,7 +46,7 @@ def threshold(text: str) -> tuple[float, bool]:
     except ValueError:
         value = -1.0
     if not value >= 0:
-        raise Terminal(f"`--max-changes {text}` is no number, write `20` or `0.5%`")
+        raise WrongUsage(f"`--max-changes {text}` is no number, write `20` or `0.5%`")
     return value, text.strip().endswith("%")
 
 

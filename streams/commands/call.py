@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.settings import Settings
 
@@ -51,11 +51,11 @@ def register(app: typer.Typer) -> None:
         try:
             parsed = json.loads(arguments)
         except json.JSONDecodeError as error:
-            raise Terminal(f"arguments `{arguments[:60]}` are not JSON: {error}") from error
+            raise WrongUsage(f"arguments `{arguments[:60]}` are not JSON: {error}") from error
         if not isinstance(parsed, dict) or not agent:
-            raise Terminal("give a JSON object of arguments and --agent with a registered agent id")
+            raise WrongUsage("give a JSON object of arguments and --agent with a registered agent id")
         if (model or stream) and not isinstance(parsed.get("messages"), list):
-            raise Terminal("give the model's `messages` as a JSON array")
+            raise WrongUsage("give the model's `messages` as a JSON array")
         asyncio.run(_call(tool, parsed, agent, goal, timeout_s, key, model, stream))
 
 

@@ -44,6 +44,7 @@ def canary_start(
     By its sessions: aborted once they are worse for certain, promoted once they are certainly not worse by the margins, as
     `canary:` of the deployed release says; see docs/canaries.md. It takes the role `monitor` and ClickHouse.
     """
+    deployments.weight_of(weight)
     settings = attach(Settings.from_env())
     before, digest = asyncio.run(deployments.known(settings, what, dry_run=dry_run))
     say(

@@ -11,11 +11,11 @@ from sluicegate.processors import log_files
 from sluicegate.processors.checkpoints import Signed
 from sluicegate.processors.log_files import LogFile
 from sluicegate.processors.witness_policy import Policy
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import control_log, kafka
 from sluicegate.streams.attach import attach
 from sluicegate.streams.checkpoint_check import Checked, check_logs, check_text
-from sluicegate.streams.cli_times import iso
+from sluicegate.streams.cli_words import iso
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.settings import Settings
@@ -131,7 +131,7 @@ def checkpoint_verify(
     if file is not None:
         found = check_text(_text(file), _description(log), rules)
     elif log is not None:
-        raise Terminal("--log is for a file: name one, or leave --log out")
+        raise WrongUsage("--log is for a file: name one, or leave --log out")
     else:
         found = asyncio.run(_check(attach(Settings.from_env()), rules, tiles or deep, every, deep))
     _report(found, output)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.processors.deployments import PIN_SCOPES
 from sluicegate.streams import deployments
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.commands.release import check
 from sluicegate.streams.keys import Keys
@@ -54,11 +56,13 @@ def register(app: typer.Typer) -> None:
 
         It counts before all that is deployed, canaries included, until `sluicegate unpin`.
         """
+        one_of("scope", scope, PIN_SCOPES)
         say(change_now(deployments.pin(scope, value, digest), why, dry_run), dry_run)
 
     @app.command()
     def unpin(scope: Scope, value: Value, why: Why = "", dry_run: DryRun = False) -> None:
         """Take a pin back, e.g. `sluicegate unpin agent triage-1`."""
+        one_of("scope", scope, PIN_SCOPES)
         say(change_now(deployments.unpin(scope, value), why, dry_run), dry_run)
 
 

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 
 from sluicegate.processors.copies import ANEW, Target, refusal
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
+from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, bars, console, show
 from sluicegate.streams.copying import Told, copy
 from sluicegate.streams.replay import How
@@ -26,17 +27,18 @@ class Asked:
 
 
 def target_of(settings: Settings, topic: str, asked: Asked) -> Target:
-    """Where it goes. Raises `Terminal` for where it may not."""
+    """Where it goes. Raises `WrongUsage` for where it may not."""
     env, into = asked.into_env or settings.env, asked.into or topic
     if why := refusal(settings.env, topic, env, into):
-        raise Terminal(why)
+        raise WrongUsage(why)
     anew = env != settings.env and into in ANEW
     return Target(env, into, asked.name or f"{settings.env}.{topic}", anew)
 
 
-def run_copy(settings: Settings, window: Window, asked: Asked, how: How, output: Format) -> None:
+def run_copy(window: Window, asked: Asked, how: How, output: Format) -> None:
     """Copy and say what came of it."""
-    target = target_of(settings, window.topic, asked)
+    target = target_of(Settings.from_env(), window.topic, asked)
+    settings = attach(Settings.from_env())
     with bars("copying (offsets)") as on_start:
         told = asyncio.run(
             copy(

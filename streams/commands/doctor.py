@@ -24,7 +24,7 @@ import psutil
 import typer
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
-from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import agent_env, broker_java, broker_process, control_log, kafka, releases
 from sluicegate.streams.attach import attach
@@ -84,7 +84,7 @@ def register(app: typer.Typer) -> None:
         the broker's credentials, open connections. No value is printed. Exit code 1 when a check fails; a warning alone is 0.
         """
         if not of_agent and (env_file or release):
-            raise Terminal("--env-file and --release are for an agent's environment: add --agent-env")
+            raise WrongUsage("--env-file and --release are for an agent's environment: add --agent-env")
         checks = agent_checks(env_file, release) if of_agent else examine(Settings.from_env())
         rows = [(c.name, c.verdict, c.found, c.todo) for c in checks]
         show(("check", "verdict", "found", "what to do"), rows, output)

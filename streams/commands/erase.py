@@ -11,6 +11,7 @@ import typer
 from sluicegate.streams import changes, erasures
 from sluicegate.streams.artifacts import store_of
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import an_id
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.erasures import Erased
 from sluicegate.streams.expiry import expiries
@@ -39,6 +40,8 @@ def erase(
     There is no way back. Rows of ClickHouse's `contents` and artifacts go too; chain, proofs and state stay as they are, and say by
     which event it was erased. Calls in flight end; sessions of before take no more. Interrupted, run it again.
     """
+    for one in subject:
+        an_id(one)
     settings = attach(Settings.from_env())
     keys = Keys(settings.home)
     try:

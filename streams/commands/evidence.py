@@ -16,9 +16,9 @@ import typer
 from sluicegate.processors import checkpoints
 from sluicegate.processors.checkpoints import CheckpointFault
 from sluicegate.processors.labels import CONFIDENTIALITY
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Retryable, Terminal, WrongUsage
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, console, progress, show
 from sluicegate.streams.evidence import Gathering
 from sluicegate.streams.evidence_build import WITHHELD, Ask
@@ -107,7 +107,7 @@ def register(app: typer.Typer) -> None:
         level = WITHHELD if disclose is Disclose.NONE else CONFIDENTIALITY.index(disclose.value)
         wanted = Ask(agent, micros_of(since), micros_of(until), level, others)
         if wanted.since >= wanted.until:
-            raise Terminal(f"the period from `{since}` to `{until}` is empty: --to has to be later")
+            raise WrongUsage(f"the period from `{since}` to `{until}` is empty: --to has to be later")
         _make(attach(Settings.from_env()), wanted, output, kept or [], policy)
 
 
@@ -191,7 +191,7 @@ def controls(
     settings = Settings.from_env()
     shown = [s for s in _asked(settings, days) if framework.lower() in s.control.framework.lower()]
     if not shown:
-        raise Terminal(f"no list has `{framework[:80]}` in its name, see `sluicegate evidence controls`")
+        raise WrongUsage(f"no list has `{framework[:80]}` in its name, see `sluicegate evidence controls`")
     if output is Page.HTML:
         print(controls_page(shown, settings.env, days, _now()), end="")
     elif output is Page.JSON:

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def feedback(
     session: Annotated[str, typer.Argument(help="the session, open or ended within 3 days")],
-    score: Annotated[float, typer.Option("--score", help="from 0, the worst, to 1, the best")],
+    score: Annotated[
+        float, typer.Option("--score", min=0.0, max=1.0, help="from 0, the worst, to 1, the best")
+    ],
     why: Annotated[
         str, typer.Option("--why", help="in words; kept sealed, with what was said in the session")
     ] = "",

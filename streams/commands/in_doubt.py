@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.resolve import COMPENSATED, HAPPENED, LOOK_UP, VERDICTS
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Resolution
 from sluicegate.streams import doubt, reviewing
@@ -92,7 +92,7 @@ def in_doubt_resolve(
     """
     word = verdict.replace("-", "_")
     if word not in VERDICTS:
-        raise Terminal(
+        raise WrongUsage(
             f"verdict `{verdict[:40]}` is not happened, did-not-happen, look-up or compensated, choose one"
         )
     found = _json(result, word)
@@ -146,8 +146,8 @@ def _json(result: str, verdict: str) -> bytes | None:
     if not result:
         return None
     if verdict != HAPPENED:
-        raise Terminal("what did not happen has no result, leave `--result` out")
+        raise WrongUsage("what did not happen has no result, leave `--result` out")
     try:
         return json.dumps(json.loads(result), ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise Terminal(f"result `{result[:60]}` is not JSON: {error}") from error
+        raise WrongUsage(f"result `{result[:60]}` is not JSON: {error}") from error

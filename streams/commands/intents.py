@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from sluicegate.processors import lifecycle
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import Format, OutputOption, show
 from sluicegate.streams.settings import Settings
 
@@ -51,8 +52,8 @@ def register(app: typer.Typer) -> None:
         from clickhouse_connect.driver.exceptions import Error
         from sluicegate.sinks.embedded import connect, database
 
-        if status and status not in (*STATES, *LIVES):
-            raise Terminal(f"`{status}` is no status, use one of {', '.join((*LIVES, *STATES))}")
+        if status:
+            one_of("status", status, (*LIVES, *STATES))
         settings = Settings.from_env()
         client = connect(settings)
         parameters = {"agent": agent, "status": status, "limit": limit}

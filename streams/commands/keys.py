@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.api_keys import AGENT, DEFAULT_RATE_PER_S
+from sluicegate.processors.api_keys import AGENT, DEFAULT_RATE_PER_S, MAX_RATE_PER_S, SCOPES
 from sluicegate.streams import api_keys, control_log, identities, key_files
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.spans import span_us
 from sluicegate.streams.keys import Keys
@@ -46,11 +47,13 @@ def keys_new(
 
     The private half goes to a file only its owner can read; it is never printed and never on Kafka.
     """
+    one_of("role", role, identities.ROLES)
+    valid_us = span_us(valid) if valid else 0
     settings = attach(Settings.from_env())
     made = asyncio.run(
         identities.new_key(
             settings, Keys(settings.home), principal, role, why, kid=kid, path=file,
-            valid_us=span_us(valid) if valid else 0, dry_run=dry_run,
+            valid_us=valid_us, dry_run=dry_run,
         )
     )  # fmt: skip
     if dry_run:
@@ -71,12 +74,14 @@ def keys_add(
     dry_run: DryRun = False,
 ) -> None:
     """Register a public key whose private half is elsewhere, e.g. `sluicegate keys add k-1 support-7 --public k.jwk`."""
+    one_of("role", role, identities.ROLES)
+    valid_us = span_us(valid) if valid else 0
     raw = key_files.public_of(public)
     settings = attach(Settings.from_env())
     head, waits = asyncio.run(
         identities.add_key(
             settings, Keys(settings.home), kid, principal, role, raw, why,
-            valid_us=span_us(valid) if valid else 0, dry_run=dry_run,
+            valid_us=valid_us, dry_run=dry_run,
         )
     )  # fmt: skip
     done = "proposed" if waits else "registered"
@@ -90,7 +95,9 @@ def keys_create(
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="agent, channel or person; may be repeated")
     ] = None,
-    rate: Annotated[int, typer.Option("--rate", help="requests a second")] = DEFAULT_RATE_PER_S,
+    rate: Annotated[
+        int, typer.Option("--rate", help="requests a second", min=1, max=MAX_RATE_PER_S)
+    ] = DEFAULT_RATE_PER_S,
     valid: Valid = "",
     why: Why = "",
 ) -> None:
@@ -98,11 +105,14 @@ def keys_create(
 
     The key is printed once and kept nowhere. `--scope channel` lets it say what users said: not for an untrusted agent.
     """
+    for one in scope or ():
+        one_of("scope", one, SCOPES)
+    valid_us = span_us(valid) if valid else 0
     settings = attach(Settings.from_env())
     made = asyncio.run(
         api_keys.create(
             settings, Keys(settings.home), agent, scope or [AGENT], why, rate_per_s=rate,
-            valid_us=span_us(valid) if valid else 0,
+            valid_us=valid_us,
         )
     )  # fmt: skip
     done = "proposed as" if made.waits else "as"

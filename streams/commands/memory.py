@@ -10,7 +10,7 @@ import orjson
 import typer
 from sluicegate.processors.labels import CONFIDENTIALITY, names_of
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import iso
@@ -93,8 +93,8 @@ def _row(one: Value) -> tuple[object, ...]:
 
 
 def _remembered(where: Where, as_of: str) -> Remembered:
-    settings = attach(Settings.from_env())
     cut = Cut(seq=int(as_of)) if as_of.isdecimal() else Cut(at=micros_of(as_of) if as_of else None)
+    settings = attach(Settings.from_env())
     keys = Keys(settings.home)
     try:
         with bars("reading the ledger (offsets)") as on_start:

@@ -9,6 +9,7 @@ import typer
 from sluicegate.processors.modes import MODES, SCOPES
 from sluicegate.streams import control_log, identities
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -35,6 +36,8 @@ def mode_set(
     `enforce` for the agent or the tool beats any `observe`. Switching to observe needs the release's `control.cedar`
     to permit it, or without one the role `operator`.
     """
+    one_of("scope", scope, SCOPES)
+    one_of("mode", to, MODES)
     settings = attach(Settings.from_env())
     head = asyncio.run(
         identities.set_mode(settings, Keys(settings.home), scope, value, to, why, dry_run=dry_run)

@@ -10,6 +10,7 @@ from sluicegate.processors.quarantine import SCOPES
 from sluicegate.streams import quarantines
 from sluicegate.streams.attach import attach
 from sluicegate.streams.changes import came_of
+from sluicegate.streams.cli_words import an_id, one_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.open_intents import iso
@@ -38,6 +39,8 @@ def quarantine_add(
     Within 5 s there is no new permit and no new claim anywhere. Calls that were begun are listed: they are not cut, and
     their results still arrive. It asks nobody: what stops is never refused.
     """
+    one_of("scope", scope, SCOPES)
+    an_id(value)
     settings = attach(Settings.from_env())
     head, begun = asyncio.run(
         quarantines.add(settings, Keys(settings.home), scope, value, why, dry_run=dry_run)
@@ -55,6 +58,7 @@ def quarantine_lift(scope: Scope, value: Value, why: Why = "", dry_run: DryRun =
 
     What was refused meanwhile stays refused: the agent has to ask again.
     """
+    one_of("scope", scope, SCOPES)
     settings = attach(Settings.from_env())
     head, waits = asyncio.run(
         quarantines.lift(settings, Keys(settings.home), scope, value, why, dry_run=dry_run)

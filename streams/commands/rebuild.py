@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from sluicegate.processors.agent_view import agent_view, time_text
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, live_state, stores, topics
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.rebuild import Advance, AsOf, Folded, first_difference, fold_all, tasks_for
 from sluicegate.streams.rebuild_agent import fold_agent
@@ -101,8 +101,8 @@ def register(app: typer.Typer) -> None:
         then. `--agent A` prints that agent's sessions, memory, budgets and labels. Exit code 1: something came out
         different, and the first event that differs is named.
         """
-        settings = attach(Settings.from_env())
         to = parse_as_of(as_of)
+        settings = attach(Settings.from_env())
         if agent:
             print(json.dumps(asyncio.run(_agent(settings, source, agent, to)), indent=2, ensure_ascii=False))
             return
@@ -128,16 +128,8 @@ def parse_as_of(text: str) -> AsOf:
 
 
 def moment(text: str) -> int:
-    """ISO 8601 in microseconds; UTC unless it says otherwise."""
-    try:
-        when = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Terminal(
-            f"`{text}` is neither PARTITION:SEQ nor a time, write `2:1200` or `2026-05-31T12:00:00`"
-        ) from error
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=datetime.UTC)
-    return int(when.timestamp() * 1_000_000)
+    """A time where a position could stand, too."""
+    return micros_of(text, "neither PARTITION:SEQ nor a time, write `2:1200` or")
 
 
 async def _agent(settings: Settings, source: Source, agent: str, as_of: AsOf) -> dict[str, object]:

@@ -20,7 +20,7 @@ from sluicegate.processors.first_contracts import (
 from sluicegate.processors.observed import Observation
 from sluicegate.processors.openapi import from_openapi
 from sluicegate.processors.release_schema import release_schema
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import mcp_tools, observe, python_functions
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import console
@@ -67,7 +67,7 @@ def init(
     their names. Guesses stand in `x-sluicegate.guessed`, and `sluicegate release check` says so until you looked.
     """
     if sum(map(bool, (mcp, openapi, python, ledger))) != 1:
-        raise Terminal("give one of --from-mcp, --from-openapi, --from-python and --from-ledger")
+        raise WrongUsage("give one of --from-mcp, --from-openapi, --from-python and --from-ledger")
     found = _found(mcp, openapi, python, prefix, url)
     files = release_files(name or folder.resolve().name, found, role or ())
     if dry_run:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.processors.selection import Selection
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_words import micros_of, one_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.copying import Asked, run_copy
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.commands.without import without
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import How, Replayed, check
+from sluicegate.streams.replay import TOPICS, How, Replayed, check
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.window import Window
+from sluicegate.streams.window import Window, check_times
 
 EXIT_DIFFERENT = 1
 SHOWN = 20
@@ -111,11 +112,14 @@ def register(app: typer.Typer) -> None:
         """
         if ctx.invoked_subcommand is not None:
             return
+        if mode is not Mode.COPY:
+            one_of("topic to replay", topic, TOPICS)
         window = window_of(topic, from_offset or [], from_time, to or [])
+        check_times(window, time.time_ns() // 1000)
         if mode is Mode.DIFF and release is None:
-            raise Terminal("`--mode diff` compares with another release, name it by `--release FOLDER`")
+            raise WrongUsage("`--mode diff` compares with another release, name it by `--release FOLDER`")
         if mode is Mode.DIFF and resume is not None:
-            raise Terminal(
+            raise WrongUsage(
                 "`--mode diff` cannot `--resume`: a first divergence needs all before it, leave it out"
             )
         by = "" if mode is Mode.DIFF else release or ""
@@ -125,12 +129,12 @@ def register(app: typer.Typer) -> None:
             most = "100%" if expect_changes else max_changes
             backtest.run(Path(release), window, output, junit_file, max_changes=most, how=How(only, rate))
             return
-        settings = attach(Settings.from_env())
         if mode is Mode.COPY:
-            run_copy(settings, window, Asked(into, into_env, named, create), How(only, rate, resume), output)
+            run_copy(window, Asked(into, into_env, named, create), How(only, rate, resume), output)
             return
         if into or into_env or named or create:
-            raise Terminal("`--into`, `--into-env`, `--as` and `--create` belong to `--mode copy`")
+            raise WrongUsage("`--into`, `--into-env`, `--as` and `--create` belong to `--mode copy`")
+        settings = attach(Settings.from_env())
         result = _replay(settings, window, How(only, rate, resume))
         if output in (Format.JSON, Format.JSONL):
             print(json.dumps(result.as_json(), indent=2 if output is Format.JSON else None))
@@ -141,10 +145,10 @@ def register(app: typer.Typer) -> None:
 
 
 def window_of(topic: str, from_offset: list[str], from_time: str | None, to: list[str]) -> Window:
-    """The window that the options say. Raises `Terminal` with what to write instead."""
+    """The window that the options say. Raises `WrongUsage` with what to write instead."""
     ends = [t for t in to if not _is_place(t)]
     if len(ends) > 1:
-        raise Terminal(f"`--to {ends[1]}` is a second time, give one")
+        raise WrongUsage(f"`--to {ends[1]}` is a second time, give one")
     first, last = dict(map(_place, from_offset)), dict(map(_place, filter(_is_place, to)))
     return Window(
         topic, first, last, micros_of(from_time) if from_time else None, micros_of(ends[0]) if ends else None
@@ -158,7 +162,7 @@ def _is_place(text: str) -> bool:
 
 def _place(text: str) -> tuple[int, int]:
     if not _is_place(text):
-        raise Terminal(f"`{text}` is no position, write PARTITION:OFFSET such as `2:100`")
+        raise WrongUsage(f"`{text}` is no position, write PARTITION:OFFSET such as `2:100`")
     partition, _, offset = text.partition(":")
     return int(partition), int(offset)
 

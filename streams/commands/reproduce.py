@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.reproduce import DIFFERENT, MAX_SAMPLE, SAME, SKIPPED, Remade, Result
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import engines, named
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.reproduce import Period, Targets, drawn, here, reproduced
@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
         DIFFERENT; 4: something could not be decided again. Nothing is executed or published.
         """
         if sum((bool(name), bool(sample), stdin)) != 1:
-            raise Terminal("say what to reproduce: the name of an intent, or `--sample 100`, not both")
+            raise WrongUsage("say what to reproduce: the name of an intent, or `--sample 100`, not both")
         settings = attach(Settings.from_env())
         period = None
         if sample:

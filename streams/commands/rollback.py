@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import rollback as rollbacks
 from sluicegate.streams import saga
 from sluicegate.streams.attach import attach
@@ -67,7 +67,7 @@ def rollback_call(
     stopped and undoes nothing twice. Exit code 1 when something is left.
     """
     if seen and not cascade:
-        raise Terminal("--seen widens a cascade, give --cascade, too")
+        raise WrongUsage("--seen widens a cascade, give --cascade, too")
     settings, out = attach(Settings.from_env()), console()
     keys = Keys(settings.home)
     try:

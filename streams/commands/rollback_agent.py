@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from sluicegate.processors.agent_orders import ROLLED_BACK_KIND
 from sluicegate.processors.agent_view import time_text
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import agent_rollback, control_log
 from sluicegate.streams.agent_rollback import Look, To
 from sluicegate.streams.attach import attach
@@ -49,12 +49,13 @@ def rollback_agent(
     what a rollback took away.
     """
     if bool(to) is (undo >= 0):
-        raise Terminal("give --to or --undo, one of them")
+        raise WrongUsage("give --to or --undo, one of them")
+    back_to = parse_to(to, undo)
     settings = attach(Settings.from_env())
     control = asyncio.run(control_log.read(settings)).control
     bar, advance = progress("reading the ledger (events)", None)
     with bar:
-        found = asyncio.run(agent_rollback.look(settings, control, agent, parse_to(to, undo), advance))
+        found = asyncio.run(agent_rollback.look(settings, control, agent, back_to, advance))
     event, taken = -1, None
     if output is Format.TABLE:
         _print(found)

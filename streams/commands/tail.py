@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.records import IntentFacts
 from sluicegate.streams import tail as log
 from sluicegate.streams.attach import attach
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Watch outcomes as they are committed, e.g. `sluicegate tail --agent banking-agent -n 5`."""
         if output in (Format.CSV, Format.JSON):
-            raise Terminal(f"a tail has no `{output}`, use -o jsonl")
+            raise WrongUsage(f"a tail has no `{output}`, use -o jsonl")
         settings = attach(Settings.from_env())
         asyncio.run(_tail(settings, agent, follow, count, output))
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Retryable, WrongUsage
 from sluicegate.schemas.topics import TOPICS, full_name
 from sluicegate.streams import acl, kafka
 from sluicegate.streams.attach import attach
@@ -65,7 +65,7 @@ def topics_create(
     from sluicegate.streams import stack
 
     if signing not in ("", "dev", "signed"):
-        raise Terminal(f"signing `{signing}` is not dev or signed, choose one")
+        raise WrongUsage(f"signing `{signing}` is not dev or signed, choose one")
     settings = attach(Settings.from_env())
     before = asyncio.run(counts(settings))
     asyncio.run(_create_and_wait(settings))

@@ -12,7 +12,7 @@ from sluicegate.processors.reproduce import MAX_SAMPLE
 from sluicegate.processors.spans import Span
 from sluicegate.streams import named, otel
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_times import micros_of
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, show
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.reproduce import Period, drawn, events_of
@@ -42,9 +42,9 @@ def register(app: typer.Typer) -> None:
         To the collector of OTEL_EXPORTER_OTLP_ENDPOINT. One trace a session, or the agent's own by its traceparent. No
         arguments, results or texts. At most 10,000 intents of a period at once.
         """
+        since, until = (micros_of(t) if t else None for t in (from_time, to_time))
         settings = attach(Settings.from_env())
         keys = Keys(settings.home)
-        since, until = (micros_of(t) if t else None for t in (from_time, to_time))
 
         async def work() -> list[Span]:
             if name:

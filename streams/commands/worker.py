@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import one_of
+from sluicegate.streams.roles import ALL
 from sluicegate.streams.settings import Settings
 
 
@@ -25,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
         Any number of processes may have the same role: they share the partitions.
         """
+        one_of("role", role, ALL)
         from sluicegate.streams.app import run_worker
 
         run_worker(role, attach(Settings.from_env()))

@@ -110,7 +110,7 @@ async def _until_known(gate: Gate) -> None:
     [
         (("canary", "abort"), "no canary is running"),
         (("unpin", "agent", "nobody"), "is not pinned"),
-        (("pin", "team", "x", "sha256:0000000"), "cannot be pinned"),
+        (("pin", "team", "x", "sha256:0000000"), "there is no scope `team`"),
         (("pin", "agent", "x", "sha256:0000000"), "is no published release"),
         (("rollback", "release", "--to", "nothing"), "is no published release"),
         (("canary", "start", "nothing", "--weight", "10%"), "is no published release"),

@@ -1,0 +1,48 @@
+"""Words and times as people write them on the command line: what is none of those that there are is wrong usage.
+
+Looks at nothing but the words, so it is asked before anything else is. Next: `commands/replay.py`, `commands/quarantine.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+
+from sluicegate.processors.findings import nearest
+from sluicegate.processors.route import valid_id
+from sluicegate.schemas.errors import WrongUsage
+
+MANY = 12
+"""More known words than these are not listed whole: the nearest is named."""
+
+
+def one_of(what: str, word: str, known: Iterable[str]) -> str:
+    """The word, when it is one of those known. Raises `WrongUsage` with them."""
+    names = list(known)
+    if word not in names:
+        hint = nearest(word, names) if len(names) > MANY else f", choose one of {', '.join(names)}"
+        raise WrongUsage(f"there is no {what} `{word[:80]}`{hint}")
+    return word
+
+
+def an_id(text: str) -> str:
+    """What could be somebody's or something's id. Raises `WrongUsage`."""
+    if not valid_id(text):
+        raise WrongUsage(f"`{text[:80]}` is no id: 1 to 256 printable characters")
+    return text
+
+
+def micros_of(text: str, expected: str = "no time, write ISO 8601 such as") -> int:
+    """Microseconds of an ISO 8601 time, UTC unless it says otherwise. Raises `WrongUsage`, which says what is expected."""
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise WrongUsage(f"`{text}` is {expected} `2026-05-31T12:00:00`") from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp() * 1_000_000)
+
+
+def iso(micros: int, timespec: str = "seconds") -> str:
+    """A time in microseconds as ISO 8601, UTC."""
+    return datetime.datetime.fromtimestamp(micros / 1e6, datetime.UTC).isoformat(timespec=timespec)
