@@ -10,6 +10,7 @@ Next: `langgraph.py`, `openai_agents.py`, `pydantic_ai.py`, `streams/call_once.p
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
@@ -24,6 +25,8 @@ from sluicegate.streams.replies import Held
 
 Run = Callable[[dict[str, Json]], Awaitable[object]]
 """Runs the framework's tool with these arguments."""
+
+log = logging.getLogger("sluicegate.adapters")
 
 HELD_FOR_MODEL = "A person has to agree to this first. It did not happen yet: do not ask for it again."
 
@@ -52,14 +55,27 @@ class Calls:
     async def ask(
         self, call_id: str, tool: str, arguments: Mapping[str, Json], run: Run | None, kind: str = TOOL_CALL
     ) -> Json | Held:
-        """Ask for a framework's call; asked again, it tells how the first one ended. Raises `NotReleased`."""
+        """Ask for a framework's call; asked again, it tells how the first one ended. Raises `NotReleased`.
+
+        The model is told in its own words; the developer finds the reason in the log.
+        """
         session = self._session or current()
         name = tool if kind != TOOL_CALL else self._contract(tool)
         intent_id = intent_id_of(session.session_id, call_id, name, arguments)
         local = None if run is None else LocalFunction(_by_name(run))
-        return await session.call_once(
-            name, arguments, intent_id=intent_id, run=local, kind=kind, timeout_s=self._timeout_s
-        )
+        try:
+            answer = await session.call_once(
+                name, arguments, intent_id=intent_id, run=local, kind=kind, timeout_s=self._timeout_s
+            )
+        except NotReleased as error:
+            log.warning(
+                "%s: %s at %s (`%s`): %s",
+                name, error.status, error.stage, error.reason, error.for_developer or error.for_model,
+            )  # fmt: skip
+            raise
+        if isinstance(answer, Held):
+            log.warning("%s: held, sluicegate approve %s: %s", name, answer.intent_id, answer.why)
+        return answer
 
     def intent_id(self, call_id: str, tool: str, arguments: Mapping[str, Json]) -> str:
         """The intent of a framework's call, for `sluicegate approve` and `explain`."""

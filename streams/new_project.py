@@ -21,7 +21,12 @@ PLACES = {
     "refunds.yaml": "release/tests/refunds.yaml",
 }  # fmt: skip
 """Template -> file of the project."""
-FRAMEWORKS = {"none": ("agent_sdk.py.txt", ""), "langgraph": ("agent_langgraph.py.txt", "[langgraph]")}
+FRAMEWORKS = {
+    "none": ("agent_sdk.py.txt", ""),
+    "langgraph": ("agent_langgraph.py.txt", "[langgraph]"),
+    "openai-agents": ("agent_openai_agents.py.txt", "[openai-agents]"),
+    "pydantic-ai": ("agent_pydantic_ai.py.txt", "[pydantic-ai]"),
+}
 """Framework -> template of the agent, extra of the package."""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 

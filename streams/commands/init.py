@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +22,7 @@ def register(app: typer.Typer) -> None:
         folder: Annotated[Path, typer.Argument(help="where to; made if it is not there")] = Path(),
         name: Annotated[str, typer.Option("--name", help="of the project; the folder's without it")] = "",
         framework: Annotated[
-            str, typer.Option("--framework", help=f"of the agent: {' or '.join(FRAMEWORKS)}")
+            str, typer.Option("--framework", help=f"of the agent: {', '.join(FRAMEWORKS)}")
         ] = "none",
         dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be written")] = False,
         force: Annotated[bool, typer.Option("--force", help="write over files that are there")] = False,
@@ -34,7 +37,17 @@ def register(app: typer.Typer) -> None:
                 console().print(f"would write {folder / path}", markup=False)
             return
         write(folder, files, force)
-        console().print(
-            f"wrote {len(files)} files; next: cd {folder} && SLUICEGATE_LOCAL=release python agent.py 5000",
-            markup=False,
-        )
+        where, python = shlex.quote(str(folder)), shlex.quote(_python())
+        console().print(f"wrote {len(files)} files; next:", markup=False)
+        for line in (
+            f"cd {where}",
+            f"SLUICEGATE_LOCAL=release {python} agent.py 5000",
+            f"{python} -m pytest",
+        ):
+            console().print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _python() -> str:
+    """How whoever typed the command calls the Python that has this package: `python` only where that is the one."""
+    found = shutil.which("python")
+    return "python" if found and Path(found).parent == Path(sys.executable).parent else sys.executable

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+README = (ROOT / "README.md").read_text("utf-8")
 FRAMEWORKS = ("langgraph", "openai_agents", "pydantic_ai")
 MAX_CHANGED = 3
 """Lines of the governed file that the ungoverned one has not."""
@@ -36,7 +37,10 @@ def test_three_lines_govern_it(framework: str) -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_both_files_run(
-    framework: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    framework: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("SLUICEGATE_LOCAL", str(EXAMPLES / "refunds"))
 
@@ -49,6 +53,12 @@ def test_both_files_run(
     assert "the till pays 12" in run("governed", 12)
     refused = run("governed", 5000)
     assert "not permitted" in refused and "till" not in refused
+    [why] = [line for line in caplog.messages if line.startswith("refund: refused")]
+    assert "`refund-small` fails on `amount <= 100`, got 5000" in why
+    if framework == "langgraph":  # what the README says that it says
+        shown = [line[2:] for line in README.splitlines() if line.startswith("# ")]
+        assert any(line.endswith(" …") and why.startswith(line.removesuffix("…").strip()) for line in shown)
+        assert any(line.startswith(refused.strip()) for line in shown)
 
 
 def test_changed_lines_are_counted() -> None:
@@ -79,9 +89,7 @@ def test_04_release_in_ci() -> None:
 
 def test_a_governed_langgraph_agent_takes_five_commands_at_most() -> None:
     """From `git clone` to an agent that refuses a call, as the README has it: the fourth, which is run above."""
-    block = re.search(
-        r"<!-- five commands -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
-    )
+    block = re.search(r"<!-- five commands -->\n```sh\n(.*?)```", README, re.S)
     assert block is not None
     commands = [line for line in block[1].splitlines() if line and not line.startswith("#")]
     assert commands[0].startswith("git clone") and 0 < len(commands) <= 5

@@ -25,18 +25,30 @@ def done(*arguments: str) -> str:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_new_project_runs(framework: str, tmp_path: Path) -> None:
     folder = tmp_path / "my-desk"
-    assert "next: cd" in done("init", str(folder), "--framework", framework)
+    said = done("init", str(folder), "--framework", framework)
     done("release", "check", str(folder / "release"))
     assert "4 passed, 0 failed" in done("release", "test", str(folder / "release"))
-    env = {**os.environ, "SLUICEGATE_LOCAL": "release"}
+    enter, try_it, test_it = [line.strip() for line in said.splitlines() if line.startswith("  ")]
+    # What it says comes next is run as it stands there, by a shell that has no environment activated.
+    env = {**os.environ, "PATH": os.defpath}
     ran = subprocess.run(
-        [sys.executable, "agent.py", "5000"], cwd=folder, env=env, capture_output=True, text=True, check=False
+        f"{enter} && {try_it}", shell=True, env=env, capture_output=True, text=True, check=False
     )
-    assert ran.returncode == 0 and ran.stdout.startswith("no: `refund-small` fails on"), ran.stderr
+    assert ran.returncode == 0 and ran.stdout.startswith("no: "), ran.stderr
+    assert "`refund-small` fails on `amount <= 100`, got 5000" in ran.stdout + ran.stderr
     tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q"], cwd=folder, capture_output=True, text=True, check=False
+        f"{enter} && {test_it} -q", shell=True, env=env, capture_output=True, text=True, check=False
     )
     assert tested.returncode == 0, tested.stdout
+
+
+def test_the_next_step_names_the_python_that_has_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.defpath)
+    assert f" {sys.executable} agent.py" in done("init", str(tmp_path / "a"))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert " python agent.py" in done("init", str(tmp_path / "b"))
 
 
 def test_its_ci_runs_what_there_is(tmp_path: Path) -> None:
