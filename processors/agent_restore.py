@@ -115,7 +115,7 @@ def decide_restore(work: Work, event: int) -> None:
         refuse(work, event, "rollback_too_large")
         return
     for facts in pieces:
-        emit(work, STAGE, RESTORED, facts, caused_by=_cause(work.state, event))
+        emit(work, STAGE, RESTORED, facts, caused_by=_cause(work, event))
 
 
 def _about(work: Work, event: int) -> AgentOrder | None:
@@ -158,8 +158,8 @@ def restore_facts(
     ]  # fmt: skip
 
 
-def _cause(state: PartitionState, event: int) -> bytes:
-    return event_id(state.log_id, 0, event, "control", 0)
+def _cause(work: Work, event: int) -> bytes:
+    return event_id(work.control.own_log, 0, event, "control", 0)
 
 
 def refuse(work: Work, event: int, reason: str) -> None:
@@ -167,7 +167,7 @@ def refuse(work: Work, event: int, reason: str) -> None:
     if _about(work, event) is None:
         return
     facts = RestoreFacts(event, -1, 0, 1, b"", 0, [], [], [], [])
-    emit(work, STAGE, RESTORED, facts, reason, caused_by=_cause(work.state, event))
+    emit(work, STAGE, RESTORED, facts, reason, caused_by=_cause(work, event))
 
 
 @dataclass(slots=True)

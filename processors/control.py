@@ -22,6 +22,7 @@ from sluicegate.processors import (
     control_policy,
     deployments,
     erasure,
+    generations,
     modes,
     quarantine,
 )
@@ -32,6 +33,7 @@ from sluicegate.processors.api_keys import ApiKey
 from sluicegate.processors.attestation import Attested
 from sluicegate.processors.changes import Change
 from sluicegate.processors.deployments import Canary
+from sluicegate.processors.generations import Generation
 from sluicegate.processors.orders import Orders
 from sluicegate.processors.registry import (
     ACTIVE,
@@ -71,6 +73,7 @@ class Control:
 
     head: int = -1
     log_id: bytes = b""
+    """Of the generation that decides, as `partitions`; control's own is `own_log`."""
     env: str = ""
     partitions: int = 0
     signing: str = "dev"
@@ -123,6 +126,10 @@ class Control:
     """Agent -> why every call of it needs a person; read by `authorize.py`."""
     erased: erasure.Erased = field(default_factory=dict)
     """Subjects whose keys were destroyed; read by `erasure.erased_by`."""
+    generations: tuple[Generation, ...] = ()
+    """Those that were started, the first one from genesis."""
+    repartition: Generation | None = None
+    """The one that is begun and not started: nothing new is permitted meanwhile."""
     release: CompiledRelease | None = None
     """The compiled form of `deployed`, attached by the reader; not part of the fold."""
     mac_keys: dict[str, bytes] = field(default_factory=dict)
@@ -131,6 +138,11 @@ class Control:
     """Those at hand, by digest, attached by the reader; not part of the fold."""
     views: dict[str, Control] = field(default_factory=dict, init=False)
     """See `deployments.view`; every new object begins without."""
+
+    @property
+    def own_log(self) -> bytes:
+        """The log id of the control ledger itself: that of the first generation."""
+        return generations.first(self).log_id
 
 
 def fold(control: Control, seq: int, facts: ControlFacts, at: int = 0) -> Control:
@@ -192,6 +204,7 @@ def _genesis(new: Control, body: Body, who: str) -> None:
     new.log_id = bytes.fromhex(str(body["log_id"]))
     new.env, new.partitions = str(body["env"]), cast(int, body["partitions"])
     new.signing = str(body["signing"])
+    new.generations = (Generation(0, new.log_id, new.partitions, new.head, new.head),)
     if body.get("operator"):  # whoever made the environment is its first operator
         first = Person(str(body["operator"]), "", (OPERATOR_ROLE,))
         new.people = {first.person_id: first}
@@ -341,6 +354,7 @@ _STEPS: dict[str, Callable[[Control, Body, str], None]] = {
     changes.PROPOSED: changes.propose,
     changes.AGREED: _change_agreed,
     changes.WITHDRAWN: changes.withdraw,
+    **generations.STEPS,
     **alarm_events.STEPS,
 }
 """Kind -> what it changes in the new `Control`. Steps replace maps, never change them: the old one is still in use."""

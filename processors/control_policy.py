@@ -44,7 +44,7 @@ def not_signed(control: Control, seq: int, facts: ControlFacts) -> str:
         return f"the key `{key.kid}` is revoked, or `{key.principal[:80]}` is no registered person any more"
     if facts.who != key.principal:
         return f"it says `{facts.who[:80]}`, and the key is that of `{key.principal[:80]}`"
-    if not signing.verify_control(facts, control.log_id, seq, key.public):
+    if not signing.verify_control(facts, control.own_log, seq, key.public):
         return f"its signature does not verify under key `{key.kid}`"
     return ""
 

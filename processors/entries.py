@@ -156,7 +156,11 @@ class PartitionState:
     """Agent -> control event of the last order to roll it back that was taken in."""
     withdrawn: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """Session that a rollback ended -> (event that opened it, when), for when that is taken back."""
+    sealed: int = 0
+    """1 once the partition's generation ended: nothing is decided here any more (`seam_fold.py`)."""
     # Derived, not part of the state bytes:
+    owners: dict[bytes, str] | None = None
+    """Remembered id -> its agent, filled by the fold only where somebody asks for it (`seam.py`): about 100 bytes each."""
     expiry: dict[int, bytearray] = field(default_factory=dict)
     """Hour of decided time -> keys of the intents that are forgotten then, one after the other."""
     swept_hour: int = 0

@@ -70,6 +70,8 @@ OTHER = (
     "resumed",
     "restored",
     "scored",
+    "sealed",
+    "imported",
 )
 
 

@@ -25,6 +25,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.erasure import REASON as ERASED
 from sluicegate.processors.erasure import is_erased
 from sluicegate.processors.exchanges import decide_alarm, decide_exchange, drop_alarm
+from sluicegate.processors.generations import REASON as REPARTITIONING
 from sluicegate.processors.handoff import decide_handoff, decide_transfer
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
@@ -233,6 +234,9 @@ def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
     seen = work.state.intents.get(key_of(o))
     if seen is not None:
         _repeat(work, seen)
+    elif work.control.repartition is not None:
+        # INVARIANT: nothing is begun across a seam, and what was asked before is still answered (tests/unit/test_seam.py).
+        _refuse(work, "route", Refusal(REPARTITIONING), remembered=False)
     elif intent.kind in CALL_KINDS:
         run_stages(work)
     elif intent.kind == "handoff":

@@ -24,6 +24,7 @@ from sluicegate.processors import (
     lifecycle,
     memory_fold,
     routed,
+    seam_fold,
 )
 from sluicegate.processors.delegation import hand_over
 from sluicegate.processors.ended import Ended, taken_out
@@ -168,6 +169,8 @@ def apply(state: PartitionState, outcome: Outcome) -> PartitionState:
         _apply_score(state, outcome)
     elif status == "restored":
         agent_restore_fold.fold(state, outcome)
+    elif outcome.stage == seam_fold.STAGE:
+        seam_fold.fold(state, outcome)
     elif o.intent_id:
         _apply_intent(state, outcome)
     return state
@@ -187,12 +190,8 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
     else:
         make_key = message_key if facts.origin == "channel" else intent_key
         key = make_key(o.tenant, o.agent_id, o.intent_id)
-    _remember(
-        state,
-        key,
-        facts.issued_at,
-        Ended(facts.digest, outcome.status, outcome.reason, o.topic, o.offset, outcome.event_id),
-    )
+    ended = Ended(facts.digest, outcome.status, outcome.reason, o.topic, o.offset, outcome.event_id)
+    _remember(state, key, facts.issued_at, ended, o.agent_id)
     name = session_key(o.agent_id, o.session_id)
     if outcome.status == "opened":
         state.withdrawn.pop(name, None)
@@ -215,11 +214,11 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
             session.calls_given += facts.calls_cap
             session.last_at = o.decided_at
     elif outcome.status == "closed":
-        ended = state.sessions.pop(name, None)
-        if ended is not None:
-            closed.end(state, name, ended)
-            if ended.held:
-                state.parked[name] = ended
+        gone = state.sessions.pop(name, None)
+        if gone is not None:
+            closed.end(state, name, gone)
+            if gone.held:
+                state.parked[name] = gone
     elif outcome.status == "heard":
         session = state.sessions.get(name)
         if session is not None:  # else it was idle for so long that the sweep just closed it
@@ -233,7 +232,7 @@ def _apply_score(state: PartitionState, outcome: Outcome) -> None:
     o, facts = outcome.origin, outcome.facts
     assert isinstance(facts, ScoreFacts)
     ended = Ended(facts.digest, "scored", "", o.topic, o.offset, outcome.event_id)
-    _remember(state, score_key(o.tenant, o.agent_id, facts.score_id), facts.issued_at, ended)
+    _remember(state, score_key(o.tenant, o.agent_id, facts.score_id), facts.issued_at, ended, o.agent_id)
 
 
 def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
@@ -247,7 +246,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
                 o.intent_id, o.agent_id, o.session_id, o.tenant, o.subject, facts.tool, facts.version, facts.executor,
                 status, facts.digest, facts.issued_at, facts.deadline_at, o.topic, o.offset, o.release, outcome.event_id,
             )  # fmt: skip
-            _remember(state, key, facts.issued_at, intent)
+            _remember(state, key, facts.issued_at, intent, o.agent_id)
             state.open_count += 1
             session = state.sessions.get(session_key(o.agent_id, o.session_id))
             if session is not None:
@@ -258,12 +257,8 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
             session = state.sessions.get(session_key(o.agent_id, o.session_id))
             if session is not None:
                 derail.note_call(session, facts.call_digest, outcome.reason)
-            _remember(
-                state,
-                key,
-                facts.issued_at,
-                Ended(facts.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id),
-            )
+            refused = Ended(facts.digest, status, outcome.reason, o.topic, o.offset, outcome.event_id)
+            _remember(state, key, facts.issued_at, refused, o.agent_id)
         return
     entry = state.intents.get(key)
     if type(entry) is not OpenIntent:
@@ -366,7 +361,11 @@ def _keep_session(state: PartitionState, entry: OpenIntent, status: str) -> None
     entry.keeps = waits
 
 
-def _remember(state: PartitionState, key: bytes, issued_at: int, entry: OpenIntent | Ended) -> None:
+def _remember(
+    state: PartitionState, key: bytes, issued_at: int, entry: OpenIntent | Ended, agent_id: str
+) -> None:
+    if state.owners is not None:
+        state.owners[key] = agent_id
     if key not in state.intents:
         hour = (issued_at + ACCEPT_WINDOW_US) // HOUR_US + 1
         state.expiry.setdefault(hour, bytearray()).extend(key)
@@ -387,6 +386,8 @@ def _sweep(state: PartitionState) -> None:
         for key in keys_in(state.expiry.pop(bucket)):
             if type(state.intents.get(key)) is Ended:
                 del state.intents[key]
+                if state.owners is not None:
+                    state.owners.pop(key, None)
             elif key in state.intents:  # still open: look again in an hour
                 state.expiry.setdefault(hour + 1, bytearray()).extend(key)
     if state.accounts:

@@ -316,3 +316,28 @@ class RestoreFacts:
     sessions: list[bytes]
     forgotten: list[bytes]
     cells: list[bytes]
+
+
+@dataclass(slots=True)
+class SealFacts:
+    """A partition of a generation ends."""
+
+    generation: int
+    next_log_id: bytes
+    size: int
+    root: bytes
+
+
+@dataclass(slots=True)
+class ImportFacts:
+    """State of an earlier generation's partition goes on in this one."""
+
+    generation: int
+    log_id: bytes
+    partition: int
+    seq: int
+    root: bytes
+    piece: int
+    pieces: int
+    digest: bytes
+    rows: list[bytes]

@@ -152,6 +152,12 @@ EXECUTION = (
     Reason("unknown_dispatch", "This receipt belongs to no open call.", "nothing to do: it is recorded only"),
     Reason("late", "This came after the end.", "nothing to do: it is recorded only"),
     Reason(
+        "repartitioning",
+        "Nothing new can be done for some minutes; wait, then ask again.",
+        "the log goes on with another number of partitions: ask again with the same id once `sluicegate topics repartition` is "
+        "done, and restart what has an older connection",
+    ),
+    Reason(
         "rolling_back",
         "Your work is being taken back to an earlier point; wait, then begin anew.",
         "an operator or an alarm ordered it: sluicegate rollback list; ask again in a few seconds",

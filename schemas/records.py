@@ -17,6 +17,7 @@ from sluicegate.schemas.facts import ControlFacts as ControlFacts
 from sluicegate.schemas.facts import ExchangeFacts as ExchangeFacts
 from sluicegate.schemas.facts import GenesisFacts as GenesisFacts
 from sluicegate.schemas.facts import HoldFacts as HoldFacts
+from sluicegate.schemas.facts import ImportFacts as ImportFacts
 from sluicegate.schemas.facts import IntakeFacts as IntakeFacts
 from sluicegate.schemas.facts import IntentFacts as IntentFacts
 from sluicegate.schemas.facts import JobFacts as JobFacts
@@ -26,6 +27,7 @@ from sluicegate.schemas.facts import PromptFacts as PromptFacts
 from sluicegate.schemas.facts import RestoreFacts as RestoreFacts
 from sluicegate.schemas.facts import ResultFacts as ResultFacts
 from sluicegate.schemas.facts import ReviewFacts as ReviewFacts
+from sluicegate.schemas.facts import SealFacts as SealFacts
 from sluicegate.schemas.facts import SessionFacts as SessionFacts
 from sluicegate.schemas.facts import SpendFacts as SpendFacts
 from sluicegate.schemas.facts import StageFacts as StageFacts

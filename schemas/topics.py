@@ -135,9 +135,18 @@ TICK = "tick"
 """The input name of a due deadline."""
 
 
-def full_name(env: str, name: str) -> str:
-    """`dev`, `intents` -> `dev.intents`."""
-    return f"{env}.{name}"
+COMMON = frozenset(t.name for t in TOPICS if not t.keyed)
+"""Topics that all generations of an environment share: they have no agents' partitions."""
+
+
+def space_of(env: str, generation: int) -> str:
+    """What prefixes the keyed topics of a generation: `dev`, and from the first repartition on `dev.g1`, `dev.g2`, ..."""
+    return f"{env}.g{generation}" if generation else env
+
+
+def full_name(space: str, name: str) -> str:
+    """`dev`, `intents` -> `dev.intents`; `dev.g1`, `intents` -> `dev.g1.intents`, but `dev.g1`, `control` -> `dev.control`."""
+    return f"{space.partition('.')[0] if name in COMMON else space}.{name}"
 
 
 def murmur2(data: bytes) -> int:

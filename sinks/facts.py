@@ -199,6 +199,11 @@ ONLY_IN_BYTES = {
     ("taken_back_facts", "order"),
     *(("streamed_facts", name) for name in ("confidence", "message", "pieces", "streamed", "same")),
     ("score_facts", "score_id"),
+    *(("seal_facts", name) for name in ("generation", "next_log_id", "size", "root")),
+    *(
+        ("import_facts", name)
+        for name in ("generation", "log_id", "partition", "seq", "root", "piece", "pieces", "rows")
+    ),
     ("hold_facts", "release"),  # the header's, again
     ("hold_facts", "grounded_events"),
     ("hold_facts", "grounded_paths"),

@@ -38,6 +38,7 @@ from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.places import stand
 
 T0 = 1_795_000_000_000_000
 """Microseconds; 2026-11-18."""
@@ -185,6 +186,7 @@ class Driver:
         records: the partition's ledger. Offsets have a hole after each input, where Kafka has a commit marker.
         control_records, controls: the control ledger, and its fold as of each head.
         inputs: topic -> offset -> bytes, as the input topics would hold them.
+        before: (generation, partition) -> the inputs of partitions before a seam (`seam_driver.py`).
         dispatches, replies, dead_letters, transfers, exchanges: everything that went out.
     """
 
@@ -198,11 +200,13 @@ class Driver:
         keys: MemoryKeys | None = None,
     ) -> None:
         self.partition, self.now = partition, T0
+        self.log_id = LOG_ID
         self.keys = keys or MemoryKeys()
         self.records: list[Record] = []
         self.control_records: list[Record] = []
         self.controls: list[Control] = []
         self.inputs: dict[str, dict[int, bytes]] = {}
+        self.before: dict[tuple[int, int], dict[str, dict[int, bytes]]] = {}
         self.next_offset: Counter[str] = Counter()
         self.dispatches: list[r.Dispatch] = []
         self.replies: list[r.Reply] = []
@@ -271,7 +275,7 @@ class Driver:
     def _fold(self, decision: Decision) -> Decision:
         for outcome in decision.outcomes:
             value, self._prev = seal(
-                outcome, LOG_ID, self.partition, self.state.seq, self._prev, self.keys.seal
+                outcome, self.log_id, self.partition, self.state.seq, self._prev, self.keys.seal
             )
             self.records.append(Record(len(self.records) + self._markers, value))
             apply(self.state, outcome)
@@ -289,10 +293,17 @@ class Driver:
         decision = decide(self.state, control, source, self.now)
         while decision.needs:
             for topic, offset in decision.needs:
-                source.contents[topic, offset] = self.inputs.get(topic, {}).get(offset)
+                source.contents[topic, offset] = self.bytes_at(topic, offset)
             decision = decide(self.state, control, source, self.now)
         self.library.remember(source, decision)
         return self._fold(decision)
+
+    def bytes_at(self, topic: str, offset: int) -> bytes | None:
+        """An input's bytes, here or, after a seam, in a partition of an earlier generation."""
+        place = stand(offset)
+        if place is not None:
+            return self.before[place.generation, place.partition].get(topic, {}).get(place.offset)
+        return self.inputs.get(topic, {}).get(offset)
 
     def feed(
         self, topic: str, record: object, *, stale: bool = False, control: Control | None = None
