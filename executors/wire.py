@@ -3,7 +3,8 @@
 What the http, model and MCP adapters share. The request goes to an address that `egress.py` allowed. No redirects, no
 cookies, no proxies from the environment, no compression, and nothing repeated. Whether anything can have reached the
 other side is known from the moment a connection was handed out, and said in `sent`.
-Never reads a contract and never lets an exception's text out: it may hold headers. Next: `http.py`, `model.py`.
+Never reads a contract and never lets an exception's text out: it may hold headers. Next: `round_trip.py` (an answer read
+whole), `http.py`, `model.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import ClientRequest, ClientTimeout
 from aiohttp.connector import Connection
+from aiohttp.helpers import parse_content_type
 from aiohttp.tracing import Trace
 from sluicegate.executors.adapter import ERROR_CHARS, Failed
 from sluicegate.executors.egress import CheckedResolver, Denied, Egress, Lookup, system_lookup
+from sluicegate.executors.round_trip import DEFAULTS, RoundTrips, request_bytes
 from sluicegate.executors.secret_refs import redact
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
@@ -77,7 +80,9 @@ class _Connector(aiohttp.TCPConnector):
         while connection.protocol is not None and connection.protocol.should_close:
             connection.close()
             connection = await super().connect(req, traces, timeout)
-        _progress.get().connected = True
+        progress = _progress.get(None)
+        if progress is not None:
+            progress.connected = True
         return connection
 
 
@@ -95,11 +100,12 @@ class Wire:
             timeout=ClientTimeout(total=None, sock_connect=None),
             auto_decompress=False,
             trust_env=False,
-            headers={"User-Agent": "sluicegate", "Accept-Encoding": "identity"},
+            headers=DEFAULTS,
         )
         # INVARIANT: never sent twice. aiohttp repeats GET, PUT and DELETE when a kept connection breaks; there is no
         # public way to forbid it (tests/unit/test_http_adapter.py::test_broken_connection_is_not_retried).
         self._session._retry_connection = False
+        self._trips = RoundTrips(connector)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -137,31 +143,36 @@ class Wire:
             step = "said nothing" if progress.connected else "could not be connected to"
             return Failed("timeout", f"the tool {step} within {timeout_s * 1000:.0f} ms", progress.connected)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _broken(error, progress, f"{target.host}:{target.port}")
+            return _broken(error, progress.connected, f"{target.host}:{target.port}")
 
     async def exchange(
         self, target: Target, headers: Mapping[str, str], body: bytes | None, *, limit: int, timeout_s: float
     ) -> Answered | Failed:
         """One request; at most `limit` bytes of a 2xx body are read, `ERROR_READ_BYTES` of another one."""
-        progress = _Progress()
-        _progress.set(progress)
+        connected = False
         place = f"{target.host}:{target.port}"
         try:
             self._egress.check_host(target.host, target.port)
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.request(
-                    target.method, target.url, headers=headers, data=body, allow_redirects=False
-                ) as response,
-            ):
-                return await answered(response, limit)
+            request = request_bytes(target.method, target.url, headers, body)
+            async with asyncio.timeout(timeout_s):
+                connection = await self._trips.connect(target.url)
+                connected = True
+                told = await self._trips.exchange(connection, request, limit, ERROR_READ_BYTES)
+            kind = told.headers.get("Content-Type")
+            return Answered(
+                told.status,
+                told.headers,
+                parse_content_type(kind)[0] if kind is not None else "application/octet-stream",
+                told.body,
+                told.whole,
+            )
         except Denied as error:
             return Failed("egress_denied", str(error), sent=False)
         except TimeoutError:
-            step = "did not answer" if progress.connected else "could not be connected to"
-            return Failed("timeout", f"the tool {step} within {timeout_s * 1000:.0f} ms", progress.connected)
+            step = "did not answer" if connected else "could not be connected to"
+            return Failed("timeout", f"the tool {step} within {timeout_s * 1000:.0f} ms", connected)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _broken(error, progress, place)
+            return _broken(error, connected, place)
 
 
 def plain_names(names: Mapping[str, str]) -> dict[str, str]:
@@ -205,10 +216,10 @@ def _plain(text: str) -> str:
     return text if text.isascii() and text.isprintable() else quote(text, safe=":/")
 
 
-def _broken(error: Exception, progress: _Progress, place: str) -> Failed:
+def _broken(error: Exception, connected: bool, place: str) -> Failed:
     """A call that ended without an answer. The exception's text is left out: it may hold headers."""
     kind = type(error).__name__
-    if not progress.connected:
+    if not connected:
         if isinstance(error, aiohttp.ClientConnectionError | OSError):
             return Failed("unreachable", f"`{place}` cannot be connected to ({kind})", sent=False)
         return Failed("crashed", f"the request to `{place}` could not be made ({kind})", sent=False)
