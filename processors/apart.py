@@ -12,7 +12,7 @@ from sluicegate.processors.diff import Answer
 from sluicegate.processors.rederive import Event
 
 MAX_CHANGES = 10_000
-"""Kept of a partition, about 700 bytes each: 7 MB. All are counted."""
+"""Kept of a run, about 700 bytes each: 7 MB. All are counted."""
 
 Session = tuple[str, str]
 """(agent, session)."""
@@ -62,6 +62,7 @@ class Course:
     """What became of one session.
 
     Attributes:
+        partition: whose seqs these are.
         first: seq of the first input that certainly comes out otherwise, -1 when none.
         unknown_from: seq from which nobody can know, and `why`; -1 when never.
         unknown: what it asked after that.
@@ -71,15 +72,18 @@ class Course:
     unknown_from: int = -1
     why: str = ""
     unknown: int = 0
+    partition: int = 0
 
 
 @dataclass(slots=True)
 class Apart:
-    """What one partition would hold.
+    """What the partitions that were looked at would hold.
 
     Attributes:
         dropped: seqs of the records left out.
         decided: inputs decided again; `changed`, `speculative` of them.
+        touched: partitions that hold something else, besides that of the event.
+        crossed: exchanges and hand-offs between partitions that came otherwise, not at all, or only without the event.
         spends: account -> (spent on the record, spent without).
         memory: cell -> (version and digest on the record, without).
         not_made: intents that were executed with an effect, and would not have been.
@@ -87,6 +91,8 @@ class Apart:
     """
 
     dropped: list[int] = field(default_factory=list)
+    touched: set[int] = field(default_factory=set)
+    crossed: int = 0
     decided: int = 0
     changed: int = 0
     speculative: int = 0

@@ -1,271 +1,347 @@
-"""Without: what a ledger would hold, had one event never come.
+"""Without: what a ledger would hold, had one event never come. One partition of it.
 
 The input the event belongs to (or every input of one call) is left out; all later ones are decided again, as they were
 recorded, on a state of their own that never saw it. Ids are those of the record, so receipts find their offers. What then
-comes out otherwise is certain as long as nobody had to answer otherwise. From where a session saw the event\'s content,
+comes out otherwise is certain as long as nobody had to answer otherwise. From where a session saw the event's content,
 or got another answer than the recorded one, its agent would have asked other things: all it asked after that is
 `speculative`, decided as if it had asked the same. That goes on where a memory value of such a session is read and where
-such a session hands work on. Other partitions are not decided again: what leads there is said.
-Never executes, seals or publishes: no more than `rederive.py`, whose machinery this is. Next: `streams/without.py`.
+such a session hands work on, on any partition.
+
+A partition is as recorded until the event, or until something comes from another one that differs (`crossing.py`).
+Never executes, seals or publishes: no more than `rederive.py`, whose machinery this is. Next: `together.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sluicegate.processors import snapshot
 from sluicegate.processors.agent_fold import Cuts
 from sluicegate.processors.agent_orders import orders_in
 from sluicegate.processors.agent_restore import PLACE
-from sluicegate.processors.apart import MAX_CHANGES, Apart, Change, Course, Drop
+from sluicegate.processors.alarms import alarm_first, due_alarm
+from sluicegate.processors.apart import MAX_CHANGES, Change, Course, Drop
 from sluicegate.processors.control import Control
-from sluicegate.processors.diff import Answer, answer, course
+from sluicegate.processors.crossing import Crossing, Sent
+from sluicegate.processors.diff import Answer, answer
+from sluicegate.processors.doubts import spread
+from sluicegate.processors.homes import TRANSFER
 from sluicegate.processors.inputs import Input, Place, Tick
-from sluicegate.processors.outcomes import Outcome, from_header, header_hash, intent_key
+from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, key_of
+from sluicegate.processors.parted import NOTHING, differs, key_in, seen, sent_id
 from sluicegate.processors.pipeline import decide
-from sluicegate.processors.rederive import ErasedError, Event, Opener, Rederive
+from sluicegate.processors.rederive import ErasedError, Event, Opener, Rederive, places_of
 from sluicegate.processors.state import OpenIntent, PartitionState, apply, due_intent
+from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
-from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.errors import SluicegateError, Terminal, Unreadable
 
 MAX_TICKS = 100
 """Deadlines that are acted on between two recorded inputs, where there were none."""
 
+BEYOND = 1 << 40
+"""Seqs of what never was on the record begin here: ids are made of them, and are no id of the record's."""
+
+KEEP_INSTEAD = 10_000
+"""Inputs that came instead of recorded ones, kept before those nothing refers to are dropped: at most 64 kB each."""
+
 
 class Without(Rederive):
-    """One partition. Feed every record from the first on, then `finish`; `apart` holds what was found."""
+    """One partition. `add` every record from the first on and `step` for each input that is `ready`; `finish` readies
+    the last. What is found is in `crossing.apart`."""
 
-    def __init__(self, partition: int, controls: Sequence[Control], opener: Opener, drop: Drop) -> None:
+    def __init__(
+        self, partition: int, controls: Sequence[Control], opener: Opener, drop: Drop, crossing: Crossing
+    ) -> None:
         super().__init__(partition, controls, opener)
-        self.apart = Apart()
         self.other: PartitionState | None = None
-        self._drop = drop
-        partitions = controls[0].partitions if controls else 0
-        self._other_cuts = Cuts(orders_in(controls), partition, partitions)
-        self._asked_later: set[bytes] = set()
-        """Intents that were asked when nobody could know any more."""
-        self._parted: set[bytes] = set()
-        """Intents that stand otherwise than on the record."""
-        self._doubtful: set[bytes] = set()
-        """Memory cells whose value is of that kind."""
-        self._spent: Counter[str] = Counter()
-        self._would: Counter[str] = Counter()
+        self.ready: deque[list[Event]] = deque()
+        self._crossing, self._drop = crossing, drop
+        self._other_cuts = Cuts(orders_in(controls), partition, crossing.partitions)
+        self._instead: dict[Place, bytes] = {}
+        self._beyond = 0
 
     def _end_group(self) -> None:
         group, self._group = self._group, []
-        if not group:
-            return
+        if group:
+            self.ready.append(group)
+
+    def _awaited(self) -> int:
+        return super()._awaited() + sum(map(len, self.ready))
+
+    def _places(self) -> list[Place]:
+        return super()._places() + (places_of(self.other) if self.other is not None else [])
+
+    def step(self) -> None:
+        """Take the oldest input that is ready."""
+        group = self.ready.popleft()
         self.tally.inputs += 1
         self.tally.outcomes += len(group)
-        h = group[0].header
+        h, dropped = group[0].header, self._drop.holds(group)
         self._cuts.before(self.state, h.decided_at)
-        dropped = self._drop.holds(group)
-        if dropped and self.other is None:
-            self.other = snapshot.decode(snapshot.encode(self.state))
         if self.other is None:
             self._other_cuts.before(self.state, h.decided_at)
-        elif dropped:
+        self._crossing.begun |= dropped
+        if dropped:
             self._leave_out(group)
-        else:
-            self._again(group)
+        elif self._crossing.begun:
+            self.arrive(h.decided_at)
+            ident = sent_id(group[0])
+            if self.other is not None or ident in self._crossing.instead:
+                self._again(group, ident)
+            else:
+                recorded = [from_header(e.header, e.facts) for e in group]
+                self._judge(group, recorded, recorded)
         self._fold(group)
+
+    def _fork(self) -> PartitionState:
+        """The state that never saw it."""
+        if self.other is None:
+            self.other = snapshot.decode(snapshot.encode(self.state))
+            self._crossing.apart.touched.add(self.state.partition)
+        return self.other
 
     # -- what is left out -----------------------------------------------------------------------------------------------
 
     def _leave_out(self, group: list[Event]) -> None:
-        h = group[0].header
-        self.apart.dropped += [e.header.seq for e in group]
-        self._parted.add(_key(h))
+        other, crossing, h = self._fork(), self._crossing, group[0].header
+        self.arrive(h.decided_at)
+        crossing.apart.dropped += [e.header.seq for e in group]
+        crossing.compare(self.state.partition, self._was(group), None, h.decided_at, False)
+        other.prev_hash = header_hash(group[-1].header_bytes)
         self._count([from_header(e.header, e.facts) for e in group], [])
         if any(e.header.status == "dispatched" for e in group):
-            self.apart.not_made.append((h.agent_id, h.intent_id, False))
-        if _seen(group):
-            self._unknown(h, "it saw what is left out")
+            crossing.apart.not_made.append((h.agent_id, h.intent_id, False))
+        if seen(group):
+            self.unknown(h.agent_id, h.session_id, h.seq, "it saw what is left out")
 
     # -- what is decided again ------------------------------------------------------------------------------------------
 
-    def _again(self, group: list[Event]) -> None:
-        assert self.other is not None
-        apart, h = self.apart, group[0].header
+    def _again(self, group: list[Event], ident: bytes) -> None:
+        other, crossing, h = self._fork(), self._crossing, group[0].header
         recorded = [from_header(e.header, e.facts) for e in group]
-        self.other.log_id = self.state.log_id
-        self._deadlines(h)
+        other.log_id = self.state.log_id
+        self.deadlines(h.decided_at, h.control_head, key_in(h))
+        was, now = None, None
         try:
-            made = self._made(group)
+            now = self._now(group, ident)
+            was = self._was(group)
         except ErasedError:
-            apart.erased += 1
-            made = recorded
-        apart.decided += 1
+            crossing.apart.erased += 1
+        made = recorded if now is None else now.outcomes
+        crossing.apart.decided += 1
         for outcome in made:
-            apply(self.other, outcome)
-        self.other.prev_hash = header_hash(group[-1].header_bytes)
-        self._other_cuts.before(self.other, h.decided_at)
-        self._judge(group, recorded, made)
+            apply(other, outcome)
+        other.prev_hash = header_hash(group[-1].header_bytes)
+        self._other_cuts.before(other, h.decided_at)
+        later = self._judge(group, recorded, made)
+        if was is not None:
+            crossing.compare(self.state.partition, was, now, h.decided_at, later)
         self._count(recorded, made)
 
-    def _made(self, group: list[Event]) -> list[Outcome]:
-        """What this input leads to without the event. Ids are those of the record."""
-        assert self.other is not None
+    def _was(self, group: list[Event]) -> Decision:
+        """The recorded decision, with what it sent: the ledger does not keep that."""
         first = group[0].header
         if first.stage == "genesis" or first.reason == "machinery_failed":
-            return [from_header(e.header, e.facts) for e in group]
-        self.other.seq = first.seq
-        self._other_cuts.before(self.other, first.decided_at)
+            return Decision()
         try:
-            source = self._source(group[0])
+            return self._decision(
+                self._opened(group[0]), self._controls[first.control_head], first.decided_at
+            )
+        except ErasedError:
+            return Decision()
+
+    def _now(self, group: list[Event], ident: bytes) -> Decision:
+        """What this input leads to without the event. Ids are those of the record."""
+        other, first = self._fork(), group[0].header
+        if first.stage == "genesis" or first.reason == "machinery_failed":
+            return Decision(outcomes=[from_header(e.header, e.facts) for e in group])
+        other.seq = first.seq
+        self._other_cuts.before(other, first.decided_at)
+        control, place = self._controls[first.control_head], (first.input_topic, first.input_offset)
+        if ident in self._crossing.instead:
+            record = self._crossing.instead[ident]
+            if record is None:
+                return Decision()  # nobody sent it
+            return self._came(record, place, control, first.decided_at)
+        source = self._opened(group[0])
+        if isinstance(source, Tick) and source.order < 0 and first.intent_id:
+            due = due_intent(other, first.decided_at)
+            if due is None or due[0] != key_in(first):
+                return Decision()  # acted on only if it is due here, too; an alarm of a home looks itself
+        return self._decided(source, control, first.decided_at)
+
+    def _opened(self, event: Event) -> Input | Tick:
+        try:
+            return self._source(event)
         except SluicegateError as error:
             raise Terminal(
-                f"seq {first.seq} does not open: {error}, run `sluicegate ledger verify`"
+                f"seq {event.header.seq} does not open: {error}, run `sluicegate ledger verify`"
             ) from error
-        if isinstance(source, Tick) and source.order < 0:
-            return self._tick(group, source)
-        return self._decided(source, self._controls[first.control_head], first.decided_at)
 
-    def _decided(self, source: Input | Tick, control: Control, at: int) -> list[Outcome]:
-        assert self.other is not None
+    def sent(self, event: Event) -> object:
+        """The exchange or hand-off that this input is; None when its content is gone."""
+        try:
+            source = self._opened(event)
+            record = codec.decode(source.value) if isinstance(source, Input) else None
+            return codec.decode(record.payload) if isinstance(record, r.Envelope) else record
+        except (ErasedError, Unreadable):
+            return None
+
+    def _came(self, record: Sent, place: Place, control: Control, at: int) -> Decision:
+        """Another partition sent this. Nobody signed it: it is taken as an environment that does not sign takes it."""
+        value = codec.encode(record)
+        self._instead[place] = value
+        if len(self._instead) > KEEP_INSTEAD:
+            held = set(self._places())
+            self._instead = {p: v for p, v in self._instead.items() if p in held or p == place}
+        source = Input(place[0], self.state.partition, place[1], value)
+        return self._decided(source, replace(control, signing="dev"), at)
+
+    def _decided(self, source: Input | Tick, control: Control, at: int) -> Decision:
+        other = self._fork()
         source.library = None  # it may hold what is left out
-        decision = decide(self.other, control, source, at)
+        decision = decide(other, control, source, at)
         while decision.needs:
-            source.contents.update({place: self._load(place) for place in decision.needs})
-            decision = decide(self.other, control, source, at)
-        return decision.outcomes
+            source.contents.update({place: self._load_other(place) for place in decision.needs})
+            decision = decide(other, control, source, at)
+        return decision
 
-    def _load(self, place: Place) -> bytes | None:
+    def _load_other(self, place: Place) -> bytes | None:
         if place[0] == PLACE:
             return self._other_cuts.values.get(place[1])
-        return super()._load(place)
+        return self._instead[place] if place in self._instead else self._load(place)
 
-    def _tick(self, group: list[Event], source: Tick) -> list[Outcome]:
-        """A recorded deadline is acted on if its intent is due here, too; an alarm of a home always is."""
-        assert self.other is not None
-        first = group[0].header
-        if not first.intent_id:
-            return self._decided(source, self._controls[first.control_head], first.decided_at)
-        due = due_intent(self.other, first.decided_at)
-        if due is None or due[0] != _key(first):
-            return []
-        return self._decided(source, self._controls[first.control_head], first.decided_at)
+    # -- what never was on the record -----------------------------------------------------------------------------------
 
-    def _deadlines(self, h: r.Header) -> None:
-        """Intents that stand otherwise have deadlines of their own."""
-        assert self.other is not None
+    def arrive(self, at: int) -> bool:
+        """Take what other partitions sent up to a time and never did on the record; whether there was any."""
+        came = list(self._crossing.due(self.state.partition, at))
+        for when, record in came:
+            other = self._fork()
+            now = max(when, other.now)
+            self._beyond += 1
+            place = ("transfers", -self._beyond)
+            control = self._controls[max(0, other.control_head)]
+            other.seq = BEYOND + self._beyond
+            self._otherwise(self._came(record, place, control, now), now, "hand-off")
+        return bool(came)
+
+    def deadlines(self, at: int, head: int, but: bytes = b"") -> bool:
+        """Act on what is due here and was not on the record; whether there was any. `but`: a call that is looked at anyway."""
+        acted = False
         for _ in range(MAX_TICKS):
-            due = due_intent(self.other, h.decided_at)
-            if due is None or due[0] not in self._parted or due[0] == _key(h):
-                return
-            entry = due[1]
-            self.other.seq = h.seq
-            made = self._decided(
-                Tick(h.partition, h.decided_at), self._controls[h.control_head], h.decided_at
-            )
-            if not made:
-                return
-            for outcome in made:
-                apply(self.other, outcome)
-            self._count([], made)
-            later = due[0] in self._asked_later
-            none = Answer("nothing", "", "", ())
-            self._add(
-                h,
-                entry.agent_id,
-                entry.session_id,
-                entry.intent_id,
-                entry.tool,
-                "deadline",
-                none,
-                answer(made),
-                later,
-            )
+            if self.other is None or not self._due_otherwise(self.other, at, but):
+                return acted
+            self._beyond += 1
+            self.other.seq = BEYOND + self._beyond
+            tick = Tick(self.state.partition, at)
+            decision = self._decided(tick, self._controls[max(0, head)], at)
+            if not decision.outcomes:
+                return acted
+            self._otherwise(decision, at, "deadline")
+            acted = True
+        return acted
+
+    def _due_otherwise(self, other: PartitionState, at: int, but: bytes) -> bool:
+        """Whether what is due first is not due at that time on the record, which else has a tick for it."""
+        alarm, due = due_alarm(other, at), due_intent(other, at)
+        if alarm is not None and (due is None or alarm_first(other, due[1].due_at)):
+            return self.state.alarms.get(alarm) != other.alarms[alarm]
+        if due is None or due[0] == but:
+            return False
+        entry = self.state.intents.get(due[0])
+        return not isinstance(entry, OpenIntent) or (entry.due_at, entry.state) != (
+            due[1].due_at,
+            due[1].state,
+        )
+
+    def _otherwise(self, decision: Decision, at: int, what: str) -> None:
+        """Fold and tell a decision that has no place on the record."""
+        other, crossing = self._fork(), self._crossing
+        made, seq = decision.outcomes, self.state.seq
+        o = made[0].origin
+        key = key_of(o)
+        entry = other.intents.get(key)
+        for outcome in made:
+            apply(other, outcome)
+        later = key in crossing.asked_later
+        if made[0].stage != TRANSFER:
+            tool = entry.tool if isinstance(entry, OpenIntent) else ""
+            self._add(seq, b"", at, o.agent_id, o.session_id, o.intent_id, tool, what, NOTHING, answer(made), later)  # fmt: skip
+        spread(self, crossing, made, seq, later)
+        crossing.compare(self.state.partition, None, decision, at, later)
+        self._count([], made)
 
     # -- what it means --------------------------------------------------------------------------------------------------
 
-    def _judge(self, group: list[Event], recorded: list[Outcome], made: list[Outcome]) -> None:
-        h = group[0].header
-        key, session = _key(h), (h.agent_id, h.session_id)
-        place = self.apart.sessions.get(session)
+    def _judge(self, group: list[Event], recorded: list[Outcome], made: list[Outcome]) -> bool:
+        """Tell what comes out otherwise; whether the session it belongs to is one that nobody can know about."""
+        h, crossing = group[0].header, self._crossing
+        apart, key, session = crossing.apart, key_in(h), (h.agent_id, h.session_id)
+        place = apart.sessions.get(session)
         unknown = place is not None and place.unknown_from >= 0
-        if unknown and h.input_topic in ("intents", "messages") and not _is_receipt(group):
-            self._asked_later.add(key)
-            assert place is not None
+        asks = h.input_topic in ("intents", "messages") and h.stage != "execute"
+        if place is not None and unknown and asks:
+            crossing.asked_later.add(key)
             place.unknown += 1
-            self.apart.unknown += 1
-        later = key in self._asked_later
-        what = _differs(recorded, made, h.input_topic)
-        if what:
-            self._parted.add(key)
+            apart.unknown += 1
+        later = key in crossing.asked_later
+        what = differs(recorded, made, h.input_topic) if made is not recorded else ""
+        if (
+            what and h.stage != TRANSFER
+        ):  # an exchange answers nobody: what waited for it does, by its own tick
             self._add(
-                h, *session, h.intent_id, self._tool_of(group), what, answer(recorded), answer(made), later
-            )
-            offered = {o.status for o in recorded} - {o.status for o in made}
-            if "dispatched" in offered:
-                self.apart.not_made.append((h.agent_id, h.intent_id, later))
+                h.seq, h.event_id, h.decided_at, *session, h.intent_id, self._tool_of(group), what, answer(recorded),
+                answer(made), later,
+            )  # fmt: skip
+            if "dispatched" in {o.status for o in recorded} - {o.status for o in made}:
+                apart.not_made.append((h.agent_id, h.intent_id, later))
             if h.session_id and not later:
-                known = self.apart.sessions.setdefault(session, Course())
+                known = self.course(*session)
                 known.first = h.seq if known.first < 0 else known.first
-                self._unknown(h, "it got another answer")
-        self._spread(h, made, unknown or later)
+                self.unknown(*session, h.seq, "it got another answer")
+        spread(self, crossing, made, h.seq, unknown or later)
+        return unknown or later
 
-    def _spread(self, h: r.Header, made: list[Outcome], unknown: bool) -> None:
-        """Values that nobody can know, and who reads them or is handed work."""
-        for outcome in made:
-            facts = outcome.facts
-            if isinstance(facts, r.MemoryFacts | r.CellFacts):
-                if facts.op in ("read", "search"):
-                    doubtful = bool(self._doubtful) if facts.op == "search" else facts.cell in self._doubtful
-                    if doubtful and not unknown:
-                        self._unknown(h, "it read a value that nobody can know")
-                elif unknown:
-                    self._doubtful.add(facts.cell)
-                elif facts.op != "append":
-                    self._doubtful.discard(facts.cell)
-            elif isinstance(facts, r.SessionFacts) and outcome.status == "delegated" and unknown:
-                target = (facts.to_agent, facts.to_session)
-                known = self.apart.sessions.setdefault(target, Course())
-                if known.unknown_from < 0:
-                    known.unknown_from, known.why = h.seq, "it was handed on by such a session"
-                    self.apart.leads_to.append(target)
+    def course(self, agent_id: str, session_id: str) -> Course:
+        """What became of a session of this partition."""
+        return self._crossing.apart.sessions.setdefault(
+            (agent_id, session_id), Course(partition=self.state.partition)
+        )
 
-    def _unknown(self, h: r.Header, why: str) -> None:
-        if not h.session_id:
-            return
-        known = self.apart.sessions.setdefault((h.agent_id, h.session_id), Course())
-        if known.unknown_from < 0:
-            known.unknown_from, known.why = h.seq, why
+    def unknown(self, agent_id: str, session_id: str, seq: int, why: str) -> None:
+        """From here on nobody can know what a session would have asked."""
+        if session_id:
+            known = self.course(agent_id, session_id)
+            if known.unknown_from < 0:
+                known.unknown_from, known.why = seq, why
 
     def _add(
-        self, h: r.Header, agent: str, session: str, intent: str, tool: str, what: str, was: Answer, now: Answer, later: bool
+        self, seq: int, event: bytes, at: int, agent: str, session: str, intent: str, tool: str, what: str, was: Answer,
+        now: Answer, later: bool,
     ) -> None:  # fmt: skip
-        apart = self.apart
+        apart = self._crossing.apart
         apart.speculative += later
         apart.changed += not later
         if len(apart.changes) < MAX_CHANGES:
             apart.changes.append(
                 Change(
-                    h.partition,
-                    h.seq,
-                    h.event_id.hex(),
-                    h.decided_at,
-                    agent,
-                    session,
-                    intent,
-                    tool,
-                    what,
-                    was,
-                    now,
-                    later,
+                    self.state.partition, seq, event.hex(), at, agent, session, intent, tool, what, was, now, later
                 )
-            )
+            )  # fmt: skip
 
     def _tool_of(self, group: list[Event]) -> str:
-        facts, h = group[0].facts, group[0].header
+        facts = group[0].facts
         if isinstance(facts, r.IntentFacts):
             return facts.tool
-        entry = self.state.intents.get(intent_key(h.tenant, h.agent_id, h.intent_id))
+        entry = self.state.intents.get(key_in(group[0].header))
         return entry.tool if isinstance(entry, OpenIntent) else ""
 
     def _count(self, recorded: list[Outcome], made: list[Outcome]) -> None:
-        for total, outcomes in ((self._spent, recorded), (self._would, made)):
+        for total, outcomes in ((self._crossing.spent, recorded), (self._crossing.would, made)):
             for outcome in outcomes:
                 facts = outcome.facts
                 if isinstance(facts, r.BudgetFacts):
@@ -273,50 +349,3 @@ class Without(Rederive):
                         facts.accounts, facts.spent, facts.overran, strict=True
                     ):
                         total[account] += spent + overran
-
-    def close(self) -> Apart:
-        """What was found, once everything was fed."""
-        self.finish()
-        apart = self.apart
-        if self.other is None:
-            return apart
-        for account in sorted(self._spent.keys() | self._would.keys()):
-            if self._spent[account] != self._would[account]:
-                apart.spends[account] = (self._spent[account], self._would[account])
-        for key in sorted(self.state.memory.keys() | self.other.memory.keys()):
-            was, now = self.state.memory.get(key), self.other.memory.get(key)
-            if was is None or now is None or was.value_digest != now.value_digest:
-                apart.memory[key.hex()] = tuple(
-                    "nothing" if c is None else f"version {c.version}, sha256 {c.value_digest.hex()[:12]}"
-                    for c in (was, now)
-                )  # type: ignore[assignment]
-        return apart
-
-
-def _key(h: r.Header) -> bytes:
-    return intent_key(h.tenant, h.agent_id, h.intent_id)
-
-
-def _is_receipt(group: list[Event]) -> bool:
-    return group[0].header.stage == "execute"
-
-
-def _seen(group: list[Event]) -> bool:
-    """Whether an agent saw something of this input: a result, a refusal, what a user said, or a session\'s goal."""
-    return any(
-        e.header.status in ("released", "resolved", "heard", "opened", "refused", "withheld", "failed")
-        for e in group
-    )
-
-
-def _differs(recorded: list[Outcome], made: list[Outcome], topic: str) -> str:
-    """In what an input comes out otherwise, or an empty text."""
-    if course(recorded) != course(made):
-        return "approval" if topic == "reviews" else "decision"
-    return "memory" if _memory(recorded) != _memory(made) else ""
-
-
-def _memory(outcomes: list[Outcome]) -> list[tuple[str, bytes, bytes]]:
-    """What was read or written. The version is a count: without the event it is another one, the value the same."""
-    found = [o.facts for o in outcomes if isinstance(o.facts, r.MemoryFacts | r.CellFacts)]
-    return [(f.op, f.cell, f.value_digest) for f in found]

@@ -129,13 +129,17 @@ class Rederive:
         event = Event(offset, header, record.header, codec.decode(record.facts), record.facts, record.content)
         if self._group and _input_of(self._group[0].header) != _input_of(header):
             self._end_group()
-        if header.seq != self.state.seq + len(self._group):
+        if header.seq != self._awaited():
             raise Terminal(
                 f"ledger partition {self.state.partition} is broken at seq {header.seq}, run `sluicegate ledger verify`"
             )
         self._group.append(event)
         self._end = offset + 1
         return event
+
+    def _awaited(self) -> int:
+        """The seq of the record that comes next."""
+        return self.state.seq + len(self._group)
 
     @property
     def pending(self) -> int:
@@ -185,19 +189,11 @@ class Rederive:
 
     def _forget(self) -> None:
         """Keep the inputs that open or remembered intents refer to: as much as the ledger itself may ask for."""
-        state = self.state
-        entries = [e for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
-        held = [(e.topic, e.offset) for e in entries]
-        held += [(e.edit_topic, e.edit_offset) for e in entries if isinstance(e, OpenIntent) and e.edit_topic]
-        held += [(e.job_topic, e.job_offset) for e in entries if isinstance(e, OpenIntent) and e.job_topic]
-        held += [(RECEIPTS, e.repair) for e in entries if isinstance(e, OpenIntent) and e.repair >= 0]
-        for sessions in (state.sessions, state.parked):
-            held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]
-        held += [(cell.topic, cell.offset) for cell in state.memory.values()]
-        held += [(piece.topic, piece.offset) for cell in state.memory.values() for piece in cell.pieces]
-        held += [(kept.topic, kept.offset) for kept in state.cache.entries.values()]
-        held += self._cuts.places()
-        self._kept = {place: self._kept[place] for place in held if place in self._kept}
+        self._kept = {place: self._kept[place] for place in self._places() if place in self._kept}
+
+    def _places(self) -> list[Place]:
+        """Where bytes stand that a later decision may ask for."""
+        return [*places_of(self.state), *self._cuts.places()]
 
     # -- one input ----------------------------------------------------------------------------------------------
 
@@ -338,6 +334,21 @@ class ErasedError(Exception):
     def __init__(self, subject: str) -> None:
         super().__init__(subject)
         self.subject = subject
+
+
+def places_of(state: PartitionState) -> list[Place]:
+    """Where the bytes stand that a state refers to."""
+    entries = [e for e in state.intents.values() if isinstance(e, OpenIntent | Ended)]
+    held = [(e.topic, e.offset) for e in entries]
+    held += [(e.edit_topic, e.edit_offset) for e in entries if isinstance(e, OpenIntent) and e.edit_topic]
+    held += [(e.job_topic, e.job_offset) for e in entries if isinstance(e, OpenIntent) and e.job_topic]
+    held += [(RECEIPTS, e.repair) for e in entries if isinstance(e, OpenIntent) and e.repair >= 0]
+    for sessions in (state.sessions, state.parked):
+        held += [(s.topic, s.offset) for session in sessions.values() for s in session.sources]
+    held += [(cell.topic, cell.offset) for cell in state.memory.values()]
+    held += [(piece.topic, piece.offset) for cell in state.memory.values() for piece in cell.pieces]
+    held += [(kept.topic, kept.offset) for kept in state.cache.entries.values()]
+    return held
 
 
 def _input_of(h: r.Header) -> tuple[str, int]:

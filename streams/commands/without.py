@@ -17,7 +17,7 @@ from sluicegate.streams.without import without as leave_out
 
 SHOWN = 30
 """Changes printed; `-o json` and `csv` have 10,000."""
-COLUMNS = ("seq", "session", "intent", "tool", "what", "was", "now", "sure")
+COLUMNS = ("partition", "seq", "agent", "session", "intent", "tool", "what", "was", "now", "sure")
 
 
 def without(
@@ -30,7 +30,8 @@ def without(
     A poisoned document, a wrong approval, a user's message: the ledger is folded again without it, and every later input
     is decided again. Listed are decisions, approvals, spends and memory values that come out otherwise, and for each
     session from where on nobody can know, since its agent would have asked other things: what it asked after that is
-    speculative. Nothing is executed or published.
+    speculative. Where something leads to another partition (shared memory, a team's budget, a cache, a hand-off), all of
+    them are decided again. Nothing is executed or published.
     """
     settings = attach(Settings.from_env())
     told = _told(settings, event, agent)
@@ -43,7 +44,9 @@ def without(
 def _told(settings: Settings, event: str, agent: str) -> Told:
     keys = Keys(settings.home)
     try:
-        with bars("looking for it (offsets)", "deciding again (offsets)") as on_start:
+        with bars(
+            "looking for it (offsets)", "deciding again (offsets)", "all partitions (offsets)"
+        ) as on_start:
             return asyncio.run(leave_out(settings, event, agent, keys.open, on_start))
     finally:
         keys.close()
@@ -52,12 +55,13 @@ def _told(settings: Settings, event: str, agent: str) -> Told:
 def _row(change: Change) -> tuple[object, ...]:
     sure = "speculative" if change.speculative else "certain"
     was, now = str(change.was), str(change.now)
-    return (change.seq, change.session_id, change.intent_id, change.tool, change.what, was, now, sure)
+    c = change
+    return (c.partition, c.seq, c.agent_id, c.session_id, c.intent_id, c.tool, c.what, was, now, sure)
 
 
 def _print(told: Told, output: Format) -> None:
     apart = told.apart
-    rows = sorted(apart.changes, key=lambda c: (c.speculative, c.seq))
+    rows = sorted(apart.changes, key=lambda c: (c.speculative, c.decided_at))
     show(
         COLUMNS,
         [_row(c) for c in (rows if output is Format.CSV else rows[:SHOWN])],
@@ -70,10 +74,11 @@ def _print(told: Told, output: Format) -> None:
     if len(rows) > SHOWN:
         out.print(f"{len(rows) - SHOWN:,} more, see -o csv")
     for (agent, session), one in sorted(apart.sessions.items()):
-        parts = [f"first otherwise at seq {one.first}"] if one.first >= 0 else []
+        at = f"{one.partition}:"
+        parts = [f"first otherwise at {at}{one.first}"] if one.first >= 0 else []
         if one.unknown_from >= 0:
             parts.append(
-                f"from seq {one.unknown_from} on nobody can know, {one.why}: {one.unknown} asked after it"
+                f"from {at}{one.unknown_from} on nobody can know, {one.why}: {one.unknown} asked after it"
             )
         out.print(f"session {session} of {agent}: {'; '.join(parts)}", markup=False)
     for account, (was, now) in apart.spends.items():
@@ -89,4 +94,4 @@ def _print(told: Told, output: Format) -> None:
         out.print(
             f"session {session} of {agent} was handed on by one that nobody can know about", markup=False
         )
-    out.print(f"{told.verdict}, in {told.seconds:.1f} s")
+    out.print(f"{told.verdict}, over {told.over} partitions in {told.seconds:.1f} s")

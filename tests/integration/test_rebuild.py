@@ -1,8 +1,9 @@
 """Rebuild from Kafka and from ClickHouse, an agent rolled back and back again, on a real broker and a real chDB.
 
 One gate of two partitions: its traffic is projected, folded anew from both stores and held against the live state; an
-agent goes back to before a poisoned memory value with a call in flight, and that is undone; a row of ClickHouse is changed
-by hand, and the first event that differs is named.
+agent goes back to before a poisoned memory value with a call in flight, and that is undone; a poisoned page and a wrong
+approval are left out, and what follows is found on the other partition, too; a row of ClickHouse is changed by hand, and
+the first event that differs is named.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import pytest
 from click.testing import Result
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.processors import snapshot
-from sluicegate.schemas.records import Dispatch
+from sluicegate.schemas import codec
+from sluicegate.schemas.records import Dispatch, HoldFacts, Intent, Reply, Review
 from sluicegate.schemas.topics import partition_of
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse, database
@@ -29,9 +31,10 @@ from sluicegate.streams.replay import Window
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 
-from tests.driver import AGENT, release_files
-from tests.integration.gate import RESULT, Gate, Loop, intent, new_settings, running, until
-from tests.unit.test_memory import FILES
+from tests.driver import AGENT, PERSON, release_files
+from tests.integration.gate import RESULT, Gate, Loop, intent, new_id, new_settings, now_us, running, until
+from tests.unit.test_labels import MAIL
+from tests.unit.test_shared_memory import FILES, SCOPE
 
 _PAY = release_files()["contracts/desk.pay.json"]
 SLOW = {"contracts/desk.pay.json": _PAY.replace('"timeout_ms": 2000', '"timeout_ms": 60000')}
@@ -116,7 +119,7 @@ def stand(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stan
         patch.setenv(f"SLUICEGATE_{name}", value)
     with (
         EmbeddedClickHouse(home) as server,
-        running(settings, files={**release_files(), **FILES, **SLOW}) as (loop, gate),
+        running(settings, files={**release_files(), **MAIL, **FILES, **SLOW}) as (loop, gate),
     ):
         hold = asyncio.Event()
         for agent in gate.everywhere():
@@ -184,8 +187,6 @@ def test_an_agent_goes_back_with_a_call_in_flight_and_that_is_undone(stand: Stan
     flying = intent("desk.pay", {"value": "1"})
 
     async def send() -> None:
-        from sluicegate.schemas import codec
-
         await stand.gate.put("intents", codec.encode(flying))
         await until(lambda: stand.gate.life(flying.intent_id)[-1:] == ["claimed"], "the call is in flight")
 
@@ -244,6 +245,90 @@ def test_an_owner_that_takes_over_finds_the_order_waiting(stand: Stand) -> None:
     head = stand.loop.run(order_and_restart())
     assert stand.recall() == "before"
     assert snapshot.decode(snapshot.encode(gate.service.lanes[place].state)).restored == {AGENT: head}
+
+
+class Speaker:
+    """An agent in a session of its own."""
+
+    def __init__(self, stand: Stand, agent: str, session: str) -> None:
+        self.stand, self.agent, self.session = stand, agent, session
+        stand.loop.run(stand.gate.open_session(agent, session))
+
+    def ask(self, tool: str, **arguments: object) -> tuple[Intent, Reply]:
+        asked = intent(tool, arguments, agent=self.agent, session=self.session)
+        return asked, self.stand.loop.run(self.stand.gate.ask(asked))
+
+    def shared(self, op: str, key: str, **more: object) -> Intent:
+        asked, reply = self.ask(f"memory.{op}", scope=SCOPE, key=key, **more)
+        assert reply.status == "released", reply
+        return asked
+
+    def approved(self, tool: str) -> tuple[Intent, Review]:
+        """A held call that a person lets through."""
+        asked, held = self.ask(tool, value="1")
+        assert held.status == "held", held
+        gate = self.stand.gate
+        [facts] = [e.facts for _, e in gate.events if e.header.event_id == held.event_id]
+        assert isinstance(facts, HoldFacts)
+        word = Review(new_id(), self.agent, asked.intent_id, "approve", facts.action_digest, PERSON, now_us(), "", held.release)  # fmt: skip
+
+        async def agree() -> None:
+            since = len(gate.replies)
+            await gate.put("reviews", codec.encode(word), agent=self.agent)
+            await until(
+                lambda: any(
+                    r.status == "released" and r.intent_id == asked.intent_id for _, r in gate.replies[since:]
+                ),
+                "the approved call was made",
+            )
+
+        self.stand.loop.run(agree())
+        return asked, word
+
+
+def test_a_poisoned_page_is_followed_to_the_agent_of_another_partition(stand: Stand) -> None:
+    mine, other = stand.gate.everywhere()
+    writer, reader = Speaker(stand, mine, "reads-the-web"), Speaker(stand, other, "pays")
+    page, _ = writer.ask("mail.page")
+    writer.shared("write", "payee", value="Eve")
+    reader.shared("read", "payee")
+    held, reply = reader.ask("mail.send", to="postmaster", amount=1)
+    assert reply.status == "held"  # the value brought the page's label with it
+    found = json.loads(stand.cli("replay", "without", page.intent_id, "-o", "json"))
+    course = found["sessions"][f"{other} pays"]
+    assert course["why"] == "it read a value that nobody can know"
+    assert (course["partition"], course["unknown"]) == (partition_of(other, 2), 1)
+    [row] = [c for c in found["changes"] if c["intent_id"] == held.intent_id]
+    assert (row["was"]["said"], row["now"]["said"], row["speculative"]) == ("hold", "permit", True)
+    assert (found["over"], found["touched"]) == (2, [0, 1])
+    assert found["crossed"] >= 1
+    table = stand.cli("replay", "without", page.intent_id)
+    assert "nobody can know" in table and "it reaches partition" in table
+    # Without the write itself the other agent certainly reads another value.
+    wrote = writer.shared("write", "payee", value="Mallory")
+    asked = reader.shared("read", "payee")
+    found = json.loads(stand.cli("replay", "without", wrote.intent_id, "-o", "json"))
+    [row] = [c for c in found["changes"] if c["intent_id"] == asked.intent_id]
+    assert (row["what"], row["speculative"]) == ("memory", False)
+    assert [was != now for was, now in found["memory"].values()] == [True]
+
+
+def test_a_wrong_approval_is_followed_to_the_agent_of_another_partition(stand: Stand) -> None:
+    mine, other = stand.gate.everywhere()
+    writer, reader = Speaker(stand, mine, "was-let-through"), Speaker(stand, other, "trusts")
+    asked, word = writer.approved("desk.ask")
+    writer.shared("write", "verdict", value="fine")
+    reader.shared("read", "verdict")
+    reader.ask("desk.read", value="1")
+    [event] = [
+        e.header.event_id for _, e in stand.gate.events
+        if e.header.input_topic == "reviews" and e.header.intent_id == asked.intent_id and e.header.status == "permitted"
+    ]  # fmt: skip
+    found = json.loads(stand.cli("replay", "without", event.hex(), "-o", "json"))
+    assert {"agent_id": mine, "intent_id": asked.intent_id, "speculative": False} in found["not_made"]
+    assert any((c["intent_id"], c["what"]) == (asked.intent_id, "decision") for c in found["changes"])
+    assert found["sessions"][f"{other} trusts"]["why"] == "it read a value that nobody can know"
+    assert found["sessions"][f"{other} trusts"]["unknown"] == 1 and found["over"] == 2
 
 
 def test_a_row_that_was_changed_is_named(stand: Stand) -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
 from sluicegate.processors.apart import Apart, Drop
-from sluicegate.processors.counterfactual import Without
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.release import compile_release
+from sluicegate.processors.together import Together
 
 from tests.driver import AGENT, SESSION, Driver, agents, release_files
 from tests.properties.test_replay import RUNS, Step, plans
@@ -30,12 +30,24 @@ def driver() -> Driver:
 
 
 def without(d: Driver, **drop: object) -> Apart:
-    run = Without(0, d.controls, d.keys.open, Drop(**drop))  # type: ignore[arg-type]
-    for record in d.records:
-        run.add(*record)
-    found = run.close()
-    assert run.other is None or snapshot.encode(run.state) == snapshot.encode(d.state)
-    return found
+    return together([d], **drop).close()
+
+
+def together(drivers: list[Driver], only: int | None = None, **drop: object) -> Together:
+    """Some or all partitions of a log, read to their ends."""
+    chosen = [d for d in drivers if only in (None, d.partition)]
+    d = chosen[0]
+    run = Together([one.partition for one in chosen], d.controls, d.keys.open, Drop(**drop), 0)  # type: ignore[arg-type]
+    records = {one.partition: iter(one.records) for one in chosen}
+    while (partition := run.wants()) is not None:
+        record = next(records[partition], None)
+        if record is None:
+            run.end(partition)
+        else:
+            run.add(partition, *record)
+    for one in chosen:
+        assert snapshot.encode(run.lanes[one.partition].state) == snapshot.encode(one.state)
+    return run
 
 
 def event(decision: Decision) -> bytes:
