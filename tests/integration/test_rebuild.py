@@ -31,7 +31,7 @@ from sluicegate.streams.replay import Window
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 
-from tests.driver import AGENT, PERSON, release_files
+from tests.driver import AGENT, PEOPLE, PERSON, release_files
 from tests.integration.gate import RESULT, Gate, Loop, intent, new_id, new_settings, now_us, running, until
 from tests.unit.test_labels import MAIL
 from tests.unit.test_shared_memory import FILES, SCOPE
@@ -119,7 +119,11 @@ def stand(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stan
         patch.setenv(f"SLUICEGATE_{name}", value)
     with (
         EmbeddedClickHouse(home) as server,
-        running(settings, files={**release_files(), **MAIL, **FILES, **SLOW}) as (loop, gate),
+        running(
+            settings,
+            files={**release_files(), **MAIL, **FILES, **SLOW},
+            control=[("people.registered", {"people": PEOPLE})],
+        ) as (loop, gate),
     ):
         hold = asyncio.Event()
         for agent in gate.everywhere():
@@ -316,7 +320,7 @@ def test_a_poisoned_page_is_followed_to_the_agent_of_another_partition(stand: St
 def test_a_wrong_approval_is_followed_to_the_agent_of_another_partition(stand: Stand) -> None:
     mine, other = stand.gate.everywhere()
     writer, reader = Speaker(stand, mine, "was-let-through"), Speaker(stand, other, "trusts")
-    asked, word = writer.approved("desk.ask")
+    asked, _ = writer.approved("desk.ask")
     writer.shared("write", "verdict", value="fine")
     reader.shared("read", "verdict")
     reader.ask("desk.read", value="1")
