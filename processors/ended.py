@@ -54,6 +54,11 @@ def _codes(*words: str) -> tuple[bytes, bytes]:
     return _CODES.pack(*numbers), b"".join(len(raw).to_bytes(2, "big") + raw for raw in unknown)
 
 
+def words_of(codes: bytes) -> tuple[str, ...]:
+    """State, reason, topic and redactions by their numbers, none of which is spelled out."""
+    return tuple(words[n] for words, n in zip(_WORDS, _CODES.unpack(codes), strict=True))
+
+
 class Ended(bytes):
     """What is remembered of an ended intent, read by its fields.
 
@@ -88,6 +93,11 @@ class Ended(bytes):
     def unpack(cls, packed: bytes) -> Ended:
         """One as it was packed."""
         return bytes.__new__(cls, packed)
+
+    @property
+    def codes(self) -> bytes:
+        """The numbers of its words: for `words_of`, where it has `PACKED_BYTES`."""
+        return self[_CODES_AT:_DIGEST_AT]
 
     @property
     def digest(self) -> bytes:

@@ -89,6 +89,7 @@ be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second un
 
 
 _ROUTED = (ChoiceFacts, AttemptFacts, AnswerFacts)
+_REMEMBERED, _OWN_WORDS = (MemoryFacts, CellFacts), (MemoryFacts, CellFacts, PromptFacts)
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
 """Statuses that move only positions and time, and what is about a home (`homes.py`)."""
 
@@ -266,7 +267,7 @@ def _apply_intent(state: PartitionState, outcome: Outcome) -> None:
     place: tuple[str, int] | None = None
     if status == "released" or (status == "resolved" and outcome.labels):
         _release(state, entry, outcome)
-        if isinstance(facts, MemoryFacts | CellFacts):
+        if isinstance(facts, _REMEMBERED):
             session = state.sessions.get(session_key(entry.agent_id, entry.session_id))
             place = memory_fold.released(state, entry, session, outcome)
     if entry.state == "held" or status == "held":
@@ -336,7 +337,7 @@ def _release(state: PartitionState, entry: OpenIntent, outcome: Outcome) -> None
     derail.note_result(session)
     if type(outcome.facts) is StreamedFacts and outcome.facts.mode == OPEN:
         return  # INVARIANT: what nobody looked at first grounds nothing (tests/unit/test_streaming.py)
-    if isinstance(outcome.facts, MemoryFacts | CellFacts | PromptFacts) or outcome.status == "resolved":
+    if isinstance(outcome.facts, _OWN_WORDS) or outcome.status == "resolved":
         return  # what an agent wrote down is its own words, and a person's copy of a result is no event: they ground nothing
     place = _place(outcome)
     learn(session, Source(outcome.event_id, "result", *place, entry.tool, taken_out(outcome.facts)))

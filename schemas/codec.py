@@ -53,7 +53,7 @@ def encode_long(value: int) -> bytes:
     z = (value << 1) ^ (value >> 63)
     if z >> 28:  # of a timestamp the upper half stays for two minutes
         return _CHUNK[z & 0x3FFF] + _CHUNK[z >> 14 & 0x3FFF] + _upper(z >> 28)
-    return _CHUNK[z & 0x3FFF] + _varint(z >> 14) if z >= _TABLE else _varint(z)
+    return _CHUNK[z & 0x3FFF] + _upper(z >> 14) if z >= _TABLE else _varint(z)
 
 
 @lru_cache(maxsize=1_024)

@@ -12,6 +12,7 @@ from sluicegate.processors import lifecycle
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.snapshot import decode, encode
 from sluicegate.processors.state import PartitionState
+from sluicegate.schemas import codec
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.topics import INPUTS, TICK
 
@@ -51,6 +52,17 @@ def test_a_snapshot_keeps_it(values: Values) -> None:
     back = decode(encode(state))
     assert back.intents == state.intents
     assert encode(back) == encode(state)
+
+
+@given(VALUES)
+def test_a_snapshot_writes_it_field_by_field(values: Values) -> None:
+    state = PartitionState(bytes(16), 0)
+    state.intents[bytes(16)] = Ended(*values)
+    state.expiry[3] = bytearray(16)
+    digest, said, at, event, redacted = values[0], values[1:4], values[4], values[5], values[6]
+    want = codec.encode_bytes(digest) + b"".join(map(codec.encode_string, said)) + codec.encode_long(at)
+    want += codec.encode_bytes(event) + codec.encode_string(redacted)
+    assert encode(state).endswith(bytes(16) + b"\x06\0" + want)
 
 
 def test_its_size() -> None:

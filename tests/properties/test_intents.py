@@ -47,6 +47,7 @@ def test_it_holds_what_a_dictionary_would(steps: list[tuple[bytes, object]]) -> 
         assert {k: packed.get(k) for k in KEYS} == {k: plain.get(k) for k in KEYS}
         assert [k in packed for k in KEYS] == [k in plain for k in KEYS]
     assert all(type(packed[key]) is type(plain[key]) for key in plain)
+    assert list(packed.ordered()) == sorted(plain.items())
     assert [e for e in plain.values() if e is OPEN] == [e for e in packed.objects() if e is OPEN]
     assert copy.deepcopy(packed) == packed
 
