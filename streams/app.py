@@ -24,6 +24,7 @@ from faust.app.base import BootStrategy
 from faust.web import Request, Response, View
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.streams.monitor import add_monitor
+from sluicegate.streams.role_files import role_file
 from sluicegate.streams.roles import Component, make
 from sluicegate.streams.settings import Settings
 
@@ -45,11 +46,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def role_file(home: Path, role: str, pid: int) -> Path:
-    """Where a role's process says which port it serves, for `status` and `up`."""
-    return home / "roles" / f"{role}-{pid}.json"
 
 
 class RoleService(mode.Service):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -27,6 +26,7 @@ from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.recovery import read_range
+from sluicegate.streams.role_files import here
 from sluicegate.streams.settings import Settings
 
 ASK_LIMIT_S = 30.0
@@ -87,11 +87,7 @@ async def states_of(lanes: Iterable[Lanes]) -> list[dict[str, object]]:
 async def ask_workers(settings: Settings, urls: Iterable[str] = ()) -> dict[int, Live]:
     """The states of this machine\'s ledger workers and of those at `urls`; who does not answer is passed over."""
     places = list(urls)
-    for path in sorted((settings.home / "roles").glob("ledger-*.json")):
-        try:
-            places.append(f"http://127.0.0.1:{json.loads(path.read_text('utf-8'))['port']}")
-        except (OSError, ValueError, KeyError):
-            continue  # it is just ending
+    places += [f"http://127.0.0.1:{one.port}" for one in here(settings.home, "ledger")]
     found: dict[int, Live] = {}
     async with httpx.AsyncClient(timeout=ASK_LIMIT_S, trust_env=False) as client:
         for place in places:

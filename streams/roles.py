@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from sluicegate.streams.artifact_sweep import Sweeper
     from sluicegate.streams.control_log import ControlReader
 
+DEFAULT_ROLES = ("ledger", "executor", "projector", "checkpointer", "monitor")
+"""What `up` starts, and nothing works without."""
 ROLES = ("ledger", "executor", "projector", "checkpointer", "gateway", "monitor")
 """What `doctor` looks for."""
 OPTIONAL = ("evaluator",)

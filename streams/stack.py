@@ -29,13 +29,14 @@ from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
 from sluicegate.streams.head_signer import HeadSigner
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import operator
+from sluicegate.streams.role_files import role_file
+from sluicegate.streams.roles import DEFAULT_ROLES as DEFAULT_ROLES
 from sluicegate.streams.settings import Settings
 
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 25.0
 POLL_S = 0.1
 TOPICS_LIMIT_S = 10.0
-DEFAULT_ROLES = ("ledger", "executor", "projector", "checkpointer", "monitor")
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class Stack:
                 [sys.executable, "-m", "sluicegate.streams.cli", "worker", "--role", name],
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.PIPE, env=env, start_new_session=True,
             )  # fmt: skip
-        role = Role(name, process, log, self.settings.home / "roles" / f"{name}-{process.pid}.json")
+        role = Role(name, process, log, role_file(self.settings.home, name, process.pid))
         self.roles.append(role)
         return role
 

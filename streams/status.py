@@ -17,6 +17,8 @@ from sluicegate.processors.drift_rules import DEFAULT_DRIFT
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import control_log, kafka, topics
+from sluicegate.streams.role_files import here
+from sluicegate.streams.roles import ALL
 from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.sentinel_service import clickhouse
 from sluicegate.streams.settings import Settings
@@ -26,7 +28,10 @@ from sluicegate.streams.windows import Head, coverage
 FETCH_WAIT_MS = 20
 COUNTED_LAG = 1_000
 """A lag of up to this many offsets is counted record by record: offsets have holes, one for each transaction."""
-WORKING_ROLES = ("ledger", "executor", "projector", "monitor")
+GROUPED = ("ledger", "executor", "projector", "monitor")
+"""Roles whose processes share work in a consumer group: Kafka knows them wherever they run."""
+ELSEWHERE_UNKNOWN = tuple(role for role in ALL if role not in GROUPED)
+"""The others are counted by their files on this machine."""
 
 _SINK = """
 SELECT src_partition, toInt64(max(seq)) FROM `{database}`.events
@@ -49,7 +54,7 @@ class PartitionStatus:
 
 @dataclass(slots=True)
 class Status:
-    """The whole environment. `members`: processes in each role's group; Faust's roles are counted alike."""
+    """The whole environment. `members`: processes of each role; of one without a consumer group those of this machine."""
 
     env: str
     log_id: str = ""
@@ -95,10 +100,11 @@ async def status(settings: Settings) -> Status:
                 part.seq, part.decided_at, part.control_head = h.seq, h.decided_at, h.control_head
             result.partitions.append(part)
         await _input_lag(settings, consumer, admin, result)
-        result.members = {role: await _members(admin, settings.env, role) for role in WORKING_ROLES}
+        result.members = {role: await _members(admin, settings.env, role) for role in GROUPED}
     finally:
         await admin.close()
         await consumer.stop()
+    result.members |= {role: len(here(settings.home, role)) for role in ELSEWHERE_UNKNOWN}
     await asyncio.to_thread(_clickhouse, settings, result)
     drift = control.release.drift if control.release is not None else DEFAULT_DRIFT
     result.blind = await asyncio.to_thread(_blind, settings, result, drift.blind_after_us)

@@ -20,13 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import agent_env, broker_java, broker_process, control_log, kafka, releases
+from sluicegate.streams import (
+    agent_env,
+    broker_java,
+    broker_process,
+    control_log,
+    kafka,
+    releases,
+    role_files,
+)
 from sluicegate.streams.attach import attach
 from sluicegate.streams.broker_jars import JARS_SHA256
 from sluicegate.streams.commands.output import Format, OutputOption, show
@@ -328,7 +335,7 @@ def roles(home: Path) -> list[Check]:
     """A check for each role: a process that answers /health here."""
     checks = []
     for role in ROLES:
-        found = [_role(role, path) for path in sorted((home / "roles").glob(f"{role}-*.json"))]
+        found = [_role(role, path) for path in role_files.role_files(home, role)]
         if not found:
             todo = f"start one: `sluicegate worker --role {role}`, unless it runs elsewhere"
             found = [Check(f"role {role}", WARN, "no process here", todo)]
@@ -338,12 +345,11 @@ def roles(home: Path) -> list[Check]:
 
 def _role(role: str, path: Path) -> Check:
     name = f"role {role}"
-    try:
-        about = json.loads(path.read_text("utf-8"))
-        pid, port = int(about["pid"]), int(about["port"])
-    except (OSError, ValueError, KeyError, TypeError):
+    found = role_files.read(path)
+    if found is None:
         return Check(name, WARN, f"`{path.name}` cannot be read", "remove that file")
-    if not psutil.pid_exists(pid):
+    pid, port = found
+    if not found.alive:
         return Check(
             name,
             FAIL,

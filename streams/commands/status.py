@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import typer
 from rich.markup import escape
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.roles import DEFAULT_ROLES
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.status import PartitionStatus
+from sluicegate.streams.status import ELSEWHERE_UNKNOWN, GROUPED, PartitionStatus
 from sluicegate.streams.status import status as ask
 
 SHOWN_ALARMS = 5
@@ -35,10 +37,7 @@ def register(app: typer.Typer) -> None:
         release = f"{found.release_name} {found.release[:19]}" if found.release else "none, deploy one"
         out.print(f"control    event {found.control_head}, {found.signing} mode, {found.agents} agents")
         out.print(f"release    {release}")
-        roles = [
-            f"{role} {count}" if count else f"[red]{role} 0[/red]" for role, count in found.members.items()
-        ]
-        out.print("processes  " + ", ".join(roles))
+        out.print(f"processes  {processes(found.members)}")
         if found.open_intents is None:
             out.print(f"[yellow]clickhouse {found.clickhouse}[/yellow]")
         else:
@@ -56,6 +55,15 @@ def register(app: typer.Typer) -> None:
             if found.blind
             else "watched    drift: sluicegate alarms list"
         )
+
+
+def processes(members: Mapping[str, int]) -> str:
+    """How many there are of each role; one that nothing works without is red at none. After `here` those of this machine only."""
+    said = {
+        role: f"[red]{role} 0[/red]" if not count and role in DEFAULT_ROLES else f"{role} {count}"
+        for role, count in members.items()
+    }
+    return f"{', '.join(said[r] for r in GROUPED)}; here {', '.join(said[r] for r in ELSEWHERE_UNKNOWN)}"
 
 
 def _row(part: PartitionStatus) -> tuple[object, ...]:
