@@ -6,12 +6,15 @@ Looks at nothing but the words, so it is asked before anything else is. Next: `c
 from __future__ import annotations
 
 import datetime
+import difflib
 from collections.abc import Iterable
 
 from sluicegate.processors.findings import nearest
 from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import WrongUsage
 
+MIN_PART_CHARS = 3
+"""A shorter word is a part of too many names."""
 MANY = 12
 """More known words than these are not listed whole: the nearest is named."""
 
@@ -23,6 +26,14 @@ def one_of(what: str, word: str, known: Iterable[str]) -> str:
         hint = nearest(word, names) if len(names) > MANY else f", choose one of {', '.join(names)}"
         raise WrongUsage(f"there is no {what} `{word[:80]}`{hint}")
     return word
+
+
+def near_names(word: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """The names that a word was probably meant for, the likeliest first: those it is a part of, then those spelt alike."""
+    names, low = list(known), word.casefold()
+    parts = sorted((n for n in names if len(low) >= MIN_PART_CHARS and low in n.casefold()), key=len)
+    alike = difflib.get_close_matches(word, names, most, 0.6)
+    return list(dict.fromkeys((*parts, *alike)))[:most]
 
 
 def an_id(text: str) -> str:

@@ -106,15 +106,31 @@ def deploy(before: Events, digest: str, *, now: bool) -> Plan:
     return plan
 
 
+def _none_before(control: Control) -> str:
+    """Why there is no release to go back to by itself, and what can be done instead."""
+    if not control.deployed:
+        return "nothing is deployed yet, so there is nothing to go back from: sluicegate deploy FOLDER"
+    others = [named(control, d) for d in dict.fromkeys(control.previous) if d != control.deployed]
+    if not others:
+        return (
+            f"{named(control, control.deployed)} is the first release that was deployed here, so there is none to go back to: "
+            f"deploy another one, or stop it with `sluicegate quarantine add release {control.deployed}`"
+        )
+    listed = ", ".join(others[-MAX_LISTED:])
+    return f"no earlier release is known to be good, all were rolled back ({listed}): name one with --to"
+
+
+MAX_LISTED = 5
+"""Earlier releases that an error names."""
+
+
 def roll_back(to: str = "") -> Plan:
     """The environment back to an earlier release, and every session off those deployed after it."""
 
     def plan(control: Control) -> tuple[Events, str]:
         digest = find(control, to) if to else good_before(control)
         if not digest:
-            raise Terminal(
-                "no earlier release is known to be good, name one: sluicegate rollback release --to DIGEST"
-            )
+            raise Terminal(_none_before(control))
         if digest == control.deployed:
             raise Terminal(f"{named(control, digest)} is deployed already")
         if digest not in control.previous:

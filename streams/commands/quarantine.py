@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
 import typer
@@ -19,7 +20,9 @@ from sluicegate.streams.settings import Settings
 quarantine = typer.Typer(help="Stop an agent, a tool, a session or a release at once.", no_args_is_help=True)
 
 Scope = Annotated[str, typer.Argument(help=", ".join(SCOPES))]
-Value = Annotated[str, typer.Argument(help="its id; of a release the digest", metavar="ID")]
+Value = Annotated[
+    str, typer.Argument(help="its id; of a release the digest, or its name and version", metavar="ID")
+]
 Why = Annotated[str, typer.Option(help="for the record; the agent's developer is told")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what it would stop only")]
 COLUMNS = ("intent_id", "agent_id", "session_id", "tool", "class", "state", "attempt", "claimed_at")
@@ -37,17 +40,24 @@ def quarantine_add(
     """Stop it, e.g. `sluicegate quarantine add tool send_money --why "paid twice"`.
 
     Within 5 s there is no new permit and no new claim anywhere. Calls that were begun are listed: they are not cut, and
-    their results still arrive. It asks nobody: what stops is never refused.
+    their results still arrive. It asks nobody: what stops is never refused. Of a name that nothing here has, it warns on stderr
+    with the nearest, and stops it all the same.
     """
     one_of("scope", scope, SCOPES)
     an_id(value)
     settings = attach(Settings.from_env())
-    head, begun = asyncio.run(
-        quarantines.add(settings, Keys(settings.home), scope, value, why, dry_run=dry_run)
-    )
+    stopped = asyncio.run(quarantines.add(settings, Keys(settings.home), scope, value, why, dry_run=dry_run))
+    begun = stopped.in_flight
     if output is Format.TABLE:
-        done = "would be quarantined" if dry_run else f"is quarantined as of control event {head}"
-        console().print(f"{scope} `{value}` {done}; {len(begun)} call(s) in flight", markup=False)
+        done = "would be quarantined" if dry_run else f"is quarantined as of control event {stopped.head}"
+        console().print(f"{scope} `{stopped.value}` {done}; {len(begun)} call(s) in flight", markup=False)
+    if stopped.unknown:
+        anyway = "it would be" if dry_run else "it is"
+        undo = f", undo it with `sluicegate quarantine lift {scope} {value}`"
+        print(
+            f"warning: {stopped.unknown} ({anyway} stopped all the same, should it appear{'' if dry_run else undo})",
+            file=sys.stderr,
+        )
     if begun or output is not Format.TABLE:
         _show(begun, output)
 

@@ -133,7 +133,7 @@ def test_no_permit_and_no_claim_after_the_bound(running: World, scope: str) -> N
             asking = [asyncio.create_task(traffic.until_refused(agent)) for agent in sorted(stopped)]
             for role in sleepers:
                 role.process.send_signal(signal.SIGSTOP)  # some of what is asked waits for them
-            head, _ = await quarantines.add(running.settings, keys, scope, value, "a test")
+            head = (await quarantines.add(running.settings, keys, scope, value, "a test")).head
             at = await thrown_at(running, head)
             while time.time_ns() // 1000 < at + BOUND_US:
                 await asyncio.sleep(0.05)

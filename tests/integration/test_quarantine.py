@@ -125,6 +125,13 @@ def test_what_a_ledger_offered_before_it_knew_is_not_called(shared: tuple[Loop, 
         receipts = [e for _, e in gate.events if e.header.intent_id == found[1].intent_id]
         assert receipts == [], "the claimed class was not even claimed"
         await quarantines.lift(gate.settings, gate.keys, "session", "session-x", "over")
+        told = {
+            (scope, value): (await quarantines.add(gate.settings, gate.keys, scope, value, "", dry_run=True)).unknown
+            for scope, value in (("tool", "desk.set"), ("tool", "desk.st"), ("session", "session-x"), ("agent", agent))
+        }  # fmt: skip
+        assert told["tool", "desk.set"] == told["agent", agent] == ""
+        assert "did you mean `desk.set`" in told["tool", "desk.st"]
+        assert "no open session `session-x`" in told["session", "session-x"]
 
     loop.run(scenario())
 
@@ -172,7 +179,7 @@ def test_the_commands(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch
     assert row["session_id"] == SESSION
     loop.run(_set(going_on))
     assert loop.run(_of(tasks[0])).status == "released", "what was begun is not cut"
-    for wrong in (["add", "planet", "earth"], ["add", "release", "sha256:0"], ["lift", "tool", "x"]):
+    for wrong in (["add", "planet", "earth"], ["add", "tool", ""], ["lift", "tool", "x"]):
         with pytest.raises(Terminal):
             run(*wrong)
     run("lift", "tool", "desk.pay")

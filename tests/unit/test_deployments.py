@@ -11,6 +11,8 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import Canary, drawn, good_before, in_use
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.snapshot import decode, encode
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.deployments import roll_back
 
 from tests.driver import AGENT, Driver, release, release_files
 from tests.forging import with_header
@@ -67,6 +69,25 @@ def test_the_last_known_good_release(d: Driver) -> None:
     assert good_before(d.control) == ONE.digest  # never back to what was rolled back
     d.control_event("release.rolled_back", to="sha256:never")
     assert d.control.deployed == TWO.digest
+
+
+def test_it_is_said_when_there_is_none_to_go_back_to() -> None:
+    plan = roll_back()
+    for control, said in (
+        (Control(), "nothing is deployed yet"),
+        (
+            Control(deployed="sha256:a1", published={"sha256:a1": "desk 1.0"}),
+            r"desk 1.0 \(a1\) is the first release",
+        ),
+        (
+            Control(
+                deployed="b2", previous=("a1",), aborted=frozenset(("a1",)), published={"a1": "desk 0.9"}
+            ),
+            r"all were rolled back \(desk 0.9 \(a1\)\): name one with --to",
+        ),
+    ):
+        with pytest.raises(Terminal, match=said):
+            plan(control)
 
 
 def test_pins_come_first(d: Driver) -> None:

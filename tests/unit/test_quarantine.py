@@ -12,6 +12,7 @@ from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Dispatch
+from sluicegate.streams.quarantines import hint_of, releases_to_look_at, whole
 
 from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver
 from tests.executor_fakes import dispatch, until
@@ -261,3 +262,41 @@ def test_the_release_that_counts_is_the_one_it_was_decided_under() -> None:
     assert "an alarm" in Follower(Source()).stopped(offer)
     offer.release = ""  # of a ledger that did not say: the deployed one counts
     assert Follower(Source()).stopped(offer) == ""
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+DIGEST = "sha256:" + "4c1f" * 16
+
+
+@pytest.mark.parametrize(
+    ("scope", "value", "known", "said"),
+    [
+        ("tool", "bank.pay", {"bank.pay"}, ""),
+        ("tool", "bank.pya", {"bank.pay", "desk.set"}, "no tool `bank.pya` is known here: did you mean `bank.pay`?"),
+        ("tool", "Pay", {"bank.pay", "bank.payout"}, "no tool `Pay` is known here: did you mean `bank.pay` or `bank.payout`?"),
+        ("agent", "zz", {"support-1"}, "no agent `zz` is known here"),
+        ("session", "s-1", {"s-11"}, "no open session `s-1` is known here: did you mean `s-11`?"),
+        ("release", "x", (), "no release `x` is known here"),
+    ],
+)  # fmt: skip
+def test_a_name_that_nothing_has_is_said_with_the_nearest(
+    scope: str, value: str, known: set[str], said: str
+) -> None:
+    assert hint_of(scope, value, known) == said
+
+
+def test_a_release_may_be_named_as_elsewhere() -> None:
+    control = Control(published={DIGEST: "desk 1.0"})
+    assert whole(control, "release", "desk 1.0") == whole(control, "release", "4c1f4c1f") == DIGEST
+    assert whole(control, "release", "desk 2.0") == "desk 2.0"  # it may be about to be published
+    assert whole(control, "tool", "desk 1.0") == "desk 1.0"
+
+
+def test_tools_are_looked_for_where_sessions_may_stand() -> None:
+    control = Control(
+        deployed="d", previous=("a", "b"), pins={("agent", "x"): "b"}, published=dict.fromkeys("abcd", "")
+    )
+    assert releases_to_look_at(control) == ["d", "b", "a", "c"]
+    many = Control(published={str(n): "" for n in range(100)})
+    assert releases_to_look_at(many) == [str(n) for n in range(99, 79, -1)]
