@@ -29,9 +29,10 @@ run: setup ## start everything and govern 2,000 recorded agent calls
 demo-lifecycle: setup ## publish, canary, alarm, explain, rebuild, restore; ends with a page of charts
 	@$(BIN)/python -m examples.lifecycle $(ARGS)
 
-test: setup ## run the tests: the pure ones two at a time, then those with Kafka and ClickHouse
+test: setup ## run the tests two at a time; those that kill and measure bounds of time by themselves
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/properties tests/golden
-	@$(BIN)/python -m pytest --ignore tests/unit --ignore tests/properties --ignore tests/golden
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/contracts tests/integration
+	@$(BIN)/python -m pytest tests/crash
 
 lint: setup ## ruff: lint and format
 	@$(BIN)/ruff check .
