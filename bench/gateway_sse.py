@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import aiohttp
 import uvloop
+from sluicegate.streams.roles import GATEWAY_KNOWN
 
 from bench import common
 from bench.common import Result, quantile
@@ -29,6 +30,10 @@ RATE = int(os.environ.get("BENCH_RATE", "100"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "120"))
 WARM_S = int(os.environ.get("BENCH_WARM_S", "60"))
 QUARTERS = 4
+KNOWN = int(os.environ.get("BENCH_KNOWN", "5000"))
+"""Of how many replies the gateway remembers the place: so many that it is full when warm. Of an operator's gateway it is 100,000, which
+take 1,000 s at this rate to fill, and 25 MB: `full_mb` adds what is missing."""
+FULL_KNOWN, KNOWN_BYTES = 100_000, 250
 AGENTS = 20
 OPENING = 50
 """Sessions and streams that are opened at once."""
@@ -113,7 +118,7 @@ class Figures:
 
     delays: list[float]
     memory: list[float]
-    warm: float
+    opened: float
 
 
 async def measure(stack: Running) -> Figures:
@@ -129,6 +134,8 @@ async def measure(stack: Running) -> Figures:
         opened = rss()
         await steady(clients, sessions, "w", WARM_S)
         memory, delays = [rss()], []
+        filled = stack.worker.metric('sluicegate_gateway_entries{of="known"}')
+        assert filled == KNOWN, f"{filled:.0f} of {KNOWN} places are taken: warm up for longer, BENCH_WARM_S"
         for quarter in range(QUARTERS):
             delays += await steady(clients, sessions, f"i{quarter}", SECONDS / QUARTERS)
             memory.append(rss())
@@ -159,16 +166,16 @@ def main() -> None:
     """Measure, and write the results."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * CLIENTS)), hard))
-    with running("gateway-sse", AGENTS, ("north", "south")) as stack:
+    with running("gateway-sse", AGENTS, ("north", "south"), {GATEWAY_KNOWN: str(KNOWN)}) as stack:
         found = uvloop.run(measure(stack))
     memory, delays = found.memory, found.delays
     conditions = (
-        f"{CLIENTS:,} clients of {AGENTS} agents, {RATE} intents/s for {SECONDS} s after {WARM_S} s to warm up, every event at its own "
-        f"client, {common.machine()}"
+        f"{CLIENTS:,} clients of {AGENTS} agents, {RATE} intents/s for {SECONDS} s after {WARM_S} s to warm up, {KNOWN:,} places of "
+        f"replies, all taken, every event at its own client, {common.machine()}"
     )
     results = [
         Result("gateway.sse_clients", CLIENTS, "clients", conditions),
-        Result("gateway.sse_rss_open_mb", found.warm, "MB", conditions),
+        Result("gateway.sse_rss_open_mb", found.opened, "MB", conditions),
         Result("gateway.sse_rss_start_mb", memory[0], "MB", conditions),
         *(
             Result(
@@ -180,6 +187,12 @@ def main() -> None:
                 mb / memory[0],
             )
             for n, mb in enumerate(memory[1:], 1)
+        ),
+        Result(
+            "gateway.sse_rss_full_mb",
+            memory[-1] + (FULL_KNOWN - KNOWN) * KNOWN_BYTES / 1e6,
+            "MB",
+            "computed: with 100,000 places",
         ),
         Result("gateway.sse_event_p50_ms", quantile(delays, 0.5), "ms", conditions),
         Result("gateway.sse_event_p99_ms", quantile(delays, 0.99), "ms", conditions),

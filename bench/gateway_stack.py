@@ -50,13 +50,14 @@ class Running:
     Attributes:
         gateway, upstream: where they listen.
         tokens: an API key for each agent `bench-<number>`, by number.
-        process: of the gateway.
+        worker, process: of the gateway.
     """
 
     settings: Settings
     gateway: str
     upstream: str
     tokens: list[str]
+    worker: Worker
     process: psutil.Process
 
 
@@ -81,7 +82,9 @@ def running(
                 Worker(settings, "gateway", {GATEWAY_LISTEN: listen, **(gateway_env or {})}) as gateway,
             ):
                 process = psutil.Process(gateway.role.process.pid)
-                yield Running(settings, f"http://{listen}", f"http://127.0.0.1:{port}", tokens, process)
+                yield Running(
+                    settings, f"http://{listen}", f"http://127.0.0.1:{port}", tokens, gateway, process
+                )
 
 
 @contextmanager

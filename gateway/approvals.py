@@ -51,20 +51,20 @@ def add(app: web.Application) -> None:
 
 
 async def _list(request: web.Request) -> web.Response:
-    reviewer, agent = reviewer_of(request), request.query.get("agent", "")
+    reviewer, agent = await reviewer_of(request), request.query.get("agent", "")
     found = [w for w in await request.app[HELD].all() if _theirs(reviewer, w[0], agent)]
     return said({"approvals": [_row(entry, why) for entry, why in found]})
 
 
 async def _show(request: web.Request) -> web.Response:
-    reviewer = reviewer_of(request)
+    reviewer = await reviewer_of(request)
     entry, _ = await _one(request, reviewer, request.query.get("agent", ""))
     shown = await request.app[HELD].show(entry, session=True)
     return said(as_json(shown))
 
 
 async def _say(request: web.Request) -> web.Response:
-    reviewer, body = reviewer_of(request), await body_of(request)
+    reviewer, body = await reviewer_of(request), await body_of(request)
     verdict, why, digest = (
         text_in(body, "verdict", needed=True),
         text_in(body, "why"),

@@ -17,12 +17,12 @@ from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import CHANNEL
 from sluicegate.processors.control import Control
 from sluicegate.processors.release import CompiledRelease
-from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import key_files, releases
 from sluicegate.streams.asking import Asker, Key
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session
 from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.oidc import IssuerKeys
 from sluicegate.streams.once import NEW, Once
 from sluicegate.streams.settings import Settings
 
@@ -45,6 +45,7 @@ class Gate:
         waiting_bytes: of results that wait for clients of event streams.
         origins: of pages that may ask at `/mcp`, besides those of this machine.
         opened: key -> the session its completions share.
+        issuer_keys: what issuers publish, of those that may be asked.
         written: the deployed release's contracts, once somebody asked for them.
     """
 
@@ -64,6 +65,7 @@ class Gate:
     connections: Connections = field(default_factory=Connections)
     opened: dict[str, str] = field(default_factory=dict)
     written: dict[str, dict[str, dict[str, Json]]] = field(default_factory=dict)
+    issuer_keys: IssuerKeys = field(default_factory=IssuerKeys)
 
     @property
     def control(self) -> Control:
@@ -220,9 +222,11 @@ def _key_of(gate: Gate, principal: str, role: str) -> Key:
         ):
             mine = key_files.load(path)
             return mine.kid, mine.secret
-    raise Terminal(
-        f"no valid key of `{principal[:80]}` lies in the gateway's home: sluicegate keys new {principal[:80]} --role {role}"
-    )
+    # INVARIANT: whose key is missing here is not told that the request is wrong (tests/integration/test_gateway_people.py).
+    raise problem(
+        503, "no_key",
+        f"no valid key of `{principal[:80]}` lies in the gateway's home: sluicegate keys new {principal[:80]} --role {role}",
+    )  # fmt: skip
 
 
 async def session_of(

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from aiokafka import ConsumerRecord, TopicPartition
-from sluicegate.gateway.kept import MAX_SCANNED, Known, Page, Readers
+from sluicegate.gateway.kept import MAX_KNOWN, MAX_SCANNED, Known, Page, Readers
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Reply
@@ -32,11 +32,13 @@ from sluicegate.streams.client_transport import (
     Headers,
     KafkaTransport,
 )
+from sluicegate.streams.in_process import Errands
 from sluicegate.streams.replies import ENDS, PARKED, RESTS
 from sluicegate.streams.settings import Settings
 
 MAX_AGENTS = 10_000
-"""Agents with an `Asker` at hand, about 5 kB each: 50 MB; one that nobody waits for leaves first."""
+"""Agents with an `Asker` at hand, about 5 kB each: 50 MB; one that nobody waits for leaves first. What they ask for is bounded for all
+of them together: `MAX_ERRANDS` of `in_process.py`, about 1 kB each, 8 MB."""
 
 log = logging.getLogger("sluicegate.gateway")
 
@@ -80,9 +82,10 @@ class _Agent:
 class Hub(KafkaTransport):
     """All replies, by agent. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, when: When = _nobody) -> None:
+    def __init__(self, settings: Settings, when: When = _nobody, known: int = MAX_KNOWN) -> None:
         super().__init__(settings, "gateway")
-        self._known = Known()
+        self._known = Known(known)
+        self._errands: Errands = OrderedDict()
         self._readers = Readers(lambda: self._reader(REPLAY_FETCH_WAIT_MS))
         self._when = when
         self._told: dict[bytes, _Agent] = {}
@@ -95,6 +98,10 @@ class Hub(KafkaTransport):
     def stuck(self) -> bool:
         """Whether Kafka left something unanswered for long."""
         return self._stuck()
+
+    def sizes(self) -> dict[str, int]:
+        """How many entries each of its bounded structures holds now."""
+        return {"known": len(self._known), "agents": len(self._askers), "errands": len(self._errands)}
 
     async def open(self) -> None:
         """Connect. Raises `Retryable` or `Terminal`."""
@@ -150,7 +157,7 @@ class Hub(KafkaTransport):
         found = self._askers.get(agent_id)
         if found is None:
             line = Line(self, agent_id)
-            found = Asker(agent_id, self._settings.env, line, agent_key, channel_key, {})
+            found = Asker(agent_id, self._settings.env, line, agent_key, channel_key, {}, self._errands, 0)
             self.hear(agent_id, found.inbox.take)
             self._askers[agent_id] = found
             self._make_room()

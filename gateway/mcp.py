@@ -81,7 +81,7 @@ async def _take(request: web.Request) -> web.StreamResponse:
     _same_origin(request)
     method, ident = body.get("method"), body.get("id")
     if method is None and ident is not None and ("result" in body or "error" in body):
-        mcp_elicit.take(request, caller.agent.agent_id, request.headers.get(SESSION, ""), body)
+        await mcp_elicit.take(request, caller.agent.agent_id, request.headers.get(SESSION, ""), body)
         return web.Response(status=202)
     if not isinstance(method, str) or body.get("jsonrpc") != "2.0":
         raise problem(400, "bad_request", "send one JSON-RPC 2.0 message")

@@ -109,19 +109,19 @@ def may_ask(request: web.Request, session_id: str) -> bool:
     return session_id.startswith(ASKING) and streams and room and TOKEN in request.headers
 
 
-def take(request: web.Request, agent_id: str, session_id: str, body: Mapping[str, Json]) -> None:
+async def take(request: web.Request, agent_id: str, session_id: str, body: Mapping[str, Json]) -> None:
     """A response of the client. Raises a problem when no person stands behind it."""
     result = body.get("result")
     if not isinstance(result, dict) or TOKEN not in request.headers:
         return
-    who = reviewer_of(request).person.person_id
+    who = (await reviewer_of(request)).person.person_id
     request.app[QUESTIONS].answered(agent_id, session_id, str(body.get("id")), who, result)
 
 
 async def ask(request: web.Request, response: web.StreamResponse, gate: Gate, agent_id: str, session_id: str, intent_id: str) -> Word:  # fmt: skip
     """Ask the person at the client about a held call, and send their word. Never raises for what the client says."""
     try:
-        reviewer = reviewer_of(request)
+        reviewer = await reviewer_of(request)
         held = request.app[HELD]
         found = [
             e

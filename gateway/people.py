@@ -3,14 +3,14 @@
     Authorization: Bearer JWT                             a person alone
     x-sluicegate-person: JWT, beside an API key           a person behind a program, whose key has the scope `person`
 
-The token is checked as those of `on_behalf_of` are (`processors/tokens.py`): keys from control, algorithm by key, audience, times. It needs
-the scope `sluicegate:review`, too. INVARIANT: a token that says for whom an agent works approves nothing, whoever holds it
-(tests/unit/test_gateway_people.py). Never fetches keys, never keeps a token. Next: `approvals.py`.
+The token is checked as those of `on_behalf_of` are (`processors/tokens.py`): algorithm by key, audience, times; by the keys in control, or for an issuer that control
+lets be asked by those it publishes (`streams/oidc.py`). It needs the scope `sluicegate:review`, too. INVARIANT: a token that says for whom an agent works approves nothing, whoever holds it
+(tests/unit/test_gateway_people.py). Never keeps a token. Next: `approvals.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from sluicegate.gateway.access import BEARER, caller_of, rated
@@ -19,7 +19,8 @@ from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import PERSON, PREFIX
 from sluicegate.processors.control import Control
 from sluicegate.processors.registry import Person
-from sluicegate.processors.tokens import Refused, verify_token
+from sluicegate.processors.tokens import Refused, Verified, issuer_of, verify_by, verify_token
+from sluicegate.streams.oidc import IssuerKeys
 
 TOKEN = "x-sluicegate-person"
 REVIEW = "sluicegate:review"
@@ -46,7 +47,7 @@ class Reviewer:
         return mine and self.tenant in ("", tenant)
 
 
-def reviewer_of(request: web.Request) -> Reviewer:
+async def reviewer_of(request: web.Request) -> Reviewer:
     """Who asks. Raises a problem."""
     gate = gate_of(request)
     unconfirmed(gate)
@@ -60,7 +61,7 @@ def reviewer_of(request: web.Request) -> Reviewer:
         token = _alone(request)
     if len(named) > 1:
         raise problem(401, "unauthorized", f"send `{TOKEN}` once", CHALLENGE)
-    person = person_in(gate.control, token, gate.clock())
+    person = await person_in(gate.control, token, gate.clock(), gate.issuer_keys)
     if named:
         counted(request, caller.key.key_id)
     else:
@@ -69,9 +70,9 @@ def reviewer_of(request: web.Request) -> Reviewer:
     return Reviewer(person, tenant)
 
 
-def person_in(control: Control, token: str, now: int) -> Person:
+async def person_in(control: Control, token: str, now: int, newest: IssuerKeys) -> Person:
     """The registered person whom a token names for reviews. Raises a problem."""
-    found = verify_token(control, token, now)
+    found = await _verified(control, token, now, newest)
     if isinstance(found, Refused):
         raise problem(401, "bad_token", found.detail, CHALLENGE)
     if REVIEW not in found.scopes:
@@ -84,6 +85,21 @@ def person_in(control: Control, token: str, now: int) -> Person:
     if person is None:
         raise problem(403, "unknown_person", f"`{found.on_behalf_of[:80]}` is not registered: sluicegate people register PERSON --role ROLE")  # fmt: skip
     return person
+
+
+async def _verified(control: Control, token: str, now: int, newest: IssuerKeys) -> Verified | Refused:
+    """By the keys that the issuer publishes, where control lets it be asked and it answers; else by those in control."""
+    named = control.issuers.get(issuer_of(token))
+    if named is None or not named.discover:
+        return verify_token(control, token, now)
+    for newer in (False, True):
+        keys = await newest.of(named.issuer, newer=newer)
+        if not keys:
+            return verify_token(control, token, now)
+        found = verify_by({named.issuer: replace(named, keys=keys)}, token, now)
+        if isinstance(found, Verified) or not found.issuer:
+            break
+    return found
 
 
 def _alone(request: web.Request) -> str:

@@ -27,6 +27,7 @@ from sluicegate.gateway.access import Rates
 from sluicegate.gateway.connections import Connections, room
 from sluicegate.gateway.context import GATE, Gate, enter, leave
 from sluicegate.gateway.hub import Hub
+from sluicegate.gateway.kept import MAX_KNOWN
 from sluicegate.gateway.problems import JSON, no_result, plain, problem
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.streams.client_errors import NotReleased
@@ -144,11 +145,11 @@ class Gateway:
     """One gateway process: the component of the role `gateway`."""
 
     def __init__(
-        self, settings: Settings, host: str = "127.0.0.1", port: int = 0, origins: Iterable[str] = ()
-    ) -> None:
+        self, settings: Settings, host: str = "127.0.0.1", port: int = 0, origins: Iterable[str] = (), known: int = MAX_KNOWN,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self._control = ControlReader(settings)
-        self._hub = Hub(settings, Decided(settings).when)
+        self._hub = Hub(settings, Decided(settings).when, known)
         self.gate = Gate(settings, self._hub, self._control, Rates(), wall_clock, Counter())
         self.gate.origins = frozenset(origins)
         self._host, self.port = host, port
@@ -226,8 +227,10 @@ class Gateway:
         found = {
             f'sluicegate_gateway_answers_total{{status="{k}"}}': float(v) for k, v in self.gate.counts.items()
         }
+        found |= {f'sluicegate_gateway_entries{{of="{k}"}}': float(v) for k, v in self._hub.sizes().items()}
         return {
             **found,
+            "sluicegate_gateway_waiting_bytes": self.gate.waiting_bytes,
             "sluicegate_gateway_under_way": self.gate.under_way,
             "sluicegate_gateway_streams": len(self.gate.streams),
             "sluicegate_gateway_connections": self.gate.connections.open,

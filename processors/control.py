@@ -270,7 +270,13 @@ def _key_revoked(new: Control, body: Body, who: str) -> None:
 def _issuer_added(new: Control, body: Body, who: str) -> None:
     """Adding an issuer again replaces its keys: that is how they are rotated."""
     keys = tuple(str(key) for key in cast("list[object]", body["keys"]))
-    issuer = Issuer(str(body["issuer"]), str(body["audience"]), keys, str(body.get("prefix", "")))
+    issuer = Issuer(
+        str(body["issuer"]),
+        str(body["audience"]),
+        keys,
+        str(body.get("prefix", "")),
+        body.get("discover") is True,
+    )
     if issuer.issuer in new.issuers or len(new.issuers) < MAX_ISSUERS:
         new.issuers = {**new.issuers, issuer.issuer: issuer}
 

@@ -60,12 +60,14 @@ class Issuer:
         audience: must be among their `aud`.
         keys: public JWKs as JSON.
         prefix: put before their `sub`, so that two issuers never name the same person by accident.
+        discover: whether its newest keys may be asked of itself; what is decided and replayed goes by `keys` alone.
     """
 
     issuer: str
     audience: str
     keys: tuple[str, ...]
     prefix: str = ""
+    discover: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 A channel may put a JWT into `session.open`. Its signature is checked against the issuer's keys in control, its times
 against the decision's own `now`: the same token, control and time always give the same answer, so replay does too.
 The algorithm is the key's, never the token's word alone; there is no `none` and no shared secret.
-Library: PyJWT (docs/decisions/0009-tokens.md). Never fetches keys. Next: `sessions.py` (who asks).
+Library: PyJWT (docs/decisions/0009-tokens.md). Never fetches keys (`streams/oidc.py` does). Next: `sessions.py` (who asks).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
@@ -43,13 +44,23 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why it names nobody: one sentence, without the token."""
+    """Why it names nobody: one sentence, without the token.
+
+    Attributes:
+        issuer: of whose keys none verifies it; empty where it is another reason.
+    """
 
     detail: str
+    issuer: str = ""
 
 
 def verify_token(control: Control, token: str, now_us: int) -> Verified | Refused:
-    """Check a token. Never raises."""
+    """Check a token by the keys in control. Never raises."""
+    return verify_by(control.issuers, token, now_us)
+
+
+def verify_by(issuers: Mapping[str, Issuer], token: str, now_us: int) -> Verified | Refused:
+    """Check a token by the keys of these issuers. Never raises."""
     if len(token) > MAX_TOKEN_BYTES:
         return Refused(f"the token has more than {MAX_TOKEN_BYTES} bytes")
     try:
@@ -58,13 +69,22 @@ def verify_token(control: Control, token: str, now_us: int) -> Verified | Refuse
         said = cast(Claims, jwt.decode(token, options={"verify_signature": False}))
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
         return Refused("it is no JWT")
-    issuer = control.issuers.get(str(said.get("iss", "")))
+    issuer = issuers.get(str(said.get("iss", "")))
     if issuer is None:
         return Refused(f"issuer `{str(said.get('iss', ''))[:80]}` is not registered")
     claims = _signed(issuer, token, header.get("kid"), str(header.get("alg", "")))
     if claims is None:
-        return Refused(f"no key of issuer `{issuer.issuer}` verifies it")
+        return Refused(f"no key of issuer `{issuer.issuer}` verifies it", issuer.issuer)
     return _judged(issuer, claims, now_us // 1_000_000)
+
+
+def issuer_of(token: str) -> str:
+    """Whose token it says it is, unverified: to look for the keys that may verify it. Never raises."""
+    try:
+        said = cast(Claims, jwt.decode(token[: MAX_TOKEN_BYTES + 1], options={"verify_signature": False}))
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        return ""
+    return str(said.get("iss", ""))
 
 
 def _signed(issuer: Issuer, token: str, kid: object, algorithm: str) -> Claims | None:

@@ -24,8 +24,9 @@ from sluicegate.streams.client_errors import Failed, InDoubt, NotReleased, Refus
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_transport import Headers, Transport
 from sluicegate.streams.feeds import Feeds
-from sluicegate.streams.in_process import Errand, LocalFunction, Runner, now_us
+from sluicegate.streams.in_process import Errand, Errands, LocalFunction, Runner, now_us
 from sluicegate.streams.replies import RESTS, Held, Inbox, answer
+from sluicegate.streams.standing import MAX_WATCHED
 
 RECEIPT_LIMIT_S = 30.0
 """For publishing what a local function did; after it the ledger holds the call in doubt."""
@@ -54,6 +55,8 @@ class Asker:
         agent_key: signs `intents`; None = unsigned.
         channel_key: signs `messages`; None = unsigned.
         functions: local functions by tool; may grow later.
+        errands: shared by the askers of one process, which are many; None = its own.
+        watched: how many open sessions it knows the release of.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class Asker:
         agent_key: Key | None,
         channel_key: Key | None,
         functions: Mapping[str, LocalFunction],
+        errands: Errands | None = None,
+        watched: int = MAX_WATCHED,
     ) -> None:
         self.agent_id = agent_id
         self.transport = transport
-        self.runner = Runner(agent_id, self._report)
-        self.inbox = Inbox(agent_id, self.runner.permit)
+        self.runner = Runner(agent_id, self._report, errands)
+        self.inbox = Inbox(agent_id, self.runner.permit, watched)
         self.feeds = Feeds(agent_id)
         self._env = env
         self._keys = {"intents": agent_key, "messages": channel_key}

@@ -18,8 +18,8 @@ from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.tokens import public_keys
-from sluicegate.schemas.errors import Terminal, WrongUsage
-from sluicegate.streams import changes, control_log, key_files
+from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
+from sluicegate.streams import changes, control_log, key_files, oidc
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import default_path, operator, who
 from sluicegate.streams.settings import Settings
@@ -43,9 +43,6 @@ LOG = "log"
 """Whose keys those that sign checkpoints are."""
 MAC_ROLES = ("executor", "pipeline", "evaluator")
 """Roles inside, which share a secret file and sign with HS256."""
-
-MAX_ISSUER_KEYS = 20
-"""Of one issuer: a rotation has two or three at a time; each one that fits a token costs a verification."""
 
 LEAD_US = 10_000_000
 """A second key of a role inside is used only after this, and one for checkpoints ends after it at the earliest: by then every
@@ -286,18 +283,18 @@ def read_jwks(path: Path) -> list[str]:
         found = public_keys(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
         raise Terminal(f"`{path}` is no JWKS with public keys: {str(error)[:200]}") from error
-    if len(found) > MAX_ISSUER_KEYS:
+    if len(found) > oidc.MAX_KEYS:
         raise Terminal(
-            f"`{path}` has {len(found)} keys, at most {MAX_ISSUER_KEYS} are kept, leave old ones out"
+            f"`{path}` has {len(found)} keys, at most {oidc.MAX_KEYS} are kept, leave old ones out"
         )
     return found
 
 
 async def add_issuer(
     settings: Settings, keys: Keys, issuer: str, audience: str, jwks: list[str], prefix: str, why: str, *,
-    dry_run: bool = False,
+    discover: bool = False, dry_run: bool = False,
 ) -> int:  # fmt: skip
-    """Register an issuer or replace its keys. Raises `Terminal`."""
+    """Register an issuer or replace its keys. `discover`: gateways may ask it for its newest ones. Raises `Terminal`."""
     control = (await control_log.read(settings)).control
     if not issuer or not audience or len(issuer) > 256:
         raise Terminal(f"issuer `{issuer[:80]}` and audience `{audience[:80]}` must not be empty, name both")
@@ -309,7 +306,39 @@ async def add_issuer(
     if dry_run:
         return control.head
     body: dict[str, object] = {"issuer": issuer, "audience": audience, "keys": jwks, "prefix": prefix}
+    if discover:
+        body["discover"] = True
     return await _append(settings, keys, [("issuer.added", body)], why, control.head)
+
+
+async def refresh_issuers(
+    settings: Settings, keys: Keys, issuer: str, why: str, *, dry_run: bool = False
+) -> list[tuple[str, int, str]]:
+    """Register what issuers publish now, of one or of all that may be asked: (issuer, keys, what became of it). Raises `Terminal`
+    for one that may not be asked; one that is away keeps the keys it has."""
+    control = (await control_log.read(settings)).control
+    asked_for = [i for i in control.issuers.values() if i.discover and issuer in ("", i.issuer)]
+    if issuer and not asked_for:
+        raise Terminal(
+            f"issuer `{issuer[:80]}` is not asked for its keys: add it again without --jwks, or with a new file"
+        )
+    found: list[tuple[str, int, str]] = []
+    for one in asked_for:
+        try:
+            newest = await oidc.fetch(one.issuer)
+        except SluicegateError as error:
+            found.append((one.issuer, len(one.keys), f"kept: {error}"))
+            continue
+        if tuple(newest) == one.keys:
+            found.append((one.issuer, len(newest), "unchanged"))
+            continue
+        head = await add_issuer(
+            settings, keys, one.issuer, one.audience, newest, one.prefix, why, discover=True, dry_run=dry_run
+        )
+        found.append(
+            (one.issuer, len(newest), "would change" if dry_run else f"changed by control event {head}")
+        )
+    return found
 
 
 async def remove_issuer(

@@ -123,29 +123,39 @@ class _End:
     sent: bool = True
 
 
-class Runner:
-    """Runs what this client asked for and was permitted. Belongs to one event loop."""
+Errands = OrderedDict[tuple[str, str], Errand]
+"""(agent, intent) -> its errand."""
 
-    def __init__(self, agent_id: str, publish: Callable[[Receipt], Awaitable[None]]) -> None:
+
+class Runner:
+    """Runs what this client asked for and was permitted. Belongs to one event loop.
+
+    Args:
+        errands: those of several clients, where `MAX_ERRANDS` bounds all of them together.
+    """
+
+    def __init__(
+        self, agent_id: str, publish: Callable[[Receipt], Awaitable[None]], errands: Errands | None = None
+    ) -> None:
         self._agent_id = agent_id
         self._publish = publish
-        self._errands: OrderedDict[str, Errand] = OrderedDict()
+        self._errands: Errands = OrderedDict() if errands is None else errands
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own(self, intent_id: str, errand: Errand) -> None:
         """Call before publishing: a permit for this intent may now be run here."""
-        self._errands[intent_id] = errand
+        self._errands[self._agent_id, intent_id] = errand
         while len(self._errands) > MAX_ERRANDS:
             self._errands.popitem(last=False)
 
     def forget(self, intent_id: str) -> None:
         """The intent ended."""
-        self._errands.pop(intent_id, None)
+        self._errands.pop((self._agent_id, intent_id), None)
 
     def permit(self, reply: Reply) -> None:
         """A permit came: run the function and publish its receipt, in the background."""
         # INVARIANT: one run of an intent in this process (tests/unit/test_client_local.py::test_a_permit_runs_once).
-        errand = self._errands.pop(reply.intent_id, None)
+        errand = self._errands.pop((self._agent_id, reply.intent_id), None)
         if errand is None:
             log.info(
                 "a permit for `%s`, which this client does not wait to run, is left alone", reply.intent_id

@@ -21,7 +21,7 @@ from sluicegate.schemas.records import Reply
 from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Parked, Refused, Withheld
 from sluicegate.streams.client_json import Json
-from sluicegate.streams.standing import Standing
+from sluicegate.streams.standing import MAX_WATCHED, Standing
 
 MAX_PENDING = 4_096
 """Calls of one client that wait at once, about 2 kB each; more are refused `overloaded`."""
@@ -145,12 +145,12 @@ class Waiting:
 class Inbox:
     """Who waits for which intent. Belongs to one event loop."""
 
-    def __init__(self, agent_id: str, on_permit: Callable[[Reply], None]) -> None:
+    def __init__(self, agent_id: str, on_permit: Callable[[Reply], None], watched: int = MAX_WATCHED) -> None:
         self._key = agent_id.encode()
         self._on_permit = on_permit
         self._waiting: dict[str, list[Waiting]] = {}
         self._count = 0
-        self.standing = Standing()
+        self.standing = Standing(watched)
 
     def __len__(self) -> int:
         return self._count

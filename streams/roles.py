@@ -46,6 +46,8 @@ ALL = (*ROLES, *OPTIONAL)
 
 GATEWAY_LISTEN = "SLUICEGATE_GATEWAY_LISTEN"
 GATEWAY_ORIGINS = "SLUICEGATE_GATEWAY_ORIGINS"
+GATEWAY_KNOWN = "SLUICEGATE_GATEWAY_KNOWN"
+"""Of how many replies a gateway remembers the place: 250 bytes each, 100,000 when it is not set (`gateway/kept.py`)."""
 DEFAULT_LISTEN = "127.0.0.1:8484"
 """Where a gateway listens when nobody says otherwise: this machine only."""
 
@@ -291,12 +293,16 @@ class ProjectorRole:
 
 
 def _gateway(settings: Settings) -> Component:
+    from sluicegate.gateway.kept import MAX_KNOWN
     from sluicegate.gateway.server import Gateway
 
     host, _, port = os.environ.get(GATEWAY_LISTEN, DEFAULT_LISTEN).rpartition(":")
     if not host or not port.isdigit():
         raise Terminal(f"`{host}:{port}` is no address to listen on: set {GATEWAY_LISTEN} to HOST:PORT")
-    return Gateway(settings, host, int(port), os.environ.get(GATEWAY_ORIGINS, "").split())
+    known = os.environ.get(GATEWAY_KNOWN, str(MAX_KNOWN))
+    if not known.isdigit() or not int(known):
+        raise Terminal(f"`{known[:40]}` is no number of replies: set {GATEWAY_KNOWN} to 1 or more")
+    return Gateway(settings, host, int(port), os.environ.get(GATEWAY_ORIGINS, "").split(), int(known))
 
 
 def _evaluator(settings: Settings) -> Component:

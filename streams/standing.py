@@ -36,19 +36,23 @@ class PromptText:
 
 
 MAX_WATCHED = 10_000
-"""Open sessions of one client, about 300 bytes each. A gateway joins sessions that it never closes: the oldest are forgotten,
-and what they stand on is not known until they are joined again."""
+"""Open sessions of one client, about 300 bytes each: 3 MB. Of more the oldest are forgotten, and what they stand on is not known
+until they are joined again."""
 
 
 class Standing:
-    """The open sessions of one client, and what each stands on."""
+    """The open sessions of one client, at most so many, and what each stands on. A gateway asks for none: it joins sessions of many
+    agents and never closes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_WATCHED) -> None:
+        self._most = most
         self._found: dict[str, Release | None] = {}
 
     def watch(self, session_id: str) -> None:
         """Begin to note replies of a session."""
-        if session_id not in self._found and len(self._found) >= MAX_WATCHED:
+        if not self._most:
+            return
+        if session_id not in self._found and len(self._found) >= self._most:
             del self._found[next(iter(self._found))]
         self._found.setdefault(session_id, None)
 

@@ -1,4 +1,4 @@
-"""`sluicegate issuers add | list | remove`: whose tokens say for whom a session is."""
+"""`sluicegate issuers add | refresh | list | remove`: whose tokens say for whom a session is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.tokens import algorithm_of
-from sluicegate.streams import control_log, identities
+from sluicegate.streams import control_log, identities, oidc
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.keys import Keys
@@ -31,25 +31,61 @@ def register(app: typer.Typer) -> None:
 def issuers_add(
     issuer: IssuerName,
     audience: Annotated[str, typer.Option(help="must be among the tokens' `aud`")],
-    jwks: Annotated[Path, typer.Option("--jwks", help="a file with the issuer's public keys, a JWKS")],
+    jwks: Annotated[
+        Path | None,
+        typer.Option(
+            "--jwks", help="a file with the issuer's public keys, a JWKS; else it is asked for them"
+        ),
+    ] = None,
     prefix: Annotated[str, typer.Option(help="put before `sub`, so that two issuers name nobody alike")] = "",
     why: Why = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Register an issuer, or replace its keys, e.g. `sluicegate issuers add https://login.example.com --audience gate --jwks jwks.json`.
+    """Register an issuer, or replace its keys, e.g. `sluicegate issuers add https://login.example.com --audience gate`.
 
-    Nothing is fetched: rotate by adding it again with the new file. EdDSA, ES256 and RS256.
+    Its keys are those it publishes (OpenID Connect discovery, https), `issuers refresh` takes up newer ones. With --jwks nothing is
+    ever fetched: rotate by adding it again with the new file. EdDSA, ES256 and RS256.
     """
-    found = identities.read_jwks(jwks)
+    found = asyncio.run(oidc.fetch(issuer)) if jwks is None else identities.read_jwks(jwks)
     settings = attach(Settings.from_env())
     head = asyncio.run(
         identities.add_issuer(
-            settings, Keys(settings.home), issuer, audience, found, prefix, why, dry_run=dry_run
+            settings,
+            Keys(settings.home),
+            issuer,
+            audience,
+            found,
+            prefix,
+            why,
+            discover=jwks is None,
+            dry_run=dry_run,
         )
     )
     count = len(found)
     text = f"would register `{issuer}` with {count} key(s)" if dry_run else f"registered `{issuer}` with {count} key(s) as control event {head}"  # fmt: skip
     console().print(text, markup=False)
+
+
+@issuers.command("refresh")
+def issuers_refresh(
+    issuer: Annotated[
+        str, typer.Argument(help="one of them; default: all that were added without --jwks")
+    ] = "",
+    why: Why = "its keys changed",
+    dry_run: DryRun = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Take up the keys that issuers publish now, e.g. `sluicegate issuers refresh`, once an hour: for whom a session is goes by these.
+
+    One that cannot be asked keeps the keys it has; exit code 1 says so.
+    """
+    settings = attach(Settings.from_env())
+    rows = asyncio.run(
+        identities.refresh_issuers(settings, Keys(settings.home), issuer, why, dry_run=dry_run)
+    )
+    show(("issuer", "keys", "state"), rows, output)
+    if any(state.startswith("kept") for _, _, state in rows):
+        raise typer.Exit(1)
 
 
 @issuers.command("list")
@@ -58,10 +94,16 @@ def issuers_list(output: OutputOption = Format.TABLE) -> None:
     settings = attach(Settings.from_env())
     control = asyncio.run(control_log.read(settings)).control
     rows = [
-        (i.issuer, i.audience, i.prefix, " ".join(algorithm_of(json.loads(k)) for k in i.keys))
+        (
+            i.issuer,
+            i.audience,
+            i.prefix,
+            " ".join(algorithm_of(json.loads(k)) for k in i.keys),
+            "asked" if i.discover else "file",
+        )
         for i in control.issuers.values()
     ]
-    show(("issuer", "audience", "prefix", "keys"), sorted(rows), output)
+    show(("issuer", "audience", "prefix", "keys", "from"), sorted(rows), output)
 
 
 @issuers.command("remove")

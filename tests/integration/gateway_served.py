@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import aiohttp
 import jwt
@@ -13,6 +14,7 @@ from sluicegate.gateway.server import Gateway
 from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.processors.tokens import public_keys
 from sluicegate.schemas.records import Dispatch
+from sluicegate.streams import key_files
 
 from tests.driver import AGENT, OTHER_AGENT, PERSON
 from tests.integration.gate import Gate, Loop
@@ -97,6 +99,34 @@ KEYS = [
     key_of("lost", "nobody", "agent"),
     ("api_key.revoked", {"key_id": "gone"}),
 ]
+
+
+def signing_keys(home: Path) -> list[tuple[str, dict[str, object]]]:
+    """Keys that lie in a home, and the control events that make them good: for agents, the gateway's channel, people and the roles inside."""
+    events = []
+    for principal, role in (
+        (AGENT, "agent"),
+        (OTHER_AGENT, "agent"),
+        ("gateway", "channel"),
+        (PERSON, "person"),
+        ("ben", "person"),
+    ):
+        kid = key_files.new_kid(principal)
+        made = key_files.create(key_files.default_path(home, kid), kid)
+        events.append(_signs(kid, principal, role, "Ed25519", made.public.hex()))
+    for role in ("executor", "pipeline"):
+        key_files.create_mac(home, f"{role}-1")
+        events.append(_signs(f"{role}-1", role, role, "HS256", ""))
+    return events
+
+
+def _signs(kid: str, principal: str, role: str, alg: str, public: str) -> tuple[str, dict[str, object]]:
+    return (
+        "key.added",
+        {
+            "kid": kid, "principal": principal, "role": role, "alg": alg, "public": public, "not_before": 0, "not_after": FOREVER,
+        },
+    )  # fmt: skip
 
 
 async def completion(dispatch: Dispatch) -> Answer:

@@ -1,4 +1,5 @@
-"""All doors of one running gate: the same refusal explained in each, what one client is told no other hears, and a stop that drains.
+"""All doors of one running gate: the same refusal explained in each, agents of each framework by Kafka, what one client is told
+no other hears, and a stop that drains.
 
 Run with `-s` to read what each door says (docs/gateway.md has it).
 """
@@ -23,11 +24,13 @@ from sluicegate.executors.adapter import Answer
 from sluicegate.gateway.server import Gateway
 from sluicegate.schemas.records import Dispatch
 from sluicegate.streams.client import AgentClient, Refused
+from sluicegate.streams.demo import examples
 
 from tests.driver import AGENT, release_files
 from tests.executor_fakes import FakeAdapter
+from tests.integration import frameworks
 from tests.integration.gate import new_settings, running, until
-from tests.integration.gateway_served import KEYS, MODEL, POLICY, Served, completion, key_of
+from tests.integration.gateway_served import KEYS, MODEL, POLICY, Served, completion, key_of, person_token
 from tests.unit.test_shared_memory import FILES as MEMORY
 
 CLOSED = """
@@ -36,6 +39,13 @@ forbid (principal == Agent::"AGENT", action in [Action::"desk.set", Action::"mod
 """.replace("AGENT", AGENT)
 TENANTS = ("acme", "globex")
 AGENTS = [f"{tenant}-{n}" for tenant in TENANTS for n in range(2)]
+DESK = "support-7"
+REFUNDS = {
+    f"{kind}/{path.name}": path.read_text("utf-8")
+    for kind in ("contracts", "policies")
+    for path in (examples() / "refunds" / kind).iterdir()
+}
+"""What the examples 02 are governed by."""
 ROWS = [
     {"agent_id": name, "tenant": name.partition("-")[0], "team": "", "roles": ["banking"]} for name in AGENTS
 ]
@@ -56,11 +66,14 @@ async def _completion(dispatch: Dispatch) -> Answer:
 def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     files = {
         **release_files(), **MEMORY, "contracts/model.small.json": json.dumps(MODEL), "policies/model.cedar": POLICY,
-        "policies/closed.cedar": CLOSED,
+        "policies/closed.cedar": CLOSED, **REFUNDS,
     }  # fmt: skip
     control = [
         *KEYS,
-        ("agents.registered", {"agents": ROWS}),
+        (
+            "agents.registered",
+            {"agents": [*ROWS, {"agent_id": DESK, "tenant": "acme", "team": "", "roles": ["support"]}]},
+        ),
         *(key_of(name, name, "agent") for name in AGENTS),
     ]
     settings = new_settings(kafka, tmp_path_factory.mktemp("gateway-doors"))
@@ -188,6 +201,44 @@ def test_the_same_refusal_in_all_doors(served: Served) -> None:
         lines = [line for line in (await tail(served)).splitlines() if "desk-closed" in line]
         print("\n$ sluicegate tail --agent " + AGENT, *lines, sep="\n")
         assert len(lines) == 4
+
+    served.loop.run(main())
+
+
+# -- agents of each framework --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framework", frameworks.RUNS)
+def test_an_agent_of_a_framework(served: Served, framework: str) -> None:
+    """Allowed, refused and held; a person agrees over HTTP; run again with the same session in another process, nothing happens twice."""
+    run, session_id = frameworks.RUNS[framework], f"{framework}-session"
+
+    async def main() -> None:
+        till = frameworks.Till()
+        async with (
+            AgentClient(DESK, settings=served.gate.settings) as agent,
+            agent.session("refunds", session_id=session_id) as session,
+        ):
+            (said, held), go_on = await run(session, till)
+            assert (json.loads(said[0]), till.paid) == ({"refunded": 12}, [12])
+            assert "not permitted" in said[1] and served.gate.life(held)[-1] == "held"
+            path, ana = f"/v1/approvals/{held}", person_token()
+            digest = (await served.call("GET", path, token=ana))[1]["action_digest"]
+            word = {"verdict": "approve", "digest": digest}
+            status, came, _ = await served.call("POST", path, word, token=ana)
+            assert (status, came["word"]) == (200, "approved"), came
+            last = await go_on()
+            assert json.loads(last[-1]) == {"refunded": 500} and till.paid == [12, 500]
+        async with (
+            AgentClient(DESK, settings=served.gate.settings) as agent,
+            agent.session("refunds", session_id=session_id) as session,
+        ):
+            again = frameworks.Till()
+            with contextlib.suppress(
+                Exception
+            ):  # nothing is held any more: the run goes on where the first one waited
+                await run(session, again)
+            assert again.paid == []
 
     served.loop.run(main())
 

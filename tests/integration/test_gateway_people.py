@@ -1,25 +1,57 @@
-"""People at the gateway: held calls are listed, shown, agreed to, changed and rejected, by token; and asked of the person at an MCP client."""
+"""People at the gateway: held calls are listed, shown, agreed to, changed and rejected, by token; and asked of the person at an MCP client.
+
+All of it in an unsigned and in a signed environment; in the signed one every other door is walked through, too.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+import aiohttp
 import httpx
+import openai
 import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitRequestFormParams, ElicitResult
 from sluicegate.gateway.server import Gateway
+from sluicegate.schemas.records import IntentFacts
 
-from tests.driver import PERSON
+from tests.driver import AGENT, PERSON, agents, release_files
+from tests.executor_fakes import FakeAdapter
 from tests.integration.gate import new_settings, running
-from tests.integration.gateway_served import KEYS, Served, person_token
+from tests.integration.gateway_served import (
+    KEYS,
+    MODEL,
+    POLICY,
+    Served,
+    completion,
+    key_of,
+    person_token,
+    signing_keys,
+)
+
+KEYLESS = next(str(a["agent_id"]) for a in agents() if "airline" in str(a["agent_id"]))
+"""A registered agent that nobody made a key for."""
 
 
-@pytest.fixture(scope="module")
-def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["dev", "signed"])
+def served(
+    request: pytest.FixtureRequest, kafka: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     settings = new_settings(kafka, tmp_path_factory.mktemp("gateway-people"))
-    with running(settings, control=KEYS) as (loop, gate):
+    keys = signing_keys(settings.home) if request.param == "signed" else []
+    files = {
+        **release_files(), "contracts/model.small.json": json.dumps(MODEL), "policies/model.cedar": POLICY,
+    }  # fmt: skip
+    with running(
+        settings,
+        signing=request.param,
+        control=[*KEYS, *keys, key_of("keyless", KEYLESS, "agent")],
+        files=files,
+        adapters={"model": FakeAdapter(completion)},
+    ) as (loop, gate):
         gateway = Gateway(settings)
         loop.run(gateway.start())
         try:
@@ -178,6 +210,72 @@ def test_elicitation(served: Served) -> None:
             )
 
     served.loop.run(main())
+
+
+def test_every_door(served: Served) -> None:
+    """Sessions, what the user said, calls asked again, events, models, MCP, may it: what is signed is signed by the gateway's keys."""
+
+    async def main() -> None:
+        signed = served.gateway.gate.control.signing == "signed"
+        session = await served.session(on_behalf_of="customer-1")
+        status, said, _ = await served.call("POST", f"/v1/sessions/{session}/messages", {"text": "read mine"})
+        assert (status, said["status"]) == (200, "heard"), said
+        ask = {"session_id": session, "tool": "desk.read", "arguments": {"value": "mine"}}
+        headers = {"Idempotency-Key": "door-1"}
+        first = await served.call("POST", "/v1/intents", ask, **headers)
+        again = await served.call("POST", "/v1/intents", ask, **headers)
+        assert (first[0], again[0], first[1]) == (200, 200, again[1]), (first, again)
+        other = await served.call("POST", "/v1/intents", {**ask, "arguments": {"value": "x"}}, **headers)
+        assert (other[0], other[1]["error"]["code"]) == (409, "id_conflict")  # type: ignore[index]
+        assert (await served.call("GET", f"/v1/intents/{first[1]['intent_id']}"))[1]["status"] == "released"
+        # Events of it, with a call whose id is known before.
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {served.token()}"}) as client,
+            client.get(f"{served.gateway.url}/v1/sessions/{session}/events") as stream,
+        ):
+            assert await stream.content.readline() == b": open\n"
+            await served.call("POST", "/v1/intents", {**ask, "intent_id": "door-event"})
+            async for line in stream.content:
+                if line.startswith(b"data: "):
+                    assert json.loads(line[6:])["intent_id"] == "door-event"
+                    break
+        async with openai.AsyncOpenAI(
+            base_url=served.gateway.url + "/v1", api_key=served.token(), max_retries=0
+        ) as chat:
+            message = {"role": "user", "content": "hello"}
+            answer = await chat.chat.completions.create(model="model.small", messages=[message])  # type: ignore[list-item]
+            assert answer.choices[0].message.content == "HELLO"
+            response = await chat.responses.create(model="model.small", input="hello")
+            assert response.output_text == "HELLO"
+        async with (
+            httpx.AsyncClient(
+                headers={"Authorization": f"Bearer {served.token('k2')}"}, timeout=60
+            ) as http,  # a key that speaks for no channel
+            Client(streamable_http_client(served.gateway.url + "/mcp", http_client=http)) as mcp,
+        ):
+            done = await mcp.call_tool("desk.read", {"value": "7"})
+            assert done.structured_content == {"ok": True}
+        may = {
+            "subject": {"type": "agent", "id": AGENT}, "action": {"name": "desk.read"},
+            "resource": {"type": "tool", "id": "desk.read"}, "context": {"arguments": {"value": "7"}},
+        }  # fmt: skip
+        status, said, _ = await served.call("POST", "/access/v1/evaluation", may)
+        assert (status, said["decision"]) == (200, True), said
+        closed = await served.call("DELETE", f"/v1/sessions/{session}")
+        assert closed[0] == 200
+        # An agent whose key does not lie here is nobody's fault who asks.
+        status, said, _ = await served.call("POST", "/v1/sessions", {}, key="keyless")
+        assert (status, said.get("error", {}).get("code")) == ((503, "no_key") if signed else (201, None)), (
+            said
+        )  # type: ignore[attr-defined]
+
+    served.loop.run(main())
+
+
+def test_who_signed_stands_on_the_ledger(served: Served) -> None:
+    signed = served.gateway.gate.control.signing == "signed"
+    asked = [e.facts for _, e in served.gate.events if isinstance(e.facts, IntentFacts)]
+    assert asked and all(facts.authenticated is signed for facts in asked)
 
 
 def test_the_ledger_stays_intact(served: Served) -> None:

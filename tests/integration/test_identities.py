@@ -21,7 +21,10 @@ from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, Driver
+from tests.integration.gate import Loop
 from tests.integration.test_ledger_tools import publish
+from tests.unit.test_oidc import serving
+from tests.unit.test_tokens import jwk
 
 Command = Callable[..., str]
 CATCH_UP_S = 60.0
@@ -139,7 +142,7 @@ def test_issuers_come_and_go(settings: Settings, command: Command, tmp_path: Pat
     ]
     command(*add)
     assert json.loads(command("issuers", "list", "-o", "json")) == [
-        {"issuer": "https://a.example.com", "audience": "gate", "prefix": "", "keys": "EdDSA"}
+        {"issuer": "https://a.example.com", "audience": "gate", "prefix": "", "keys": "EdDSA", "from": "file"}
     ]
     kept = control_of(settings).issuers["https://a.example.com"].keys[0]
     assert whole["d"] not in kept
@@ -152,6 +155,39 @@ def test_issuers_come_and_go(settings: Settings, command: Command, tmp_path: Pat
     assert set(control_of(settings).issuers) == {"https://b.example.com"}
     with pytest.raises(Terminal, match="not registered"):
         command("issuers", "remove", "https://a.example.com")
+    _asked_for_its_keys(settings, command)
+
+
+def _asked_for_its_keys(settings: Settings, command: Command) -> None:
+    """Without a file an issuer is asked, when it is added and when its keys are refreshed."""
+    loop, context = Loop(), serving()
+    issuer = loop.run(context.__aenter__())
+    try:
+        command("issuers", "add", issuer.url, "--audience", "gate")
+        first = control_of(settings).issuers[issuer.url]
+        assert first.discover and len(first.keys) == 1
+        head = control_of(settings).head
+        [row] = json.loads(command("issuers", "refresh", "-o", "json"))
+        assert (row["issuer"], row["state"]) == (issuer.url, "unchanged") and control_of(
+            settings
+        ).head == head
+        issuer.keys = {"keys": [jwk("EdDSA", "k-2"), jwk("ES256", "k-3")]}
+        assert "would change" in command("issuers", "refresh", "--dry-run", "-o", "json")
+        command("issuers", "refresh", issuer.url)
+        after = control_of(settings).issuers[issuer.url]
+        assert control_of(settings).head == head + 1 and len(after.keys) == 2 and after.discover
+        issuer.about = {"issuer": "https://login.example.com"}
+        away = CliRunner().invoke(app, ["issuers", "refresh", "-o", "json"])
+        assert (
+            away.exit_code == 1
+            and "kept" in away.stdout
+            and control_of(settings).issuers[issuer.url] == after
+        )
+        with pytest.raises(Terminal, match="not asked"):
+            command("issuers", "refresh", "https://b.example.com")
+    finally:
+        loop.run(context.__aexit__(None, None, None))
+        loop.close()
 
 
 # -- shadow agents -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
@@ -15,6 +16,7 @@ from sluicegate.gateway.context import GATE
 from sluicegate.gateway.people import PERSON_RATE_PER_S, REVIEW, Reviewer, person_in, reviewer_of
 from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.processors.registry import Person
+from sluicegate.streams.oidc import IssuerKeys
 
 from tests.driver import AGENT, PERSON, Driver
 from tests.unit import test_tokens as tokens
@@ -48,7 +50,7 @@ def asked(d: Driver, home: Path, **headers: str) -> Reviewer:
     app = web.Application()
     app[GATE] = a_gate(d, home)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return reviewer_of(make_mocked_request("GET", "/v1/approvals", headers=given, app=app))
+    return asyncio.run(reviewer_of(make_mocked_request("GET", "/v1/approvals", headers=given, app=app)))
 
 
 def test_a_person_alone_and_behind_a_program(tmp_path: Path) -> None:
@@ -101,7 +103,10 @@ def test_tokens_that_name_nobody(name: str, tmp_path: Path) -> None:
 def test_skewed_clocks_are_forgiven_a_little() -> None:
     d = driver()
     assert (
-        person_in(d.control, token(d, exp=d.now // US - 30, nbf=d.now // US - 100), d.now).person_id == PERSON
+        asyncio.run(
+            person_in(d.control, token(d, exp=d.now // US - 30, nbf=d.now // US - 100), d.now, IssuerKeys())
+        ).person_id
+        == PERSON
     )
 
 
@@ -136,7 +141,7 @@ def test_a_person_asks_no_faster_than_people_do(tmp_path: Path) -> None:
     )
     with pytest.raises(web.HTTPTooManyRequests):
         for _ in range(20 * PERSON_RATE_PER_S):
-            reviewer_of(request)
+            asyncio.run(reviewer_of(request))
 
 
 def test_what_a_reviewer_sees() -> None:

@@ -174,9 +174,8 @@ def test_the_client_keeps_the_newest_of_open_sessions() -> None:
     assert inbox.standing.of("s") is None, "nothing is kept of sessions that closed"
 
 
-def test_a_client_that_never_closes_keeps_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sluicegate.streams.standing.MAX_WATCHED", 2)
-    standing = Standing()
+def test_a_client_that_never_closes_keeps_a_bounded_number() -> None:
+    standing = Standing(2)
     for session in ("a", "b", "a", "c"):
         standing.watch(session)
         standing.note(
