@@ -4,7 +4,7 @@
     POST /access/v1/evaluations     {evaluations: [...]}, what they lack stands beside them
 
 What a worker would say to such a call in a session of its own, under the control and release of this moment; nothing is
-recorded and nothing happens. `context`: `arguments`, `said`, `goal`, `on_behalf_of`. A call that people have to agree to is
+recorded and nothing happens. `context`: `arguments`, `said`, `goal`, `task`, `on_behalf_of`. A call that people have to agree to is
 no: `context.status` of the answer is `hold`. Source: OpenID AuthZEN Authorization API 1.0. Next: `processors/rehearsal.py`.
 """
 
@@ -70,6 +70,7 @@ def _evaluate(gate: Gate, caller: Caller, body: Body) -> dict[str, object]:
         gate.release, caller.agent, tool, client_json.dumps(_object(context.get("arguments", {}), "arguments")),
         control=gate.control, said=[str(line) for line in lines] if isinstance(lines, list) else [str(lines)],
         goal=str(context.get("goal", "")), on_behalf_of=str(context.get("on_behalf_of", "")),
+        task=_object(context["task"], "task") if "task" in context else None,
     )  # fmt: skip
     return {
         "decision": verdict.status == "permit",

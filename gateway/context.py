@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -232,12 +232,13 @@ def _key_of(gate: Gate, principal: str, role: str) -> Key:
 async def session_of(
     gate: Gate, caller: Caller, session_id: str, *, goal: str = "", on_behalf_of: str = "", subject: str = "",
     token: str = "", new: bool = False, speaks: bool = False, timeout_s: float = CALL_TIMEOUT_S, once: Once = NEW,
+    task: Mapping[str, Json] | None = None,
 ) -> Session:  # fmt: skip
     """A session of the caller's agent; `new` ones are opened, and `speaks` is for the channel. Raises `Refused`."""
     channel = speaks or (new and CHANNEL in caller.key.scopes)
     session = Session(
         await asker_of(gate, caller), session_id=session_id, goal=goal, on_behalf_of=on_behalf_of, subject=subject,
-        token=token, channel=channel, timeout_s=timeout_s, joined=not new,
+        token=token, channel=channel, timeout_s=timeout_s, joined=not new, task=task,
     )  # fmt: skip
     await session.open(once)
     return session

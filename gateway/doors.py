@@ -1,6 +1,6 @@
 """The plain doors: sessions, what the user said, intents, and how they ended.
 
-    POST   /v1/sessions                     open one: {goal, on_behalf_of, on_behalf_token, subject, session_id}
+    POST   /v1/sessions                     open one: {goal, task, on_behalf_of, on_behalf_token, subject, session_id}
     POST   /v1/sessions/{id}/messages       the user said: {text}
     DELETE /v1/sessions/{id}                close it
     POST   /v1/intents                      {session_id, tool | model, arguments, intent_id, timeout_s, wait}
@@ -64,11 +64,14 @@ async def _open(request: web.Request) -> web.Response:
     named = {name: text_in(body, name) for name in ("on_behalf_of", "on_behalf_token", "subject")}
     if any(named.values()):
         caller.needs(CHANNEL)
+    task = body.get("task")
+    if task is not None and not isinstance(task, dict):
+        raise problem(400, "bad_request", "`task` must be an object")
     step = once(request, "session", body)
     session_id = text_in(body, "session_id") or (step.ident if step.request else uuid.uuid4().hex)
     session = await session_of(
         gate_of(request), caller, session_id, goal=text_in(body, "goal"), on_behalf_of=named["on_behalf_of"],
-        subject=named["subject"], token=named["on_behalf_token"], new=True, once=step,
+        subject=named["subject"], token=named["on_behalf_token"], new=True, once=step, task=task,
     )  # fmt: skip
     return said({"session_id": session.session_id, "agent_id": caller.agent.agent_id}, 201)
 

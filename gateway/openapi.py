@@ -60,6 +60,7 @@ def _named(name: str) -> list[dict[str, object]]:
 
 _SESSION: dict[str, object] = {
     "goal": _TEXT,
+    "task": _OBJECT,
     "session_id": _TEXT,
     "on_behalf_of": _TEXT,
     "on_behalf_token": _TEXT,

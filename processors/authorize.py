@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import cedarpy
-from sluicegate.processors import memory_scope, prompts
+from sluicegate.processors import memory_scope, prompts, task
 from sluicegate.processors.candidates import rank
 from sluicegate.processors.cedar import (
     OBSERVE,
@@ -44,6 +44,10 @@ from sluicegate.schemas.kinds import MEMORY, MODEL
 def conform_arguments(work: Work) -> Refusal | None:
     """The front half of validation, before any policy sees an argument."""
     assert work.intent is not None and work.tool is not None
+    if work.session is not None:
+        refusal = task.read(work, work.session)
+        if refusal is not None or work.decision.needs:
+            return refusal
     raw = work.intent.arguments
     if work.tool.executor_kind == MODEL:
         told = tell(work, raw)
@@ -66,11 +70,20 @@ def tell(work: Work, raw: bytes) -> bytes | Refusal:
     if "prompt" not in parsed[0] or not work.release.prompts:
         work.told = prompts.told_of(parsed[0])
         return raw
-    rendered = prompts.render(work.release.prompts, parsed[0])
+    rendered = prompts.render(work.release.prompts, parsed[0], task_words(work))
     if isinstance(rendered[0], str):
         return Refusal(rendered[0], str(rendered[1]))
     raw, work.told = rendered
     return raw
+
+
+def task_words(work: Work) -> dict[str, str] | None:
+    """What a prompt may say of the session's task; None where the release declares none."""
+    assert work.release is not None
+    if work.release.task is None:
+        return None
+    said = task.trusted(work.task).items()
+    return {f"task_{name}": str(value) for name, value in said if isinstance(value, str | int | float)}
 
 
 def authorize(work: Work) -> Refusal | None:
@@ -263,6 +276,8 @@ def context_of(work: Work, cut: Slice, candidate: str = "") -> dict[str, Json]:
         context["stream"] = mode_of(work, way.tool if way else work.tool)
     if cut.mentions.memory and work.tool is not None and work.tool.executor_kind == MEMORY:
         context["memory"] = memory_scope.context_of(work.conformed.args)
+    if cut.mentions.task:
+        context.update(task.contexts(work.task))
     if cut.mentions.environment:
         context["environment"] = work.control.env
     if session.on_behalf_of and cut.mentions.on_behalf_of:

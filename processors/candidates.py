@@ -17,6 +17,7 @@ from sluicegate.processors.conform import Json
 from sluicegate.processors.expressions import ExpressionError, truth
 from sluicegate.processors.guardrails import around
 from sluicegate.processors.model_routes import OK, UNHEALTHY, Choice, CompiledRoute, Way
+from sluicegate.processors.task import trusted
 from sluicegate.processors.work import Work
 
 
@@ -100,7 +101,7 @@ def _context(work: Work) -> dict[str, Json]:
     assert work.conformed is not None
     seen = around(work)
     names = {name: seen[name] for name in ("agent", "session", "environment")}
-    return {**names, "arguments": work.conformed.args}
+    return {**names, "arguments": work.conformed.args, "task": dict(trusted(work.task))}
 
 
 def _asked(program: cel.Program, context: dict[str, Json], state: health.Health) -> str:

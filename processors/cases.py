@@ -33,7 +33,7 @@ Row = dict[str, Json]
 EXPECT = ("permit", "refuse", "hold", "release", "withhold")
 """The first three are about the call; the last two about its result, which the row then gives."""
 KEYS = (
-    "name", "role", "roles", "agent", "team", "tenant", "environment", "on_behalf_of", "goal", "said", "history", "call",
+    "name", "role", "roles", "agent", "team", "tenant", "environment", "on_behalf_of", "goal", "task", "said", "history", "call",
     "arguments", "agreed", "result", "expect", "reason", "policies", "executed", "shown",
 )  # fmt: skip
 STEP_KEYS = ("said", "call", "arguments", "result", "agreed", "times")
@@ -83,6 +83,7 @@ class Case:
     policies: tuple[str, ...] | None
     executed: Json = None
     shown: Json = None
+    task: Row | None = None
 
 
 class _BadRow(ValueError):
@@ -153,7 +154,7 @@ def _csv(text: str, tools: Mapping[str, Shape]) -> Iterator[tuple[int, _Lines, R
             row["history"] = cast(Json, _steps(str(row["history"])))
         if "agreed" in row:
             row["agreed"] = str(row["agreed"]).lower() in ("yes", "true", "1")
-        for key in ("result", "executed", "shown"):
+        for key in ("result", "executed", "shown", "task"):
             if key in row:
                 row[key] = _read(str(row[key]), None)
         yield reader.line_num, _Lines(text), row
@@ -222,12 +223,15 @@ def _case(path: str, line: int, row: Row, tools: Mapping[str, Shape]) -> Case:
     for step in _list(row, "history"):
         history += [_step(step)] * _times(step)
     roles = [*_list(row, "roles"), *([row["role"]] if "role" in row else [])]
+    task = row.get("task")
+    if task is not None and not isinstance(task, dict):
+        raise _BadRow("task", "`task` is an object of the fields that the release declares")
     policies = tuple(sorted(str(p) for p in _list(row, "policies"))) if "policies" in row else None
     return Case(
         name, path, line, _text(row, "agent") or "agent", _text(row, "tenant") or "default", _text(row, "team"),
         tuple(str(r) for r in roles), _text(row, "environment") or "test", _text(row, "on_behalf_of"),
         _text(row, "goal"), tuple(history), _step({k: row[k] for k in CALL_KEYS if k in row}), expect,
-        _text(row, "reason") if "reason" in row else None, policies, row.get("executed"), row.get("shown"),
+        _text(row, "reason") if "reason" in row else None, policies, row.get("executed"), row.get("shown"), task,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@
     context.environment, .on_behalf_of?, .delegation?             principal: Agent in Role      resource: Tool
     context.prompt       of model calls: what the model is told, and in .stream how its answer would be streamed
     context.memory       of memory: scope and key
+    context.task?, .own_task?                                     where the release declares a task: its fields and `goal`
 
 One action a tool or alias of models; an alias has its candidates as resources. A part whose schema says nothing exact has the type `Untyped`: `has` may be asked of it, nothing
 else. Deterministic, pure; never looks at a policy. Next: `policy_check.py` (policies against this schema).
@@ -56,6 +57,8 @@ class ToolTypes:
     """Whether it is a memory operation: then there is `context.memory`."""
     candidates: tuple[str, ...] = ()
     """Of an alias: the contracts that can be the resource of its action, in place of one of its own name."""
+    task: Shape | None = None
+    """Of the sessions it is called in, where the release declares a task (`task.py`)."""
 
 
 def schema_of(tools: Iterable[ToolTypes]) -> dict[str, Json]:
@@ -134,6 +137,7 @@ def _guarding() -> dict[str, Json]:
 def context_of(tool: ToolTypes) -> Type:
     """The context of one tool's action."""
     place = record({"from": STRING, "label": STRING})
+    about = {} if tool.task is None else dict.fromkeys(("task", "own_task"), type_of(tool.task))
     grounding = record({"worst": STRING, "args": record(dict.fromkeys(sorted(tool.protected), place))})
     return record(
         {
@@ -144,7 +148,7 @@ def context_of(tool: ToolTypes) -> Type:
             **({"prompt": PROMPT, "stream": STRING} if tool.model else {}),
             **({"memory": MEMORY} if tool.memory else {}),
         },
-        {"on_behalf_of": STRING, "delegation": record({"depth": LONG, "parent": STRING})},
+        {"on_behalf_of": STRING, "delegation": record({"depth": LONG, "parent": STRING}), **about},
     )
 
 

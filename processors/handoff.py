@@ -15,7 +15,7 @@ import hashlib
 from typing import cast
 
 import orjson
-from sluicegate.processors import delegation, erasure, quarantine
+from sluicegate.processors import delegation, erasure, quarantine, task
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.authorize import ask
 from sluicegate.processors.cedar import names_action
@@ -39,7 +39,10 @@ MAX_GOAL_BYTES = 4_096
 def decide_handoff(work: Work, intent: Intent) -> None:
     """One intent of kind `handoff`."""
     digest = hashlib.sha256(work.payload).digest()[:16]
-    refusal = _terms(work, intent) or _permitted(work) or guard_handoff(work, intent.goal)
+    refusal = _terms(work, intent)
+    if work.decision.needs:
+        return
+    refusal = refusal or _permitted(work) or guard_handoff(work, intent.goal)
     if refusal is not None:
         facts: object = IntakeFacts(refusal.reason, len(work.payload), digest)
         outcome = emit(work, "session", "session_refused", facts, refusal.reason, list(refusal.policies))
@@ -62,7 +65,7 @@ def decide_handoff(work: Work, intent: Intent) -> None:
         Transfer(
             outcome.event_id, "handoff", to_agent, to_session, intent.agent_id, intent.intent_id, work.agent.tenant,
             work.now, intent.goal, session.on_behalf_of, bool(session.verified), session.subject, chain, roles, calls,
-            header_labels(session.integrity, session.confidentiality), intent.traceparent,
+            header_labels(session.integrity, session.confidentiality), intent.traceparent, task.handed_on(work.task),
         )
     )  # fmt: skip
 
@@ -91,6 +94,9 @@ def _terms(work: Work, intent: Intent) -> Refusal | None:
         return Refusal(reason)
     if session.halted:
         return Refusal("halted", f"the session was halted for `{session.halted}`")
+    refused = task.read(work, session)
+    if refused is not None or work.decision.needs:
+        return refused
     found = conform(VALIDATOR, TYPER, intent.arguments)
     if isinstance(found, Misfit):
         return Refusal(found.reason, found.detail)

@@ -41,6 +41,8 @@ class Mentions:
     """Of a memory operation: `scope`, `key`, both or none."""
     principal: bool = True
     """Whether a condition looks at the principal; its scope does not count."""
+    task: bool = False
+    """Whether a condition looks at `task` or `own_task`."""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,7 @@ def mentions_of(ests: list[dict[str, Json]]) -> Mentions:
         found.speaks_of("stream"),
         MEMORY_FIELDS if found.whole("memory") else tuple(sorted(found.below("memory"))),
         found.principal,
+        found.speaks_of("task") or found.speaks_of("own_task"),
     )
 
 

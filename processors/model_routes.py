@@ -55,7 +55,7 @@ RULES: Mapping[str, Rule] = {
     "refused": "next",
 }  # fmt: skip
 """What follows where the route says nothing."""
-VARIABLES = ("agent", "session", "arguments", "environment", "health")
+VARIABLES = ("agent", "session", "arguments", "environment", "health", "task")
 OK, UNHEALTHY = "ok", "unhealthy"
 """Standings of a candidate that may be asked; every other one says why it is not."""
 _SAME = ("tool_class", "protected", "constants", "measures", "redact_arguments", "redact_result", "cache")

@@ -44,6 +44,7 @@ from sluicegate.processors.scores import decide_score
 from sluicegate.processors.sessions import OPEN, decide_message, decide_session
 from sluicegate.processors.spend import note_spend
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of, session_key
+from sluicegate.processors.task import own
 from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.trace import stage_facts
 from sluicegate.processors.validate import validate
@@ -242,7 +243,8 @@ def _decide_intent(work: Work, intent: Intent, source: Input) -> None:
     elif intent.kind == "handoff":
         decide_handoff(work, intent)
     else:
-        decide_session(work, intent.kind, intent.session_id, intent.issued_at, origin="agent")
+        about = own(intent.arguments) if intent.kind == OPEN else b""
+        decide_session(work, intent.kind, intent.session_id, intent.issued_at, origin="agent", about=about)
 
 
 def _before_identity(work: Work, intent: Intent, source: Input) -> Refusal | None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 
 import orjson
+from sluicegate.processors.authorize import task_words
 from sluicegate.processors.prompts import text_of
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import PromptFacts, ResultFacts
@@ -24,7 +25,7 @@ def perform(work: Work) -> None:
     """Answer, after the dispatch that was just emitted. A read may repeat, so nothing is claimed."""
     assert work.conformed is not None and work.release is not None
     args = work.conformed.args
-    found = text_of(work.release.prompts, args.get("prompt"), args.get("variables") or {})
+    found = text_of(work.release.prompts, args.get("prompt"), args.get("variables") or {}, task_words(work))
     if isinstance(found[0], str):
         reason, detail = found[0], str(found[1])
         ended = ResultFacts(1, "ledger", work.now, work.now, b"", 0, reason)

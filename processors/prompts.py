@@ -4,7 +4,8 @@
     {"prompt": "triage", "variables": {"role": "a clerk", "plan": "gold"}, "messages": [...]}
 
 The text becomes the first message, with the role `system`; the call's own messages follow. `$name` and `${name}` are variables and
-`$$` is a dollar (`string.Template`, strict): every one must be given, none beyond. Values are put in once and never read as a
+`$$` is a dollar (`string.Template`, strict): every one must be given, none beyond. Where the release declares a task, `$task_goal` and
+`$task_<field>` are what a channel said the session is for (`task.py`), and no call may give them. Values are put in once and never read as a
 template. In a release with prompts, system text that a call brings itself is *unversioned*: it needs a permit that says so,
 `@unversioned("why")`. Never evaluates anything. Next: `authorize.py`, docs/models.md.
 """
@@ -30,6 +31,8 @@ SYSTEM_ROLES = ("system", "developer")
 """Roles of messages that tell a model what it is."""
 READ, KIND = "prompt.read", "prompt"
 """The tool by which agents read prompts, and its executor kind: the ledger itself answers."""
+TASK = "task_"
+"""How variables begin that are the session's task."""
 ANNOTATION = "unversioned"
 """On a permit: it permits free-form system text, too."""
 
@@ -98,25 +101,28 @@ def told_of(args: dict[str, Json]) -> Told:
 
 
 def text_of(
-    prompts: Mapping[str, Prompt], name: Json, variables: Json
+    prompts: Mapping[str, Prompt], name: Json, variables: Json, task: Mapping[str, str] | None = None
 ) -> tuple[Prompt, str] | tuple[str, str]:
-    """(prompt, its rendered text); or (reason, sentence)."""
+    """(prompt, its rendered text); or (reason, sentence). `task`: variables of the session's task; None: the release has none."""
     prompt = prompts.get(name) if isinstance(name, str) else None
     if prompt is None:
         return "unknown_prompt", f"the release has no prompt `{str(name)[:80]}`{nearest(str(name), prompts)}"
-    wrong = _wrong(prompt, variables)
+    wrong = _wrong(prompt, variables, task)
     if wrong or not isinstance(variables, dict):
         return "prompt_variables", wrong
-    text = prompt.template.substitute({key: str(value) for key, value in variables.items()})
+    values = {**{key: str(value) for key, value in variables.items()}, **(task or {})}
+    text = prompt.template.substitute(values)
     if len(text) > MAX_RENDERED_CHARS:
         said = f"prompt `{prompt.name}` renders to more than {MAX_RENDERED_CHARS} characters"
         return "prompt_variables", said
     return prompt, text
 
 
-def render(prompts: Mapping[str, Prompt], args: dict[str, Json]) -> tuple[bytes, Told] | tuple[str, str]:
+def render(
+    prompts: Mapping[str, Prompt], args: dict[str, Json], task: Mapping[str, str] | None = None
+) -> tuple[bytes, Told] | tuple[str, str]:
     """The arguments with the prompt they name rendered into `messages`, and what is told; or (reason, sentence)."""
-    found = text_of(prompts, args.get("prompt"), args.get("variables") or {})
+    found = text_of(prompts, args.get("prompt"), args.get("variables") or {}, task)
     if isinstance(found[0], str):
         return found[0], found[1]
     prompt, text = found
@@ -128,13 +134,18 @@ def render(prompts: Mapping[str, Prompt], args: dict[str, Json]) -> tuple[bytes,
     return orjson.dumps(rest), Told(prompt.name, prompt.digest, _brings_system_text(own))
 
 
-def _wrong(prompt: Prompt, variables: Json) -> str:
+def _wrong(prompt: Prompt, variables: Json, task: Mapping[str, str] | None) -> str:
     """What speaks against these variables, or an empty text."""
     if not isinstance(variables, dict):
         return "`variables` is no object of texts"
-    for key in sorted(prompt.variables - set(variables)):
+    for key in sorted(prompt.variables - set(variables) - set(task or ())):
+        if task is not None and key.startswith(TASK):
+            return f"prompt `{prompt.name}` needs `{key}`, and no channel said it of this session"
         return f"prompt `{prompt.name}` needs the variable `{key}`"
     for key, value in sorted(variables.items()):
+        if task is not None and key.startswith(TASK):
+            # INVARIANT: no call says what its task is (tests/unit/test_task.py).
+            return f"`{key[:80]}` is what a channel said of the session, leave it out"
         if key not in prompt.variables:
             return f"prompt `{prompt.name}` has no variable `{key[:80]}`{nearest(key, prompt.variables)}"
         if not isinstance(value, str | int) or isinstance(value, bool):

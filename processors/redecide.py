@@ -13,14 +13,15 @@ from sluicegate.processors import erasure, quarantine
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.delegation import narrowed
-from sluicegate.processors.inputs import Place
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified
 from sluicegate.processors.state import OpenIntent, session_of
+from sluicegate.processors.task import REASON as BAD_TASK
 from sluicegate.processors.validate import bind
 from sluicegate.processors.work import Work
+from sluicegate.processors.work import at_hand as at_hand
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Envelope, Intent, Review
@@ -74,23 +75,16 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
         work.agent = narrowed(work.agent, work.session)
         if reason := unverified(work.release, work.session.on_behalf_of, bool(work.session.verified)):
             return reason
-    if conform_arguments(work) is not None:
-        return "schema_violation"
+    refusal = conform_arguments(work)
+    if work.decision.needs:
+        return ""
+    if refusal is not None:
+        return refusal.reason if refusal.reason == BAD_TASK else "schema_violation"
     # What was taken out of it stays out: by what was recorded then, not by what rules say by now.
     if transform(work, entry.redacted.split()) is not None:
         return "redaction_breaks_schema"
     bind(work)
     return ""
-
-
-def at_hand(work: Work, place: Place) -> bytes | None:
-    """The bytes at a place; None when they are gone, or asked for just now."""
-    library = work.source.library
-    value = library.raw(place) if library is not None else None
-    if value is None and place not in work.source.contents:
-        work.decision.needs.append(place)
-        return None
-    return value if value is not None else work.source.contents[place]
 
 
 def _as_it_stands(work: Work, entry: OpenIntent, intent: Intent, edit: bytes | None) -> Intent:

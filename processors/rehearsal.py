@@ -10,7 +10,7 @@ sealed, nothing leaves. `run_case` plays one row of `release test`. Pure. Next: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -66,11 +66,14 @@ class Rehearsal:
         self._reviewers = [p.person_id for p in people]
         self._ids = 0
 
-    def begin(self, goal: str = "", on_behalf_of: str = "") -> Decision:
+    def begin(
+        self, goal: str = "", on_behalf_of: str = "", task: Mapping[str, object] | None = None
+    ) -> Decision:
         """A channel opens the session."""
         message = r.Message(
-            self._id(), self.agent.agent_id, SESSION, "session.open", self.now, goal, on_behalf_of
-        )
+            self._id(), self.agent.agent_id, SESSION, "session.open", self.now, goal, on_behalf_of,
+            task="" if task is None else orjson.dumps(task).decode(),
+        )  # fmt: skip
         return self._take("messages", message)
 
     def say(self, text: str) -> Decision:
@@ -183,10 +186,11 @@ def ask(
     said: Sequence[str] = (),
     goal: str = "",
     on_behalf_of: str = "",
+    task: Mapping[str, object] | None = None,
 ) -> Verdict:
     """What would become of one call in a session of its own, in which the user `said` this before."""
     play = Rehearsal(release, agent, environment, control)
-    play.begin(goal, on_behalf_of)
+    play.begin(goal, on_behalf_of, task)
     for text in said:
         play.say(text)
     decision = play.call(tool, arguments)
@@ -216,7 +220,11 @@ class Played:
 def run_case(release: CompiledRelease, case: Case) -> Played:
     """Play one case. A history that the release does not permit makes the case fail, with the step."""
     play = Rehearsal(release, Agent(case.agent, case.tenant, case.team, case.roles), case.environment)
-    play.begin(case.goal, case.on_behalf_of)
+    opened = play.begin(case.goal, case.on_behalf_of, case.task)
+    if case.task is not None and opened.outcomes[-1].status != "opened":
+        last = opened.outcomes[-1]
+        said = f"its session does not open: {last.reason} {_detail(opened)}".strip()
+        return Played(case, "other", last.stage, last.reason, (), _detail(opened), said)
     for number, step in enumerate(case.history, 1):
         decision = play.say(step.said) if step.said else _called(play, step)
         if step.call and decision.outcomes[-1].status != "released":

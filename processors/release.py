@@ -40,6 +40,7 @@ from sluicegate.processors.drift_rules import (
     compile_drift,
 )
 from sluicegate.processors.evaluators import EvaluatorRow, check_evaluators
+from sluicegate.processors.expressions import short
 from sluicegate.processors.findings import Finding, errors
 from sluicegate.processors.grounding import plain
 from sluicegate.processors.guardrail_rules import (
@@ -67,6 +68,7 @@ from sluicegate.processors.release_file import CONTROL_CEDAR, check_parent, pare
 from sluicegate.processors.release_file import digest_of as digest_of
 from sluicegate.processors.release_rules import closed, defaults, guardrails, redactions
 from sluicegate.processors.shapes import shape_of
+from sluicegate.processors.task_rules import CompiledTask, Tasks, compile_task, with_task
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.kinds import BUFFERED, MODEL
 
@@ -152,7 +154,7 @@ class Contract(BaseModel):
     governance: Governance = Field(alias="x-sluicegate")
 
 
-class Manifest(Tables, BaseModel):
+class Manifest(Tables, Tasks, BaseModel):
     """`release.yaml`."""
 
     model_config = ConfigDict(extra="allow")
@@ -231,6 +233,7 @@ class CompiledRelease:
     parent: str = ""
     """Digest of the release it was derived from, or empty."""
     evaluators: tuple[EvaluatorRow, ...] = ()
+    task: CompiledTask | None = None
 
 
 def compile_release(files: dict[str, str], *, proven: bool = False) -> CompiledRelease:
@@ -280,10 +283,12 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         control = PolicyBook(rules)
     if manifest is None:
         return None, findings
+    task = compile_task(manifest.task, files["release.yaml"], findings)
     if not proven:
         # Hand-offs exist for policies only where one names them: else a policy for all tools would have to fit them.
         delegates = any(names_action(p, HANDOFF) for p in policies)
-        known = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
+        types = [types_of(t) for t in tools.values()] + ([HANDOFF_TYPES] if delegates else [])
+        known = with_task(types, task)
         findings += check_policies(policies, known, manifest.roles)
         findings += check_compensations(tools, files)
         findings += check_parent(manifest.parent, files["release.yaml"])
@@ -296,7 +301,7 @@ def build(files: dict[str, str], *, proven: bool = False) -> tuple[CompiledRelea
         manifest.require_verified_user,
         read_budgets(manifest, sorted(tools), files["release.yaml"], findings), prompts,
         compile_canary(manifest.canary, files["release.yaml"], findings), compile_drift(manifest.drift),
-        parent_in(manifest.parent), tuple(manifest.evaluators),
+        parent_in(manifest.parent), tuple(manifest.evaluators), task,
     )  # fmt: skip
     return release, findings
 
@@ -324,7 +329,7 @@ def _manifest(files: dict[str, str], findings: list[Finding]) -> Manifest | None
         said = f"`{'.'.join(path) or name}`: {error.errors()[0]['msg']}"
         findings.append(Finding(name, line_of(files[name], path), "release", "error", said))
     except yaml.YAMLError as error:
-        findings.append(Finding(name, 0, "release", "error", f"it is not YAML: {_first_line(error)}"))
+        findings.append(Finding(name, 0, "release", "error", f"it is not YAML: {short(error)}"))
     return None
 
 
@@ -370,7 +375,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         findings.append(_wrong(path, text, key, str(error)))
         return None
     except (ValueError, jsonschema_rs.ValidationError) as error:
-        findings.append(_wrong(path, text, key, f"`{key[0]}` is no JSON Schema: {_first_line(error)}"))
+        findings.append(_wrong(path, text, key, f"`{key[0]}` is no JSON Schema: {short(error)}"))
         return None
     shape = shape_of(schema)
     findings += check_contract(path, text, governance.model_dump(by_alias=True), shape)
@@ -393,7 +398,3 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
         labels, confidential, governance.measures, arguments, result, path, governance.cache,
         stream=str(executor.get("stream", BUFFERED)) if governance.executor.kind == MODEL else "",
     )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

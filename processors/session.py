@@ -63,6 +63,7 @@ class Session:
         verified: 1 when a token of an issuer that control knows said `on_behalf_of`.
         chain, roles_cap, calls_cap, calls_given: what it may not exceed when it was handed on, see `delegation.py`.
         release, opened_head: what it began under, and the control event it opened under, see `deployments.py`.
+        opened_offset: where the input stands that opened it, see `task.py`.
         held: its calls that people hold: closed meanwhile, it is parked until they are settled.
     """
 
@@ -93,6 +94,7 @@ class Session:
     falls: int = 0
     release: str = ""
     opened_head: int = -1
+    opened_offset: int = -1
     cells: tuple[bytes, ...] = ()
     sources: tuple[Source, ...] = ()
     counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)

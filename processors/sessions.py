@@ -7,7 +7,7 @@ Next: `route.py` (who needs sessions), `pipeline.py`.
 
 from __future__ import annotations
 
-from sluicegate.processors import erasure
+from sluicegate.processors import erasure, task
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified, valid_id, window
@@ -30,8 +30,9 @@ def decide_session(
     on_behalf_of: str = "",
     subject: str = "",
     token: str = "",
+    about: bytes = b"",
 ) -> None:
-    """Emit `opened`, `heard`, `closed` or `session_refused`."""
+    """Emit `opened`, `heard`, `closed` or `session_refused`. `about`: the task it is opened with, as JSON."""
     state, o = work.state, work.origin
     assert work.agent is not None
     name = session_key(o.agent_id, session_id)
@@ -57,6 +58,10 @@ def decide_session(
         reason = "unknown_kind"
     if not reason and kind == "session.open":
         reason = inactive(work.agent) or unverified(work.control.release, on_behalf_of, verified)
+    if not reason and kind == "session.open" and about:
+        declared = work.control.release.task if work.control.release is not None else None
+        detail = task.wrong(declared, about)
+        reason = task.REASON if detail else ""
     if not reason and kind == "session.open" and waiting_order(state, work.control, o.agent_id) is not None:
         reason = "rolling_back"
     if not reason and kind == "session.open" and (session is not None or name in state.parked):
@@ -108,4 +113,5 @@ def decide_message(work: Work, message: Message) -> None:
     decide_session(
         work, message.kind, message.session_id, message.issued_at, origin="channel",
         on_behalf_of=message.on_behalf_of, subject=message.subject, token=message.on_behalf_token,
+        about=message.task.encode(),
     )  # fmt: skip

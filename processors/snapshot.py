@@ -28,14 +28,14 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 13
+FORMAT = 14
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
 _SESSION = ("agent_id", "session_id", "subject", "on_behalf_of", "origin", "opened_at", "last_at", "calls",
             "user_messages", "opened_by", "dispatched", "integrity", "confidentiality", "recent", "halted", "idle",
             "calls_before", "verified", "chain", "roles_cap", "calls_cap", "calls_given", "held", "sure", "falls",
-            "release", "opened_head")  # fmt: skip
+            "release", "opened_head", "opened_offset")  # fmt: skip
 _CLOSED = ("at", "subject", "release", "opened_by")
 _SOURCE = ("event_id", "origin", "topic", "offset", "tool", "redacted")
 _CELL = ("agent_id", "topic", "offset", "version", "value_digest", "integrity", "confidentiality", "subject",

@@ -200,6 +200,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
         opened = state.sessions[name] = Session(
             agent, o.session_id, subject, person, _shared(facts.origin), o.decided_at, o.decided_at,
             opened_by=outcome.event_id, verified=int(facts.verified), release=_shared(o.release), opened_head=o.control_head,
+            opened_offset=o.offset,
         )  # fmt: skip
         if facts.origin == "channel":
             learn(opened, Source(outcome.event_id, "user", o.topic, o.offset, ""))

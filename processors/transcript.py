@@ -66,12 +66,13 @@ def _turn(work: Work, source: Source, raw: bytes | None) -> Turn:
 
 
 def _words(raw: bytes | None) -> Turn:
-    """What a channel reported: the user's text, or the goal it opened the session with."""
+    """What a channel reported: the user's text, or the goal and the task it opened the session with."""
     record = _record(raw)
     if not isinstance(record, Message):
         return {"gone": True}
     if record.kind == "session.open":
-        return {"goal": record.goal, "at": record.issued_at}
+        about: Turn = {"task": orjson.loads(record.task)} if record.task else {}
+        return {"goal": record.goal, **about, "at": record.issued_at}
     return {"text": record.text, "at": record.issued_at}
 
 

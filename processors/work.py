@@ -7,6 +7,7 @@ decision. Next: `pipeline.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Conformed
@@ -15,7 +16,7 @@ from sluicegate.processors.deployments import release_for, view
 from sluicegate.processors.grounding import Grounded
 from sluicegate.processors.guardrail_rules import Rule
 from sluicegate.processors.holds import Hold
-from sluicegate.processors.inputs import Input, Tick
+from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.model_routes import Aim, Choice
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
 from sluicegate.processors.prompts import Told
@@ -26,6 +27,9 @@ from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Intent, Receipt, Reply
 from sluicegate.schemas.requests import request_digest
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
+
+if TYPE_CHECKING:
+    from sluicegate.processors.task import Task
 
 ENGINE = "0.1.0"
 """Version of the deciding code; a test holds it to the package's version."""
@@ -96,6 +100,18 @@ class Work:
     """The candidate that is asked now."""
     attempt: int = 1
     """The attempt that is offered."""
+    task: Task | None = None
+    """Of the session, where the release declares one (`task.py`)."""
+
+
+def at_hand(work: Work, place: Place) -> bytes | None:
+    """The bytes at a place; None when they are gone, or asked for just now."""
+    library = work.source.library
+    value = library.raw(place) if library is not None else None
+    if value is None and place not in work.source.contents:
+        work.decision.needs.append(place)
+        return None
+    return value if value is not None else work.source.contents[place]
 
 
 def digest_of(work: Work) -> bytes:

@@ -149,6 +149,11 @@ _ALL = (
         "on_behalf_token is no valid JWT of an issuer that `sluicegate issuers list` shows; the detail says why",
     ),
     Reason(
+        "bad_task",
+        "What the conversation is for could not be read or does not fit.",
+        "open the session with a task as `task:` of release.yaml declares it; the detail says what is wrong",
+    ),
+    Reason(
         "unverified_user",
         "It was not proven who you act for.",
         "the release requires it: open the session with on_behalf_token instead of a bare name",

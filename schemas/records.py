@@ -75,6 +75,7 @@ class Message:
     traceparent: str = ""
     on_behalf_token: str = ""
     request: str = ""
+    task: str = ""
 
 
 @dataclass(slots=True)
@@ -114,6 +115,7 @@ class Transfer:
     calls_cap: int
     labels: list[str]
     traceparent: str = ""
+    task: bytes = b""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec, cast
 
@@ -143,6 +143,7 @@ class AgentClient:
         on_behalf_token: str = "",
         session_id: str | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
+        task: Mapping[str, Json] | None = None,
     ) -> Session:
         """A conversation, opened by `async with` and closed at its end.
 
@@ -153,6 +154,8 @@ class AgentClient:
             subject: whose key encrypts what is said; default `on_behalf_of`, else the agent; only with `channel`.
             session_id: default: a random one.
             timeout_s: for opening. `Refused` when it is refused, or not answered in time.
+            task: what it is for, in the fields that the release declares. To policies it is `context.task` only where a channel
+                says it, else `context.own_task` (docs/policies.md).
         """
         channel = self._channel is not False
         if not channel and (on_behalf_of or subject or on_behalf_token):
@@ -166,6 +169,7 @@ class AgentClient:
             token=on_behalf_token,
             channel=channel,
             timeout_s=timeout_s,
+            task=task,
         )
 
     def join(self, session_id: str) -> Session:

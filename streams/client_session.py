@@ -50,6 +50,7 @@ class Session(Memory):
     Attributes:
         session_id: as on the ledger.
         goal: what it is for.
+        task: the same in the fields that the release declares, as it was said when it opened; None: nothing was said here.
         channel: whether it is the channel that speaks: `messages` instead of `intents`.
     """
 
@@ -65,9 +66,11 @@ class Session(Memory):
         timeout_s: float,
         token: str = "",
         joined: bool = False,
+        task: Mapping[str, Json] | None = None,
     ) -> None:
         self.session_id = valid_id(session_id)
         self.goal = goal
+        self.task = None if task is None else dict(task)
         self.channel = channel
         self._asker = asker
         self._for = (on_behalf_of, subject, token)
@@ -336,15 +339,13 @@ class Session(Memory):
         """Topic, record and id of a step of the conversation."""
         step_id, agent_id, now = once.ident or uuid.uuid4().hex, self._asker.agent_id, now_us()
         opening = kind == "session.open"
-        goal = self.goal if opening else ""
+        goal, task = (self.goal, self.task) if opening else ("", None)
         if not self.channel:
-            return (
-                "intents",
-                Intent(
-                    step_id, agent_id, self.session_id, kind, "", b"{}", now, goal=goal, request=once.request
-                ),
-                step_id,
+            raw = b"{}" if task is None else client_json.dumps({"task": task})
+            intent = Intent(
+                step_id, agent_id, self.session_id, kind, "", raw, now, goal=goal, request=once.request
             )
+            return "intents", intent, step_id
         on_behalf_of, subject, token = self._for if opening else ("", "", "")
         message = Message(
             step_id,
@@ -358,6 +359,7 @@ class Session(Memory):
             text,
             on_behalf_token=token,
             request=once.request,
+            task="" if task is None else client_json.dumps(task).decode(),
         )
         return "messages", message, step_id
 

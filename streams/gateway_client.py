@@ -57,10 +57,17 @@ class GatewayAgent:
         await self._client.aclose()
 
     def session(
-        self, goal: str = "", *, on_behalf_of: str = "", on_behalf_token: str = "", session_id: str | None = None
+        self, goal: str = "", *, on_behalf_of: str = "", on_behalf_token: str = "", session_id: str | None = None,
+        task: Mapping[str, Json] | None = None,
     ) -> GatewaySession:  # fmt: skip
         """As `AgentClient.session`; for whom it is, only a key with the scope `channel` may say."""
-        about = {"goal": goal, "on_behalf_of": on_behalf_of, "on_behalf_token": on_behalf_token}
+        about: dict[str, Json] = {
+            "goal": goal,
+            "on_behalf_of": on_behalf_of,
+            "on_behalf_token": on_behalf_token,
+        }
+        if task is not None:
+            about["task"] = dict(task)
         return GatewaySession(self, session_id or uuid.uuid4().hex, about)
 
     async def result(self, intent_id: str, timeout_s: float = CALL_TIMEOUT_S) -> Json | Held:
@@ -89,13 +96,16 @@ class GatewayAgent:
 class GatewaySession:
     """One conversation over HTTP, open inside `async with`."""
 
-    def __init__(self, agent: GatewayAgent, session_id: str, about: Mapping[str, str]) -> None:
+    def __init__(self, agent: GatewayAgent, session_id: str, about: Mapping[str, Json]) -> None:
         self.session_id = session_id
         self._agent, self._about = agent, about
 
     async def __aenter__(self) -> GatewaySession:
         """Open it. Raises `Refused`."""
-        body: dict[str, Json] = {"session_id": self.session_id, **{k: v for k, v in self._about.items() if v}}
+        body: dict[str, Json] = {
+            "session_id": self.session_id,
+            **{k: v for k, v in self._about.items() if v != ""},
+        }
         _checked(await self._agent.ask("POST", "/v1/sessions", body, CALL_TIMEOUT_S), "")
         return self
 

@@ -119,6 +119,7 @@ class Gate:
         *,
         said: Sequence[str] | str = (),
         goal: str = "",
+        task: Mapping[str, Json] | None = None,
         on_behalf_of: str = "",
         roles: Sequence[str] | None = None,
         team: str = "",
@@ -128,6 +129,7 @@ class Gate:
 
         Args:
             said: what the user said before: arguments that must come from somewhere may come from there.
+            goal, task: what the session is for, as a channel says it.
             roles, team, tenant: of an agent that is not registered yet.
         """
         self._register(agent_id, roles, team, tenant)
@@ -138,6 +140,7 @@ class Gate:
         return ask(
             self.release, agent, tool, client_json.dumps(dict(arguments)), control=self._ledger.control,
             said=[said] if isinstance(said, str) else said, goal=goal, on_behalf_of=on_behalf_of,
+            task=task,
         )  # fmt: skip
 
     # -- people, operators, time --------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from sluicegate.processors.policy_logic import reach_of
 from sluicegate.processors.release import CompiledRelease, compile_release, types_of
 from sluicegate.processors.shapes import shape_of
 from sluicegate.processors.suggest import Suggester, Tool
+from sluicegate.processors.task_rules import with_task
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, observe, releases
 from sluicegate.streams.attach import attach
@@ -135,7 +136,7 @@ def _contracts(settings: Settings, folder: Path | None) -> CompiledRelease:
 def _check(files: dict[str, str], compiled: CompiledRelease) -> None:
     """Suggestions are policies like any other. Raises `Terminal` when one does not check, which is a bug here."""
     policies, findings = read_policies(files)
-    findings += check_policies(policies, [types_of(t) for t in compiled.tools.values()])
+    findings += check_policies(policies, with_task(map(types_of, compiled.tools.values()), compiled.task))
     for role in (
         sorted({r for p in policies for r in _roles(p)} - set(compiled.roles)) if compiled.roles else ()
     ):
