@@ -34,6 +34,7 @@ ErrorClass = Literal[
     "content_policy",
     "authentication",
     "server_error",
+    "content_unavailable",
 ]
 
 ERROR_CHARS = 300

@@ -26,6 +26,7 @@ from sluicegate.executors.adapter import (
     Pending,
     Traceless,
 )
+from sluicegate.executors.large_arguments import Whole, nothing
 from sluicegate.executors.reports import Reports, Signer, packed
 from sluicegate.processors import jobs
 from sluicegate.processors.artifacts import STORED, limit_of
@@ -135,6 +136,7 @@ class Calls:
         signer: Signer | None = None,
         stopped: Callable[[Dispatch], str] = lambda dispatch: "",
         keep: Keep | None = None,
+        whole: Whole = nothing,
     ) -> None:
         self.counters = Counters()
         self.stopped = stopped
@@ -147,7 +149,7 @@ class Calls:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._keep = keep
+        self._keep, self._whole = keep, whole
         self._held = 0
         self._keys: dict[str, Offer] = {}
         self._begun: dict[bytes, float] = {}
@@ -310,8 +312,18 @@ class Calls:
         return answer
 
     async def _through(self, adapter: Adapter, dispatch: Dispatch, limit_s: float) -> Answer:
-        """Call the adapter; what is too large for a receipt is kept beside the ledger, where the contract says so."""
+        """Call the adapter with the arguments, wherever they stand."""
         own_s = limit_s - min(OWN_CUT_S, limit_s * OWN_CUT_PART)
+        if not dispatch.arguments_ref:
+            return await self._kept(adapter, dispatch, own_s)
+        until = time.monotonic() + own_s
+        async with self._whole(dispatch, own_s) as found:
+            if isinstance(found, Failed):
+                return found
+            return await self._kept(adapter, found, until - time.monotonic())
+
+    async def _kept(self, adapter: Adapter, dispatch: Dispatch, own_s: float) -> Answer:
+        """Call the adapter; what is too large for a receipt is kept beside the ledger, where the contract says so."""
         if self._keep is None or limit_of(dispatch.executor) <= MAX_RESULT_BYTES:
             return await adapter.call(dispatch, own_s)
         until = time.monotonic() + own_s

@@ -22,6 +22,7 @@ from sluicegate.executors.adapter import Adapter
 from sluicegate.executors.calls import DEFAULT_CONCURRENCY, Calls, Counters, Keep
 from sluicegate.executors.claim_log import ClaimLog, Fetched, KafkaClaimLog, group_of
 from sluicegate.executors.lane import Lane
+from sluicegate.executors.large_arguments import Whole, nothing
 from sluicegate.executors.reports import Reports, Signer, packed
 from sluicegate.executors.verifier import Verifier
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES
@@ -72,6 +73,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         signer: Signer | None = None,
         verifier: Verifier | None = None,
         keep: Keep | None = None,
+        whole: Whole = nothing,
     ) -> None:
         self.settings = settings
         self.name = name
@@ -82,6 +84,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         self._calls = Calls(
             adapters, self._reports, env=settings.env, name=name, clock=clock, concurrency=concurrency,
             signer=signer, stopped=verifier.stopped if verifier is not None else lambda dispatch: "", keep=keep,
+            whole=whole,
         )  # fmt: skip
         self._clock = clock
         self._verifier = verifier

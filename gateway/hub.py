@@ -32,6 +32,7 @@ from sluicegate.streams.client_transport import (
     Headers,
     KafkaTransport,
 )
+from sluicegate.streams.content_store import keeper
 from sluicegate.streams.in_process import Errands
 from sluicegate.streams.replies import ENDS, PARKED, RESTS
 from sluicegate.streams.settings import Settings
@@ -84,6 +85,7 @@ class Hub(KafkaTransport):
 
     def __init__(self, settings: Settings, when: When = _nobody, known: int = MAX_KNOWN) -> None:
         super().__init__(settings, "gateway")
+        self._keep = keeper(settings)
         self._known = Known(known)
         self._errands: Errands = OrderedDict()
         self._readers = Readers(lambda: self._reader(REPLAY_FETCH_WAIT_MS))
@@ -157,7 +159,9 @@ class Hub(KafkaTransport):
         found = self._askers.get(agent_id)
         if found is None:
             line = Line(self, agent_id)
-            found = Asker(agent_id, self._settings.env, line, agent_key, channel_key, {}, self._errands, 0)
+            found = Asker(
+                agent_id, self._settings.env, line, agent_key, channel_key, {}, self._errands, 0, self._keep
+            )
             self.hear(agent_id, found.inbox.take)
             self._askers[agent_id] = found
             self._make_room()

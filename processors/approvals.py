@@ -13,6 +13,7 @@ from __future__ import annotations
 import rfc8785
 from sluicegate.processors.authorize import authorize
 from sluicegate.processors.holds import Hold
+from sluicegate.processors.large_arguments import shown as arguments_shown
 from sluicegate.processors.outcomes import PASSED
 from sluicegate.processors.plugins import offer
 from sluicegate.processors.state import OpenIntent
@@ -55,7 +56,7 @@ def ask(work: Work, hold: Hold, expires_at: int, stage: str = "authorize") -> No
         g.grounded_events, g.grounded_paths, g.observed, g.redacted, tool.name,
     )  # fmt: skip
     policies = sorted({*work.policies, *hold.policies})
-    content = shown(conformed.canonical, hold.why)
+    content = shown(arguments_shown(work), hold.why)
     outcome = emit(work, stage, "held", facts, "approval_required", policies, content)
     reply(work, outcome, detail=hold.why)
 

@@ -21,7 +21,12 @@ from pydantic import BaseModel, Field
 from sluicegate.processors.cache_rules import CacheRule
 from sluicegate.processors.contract_check import GOVERNANCE, line_of
 from sluicegate.processors.findings import Finding
-from sluicegate.schemas.topics import MAX_ARTIFACT_BYTES, MAX_RESULT_BYTES
+from sluicegate.schemas.topics import (
+    MAX_ARGUMENT_BYTES,
+    MAX_ARTIFACT_BYTES,
+    MAX_INTENT_BYTES,
+    MAX_RESULT_BYTES,
+)
 
 STORED = "stored"
 """The kind of a receipt whose result is a reference."""
@@ -29,7 +34,10 @@ STORED = "stored"
 KINDS = ("http", "python", "sql")
 """Executor kinds whose adapters read more than an inline result."""
 
-LIMIT = "max_result_bytes"
+LARGE_ARGUMENT_KINDS = ("http", "python", "sql", "mcp", "model")
+"""Executor kinds whose calls an executor process makes, so that it can fetch the arguments."""
+
+LIMIT, ARGUMENT_LIMIT = "max_result_bytes", "max_argument_bytes"
 KEY_BYTES = 32
 _HASH = "sha256:"
 
@@ -41,6 +49,8 @@ class Kept(BaseModel):
 
     max_result_bytes: int = Field(MAX_RESULT_BYTES, ge=MAX_RESULT_BYTES, le=MAX_ARTIFACT_BYTES)
     """Of one result, as JSON. Above 64 kB it needs an artifact store."""
+    max_argument_bytes: int = Field(MAX_INTENT_BYTES, ge=MAX_INTENT_BYTES, le=MAX_ARGUMENT_BYTES)
+    """Of the arguments, as JSON. Above 256 kB they travel by reference (`large_arguments.py`), which needs one, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +129,13 @@ def limit_of(executor: bytes) -> int:
 
 
 def with_limit(
-    executor: dict[str, Json], path: str, text: str, kept: int, completion: str, cache: CacheRule | None
+    executor: dict[str, Json], path: str, text: str, bounds: Kept, completion: str, cache: CacheRule | None
 ) -> list[Finding]:
-    """Say the bound in the executor's object; why a contract cannot have it."""
-    if kept <= MAX_RESULT_BYTES:
-        return []
-    executor[LIMIT] = kept
+    """Say the bound of results in the executor's object; why a contract cannot have its bounds."""
+    findings = _argument_limit(str(executor.get("kind", "")), path, text, bounds.max_argument_bytes)
+    if bounds.max_result_bytes <= MAX_RESULT_BYTES:
+        return findings
+    executor[LIMIT] = bounds.max_result_bytes
     said = ""
     if executor.get("kind") not in KINDS:
         said = f"results above 64 kB are for the executor kinds `{'`, `'.join(KINDS)}`, leave `{LIMIT}` out"
@@ -132,4 +143,13 @@ def with_limit(
         said = f"`{LIMIT}` is for tools that answer at once, leave `completion` out"
     elif cache is not None:
         said = "a result above 64 kB is not cached, leave `cache` out"
-    return [Finding(path, line_of(text, [GOVERNANCE, LIMIT]), "contract", "error", said)] if said else []
+    if said:
+        findings.append(Finding(path, line_of(text, [GOVERNANCE, LIMIT]), "contract", "error", said))
+    return findings
+
+
+def _argument_limit(kind: str, path: str, text: str, most: int) -> list[Finding]:
+    if most <= MAX_INTENT_BYTES or kind in LARGE_ARGUMENT_KINDS:
+        return []
+    said = f"arguments above 256 kB are for the executor kinds `{'`, `'.join(LARGE_ARGUMENT_KINDS)}`, leave `{ARGUMENT_LIMIT}` out"
+    return [Finding(path, line_of(text, [GOVERNANCE, ARGUMENT_LIMIT]), "contract", "error", said)]

@@ -31,6 +31,7 @@ from sluicegate.processors.grounding import worst_of
 from sluicegate.processors.history import session_context
 from sluicegate.processors.holds import hold_of, stricter, under_review
 from sluicegate.processors.labels import INTEGRITY
+from sluicegate.processors.large_arguments import bring
 from sluicegate.processors.model_routes import OK, UNHEALTHY, CompiledRoute
 from sluicegate.processors.modes import mode_for
 from sluicegate.processors.redact import redact_call, redact_contract
@@ -48,6 +49,9 @@ def conform_arguments(work: Work) -> Refusal | None:
         refusal = task.read(work, work.session)
         if refusal is not None or work.decision.needs:
             return refusal
+    refusal = bring(work, work.origin.offset)
+    if refusal is not None or work.decision.needs:
+        return refusal
     raw = work.intent.arguments
     if work.tool.executor_kind == MODEL:
         told = tell(work, raw)

@@ -223,7 +223,8 @@ def _shape(tool: CompiledTool) -> list[object]:
     governance = contract.governance
     schemas = [contract.input_schema, contract.output_schema, governance.labels, governance.confidential]
     texts = [orjson.dumps(part, option=orjson.OPT_SORT_KEYS) for part in schemas]
-    return [*texts, *(getattr(tool, name) for name in _SAME)]
+    bounds = (governance.max_argument_bytes, governance.max_result_bytes)
+    return [*texts, bounds, *(getattr(tool, name) for name in _SAME)]
 
 
 def _bytes(tool: CompiledTool) -> list[str]:

@@ -88,6 +88,14 @@ class Outcome:
     content: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What has to stand in the artifact store before an executor looks for it (`large_arguments.py`)."""
+
+    name: str
+    sealed: bytes
+
+
 @dataclass(slots=True)
 class Decision:
     """All that one input leads to, in order. Lists are empty where nothing is due.
@@ -103,6 +111,7 @@ class Decision:
     needs: list[tuple[str, int]] = field(default_factory=list)
     transfers: list[Transfer] = field(default_factory=list)
     exchanges: list[Exchange] = field(default_factory=list)
+    stores: list[Stored] = field(default_factory=list)
 
 
 def event_id(log_id: bytes, partition: int, first_seq: int, stage: str, ordinal: int) -> bytes:

@@ -59,6 +59,8 @@ def same_call(dispatch: Dispatch) -> Problem | None:
     and a model's call with a request for repair on top of it, name no version and are not held to it.
     """
     d = dispatch
+    if d.arguments_ref:
+        return None  # asked again once they were fetched (`executors/calls.py`)
     if not d.version or action_digest(d.tool, d.version, d.arguments) == d.action_digest:
         return None
     return Problem("call_changed", "the call is another one than was decided on")
@@ -87,15 +89,17 @@ def agents_word(control: Control, dispatch: Dispatch, now: int) -> Problem | Non
         return Problem("too_old", "the signed intent in the dispatch is older than any that may still run")
     asked = (intent.intent_id, intent.agent_id, intent.session_id, intent.tool)
     told = (dispatch.intent_id, dispatch.agent_id, dispatch.session_id, dispatch.tool)
-    parsed = parse(intent.arguments)
-    if (
-        intent.kind not in CALL_KINDS
-        or asked != told
-        or isinstance(parsed, Misfit)
-        or parsed[1] != dispatch.arguments
-    ):
+    if intent.kind not in CALL_KINDS or asked != told or not _same_arguments(intent, dispatch):
         return Problem("bad_signature", "the dispatch is another call than the agent signed")
     return None
+
+
+def _same_arguments(intent: Intent, dispatch: Dispatch) -> bool:
+    """Whether the dispatch has the arguments that were signed; by reference those of the same digest."""
+    if intent.arguments_ref:
+        return not intent.arguments and intent.arguments_ref == dispatch.arguments_ref
+    parsed = parse(intent.arguments)
+    return not (dispatch.arguments_ref or isinstance(parsed, Misfit)) and parsed[1] == dispatch.arguments
 
 
 def _unexpected(record: object) -> Problem:

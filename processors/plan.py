@@ -15,6 +15,7 @@ from sluicegate.processors.aims import arguments_of, asked, facts_of, key_part
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.history import measure
+from sluicegate.processors.large_arguments import offered
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.state import LEASE_MARGIN_US, OpenIntent
 from sluicegate.processors.work import Work, emit, reply
@@ -101,18 +102,17 @@ def dispatch(
     proof, transformed = _proof(work)
     facts = outcome.facts
     shown = facts if isinstance(facts, StreamFacts) and facts.mode in streaming.LIVE else None
-    work.decision.dispatches.append(
-        Dispatch(
-            outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
-            arguments_of(work), work.action_digest,
-            idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
-            not_after, intent.traceparent, work.control.head, proof, transformed, release=work.control.deployed,
-            candidate=work.aim.candidate if work.aim else "",
-            version="" if work.aim and work.aim.message else tool.version,
-            stream=shown.mode if shown else "", replaces=shown.replaces if shown else "",
-            around=streaming.rules_context(work, shown),
-        )
+    offer = Dispatch(
+        outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, tool_class, executor,
+        arguments_of(work), work.action_digest,
+        idempotency_key(o.tenant, o.agent_id, o.intent_id, work.action_digest + key_part(work)), attempt, timeout_ms,
+        not_after, intent.traceparent, work.control.head, proof, transformed, release=work.control.deployed,
+        candidate=work.aim.candidate if work.aim else "",
+        version="" if work.aim and work.aim.message else tool.version,
+        stream=shown.mode if shown else "", replaces=shown.replaces if shown else "",
+        around=streaming.rules_context(work, shown),
     )  # fmt: skip
+    work.decision.dispatches.append(offered(work, offer))
 
 
 def _proof(work: Work) -> tuple[bytes, bool]:
@@ -125,8 +125,11 @@ def _proof(work: Work) -> tuple[bytes, bool]:
         return b"", False
     if work.edited:
         return b"", True
-    parsed = parse(work.intent.arguments)
-    transformed = isinstance(parsed, Misfit) or parsed[1] != work.conformed.canonical
+    if work.large is not None:  # what is offered is what the agent stored, or another call
+        transformed = work.intent.arguments != work.conformed.canonical
+    else:
+        parsed = parse(work.intent.arguments)
+        transformed = isinstance(parsed, Misfit) or parsed[1] != work.conformed.canonical
     transformed = transformed or bool(work.aim and work.aim.message)
     return (b"" if transformed else work.proof), transformed
 

@@ -15,6 +15,7 @@ from sluicegate.processors.artifacts import STORED, check_reference
 from sluicegate.processors.attempts import answer_facts, follow
 from sluicegate.processors.guardrails import Guarded, guard_result
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join, join_all
+from sluicegate.processors.large_arguments import REASON as CONTENT
 from sluicegate.processors.quarantine import REASON
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
@@ -205,5 +206,6 @@ _FAILURES = (
     "authentication",
     "server_error",
     REASON,
+    CONTENT,
     *_WITHHELD,
 )

@@ -14,6 +14,8 @@ from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.authorize import conform_arguments
 from sluicegate.processors.delegation import narrowed
 from sluicegate.processors.intake import Problem, take
+from sluicegate.processors.large_arguments import REASON as CONTENT
+from sluicegate.processors.large_arguments import bring
 from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified
@@ -60,6 +62,7 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
             return "no_executor"
     work.intent, work.proof = _as_it_stands(work, entry, taken.record, edit), taken.proof
     work.payload, work.edited = work.payload or taken.payload, edit is not None
+    work.large = None
     work.hold, work.policies, work.determined, work.grounded = None, [], [], []  # of an earlier try
     work.observed, work.redacted, work.asks, work.choice, work.aim = [], [], [], None, None
     work.release = work.control.release
@@ -75,11 +78,11 @@ def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> st
         work.agent = narrowed(work.agent, work.session)
         if reason := unverified(work.release, work.session.on_behalf_of, bool(work.session.verified)):
             return reason
-    refusal = conform_arguments(work)
+    refusal = bring(work, entry.offset) or (None if work.decision.needs else conform_arguments(work))
     if work.decision.needs:
         return ""
     if refusal is not None:
-        return refusal.reason if refusal.reason == BAD_TASK else "schema_violation"
+        return refusal.reason if refusal.reason in (BAD_TASK, CONTENT) else "schema_violation"
     # What was taken out of it stays out: by what was recorded then, not by what rules say by now.
     if transform(work, entry.redacted.split()) is not None:
         return "redaction_breaks_schema"
@@ -92,7 +95,7 @@ def _as_it_stands(work: Work, entry: OpenIntent, intent: Intent, edit: bytes | N
     waited_us = work.now - entry.held_at if entry.state == "held" else entry.waited_us
     if intent.deadline_at is not None and waited_us:
         intent = replace(intent, deadline_at=intent.deadline_at + waited_us)
-    return intent if edit is None else replace(intent, arguments=edit)
+    return intent if edit is None else replace(intent, arguments=edit, arguments_ref=None)
 
 
 def _edited(value: bytes | None) -> bytes | None:

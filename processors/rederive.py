@@ -19,8 +19,12 @@ from sluicegate.processors.agent_fold import Cuts
 from sluicegate.processors.agent_orders import orders_in
 from sluicegate.processors.agent_restore import PLACE
 from sluicegate.processors.aims import RECEIPTS
+from sluicegate.processors.artifacts import Reference
 from sluicegate.processors.control import Control
 from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.large_arguments import PLACE as ARGUMENTS
+from sluicegate.processors.large_arguments import REASON as UNAVAILABLE
+from sluicegate.processors.large_arguments import referred
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, seal
 from sluicegate.processors.pipeline import decide
@@ -71,7 +75,7 @@ class Tally:
 
     Attributes:
         same, different: what was compared.
-        erased: not compared, because content was erased.
+        erased: not compared, because content was erased, or what an intent refers to is gone.
         skipped: not compared by nature: `genesis`, or `machinery_failed` that the loop wrote after three tries.
         without_bytes: same, once the bytes a decision asked for are taken as gone, as they were then.
         other_engine: compared although another version of the code had decided.
@@ -115,7 +119,11 @@ class Rederive:
         self.tally = Tally()
         self.state = PartitionState(b"", partition)
         self._controls, self._open, self._selected = controls, opener, selected
+        self.stored: Callable[[Reference], bytes | None] = lambda reference: None
+        """What an intent refers to; None when it is gone."""
         self._group: list[Event] = []
+        self._was_unavailable = False
+        self._deciding: tuple[Place, bytes] = ("", -1), b""
         self._end = 0
         self._kept: dict[Place, _Kept] = {}
         self._library = Library()
@@ -199,6 +207,7 @@ class Rederive:
 
     def _compare(self, group: list[Event]) -> None:
         tally, first = self.tally, group[0].header
+        self._was_unavailable = any(e.header.reason == UNAVAILABLE for e in group)
         if not 0 <= first.control_head < len(self._controls):
             raise Terminal(f"seq {first.seq} names control event {first.control_head}, which is not there, run `sluicegate ledger verify`")  # fmt: skip
         try:
@@ -255,6 +264,7 @@ class Rederive:
             value = value.ljust(
                 facts.length, b"\0"
             )  # only its beginning was kept; too large is all that was decided
+        self._deciding = (h.input_topic, h.input_offset), value
         stale = isinstance(facts, r.IntentFacts | r.SessionFacts) and facts.control_stale
         stale = stale or h.reason == "control_stale"
         return Input(h.input_topic, h.input_partition, h.input_offset, value, stale)
@@ -262,6 +272,8 @@ class Rederive:
     def _load(self, place: Place) -> bytes | None:
         if place[0] == PLACE:
             return self._cuts.values.get(place[1])
+        if place[0] == ARGUMENTS:
+            return self._arguments(("intents", place[1]))
         kept = self._kept.get(place)
         if kept is None or kept.partial:
             return None
@@ -269,6 +281,14 @@ class Rederive:
         if value is None:
             raise ErasedError(kept.subject)
         return value
+
+    def _arguments(self, intent: Place) -> bytes | None:
+        """What an intent refers to. What is gone by now, but was not then, is as good as erased."""
+        reference = referred(self._deciding[1] if self._deciding[0] == intent else self._load(intent))
+        found = self.stored(reference) if reference is not None else None
+        if found is None and reference is not None and not self._was_unavailable:
+            raise GoneError(reference.digest)
+        return found
 
     def _difference(self, group: list[Event], made: list[Outcome]) -> Difference | None:
         """The first difference between the recorded outcomes and those made now."""
@@ -334,6 +354,10 @@ class ErasedError(Exception):
     def __init__(self, subject: str) -> None:
         super().__init__(subject)
         self.subject = subject
+
+
+class GoneError(ErasedError):
+    """What an intent refers to is not in the artifact store any more: the artifact of this digest."""
 
 
 def places_of(state: PartitionState) -> list[Place]:

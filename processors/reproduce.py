@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.outcomes import Outcome
-from sluicegate.processors.rederive import Difference, ErasedError, Event, Opener, Rederive
+from sluicegate.processors.rederive import Difference, ErasedError, Event, GoneError, Opener, Rederive
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import SluicegateError
 
@@ -153,6 +153,11 @@ class Reproduce(Rederive):
         row = row_of(next(e for e in group if (e.header.agent_id, e.header.intent_id) in self._chosen))
         try:
             found = self._decide(group, self._source(group[0]))
+        except GoneError as gone:
+            row.verdict, row.why = (
+                ERASED,
+                f"its arguments `{gone.subject}` are not in the artifact store any more",
+            )
         except ErasedError as error:
             row.verdict, row.why = ERASED, self._erased_by(error.subject or group[0].header.subject)
         except SluicegateError as error:  # a ciphertext that does not belong to its key

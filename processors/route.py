@@ -10,6 +10,7 @@ from sluicegate.processors import erasure, quarantine
 from sluicegate.processors.agent_orders import waiting_order
 from sluicegate.processors.delegation import narrowed, remaining
 from sluicegate.processors.derail import call_digest, limit_reached
+from sluicegate.processors.large_arguments import same_arguments
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.state import (
     ACCEPT_WINDOW_US,
@@ -84,7 +85,7 @@ def route(work: Work) -> Refusal | None:
     if remaining(work.session) == 0:
         return Refusal("budget_exhausted", f"the session was handed on for {work.session.calls_cap} calls")
     limits = work.release.derail
-    work.call_digest = call_digest(limits, intent.tool, intent.arguments)
+    work.call_digest = call_digest(limits, intent.tool, same_arguments(intent))
     reason, detail = limit_reached(limits, work.session, work.call_digest)
     if reason:
         return Refusal(reason, detail)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sluicegate.processors.artifacts import Reference
 from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Conformed
 from sluicegate.processors.control import Control
@@ -66,6 +67,8 @@ class Work:
     """What the client says it asks for; empty where it does not ask twice."""
     proof: bytes = b""
     """In signed environments the envelope that carried the intent: what an executor checks again."""
+    large: Reference | None = None
+    """What the arguments are stored as, where they came by reference (`large_arguments.py`)."""
     edited: bool = False
     """A person's arguments stand in place of those the agent signed."""
     agent: Agent | None = None

@@ -86,6 +86,11 @@ EXECUTION = (
         "This was done before, and its answer is not kept: do not repeat what changes anything.",
         "the id was used before and the answer's bytes are gone, or were the ledger's own (memory, prompts): read again with a new id",
     ),
+    Reason(
+        "content_unavailable",
+        "What this request refers to cannot be read.",
+        "agents, ledger workers and executors need the same artifact store: set SLUICEGATE_ARTIFACTS alike, and ask again",
+    ),
     Reason("result_too_large", "The tool's answer is too large.", "inline results are at most 64 kB"),
     Reason(
         "descriptor_changed",

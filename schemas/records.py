@@ -57,6 +57,7 @@ class Intent:
     derived_from: list[str] = field(default_factory=list)
     traceparent: str = ""
     request: str = ""
+    arguments_ref: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -205,6 +206,7 @@ class Dispatch:
     replaces: str = ""
     around: bytes = b""
     version: str = ""
+    arguments_ref: bytes = b""
 
 
 @dataclass(slots=True)

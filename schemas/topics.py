@@ -18,6 +18,9 @@ MAX_RESULT_BYTES = 64 * 1024
 """An inline result; a larger one goes to the artifact store, where its contract lets it."""
 MAX_ARTIFACT_BYTES = 64 * 1024 * 1024
 """One artifact: four at once in one executor are 256 MB, and as much again while they are sealed."""
+MAX_ARGUMENT_BYTES = 4 * 1024 * 1024
+"""Arguments that travel by reference: a model's context of a million tokens at four bytes each. To fetch, check, parse and make canonical
+takes a worker 0.1 s of text (0.8 s of nothing but numbers with a point), while its partition waits; sixteen at once in one executor are 64 MB."""
 RECORD_LIMIT_BYTES = 1_048_588
 """Kafka's own default for one batch."""
 

@@ -21,6 +21,8 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sluicegate.processors.artifacts import KEY_BYTES, Reference, digest_of, reference_of
+from sluicegate.processors.large_arguments import NONCE
+from sluicegate.processors.large_arguments import seal as sealed_with
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import MAX_ARTIFACT_BYTES
 from sluicegate.streams.settings import Settings
@@ -28,8 +30,6 @@ from sluicegate.streams.settings import Settings
 VARIABLE = "SLUICEGATE_ARTIFACTS"
 SEAL_BYTES = 16
 """What sealing adds."""
-_NONCE = bytes(12)
-"""Each key seals one artifact, so a fixed nonce is never used twice with it."""
 
 
 class Artifacts(Protocol):
@@ -130,9 +130,7 @@ def store_of(settings: Settings, environ: Mapping[str, str] = os.environ) -> Art
 
 def seal(content: bytes) -> tuple[Reference, bytes]:
     """A reference to this content, and what is stored."""
-    key = secrets.token_bytes(KEY_BYTES)
-    sealed = AESGCM(key).encrypt(_NONCE, content, None)
-    return Reference(digest_of(content), len(content), digest_of(sealed), key), sealed
+    return sealed_with(content, secrets.token_bytes(KEY_BYTES))
 
 
 def unseal(reference: Reference, sealed: bytes) -> bytes:
@@ -140,7 +138,7 @@ def unseal(reference: Reference, sealed: bytes) -> bytes:
     if digest_of(sealed) != reference.stored:
         raise Terminal(f"what is stored as `{reference.stored}` is something else, restore it from a backup")
     try:
-        content = AESGCM(reference.key).decrypt(_NONCE, sealed, None)
+        content = AESGCM(reference.key).decrypt(NONCE, sealed, None)
     except InvalidTag as error:
         raise Terminal(
             f"artifact `{reference.digest}` does not open with the key of its reference"

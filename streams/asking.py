@@ -11,18 +11,21 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import quote
 
+from sluicegate.processors.conform import Misfit, parse
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.kinds import TOOL_CALL
 from sluicegate.schemas.records import Intent, Message, Receipt, Reply
 from sluicegate.schemas.requests import request_digest
-from sluicegate.schemas.topics import MAX_INTENT_BYTES
+from sluicegate.schemas.topics import MAX_ARGUMENT_BYTES, MAX_INTENT_BYTES
 from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Failed, InDoubt, NotReleased, Refused, Unanswered
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_transport import Headers, Transport
+from sluicegate.streams.content_store import Keep
 from sluicegate.streams.feeds import Feeds
 from sluicegate.streams.in_process import Errand, Errands, LocalFunction, Runner, now_us
 from sluicegate.streams.replies import RESTS, Held, Inbox, answer
@@ -32,6 +35,8 @@ RECEIPT_LIMIT_S = 30.0
 """For publishing what a local function did; after it the ledger holds the call in doubt."""
 CONFLICT_S = 2.0
 """For the ledger to say that an id is of another request, where nobody waits for the call's end."""
+ENVELOPE_BYTES = 16 * 1024
+"""More than ids, goal, trace and signature of a record take: arguments below the limit by that much always fit."""
 MAX_ID_CHARS = 256
 """Ids are 1 to 256 printable characters, as the pipeline has it."""
 
@@ -57,6 +62,7 @@ class Asker:
         functions: local functions by tool; may grow later.
         errands: shared by the askers of one process, which are many; None = its own.
         watched: how many open sessions it knows the release of.
+        keep: stores arguments that are too large for a record; None = they are refused.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Asker:
         functions: Mapping[str, LocalFunction],
         errands: Errands | None = None,
         watched: int = MAX_WATCHED,
+        keep: Keep | None = None,
     ) -> None:
         self.agent_id = agent_id
         self.transport = transport
@@ -77,7 +84,7 @@ class Asker:
         self.feeds = Feeds(agent_id)
         self._env = env
         self._keys = {"intents": agent_key, "messages": channel_key}
-        self._functions = functions
+        self._functions, self._keep = functions, keep
         self._source = f"/{env}/agents/{quote(agent_id, safe='')}".encode()
 
     def sign_with(self, agent_key: Key | None, channel_key: Key | None) -> None:
@@ -107,6 +114,7 @@ class Asker:
             intent_id, self.agent_id, session_id, kind, tool, data, now, now + int(timeout_s * 1e6),
             traceparent=traceparent, request=request,
         )  # fmt: skip
+        intent = await self._by_reference(intent, timeout_s)
         errand = Errand(tool, session_id, function or self._functions.get(tool))
         self.runner.own(intent_id, errand)
         try:
@@ -140,6 +148,7 @@ class Asker:
             intent_id, self.agent_id, session_id, TOOL_CALL, tool, _dumped(tool, arguments, intent_id), now,
             now + int(begin_s * 1e6), request=request,
         )  # fmt: skip
+        intent = await self._by_reference(intent, limit_s)
         if request:
             await self._look(intent, intent_id, limit_s)
             return intent_id
@@ -156,6 +165,29 @@ class Asker:
         except Terminal as error:
             raise unavailable("nothing was published", intent_id, error) from error
         return intent_id
+
+    async def _by_reference(self, intent: Intent, limit_s: float) -> Intent:
+        """The intent as it is, or, where it is too large for a record, with its arguments in the artifact store."""
+        if self._keep is None or len(intent.arguments) <= MAX_INTENT_BYTES - ENVELOPE_BYTES:
+            return intent
+        try:
+            self._encode("intents", intent, intent.intent_id)
+            return intent
+        except Refused as error:
+            if error.reason != "too_large":
+                raise
+        if len(intent.arguments) > MAX_ARGUMENT_BYTES:
+            detail = f"the arguments have {len(intent.arguments)} bytes, at most {MAX_ARGUMENT_BYTES} are taken: pass a reference"
+            raise refused("too_large", intent.intent_id, detail)
+        parsed = parse(intent.arguments)  # canonical: then they are offered to executors as they are stored
+        canonical = intent.arguments if isinstance(parsed, Misfit) else parsed[1]
+        try:
+            async with asyncio.timeout(limit_s):
+                stored = await self._keep(canonical)
+        except (TimeoutError, Retryable, Terminal, OSError) as error:
+            said = f"the arguments could not be stored ({error or type(error).__name__}): set SLUICEGATE_ARTIFACTS as the workers have it"
+            raise refused("content_unavailable", intent.intent_id, said) from error
+        return replace(intent, arguments=b"", arguments_ref=stored)
 
     async def _look(self, intent: Intent, intent_id: str, limit_s: float) -> None:
         """Publish, and wait a moment for the word that the id is of another request. Raises as `ask`."""

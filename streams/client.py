@@ -36,6 +36,7 @@ from sluicegate.streams.client_errors import (
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session, governed, session_around, wrap
 from sluicegate.streams.client_transport import KafkaTransport, Transport
+from sluicegate.streams.content_store import keeper
 from sluicegate.streams.in_process import LocalFunction
 from sluicegate.streams.replies import Held
 from sluicegate.streams.settings import Settings
@@ -106,11 +107,14 @@ class AgentClient:
         """Connect. Raises `Refused` (`unavailable`) when Kafka does not answer, `Terminal` when nothing runs here."""
         settings = self._settings or Settings.from_env()
         transport = self._transport
+        keep = keeper(settings) if transport is None else None
         if transport is None:
             settings = attach(settings)
             transport = KafkaTransport(settings, self.agent_id)
         channel_key = self._channel if isinstance(self._channel, tuple) else None
-        asker = Asker(self.agent_id, settings.env, transport, self._key, channel_key, self._functions)
+        asker = Asker(
+            self.agent_id, settings.env, transport, self._key, channel_key, self._functions, keep=keep
+        )
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 await transport.start(asker.inbox.deliver)

@@ -30,6 +30,7 @@ from sluicegate.processors.erasure import (
     is_erased,
     key_names,
 )
+from sluicegate.processors.large_arguments import referred
 from sluicegate.processors.results import result_in
 from sluicegate.processors.route import valid_id
 from sluicegate.processors.work import SYSTEM
@@ -133,7 +134,7 @@ def _known(keys: Keys, control: Control, given: str) -> Look:
 async def _read_ledger(
     settings: Settings, keys: Keys, names: dict[str, Look], advance: Callable[[int], None]
 ) -> None:
-    """Count what live keys open, and find artifacts: their keys stand in results, and nowhere else."""
+    """Count what live keys open, and find artifacts: their keys stand in results and in intents, and nowhere else."""
     if not names:
         return
     needles = [name.encode() for name in names]
@@ -163,7 +164,7 @@ def _take(keys: Keys, names: dict[str, Look], value: bytes) -> None:
     try:
         plain = keys.open(rest.subject, head.event_id, parts.content)
         result = result_in(plain) if plain is not None else None
-        reference = reference_of(orjson.loads(result)) if result else None
+        reference = reference_of(orjson.loads(result)) if result else referred(plain)
     except (SluicegateError, orjson.JSONDecodeError):
         return
     if reference is not None:

@@ -17,6 +17,7 @@ from sluicegate.processors.account import account
 from sluicegate.processors.budgets import STAGE as BUDGET
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
+from sluicegate.processors.large_arguments import told_arguments
 from sluicegate.processors.lineage import TooWide
 from sluicegate.processors.policy_files import parse_policies
 from sluicegate.processors.reproduce import ENGINE_MISSING, EXPIRED
@@ -219,7 +220,7 @@ def _input(story: Story, step: Step, content: bytes | str | None) -> None:
         return
     match record_in(content):
         case r.Intent() as asked if step.status != lifecycle.ATTACHED:
-            story.arguments, story.goal = asked.arguments.decode("utf-8", "replace"), asked.goal
+            story.arguments, story.goal = told_arguments(asked).decode("utf-8", "replace"), asked.goal
         case r.Review() as review:
             step.by = step.by or review.reviewer
             step.detail = f"{review.verdict}: {review.why}" if review.why else review.verdict

@@ -26,6 +26,7 @@ from aiokafka.errors import KafkaError
 from sluicegate.processors.agent_restore import PLACE, releases_in
 from sluicegate.processors.cache_entries import WAKE_AT
 from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.large_arguments import PLACE as ARGUMENTS
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide, machinery_failed
@@ -303,18 +304,21 @@ class Lane:
         decision = decide(self.state, control, source, now)
         while decision.needs:  # ends: each round loads what was missing, and a call has few rounds
             for place in decision.needs:
-                source.contents[place] = await self._load(place)
+                source.contents[place] = await self._load(place, source)
             hit("ledger.2.loaded")
             decision = decide(self.state, control, source, now)
+        await self.service.contents.keep(decision.stores)
         self._library.remember(source, decision)
         if decision.outcomes and decision.outcomes[0].reason == "machinery_failed":
             self.metrics.machinery_failed += 1
             self.service.log.error("alarm: a decision failed: %s", decision.outcomes[0].facts)
         return decision
 
-    async def _load(self, place: Place) -> bytes | None:
+    async def _load(self, place: Place, source: Input | Tick) -> bytes | None:
         """Step 2: an input's bytes. The library keeps what came with them: it is asked for next."""
         topic, offset = place
+        if topic == ARGUMENTS:
+            return await self.service.contents.arguments(source, offset, lambda at: self._load(at, source))
         if topic == PLACE:
             values = self._restoring.values(offset)
             if (

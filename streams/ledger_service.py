@@ -18,6 +18,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import kafka
+from sluicegate.streams.artifacts import store_of
+from sluicegate.streams.content_store import ContentStore
 from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger import Lane
@@ -54,6 +56,7 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self.clock = clock
         self.group = f"sluicegate.{settings.env}.ledger"
         self.control = ControlReader(settings)
+        self.contents = ContentStore(lambda: store_of(settings))
         self.sign_dispatch, self.sign_transfer = (
             RoleSigner(settings.home, "pipeline", topic, lambda: self.control.control, clock)
             for topic in ("dispatches", "transfers")

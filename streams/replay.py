@@ -26,6 +26,7 @@ from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import control_log, kafka, topics
+from sluicegate.streams.content_store import reader
 from sluicegate.streams.pace import Pace
 from sluicegate.streams.position_file import PositionFile
 from sluicegate.streams.scan import (
@@ -245,13 +246,14 @@ async def _each(
         )
         control = await control_log.read(settings, keep_history=True, with_release=with_release)
         assert control.history is not None
-        advance = announce(on_start, ledgers)
+        advance, stored = announce(on_start, ledgers), reader(settings)
         for stretch in ledgers:
             if stretch.begin > 0:
                 raise Terminal(
                     f"`{stretch.place.topic}`/{stretch.place.partition} begins at {stretch.begin}, its genesis is gone from kafka, restore it from the archive"
                 )
             again = make(stretch.place.partition, control.history)
+            again.stored = stored
             await _one(consumer, stretch, again, window, advance, keep, pace)
             yield stretch.place.partition, again
     finally:

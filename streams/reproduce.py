@@ -24,6 +24,7 @@ from sluicegate.processors.reproduce import EXPIRED, Key, Remade, Reproduce, Res
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec
 from sluicegate.streams import control_log, engines, kafka, topics
+from sluicegate.streams.content_store import Read, reader
 from sluicegate.streams.engines import Chosen, FailedError, MissingError
 from sluicegate.streams.find import LedgerEvent, decode
 from sluicegate.streams.scan import (
@@ -133,13 +134,13 @@ async def here(
         ledgers = await stretches(consumer, places(settings.env, "outcomes", sorted(chosen)))
         control = await control_log.read(settings, keep_history=True, with_release=True)
         assert control.history is not None
-        advance = announce(on_start, ledgers)
+        advance, stored = announce(on_start, ledgers), reader(settings)
         rows: list[Remade] = []
         for stretch in ledgers:
             if stretch.begin > 0:
                 rows += await _expired(consumer, stretch, chosen[stretch.place.partition])
             else:
-                rows += await _one(consumer, stretch, control.history, chosen[stretch.place.partition], opener, advance)  # fmt: skip
+                rows += await _one(consumer, stretch, control.history, chosen[stretch.place.partition], opener, stored, advance)  # fmt: skip
         return rows
     finally:
         await consumer.stop()
@@ -151,9 +152,11 @@ async def _one(
     history: list[Control],
     chosen: set[Key],
     opener: Opener,
+    stored: Read,
     advance: Advance,
 ) -> list[Remade]:
     again = Reproduce(stretch.place.partition, history, opener, chosen, lambda subject: erased_by(history, subject))  # fmt: skip
+    again.stored = stored
     async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
         for record in batch:
             again.add(record.offset, record.value or b"")

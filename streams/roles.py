@@ -142,6 +142,7 @@ class ExecutorRole:
         from sluicegate.executors.gates import ReleaseGates
         from sluicegate.executors.guardrail import GuardrailAdapter
         from sluicegate.executors.http import HttpAdapter, no_callbacks
+        from sluicegate.executors.large_arguments import Fetcher
         from sluicegate.executors.mcp_lazy import LazyMcpAdapter
         from sluicegate.executors.model import ModelAdapter
         from sluicegate.executors.outlet import KafkaOutlet
@@ -176,7 +177,13 @@ class ExecutorRole:
             "mcp": LazyMcpAdapter(os.environ),
         }
         self._executor = Executor(
-            self._settings, self._adapters, name=name, signer=signer, verifier=verifier, keep=keep
+            self._settings,
+            self._adapters,
+            name=name,
+            signer=signer,
+            verifier=verifier,
+            keep=keep,
+            whole=Fetcher(store).whole,
         )
         await self._executor.start()
         self._sweeper.start()

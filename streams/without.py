@@ -24,6 +24,7 @@ from sluicegate.processors.rederive import Opener
 from sluicegate.processors.together import Together
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka, topics
+from sluicegate.streams.content_store import reader
 from sluicegate.streams.scan import (
     FETCH_WAIT_MS,
     Advance,
@@ -131,6 +132,9 @@ class _Run:
     async def read(self, settings: Settings, on_start: OnStart) -> None:
         """Read them to their ends; one partition alone only until something leads to another."""
         together, advance = self.together, announce(on_start, self.ledgers.values())
+        stored = reader(settings)
+        for lane in together.lanes.values():
+            lane.stored = stored
         async with AsyncExitStack() as stack:
             readers = {p: await self._reader(settings, one, stack) for p, one in self.ledgers.items()}
             while (partition := together.wants()) is not None and not together.leaving:

@@ -26,6 +26,7 @@ from sluicegate.executors.adapter import Adapter, Answer, Finished
 from sluicegate.executors.artifact_keeper import Keeper
 from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.gates import ReleaseGates
+from sluicegate.executors.large_arguments import Fetcher
 from sluicegate.executors.verifier import Follower, SignedVerifier
 from sluicegate.processors.control import Control
 from sluicegate.schemas import codec
@@ -278,7 +279,7 @@ async def gate(
             settings, {"http": made.adapter, **(adapters or {})}, name="gate",
             signer=RoleSigner(settings.home, "executor", "receipts", lambda: source.control, clock),
             verifier=SignedVerifier(source, clock) if signed else Follower(source),
-            keep=Keeper(store_of(settings, {}), ReleaseGates(settings)).keep,
+            keep=Keeper(store_of(settings, {}), ReleaseGates(settings)).keep, whole=Fetcher(store_of(settings, {})).whole,
         )  # fmt: skip
         await ours.start()
         stack.push_async_callback(ours.stop)

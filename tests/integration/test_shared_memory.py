@@ -1,5 +1,6 @@
 """Shared memory over a real Kafka with three partitions: two agents compare and set at a home that is neither's, and
-`memory get` tells from the ledger what stood there, now and before. And a result of 2 MB by way of the artifact store."""
+`memory get` tells from the ledger what stood there, now and before. And arguments of 1 MB and a result of 2 MB by way of the artifact
+store."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ import pytest
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import remembering
+from sluicegate.streams import remembering, replay
 from sluicegate.streams.cli import app
 from sluicegate.streams.client import AgentClient, Failed, Refused
 from sluicegate.streams.client_memory import FoundKeys, Remembered
 from sluicegate.streams.client_session import Session
 from sluicegate.streams.remembering import Cut, Where
+from sluicegate.streams.window import Window
 from typer.testing import CliRunner
 
 from tests.integration import gate as gates
@@ -24,6 +26,8 @@ from tests.integration.gate import Gate
 from tests.unit.test_artifacts import TOOL
 from tests.unit.test_artifacts import files as artifact_files
 from tests.unit.test_labels import MAIL
+from tests.unit.test_large_arguments import TOOL as LARGE
+from tests.unit.test_large_arguments import files as large_files
 from tests.unit.test_shared_memory import FILES, SCOPE
 from tests.unit.test_transcript import CONTRACT, POLICY
 
@@ -88,15 +92,23 @@ async def scenario(gate: Gate, agent: AgentClient, left: Session, right: Session
         await left.remember("k", 1, scope="shared:elsewhere")
     assert refused.value.reason == "scope_not_permitted"
 
-    async def answer(_: Dispatch) -> Answer:
+    async def answer(dispatch: Dispatch) -> Answer:
+        if dispatch.tool == LARGE:
+            words = json.loads(dispatch.arguments)["text"].split()
+            return Finished(json.dumps({"words": len(words)}).encode())
         return Finished(json.dumps({"text": "x" * 2_000_000}).encode())
 
     gate.adapter._behave = answer
     told = await left.call_tool(TOOL, {})
     assert isinstance(told, dict) and set(told) == {"artifact"}
     assert await agent.artifact(told) == {"text": "x" * 2_000_000}
+    text = "word " * 200_000
+    assert await left.call_tool(LARGE, {"text": text}) == {"words": 200_000}
+    with pytest.raises(Refused) as refused:
+        await left.call_tool("desk.read", {"value": text})
+    assert refused.value.reason == "too_large" and "max_argument_bytes" in refused.value.for_developer
     turns = await left.history()
-    assert isinstance(turns, list) and turns[-1]["result"] == told
+    assert isinstance(turns, list) and turns[-2]["result"] == told
     await left.remember("own", [1], scope="agent")
     await left.append("own", 2, scope="agent")
     return int(first)  # type: ignore[arg-type]
@@ -104,9 +116,15 @@ async def scenario(gate: Gate, agent: AgentClient, left: Session, right: Session
 
 def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = gates.new_settings(kafka, tmp_path, PARTITIONS)
-    for name, value in (("ENV", settings.env), ("KAFKA", kafka), ("HOME", str(tmp_path))):
+    store = str(tmp_path / "artifacts")
+    for name, value in (
+        ("ENV", settings.env),
+        ("KAFKA", kafka),
+        ("HOME", str(tmp_path)),
+        ("ARTIFACTS", store),
+    ):
         monkeypatch.setenv(f"SLUICEGATE_{name}", value)
-    files = {**artifact_files(), **MAIL, **FILES, **HISTORY}
+    files = {**artifact_files(), **large_files(), **MAIL, **FILES, **HISTORY}
 
     async def everything() -> int:
         async with gates.gate(
@@ -116,6 +134,8 @@ def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.M
             async with left, right, left.session("prices") as one, right.session("prices") as two:
                 first = await scenario(gate, left, one, two)
             await gate.intact()
+            again = await replay.check(settings, Window(), gate.keys.open)
+            assert again.total("different") == again.total("erased") == 0 and again.total("same") > 100
             then = await remembering.remembered(
                 settings, Where(LEFT, SCOPE), Cut(seq=first + 1), gate.keys.open
             )
