@@ -21,6 +21,7 @@ from aiohttp import web
 from sluicegate.gateway.access import stands
 from sluicegate.gateway.context import Gate, asked_by, gate_of, leave
 from sluicegate.gateway.hub import read
+from sluicegate.gateway.openai_shapes import EVENTS
 from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import AGENT
 from sluicegate.schemas.records import Reply
@@ -112,9 +113,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
     gate.streams.add(stream.end)
     gate.streams_of[key_id] += 1
     leave(request)  # an open stream is no request that a stop waits for
-    response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
+    response = web.StreamResponse(headers=EVENTS)
     try:
         if after is not None and await gate.hub.behind(agent_id, after) > MAX_BEHIND:
             raise problem(

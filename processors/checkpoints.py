@@ -97,6 +97,11 @@ class LogKey:
         return (second + 1) * SECOND_US > self.not_before and second * SECOND_US < self.not_after
 
 
+def key_of(signed: Signed, keys: Iterable[LogKey]) -> LogKey:
+    """The key that signed a checkpoint, among those that it was verified by."""
+    return next(key for key in keys if key.kid == signed.kid)
+
+
 def keys_of(control: Control) -> tuple[LogKey, ...]:
     """The history of an environment's checkpoint keys, those that ended too."""
     return tuple(

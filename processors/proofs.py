@@ -54,7 +54,7 @@ class Inclusion:
         history = tuple(keys)
         signed = checkpoints.verify(str(self.note), history, origin)
         if policy is not None:
-            policy.check(signed.note, next(k for k in history if k.kid == signed.kid))
+            policy.check(signed.note, checkpoints.key_of(signed, history))
         leaf, head = header_hash(self.header), signed.head
         # INVARIANT: a header that was changed or never written has no proof (tests/unit/test_checkpoints.py).
         if not merkle.verify_inclusion(leaf, self.index, head.size, self.proof, head.root):

@@ -113,7 +113,7 @@ def _signed(request: Request, logs: Mapping[str, Sequence[LogKey]], second: int)
     except CheckpointFault as error:
         raise Refused(403, error.code, str(error)) from error
     # INVARIANT: a key past its rotation gets no cosignature, whatever time it writes (tests/unit/test_witness.py).
-    if not next(k for k in keys if k.kid == signed.kid).valid_at(second):
+    if not checkpoints.key_of(signed, keys).valid_at(second):
         raise Refused(
             403,
             "key_expired",

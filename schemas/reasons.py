@@ -211,7 +211,7 @@ _ALL = (
     Reason(
         "no_permit",
         "You are not permitted to do this.",
-        "no policy permits it to this agent; where one comes near, it is named",
+        "ask for what a policy permits, or have a permit written or widened for this agent",
     ),
     Reason("forbidden", "This is forbidden.", "a forbid policy matched"),
     Reason(

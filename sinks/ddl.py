@@ -56,6 +56,12 @@ def views(database: str) -> list[str]:
     return [made for statement in statements for made in _twins(statement)]
 
 
+def names() -> list[str]:
+    """Every table and view."""
+    found = (re.search(r"VIEW `\w+`\.`(\w+)`", view) for view in views("x"))
+    return [*(table.name for table in tables.TABLES), *(one[1] for one in found if one is not None)]
+
+
 def _twins(statement: str) -> list[str]:
     """A view, and where it has parts for it its twin `NAME_since(since)`, which reads only what came since a time."""
     whole = re.sub(r"/\*since\*/.*?/\*end\*/", "", statement)

@@ -27,8 +27,15 @@ class Checked:
     witnesses: list[str] = field(default_factory=list)
     count: int = 0
     """Checkpoints that were looked at."""
+    index: int | None = None
+    """Of a proof: which event of the log it is about."""
     fault: str = ""
     code: str = ""
+
+    @property
+    def event(self) -> str:
+        """The event that is proved, as `sluicegate prove` takes it; empty for a checkpoint."""
+        return "" if self.index is None else f"{self.origin.rpartition('/')[2]}:{self.index}"
 
     @property
     def verdict(self) -> str:
@@ -65,8 +72,7 @@ def _check_log(
         done.signed = checkpoints.newest(all_of)
         if done.signed is None:
             return done
-        key = next(k for k in keys if k.kid == done.signed.kid)
-        done.witnesses = list(policy.check(done.signed.note, key))
+        done.witnesses = list(policy.check(done.signed.note, checkpoints.key_of(done.signed, keys)))
         if store is not None:
             _check_tiles(done.signed, all_of, store, deep)
     except (CheckpointFault, TileFault) as error:
@@ -101,13 +107,13 @@ def _check_one(text: str, log: LogFile, policy: Policy) -> Checked:
         if text.startswith(("{", proofs.TLOG_PROOF)):
             made = proofs.parse(text)
             head, _ = checkpoints.read(str(made.note))
-            done.origin, done.count = head.origin, 1
+            done.origin, done.count, done.index = head.origin, 1, made.index
             signed = made.verify(log.keys, _known(head.origin, log), policy)
         else:
             head, _ = checkpoints.read(text)
             done.origin, done.count = head.origin, 1
             signed = checkpoints.verify(text, log.keys, _known(head.origin, log))
-            policy.check(signed.note, next(k for k in log.keys if k.kid == signed.kid))
+            policy.check(signed.note, checkpoints.key_of(signed, log.keys))
         done.signed, done.witnesses = signed, list(policy.times(signed.note))
     except CheckpointFault as error:
         done.fail(error)

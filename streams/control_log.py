@@ -116,6 +116,15 @@ class ControlReader:
                 raise Retryable(f"control's head was not confirmed within {limit_s:.0f} s, check Kafka")
             await asyncio.sleep(POLL_MS / 1_000)
 
+    async def until_visible(self, offset: int) -> None:
+        """Wait until who reads control finds it: a transaction's marker comes up to 21 ms after its commit was answered.
+
+        INVARIANT: who reads after an append reads what was appended (tests/integration/test_bad_input.py).
+        """
+        assert self._consumer is not None
+        while (await self._consumer.end_offsets([self._place]))[self._place] <= offset:
+            await asyncio.sleep(MARKER_POLL_S)
+
     async def _follow(self) -> None:
         while True:
             try:
@@ -226,20 +235,6 @@ async def read(
     return reader
 
 
-async def _until_visible(settings: Settings, offset: int) -> None:
-    """Wait until who reads control finds it: a transaction's marker comes up to 21 ms after its commit was answered.
-
-    INVARIANT: who reads after an append reads what was appended (tests/integration/test_bad_input.py).
-    """
-    place = TopicPartition(full_name(settings.env, "control"), 0)
-    consumer = await kafka.connect(kafka.consumer(settings))
-    try:
-        while (await consumer.end_offsets([place]))[place] <= offset:
-            await asyncio.sleep(MARKER_POLL_S)
-    finally:
-        await stop_consumer(consumer)
-
-
 async def append(
     settings: Settings,
     keys: Keys,
@@ -258,8 +253,9 @@ async def append(
     producer = await kafka.connect(
         kafka.producer(settings, transactional_id=f"sluicegate.{settings.env}.control")
     )
+    reader = ControlReader(settings, with_release=False)
     try:
-        reader = await read(settings)
+        await reader.start(follow=False)
         control = reader.control
         if expected_head is not None and control.head != expected_head:
             raise Terminal(f"control moved from {expected_head} to {control.head}, look at it and try again")
@@ -286,11 +282,12 @@ async def append(
         async with asyncio.timeout(COMMIT_LIMIT_S):
             last = await transaction.append()
             await transaction.commit()
-            await _until_visible(settings, max(last.values(), default=-1))
+            await reader.until_visible(max(last.values(), default=-1))
         return control.head
     except KafkaError as error:
         raise Retryable(f"the control event was not written: {error}, try again") from error
     finally:
+        await reader.stop()
         await close_quietly(producer)
 
 

@@ -21,6 +21,7 @@ is `streams/evidence_verify.py` of Sluicegate: compare the two. docs/evidence.md
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import re
@@ -276,6 +277,12 @@ def finish(report: Report, archive: zipfile.ZipFile, manifest: Record, period: P
     }  # fmt: skip
 
 
+def time_of(micros: int) -> str:
+    """UTC, as --from and --to of `sluicegate evidence` take it."""
+    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=micros)
+    return f"{moment.isoformat()}Z"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Check a bundle and print the answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -311,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{report.verdict}: {args.bundle}, sha256 {report.said.get('bundle', '')}")
     for key, value in report.said.items():
         if key not in ("bundle", "erased"):
-            print(f"  {key}: {value}")
+            print(f"  {key}: {time_of(value) if key in ('from', 'to') else value}")
     for found in sorted(report.found, key=lambda f: -RANK.index(f["verdict"])):
         print(
             f"  {found['verdict']} {found['check']}: {found['log']} event {found['seq']}: {found['sentence']}"

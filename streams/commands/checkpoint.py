@@ -178,17 +178,28 @@ async def _check(settings: Settings, policy: Policy, tiles: bool, every: bool, d
 def _report(found: list[Checked], output: Format) -> None:
     rows = [
         (
-            c.origin.rpartition("/")[2], c.signed.head.size if c.signed else "", c.count,
+            c.origin.rpartition("/")[2], c.event, c.signed.head.size if c.signed else "", c.count,
             iso(c.signed.second * 1_000_000) if c.signed else "", c.signed.kid if c.signed else "",
             " ".join(c.witnesses), c.verdict, c.code, c.fault,
         )
         for c in found
     ]  # fmt: skip
-    columns = ("partition", "size", "checked", "signed at", "key", "witnesses", "verdict", "code", "fault")
+    columns = (
+        "partition",
+        "event",
+        "size",
+        "checked",
+        "signed at",
+        "key",
+        "witnesses",
+        "verdict",
+        "code",
+        "fault",
+    )
     if output is not Format.TABLE:
         show(columns, rows, output)
         return
-    show(columns[:7], [row[:7] for row in rows], output)
+    show(columns[:8], [row[:8] for row in rows], output)
     for c in found:
         if c.fault:
             console().print(f"[red]{c.code}[/red]: ", end="", markup=True)

@@ -90,7 +90,7 @@ def show(columns: Sequence[str], rows: Sequence[Row], output: Format, title: str
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
     elif output is Format.CSV:
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
     elif sys.stdout.isatty():

@@ -276,7 +276,7 @@ def test_4_proofs_and_checkpoints_are_checked_offline(env: Env, tmp_path: Path) 
             [row] = json.loads(
                 cli(env, "checkpoint", "verify", str(proof), "--log", str(log), "-o", "json", **away)
             )
-            assert row["verdict"] == "VALID"
+            assert (row["verdict"], row["event"]) == ("VALID", place)
     found = proofs.parse((tmp_path / "json").read_text())
     assert found.verify(env.describe().keys, env.origin(CONTROL)).head.size == env.control.head + 1
 

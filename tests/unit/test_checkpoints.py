@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import checkpoints, merkle, proofs
 from sluicegate.processors.checkpoints import Checkpoint, CheckpointFault, LogKey
+from sluicegate.processors.log_files import LogFile
 from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.witness_policy import parse_policy
 from sluicegate.schemas import notes
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.notes import COSIGNATURE, ED25519, BadNote, Note, VKey
+from sluicegate.streams.checkpoint_check import check_text
 
 from tests.unit.test_merkle import Memory
 
@@ -267,6 +269,16 @@ def test_a_proof_is_checked_from_either_file() -> None:
         found = proofs.parse(text)
         assert found == made
         assert found.verify([KEY], ORIGIN).head.size == 7
+
+
+def test_what_is_checked_names_the_event_that_is_proved() -> None:
+    log, rules = LogFile("dev", LOG_ID, 4, (KEY,)), parse_policy(POLICY)
+    text = json.dumps([inclusion(3).as_json(), inclusion(5).as_json()])
+    assert [(one.event, one.code) for one in check_text(text, log, rules)] == [
+        ("3:3", "witnesses"),
+        ("3:5", "witnesses"),
+    ]
+    assert check_text(str(inclusion().note), log, rules)[0].event == ""
 
 
 def test_a_proof_of_another_header_or_place_does_not_hold() -> None:

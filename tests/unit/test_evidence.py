@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -511,7 +512,10 @@ def test_answers_and_exit_codes(sound: Path, tmp_path: Path, capsys: pytest.Capt
     assert main([str(sound), "--json", "--events"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["verdict"] == "VALID" and len(said["events"]) == said["counts"]["events"]
-    assert main([str(sound)]) == 0 and capsys.readouterr().out.startswith("VALID: ")
+    assert main([str(sound)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("VALID: ")
+    assert re.search(r"^  from: [-0-9]+T[.:0-9]+Z$", printed, re.MULTILINE), "times are for people to read"
     bad = tmp_path / "bad.zip"
     bad.write_bytes(sound.read_bytes()[:-1] + b"x")
     assert main([str(bad)]) == 1
