@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import aiohttp
 import uvloop
+from sluicegate.gateway.kept import KNOWN_BYTES, MAX_KNOWN
 from sluicegate.streams.roles import GATEWAY_KNOWN
 
 from bench import common
@@ -32,8 +33,7 @@ WARM_S = int(os.environ.get("BENCH_WARM_S", "60"))
 QUARTERS = 4
 KNOWN = int(os.environ.get("BENCH_KNOWN", "5000"))
 """Of how many replies the gateway remembers the place: so many that it is full when warm. Of an operator's gateway it is 100,000, which
-take 1,000 s at this rate to fill, and 25 MB: `full_mb` adds what is missing."""
-FULL_KNOWN, KNOWN_BYTES = 100_000, 250
+take 1,000 s at this rate to fill, and 26 MB: `full_mb` adds what is missing."""
 AGENTS = 20
 OPENING = 50
 """Sessions and streams that are opened at once."""
@@ -190,7 +190,7 @@ def main() -> None:
         ),
         Result(
             "gateway.sse_rss_full_mb",
-            memory[-1] + (FULL_KNOWN - KNOWN) * KNOWN_BYTES / 1e6,
+            memory[-1] + (MAX_KNOWN - KNOWN) * KNOWN_BYTES / 1e6,
             "MB",
             "computed: with 100,000 places",
         ),

@@ -39,7 +39,7 @@ from sluicegate.streams.settings import Settings
 
 MAX_AGENTS = 10_000
 """Agents with an `Asker` at hand, about 5 kB each: 50 MB; one that nobody waits for leaves first. What they ask for is bounded for all
-of them together: `MAX_ERRANDS` of `in_process.py`, about 1 kB each, 8 MB."""
+of them together: `MAX_ERRANDS` of `in_process.py`, about 450 bytes each, 4 MB."""
 
 log = logging.getLogger("sluicegate.gateway")
 

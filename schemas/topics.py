@@ -99,7 +99,8 @@ TOPICS: tuple[Topic, ...] = (
         True,
         -1,
         ("pipeline",),
-        ("pipeline", "checkpointer", "projector", "auditor", "operator", "monitor"),
+        # The gateway shows people what is held: contents stay sealed to who has no key store.
+        ("pipeline", "checkpointer", "projector", "auditor", "operator", "monitor", "gateway"),
     ),
     Topic(
         "control",
@@ -125,7 +126,15 @@ TOPICS: tuple[Topic, ...] = (
         ("operator",),
         ("pipeline", "checkpointer", "executor", "auditor", "operator", "gateway", "monitor", "evaluator"),
     ),
-    Topic("snapshots", True, -1, ("pipeline",), ("pipeline",), compacted=True),
+    # Whoever folds the ledger begins with the newest one.
+    Topic(
+        "snapshots",
+        True,
+        -1,
+        ("pipeline",),
+        ("pipeline", "auditor", "operator", "monitor", "gateway"),
+        compacted=True,
+    ),
     Topic("checkpoints", False, -1, ("checkpointer",), ("checkpointer", "projector", "auditor", "operator")),
     Topic("dead-letters", False, 30 * DAY_MS, ("pipeline", "executor", "projector"), ("operator", "monitor")),
 )

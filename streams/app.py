@@ -13,16 +13,20 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import faust
 import mode
 import uvloop
 from faust.app.base import BootStrategy
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.web import Request, Response, View
 from sluicegate.schemas.errors import SluicegateError
+from sluicegate.streams import kafka
 from sluicegate.streams.monitor import add_monitor
 from sluicegate.streams.role_files import role_file
 from sluicegate.streams.roles import Component, make
@@ -95,6 +99,18 @@ class RoleService(mode.Service):
                 raise RuntimeError(problem)
 
 
+def _credentials(settings: Settings) -> Credentials | None:
+    """How Faust's own clients, which the monitor has, log in: as all others do."""
+    # INVARIANT: no role comes to Kafka in another way than `kafka.client_kwargs` (tests/unit/test_settings.py).
+    security = settings.security
+    context = cast("ssl.SSLContext | None", kafka.client_kwargs(settings).get("ssl_context"))
+    if security.sasl:
+        return SASLCredentials(
+            username=security.username, password=security.password, ssl_context=context, mechanism=security.sasl_mechanism
+        )  # fmt: skip
+    return SSLCredentials(context) if context is not None else None
+
+
 def make_app(role: str, settings: Settings) -> faust.App:
     """The app of one role in one process."""
     component = make(role, settings)
@@ -103,7 +119,8 @@ def make_app(role: str, settings: Settings) -> faust.App:
     datadir.mkdir(parents=True, exist_ok=True)  # Faust makes one level only
     app = faust.App(
         f"sluicegate.{settings.env}.{role}",
-        broker=f"kafka://{settings.kafka}",
+        broker=[f"kafka://{server.strip()}" for server in (settings.kafka or "").split(",")],
+        broker_credentials=_credentials(settings),
         datadir=str(datadir),
         store="memory://",
         value_serializer="raw",

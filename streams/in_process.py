@@ -27,7 +27,7 @@ from sluicegate.streams.client_json import Json
 PERMIT_LIMIT_S = 5.0
 """A permit older than this is not begun: the ledger may have given the call up. As long as an executor's lease."""
 MAX_ERRANDS = 8_192
-"""Intents this client asked for and may still have to run, about 1 kB each; the oldest are forgotten first."""
+"""Intents this client asked for and may still have to run, about 450 bytes each and the context of whoever asked; the oldest are forgotten first."""
 MAX_ERROR_CHARS = 500
 """Of an exception's text in a receipt."""
 

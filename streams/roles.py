@@ -47,7 +47,7 @@ ALL = (*ROLES, *OPTIONAL)
 GATEWAY_LISTEN = "SLUICEGATE_GATEWAY_LISTEN"
 GATEWAY_ORIGINS = "SLUICEGATE_GATEWAY_ORIGINS"
 GATEWAY_KNOWN = "SLUICEGATE_GATEWAY_KNOWN"
-"""Of how many replies a gateway remembers the place: 250 bytes each, 100,000 when it is not set (`gateway/kept.py`)."""
+"""Of how many replies a gateway remembers the place: 260 bytes each, 100,000 when it is not set (`gateway/kept.py`)."""
 DEFAULT_LISTEN = "127.0.0.1:8484"
 """Where a gateway listens when nobody says otherwise: this machine only."""
 

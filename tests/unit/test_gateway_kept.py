@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from sluicegate.gateway import kept
 from sluicegate.gateway.hub import Hub
-from sluicegate.gateway.kept import MAX_KNOWN, MAX_READERS, MAX_SCANNED, Known, Readers
+from sluicegate.gateway.kept import KNOWN_BYTES, MAX_KNOWN, MAX_READERS, MAX_SCANNED, Known, Readers
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Reply
+from sluicegate.streams.in_process import MAX_ERRANDS, Errand
 from sluicegate.streams.settings import Settings
 
 AGENT = "north-1"
@@ -171,6 +173,42 @@ def test_few_readers_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
                 await readers.page(PLACE, b"a", 0)
         await readers.stop()
         assert all(consumer.stopped for consumer in made)
+
+    asyncio.run(run())
+
+
+def test_what_a_place_costs() -> None:
+    known = Known()
+    tracemalloc.start()
+    try:
+        for number in range(2 * MAX_KNOWN):
+            known.note((b"north-1", 1, f"intent-{number}"), 10_000_000 + number)
+        assert len(known) == MAX_KNOWN and tracemalloc.get_traced_memory()[0] < MAX_KNOWN * KNOWN_BYTES
+    finally:
+        tracemalloc.stop()
+    assert known.of((b"north-1", 1, f"intent-{2 * MAX_KNOWN - 1}")) == 10_000_000 + 2 * MAX_KNOWN - 1
+    for name in (
+        (b"north-1", 1, "intent-7"),
+        (b"north-1", 2, f"intent-{2 * MAX_KNOWN - 1}"),
+        (b"north-", 1, f"1 intent-{MAX_KNOWN}"),
+    ):
+        assert known.of(name) is None
+
+
+def test_agents_share_the_room_for_what_they_asked(tmp_path: Path) -> None:
+    """However many agents: nobody's calls that were never answered take more than `MAX_ERRANDS` together."""
+    hub = Hub(Settings(home=tmp_path, partitions=1))
+
+    async def run() -> None:
+        for number in range(MAX_ERRANDS + 100):
+            asker = await hub.asker(f"agent-{number % 50}", None, None)
+            asker.runner.own(f"i-{number}", Errand("shop.refund", "s", None))
+        assert hub.sizes() == {"known": 0, "agents": 50, "errands": MAX_ERRANDS}
+        (await hub.asker(f"agent-{(MAX_ERRANDS + 99) % 50}", None, None)).runner.forget(
+            f"i-{MAX_ERRANDS + 99}"
+        )
+        (await hub.asker("agent-x", None, None)).runner.forget(f"i-{MAX_ERRANDS + 98}")  # another agent's id
+        assert hub.sizes()["errands"] == MAX_ERRANDS - 1
 
     asyncio.run(run())
 

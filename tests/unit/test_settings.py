@@ -7,8 +7,11 @@ from pathlib import Path
 
 import aiokafka.producer.sender
 import pytest
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import kafka
+from sluicegate.streams.app import make_app
+from sluicegate.streams.kafka import client_kwargs
 from sluicegate.streams.settings import KafkaSecurity, Settings
 
 LOGIN = {
@@ -163,3 +166,22 @@ def test_aiokafka_still_has_the_private_pause_that_we_shorten() -> None:
     source = Path(aiokafka.producer.sender.__file__).read_text()
     assert "return BACKOFF_OVERRIDE" in source
     assert aiokafka.producer.sender.BACKOFF_OVERRIDE == 0.002
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
+def test_faust_logs_in_as_every_other_client(protocol: str, tmp_path: Path) -> None:
+    """What Faust makes of it are the very arguments of our own clients, each of several servers among them."""
+    environ = {
+        "SLUICEGATE_HOME": str(tmp_path),
+        "SLUICEGATE_KAFKA": "kafka-1:9092,kafka-2:9092",
+        "SLUICEGATE_KAFKA_SECURITY_PROTOCOL": protocol,
+    }
+    if protocol.startswith("SASL"):
+        environ |= {"SLUICEGATE_KAFKA_USERNAME": "prod-monitor", "SLUICEGATE_KAFKA_PASSWORD": "secret"}
+    settings = Settings.from_env(environ)
+    app = make_app("monitor", settings)
+    ours = client_kwargs(settings)
+    theirs = dict(credentials_to_aiokafka_auth(app.conf.broker_credentials))
+    assert bool(theirs.pop("ssl_context", None)) == protocol.endswith("SSL")
+    assert theirs == {name: ours[name] for name in theirs} and theirs["security_protocol"] == protocol  # type: ignore[literal-required]
+    assert [str(url.authority) for url in app.conf.broker] == ["kafka-1:9092", "kafka-2:9092"]
