@@ -52,7 +52,8 @@ def history(work: Work, ask: Request, session: Session | None) -> Done:
             break
         turns.insert(0, turn)
     facts.examined, facts.matched = len(chosen), len(turns)
-    return Done(facts, {"turns": turns, "more": len(turns) < len(sources)})
+    about: Turn = {} if work.task is None else {"task": {"by": work.task.by, **work.task.given}}
+    return Done(facts, {"turns": turns, "more": len(turns) < len(sources), **about})
 
 
 def _turn(work: Work, source: Source, raw: bytes | None) -> Turn:

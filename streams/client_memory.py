@@ -126,6 +126,12 @@ class Memory:
         done = await self._remembered("history", {"limit": limit})
         return done if isinstance(done, Held) else cast("list[dict[str, Json]]", done["turns"])
 
+    async def read_task(self) -> dict[str, Json] | Held | None:
+        """What this session is for, as policies know it: `by` (`channel`, or `agent` of its own word), `goal`, and the fields that
+        the release declares. None: nothing was said, or nothing is declared. The release needs `memory.history`."""
+        done = await self._remembered("history", {"limit": 1})
+        return done if isinstance(done, Held) else cast("dict[str, Json] | None", done.get("task"))
+
     async def search(
         self, prefix: str = "", *, words: str = "", scope: str = "session", limit: int = 10, before: int = 0
     ) -> FoundKeys | Held:

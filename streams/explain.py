@@ -21,6 +21,7 @@ from sluicegate.processors.large_arguments import told_arguments
 from sluicegate.processors.lineage import TooWide
 from sluicegate.processors.policy_files import parse_policies
 from sluicegate.processors.reproduce import ENGINE_MISSING, EXPIRED
+from sluicegate.processors.task import said_in
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
@@ -207,8 +208,11 @@ def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
     record = content if isinstance(content, str) else record_in(content)
     if isinstance(record, str):
         story.session["goal"] = record
-    elif isinstance(record, r.Message | r.Intent):
+    elif isinstance(record, r.Message | r.Intent | r.Transfer):
         story.session["goal"] = record.goal
+        said = said_in(record)
+        if said is not None and said.fields not in (b"", b"{}"):
+            story.session["task"] = f"{said.fields.decode()}, in the {said.by}'s words"
 
 
 def _input(story: Story, step: Step, content: bytes | str | None) -> None:

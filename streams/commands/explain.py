@@ -85,6 +85,8 @@ def _print(story: Story) -> None:
     say(f"  for        {escape(behalf or 'nobody named')}, session {escape(story.session_id)}")
     if goal := story.goal or story.session.get("goal"):
         say(f"  goal       {escape(goal)}")
+    if task := story.session.get("task"):
+        say(f"  task       {escape(task)}")
     if story.arguments:
         say(f"  arguments  {escape(story.arguments[:500])}")
     name = f"{story.release_name} " if story.release_name else ""

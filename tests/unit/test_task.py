@@ -20,6 +20,9 @@ from sluicegate.processors.release_check import check_release
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams.client import Refused
+from sluicegate.streams.commands.explain import _print
+from sluicegate.streams.explain import tell
+from sluicegate.streams.find import LedgerEvent
 from sluicegate.streams.local import Gate
 
 from tests.driver import AGENT, SESSION, Driver, release_files
@@ -306,13 +309,19 @@ def test_the_sdk_says_it_and_the_agent_reads_it(tmp_path: Path) -> None:
 
 async def by_sdk(folder: Path) -> None:
     tools = {"desk.wire": lambda **_: {"ok": True}}
-    gate = Gate.local(folder, agents={"a-1": {"roles": ["banking"]}}, tools=tools)
+    gate = Gate.local(folder, agents={name: {"roles": ["banking"]} for name in ("a-1", "a-2")}, tools=tools)
     async with gate.agent("a-1") as agent:
         async with agent.session("an order", task={"kind": "refund"}) as session:
             assert session.task == {"kind": "refund"}
             assert await session.call_tool("desk.wire", {}) == {"ok": True}
             turns = await session.history()
             assert isinstance(turns, list) and turns[0]["task"] == {"kind": "refund"}
+            about = {"by": "channel", "goal": "an order", "kind": "refund"}
+            assert await session.read_task() == about
+            handed = await session.hand_on("a-2", goal="something else")
+        async with gate.agent("a-2") as other, other.join(handed) as joined:
+            assert joined.task is None and await joined.read_task() == about, "whatever the first agent said"
+    async with gate.agent("a-1") as agent:
         async with agent.session("an order") as session:
             with pytest.raises(Refused):
                 await session.call_tool("desk.wire", {})
@@ -332,6 +341,38 @@ def test_the_pages_example_checks_and_its_cases_pass() -> None:
     assert release is not None and findings == []
     rows, unread = read_cases({"tests/task.yaml": cases}, {})
     assert unread == [] and [run_case(release, row).difference for row in rows] == [""] * 3
+
+
+def test_explain_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
+    d = driver()
+    opened = [open_by_channel(d, REFUND), open_by_agent(d, {"kind": "question"}, "own")]
+    d.hand_off(OTHER, "t-1")
+    opened.append(d.deliver())
+    calls = [
+        d.call("desk.read"),
+        d.call("desk.read", session="own"),
+        d.call("desk.read", agent=OTHER, session="t-1"),
+    ]
+    events = {e.header.event_id: e for e in ledger(d)}
+    told = [
+        tell(
+            [e for e in events.values() if e.header.intent_id == call.outcomes[0].origin.intent_id],
+            events[begun.outcomes[-1].event_id], d.controls, d.keys.open,
+        )
+        for begun, call in zip(opened, calls, strict=True)
+    ]  # fmt: skip
+    whole = '{"amount":3,"kind":"refund","ticket":"T-7"}, in the channel\'s words'
+    assert told[0].session["task"] == '{"kind":"refund","ticket":"T-7","amount":3}, in the channel\'s words'
+    assert [one.session["task"] for one in told[1:]] == ['{"kind":"question"}, in the agent\'s words', whole]
+    _print(told[1])
+    assert 'task {"kind":"question"}' in " ".join(capsys.readouterr().out.split())
+
+
+def ledger(d: Driver) -> list[LedgerEvent]:
+    read = ((one.offset, codec.decode_as(r.Outcome, one.value)) for one in d.records)
+    return [
+        LedgerEvent(0, offset, codec.decode_as(r.Header, o.header), codec.decode(o.facts), o.content) for offset, o in read
+    ]  # fmt: skip
 
 
 def test_an_old_hand_off_brings_no_task() -> None:
