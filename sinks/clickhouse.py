@@ -85,7 +85,7 @@ class Projection:
         self._writing: asyncio.Task[None] | None = None
         self._in_flight = 0
         self._rollup: Rollup | None = None
-        self._written = -1
+        self._written = self._rolled = -1
         self._grown = asyncio.Event()
 
     @property
@@ -93,6 +93,11 @@ class Projection:
         """Records of Kafka that are not in ClickHouse yet."""
         held = 0 if self._collector is None else len(self._collector)
         return self._source.unread() + held + self._in_flight
+
+    @property
+    def reached(self) -> int:
+        """The last `seq` that is in ClickHouse with its minutes, or -1."""
+        return self._written if self._source.topic != OUTCOMES else min(self._written, self._rolled)
 
     async def run(self) -> None:
         """Until cancelled. What is held then is not lost: the manifest does not have it."""
@@ -133,12 +138,13 @@ class Projection:
         self._source.seek(at.last_offset + 1)
         if self._source.topic == OUTCOMES:
             self._rollup = self._sink.rollup(log_id, self._source.partition)
-            self._grew(at.last_seq)
+        self._grew(at.last_seq)
         return Collector(*place, next_seq=at.last_seq + 1, frozen=frozen, calls=calls)
 
     def _grew(self, seq: int) -> None:
         self._written = seq
-        self._grown.set()
+        if self._rollup is not None:
+            self._grown.set()
 
     async def _roll(self) -> None:
         """Compute what grew, again and again. The last minutes of a partition that is taken away are its next owner's."""
@@ -147,8 +153,11 @@ class Projection:
             self._grown.clear()
             assert self._rollup is not None
             began = time.monotonic()
-            while await self._retrying(partial(asyncio.to_thread, self._rollup.step, self._written)):
-                pass
+            more = True
+            while more:
+                until = self._written
+                more = await self._retrying(partial(asyncio.to_thread, self._rollup.step, until))
+            self._rolled = until
             await asyncio.sleep(max(ROLL_EVERY_S, ROLL_SHARE * (time.monotonic() - began)))
 
     async def _flush(self, collector: Collector) -> None:
@@ -180,8 +189,7 @@ class Projection:
         self._counters.rows += frozen.n
         self._counters.rejects += len(frozen.rejects)
         self._counters.batches += 1
-        if self._rollup is not None:
-            self._grew(frozen.last_seq)
+        self._grew(frozen.last_seq)
 
     async def _retrying(self, work: Callable[[], Awaitable[T]]) -> T:
         place = f"{self._source.topic}/{self._source.partition}"
@@ -205,10 +213,15 @@ async def retrying(work: Callable[[], Awaitable[T]], counters: Counters, what: s
             return result
 
 
+def group_of(settings: Settings) -> str:
+    """The consumer group of an environment's projectors."""
+    return f"{settings.env}.projector"
+
+
 class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
     """The service: a member of the group, with a `Projection` for each partition it is given.
 
-    `opener` None keeps contents out of ClickHouse; `suffix` is for a rebuild (`ddl.REBUILD`).
+    `opener` None keeps contents out of ClickHouse; `suffix` and a `group` of its own are for `streams/resink.py`.
     """
 
     def __init__(
@@ -219,9 +232,10 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
         opener: ContentOpener | None,
         *,
         suffix: str = "",
+        group: str = "",
     ) -> None:
         super().__init__()
-        self.group = f"{settings.env}.projector{suffix}"
+        self.group = group or group_of(settings)
         self.database = database_of(settings)
         self._settings, self._bootstrap, self._connect = settings, bootstrap, client_factory
         self._sink = Sink(client_factory, self.database, opener, suffix)
@@ -233,6 +247,11 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
     def lag(self) -> dict[str, int]:
         """Of each partition of ours, `topic/partition`: records that are not in ClickHouse yet."""
         return {f"{place.topic}/{place.partition}": p.lag for place, (p, _) in self._running.items()}
+
+    @property
+    def reached(self) -> dict[TopicPartition, int]:
+        """Of each partition of ours: the last `seq` that is in ClickHouse, minutes computed."""
+        return {place: p.reached for place, (p, _) in self._running.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. ClickHouse being away is waited for; raises `Retryable` when Kafka is at the start."""

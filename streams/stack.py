@@ -154,7 +154,7 @@ def start(
     """Start everything and wait until it is ready. On an error nothing stays behind."""
     stack = Stack(settings, extra_env=extra_env or {})
     try:
-        if settings.clickhouse is None and "projector" in roles:
+        if settings.clickhouse is None and {"projector", "monitor"} & set(roles):
             say("starting ClickHouse (chDB)")
             stack.clickhouse = EmbeddedClickHouse(settings.home)
             stack.clickhouse.start()

@@ -17,6 +17,7 @@ from sluicegate.streams.cli_words import micros_of, one_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.copying import Asked, run_copy
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.commands.resinking import run_resink
 from sluicegate.streams.commands.without import without
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.replay import TOPICS, How, Replayed, check
@@ -34,6 +35,7 @@ class Mode(StrEnum):
     CHECK = "check"
     DIFF = "diff"
     COPY = "copy"
+    RESINK = "resink"
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +51,8 @@ def register(app: typer.Typer) -> None:
             Mode,
             typer.Option(
                 "--mode",
-                help="check: compare every byte; diff: with another release; copy: into another topic",
+                help="check: compare every byte; diff: with another release; copy: into another topic; "
+                "resink: fill ClickHouse anew",
             ),
         ] = Mode.CHECK,
         topic: Annotated[
@@ -101,6 +104,9 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--expect-changes", help="diff: exit code 0 whatever changes")
         ] = False,
         junit_file: Annotated[Path | None, typer.Option("--junit", help="diff: write JUnit XML here")] = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="resink: say how much it would read")
+        ] = False,
         output: OutputOption = Format.TABLE,
     ) -> None:
         """Decide every input again from the ledger alone, e.g. `sluicegate replay --topic intents --from-offset 2:100`.
@@ -109,6 +115,7 @@ def register(app: typer.Typer) -> None:
         and the window says which inputs are compared. Exit code 1: something came out different. What another release
         would have decided: `sluicegate replay --mode diff --release ./candidate --from-time 2026-05-01`. Into another topic:
         `sluicegate replay --mode copy --topic intents --agent a --into my-copy --create --resume copy.json`.
+        ClickHouse anew, while no projector runs: `sluicegate replay --mode resink --dry-run`.
         """
         if ctx.invoked_subcommand is not None:
             return
@@ -124,6 +131,16 @@ def register(app: typer.Typer) -> None:
             )
         by = "" if mode is Mode.DIFF else release or ""
         only = Selection(agent, tool, session, by, reason)
+        if dry_run and mode is not Mode.RESINK:
+            raise WrongUsage("`--dry-run` belongs to `--mode resink`: nothing else here changes anything")
+        if mode is Mode.RESINK:
+            if from_offset or from_time or to or only != Selection() or rate or resume:
+                raise WrongUsage(
+                    "`--mode resink` fills all of ClickHouse anew, leave out where it begins and ends, the filters, "
+                    "`--rate` and `--resume`"
+                )
+            run_resink(dry_run, output)
+            return
         if mode is Mode.DIFF:
             assert release is not None
             most = "100%" if expect_changes else max_changes

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from sluicegate.schemas import codec, records
-from sluicegate.schemas.errors import Retryable
+from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks import clickhouse, ddl, ranges
 from sluicegate.sinks.checkpoints import CheckpointCopier
 from sluicegate.sinks.clickhouse import Projector
@@ -29,6 +29,7 @@ from sluicegate.sinks.rows import Record
 from sluicegate.streams import kafka as clients
 from sluicegate.streams import topics
 from sluicegate.streams.failpoints import SINK_POINTS
+from sluicegate.streams.resink import resink
 from sluicegate.streams.settings import Settings
 
 from tests.fake_clickhouse import Killed
@@ -117,6 +118,42 @@ def check(server: EmbeddedClickHouse, settings: Settings, rows: int, rejects: in
         "SELECT topic, partition, max(last_seq) + 1 - sum(n) AS missing FROM ingest_batches GROUP BY ALL HAVING missing != 0"
     )
     assert holes.result_rows == []
+
+
+def test_filled_anew_beside_the_live_tables(settings: Settings, server: EmbeddedClickHouse) -> None:
+    """What somebody deleted in ClickHouse is there again; a projector that starts after it goes on behind it."""
+
+    async def scene() -> int:
+        parts, control = ledgers(), Ledger(topic="control")
+        first, second, third = ([r for part in parts for r in part.many(n)] for n in (250, 40, 10))
+        await publish(settings, [control.genesis(), *first])
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await until(lambda: sum(seq + 1 for seq in projector.reached.values()) == 1 + len(first))
+            with pytest.raises(Terminal, match="1` projector"):
+                await resink(settings, PlainOpener(), dry_run=True)
+        client = server.connect("sink", settings.env)
+        minutes = client.query("SELECT count() FROM drift_1m FINAL").result_rows[0][0]
+        client.command("ALTER TABLE events DELETE WHERE seq % 3 = 0", settings={"mutations_sync": "2"})
+        client.command("TRUNCATE TABLE drift_1m")
+        await publish(settings, second)
+        assert (await resink(settings, PlainOpener(), dry_run=True)).rows == 0
+        told: list[int] = []
+        found = await resink(
+            settings, PlainOpener(), on_start=lambda total: told.append(total) or told.append
+        )
+        assert (found.rows, found.rejects) == (1 + len(first) + len(second), 0)
+        assert told[0] == sum(told[1:]) == found.rows
+        assert client.query("SELECT count() FROM drift_1m FINAL").result_rows[0][0] >= minutes > 0
+        async with projecting(settings, lambda: server.connect("sink")) as projector:
+            await publish(settings, third)
+            await until(caught_up(projector))
+            await until(lambda: projector.rows == len(third))
+
+        return 1 + len(first) + len(second) + len(third)
+
+    check(server, settings, asyncio.run(scene()))
+    left = server.connect().query(f"SHOW TABLES FROM `{settings.env}` LIKE '%{ddl.REBUILD}'").result_rows
+    assert left == []
 
 
 def ledgers() -> list[Ledger]:
@@ -307,6 +344,7 @@ from sluicegate.sinks import ranges
 from sluicegate.sinks.checkpoints import CheckpointCopier
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect
+from sluicegate.streams.resink import resink
 from sluicegate.streams.settings import Settings
 from tests.ledger_records import PlainOpener
 ranges.RANGE_ROWS, ranges.RANGE_EVERY_S = 100, 0.05
