@@ -17,6 +17,7 @@ from sluicegate.processors.quarantine import quarantined
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, Unreadable
 from sluicegate.schemas.records import Dispatch
+from sluicegate.schemas.struct_reader import decode_as
 
 BEHIND_LIMIT_S = 1.0
 """How long a dispatch waits for the control event it was decided under; its lease is 5 s."""
@@ -81,7 +82,7 @@ class Follower:
 
     async def open(self, partition: int, value: bytes) -> Dispatch:
         """Decode it, once control is as new as the decision."""
-        found = codec.decode_as(Dispatch, value)
+        found = decode_as(Dispatch, value)
         _same(found)
         await self._known(found)
         return found

@@ -26,6 +26,7 @@ from sluicegate.schemas.records import (
     Score,
     Transfer,
 )
+from sluicegate.schemas.struct_reader import decode
 from sluicegate.schemas.topics import BY_NAME, MAX_INTENT_BYTES
 
 DEAD_LETTER_HEAD_BYTES = 4_096
@@ -71,12 +72,12 @@ def take(control: Control, topic: str, value: bytes, now: int | None) -> Taken |
     if len(value) > MAX_INTENT_BYTES:
         return Problem("too_large", f"the record has {len(value)} bytes, the limit is {MAX_INTENT_BYTES}")
     try:
-        record = codec.decode(value)
+        record = decode(value)
         envelope: Envelope | None = None
         payload = value
         if isinstance(record, Envelope):
             envelope, payload = record, record.payload
-            record = codec.decode(payload)
+            record = decode(payload)
     except Unreadable as error:
         return Problem(error.reason, str(error))
     roles = _ACCEPTS[topic].get(codec.schema_of(type(record)).name)

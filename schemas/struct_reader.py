@@ -1,20 +1,22 @@
 """Ledger records as structs, read by position: bytes -> the same record `codec.decode` gives, in a fifth of its time.
 
-For what the ledger itself wrote and is read by the million: facts, in a recovery or a rebuild. What comes from outside is
-read by `codec.decode`, whose every refusal is on ledgers by now. A property test holds the two together
-(tests/properties/test_struct_reader.py). Never guesses: damaged bytes are `Unreadable`. Next: `positions.py`.
+For what is read by the million: facts, in a recovery or a rebuild (`read_facts`), and the records of which every call is made
+(`decode`). What the reader by position does not take is read by `codec.decode`, whose every refusal is on ledgers by now; a
+property test holds the two together (tests/properties/test_struct_reader.py). Never guesses: damaged bytes are
+`Unreadable`. Next: `positions.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
-from sluicegate.schemas import codec
+from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.positions import array, from_bytes, lines, longs, varint
 
 Reader = Callable[[bytes], object]
+T = TypeVar("T")
 
 
 def _value(avro_type: object, name: str) -> str:
@@ -30,7 +32,18 @@ def _value(avro_type: object, name: str) -> str:
     return f"{name}.decode()" if kind == "string" else name
 
 
-def compile_struct(schema: codec.Schema) -> Reader:
+def _long(b: bytes, p: int) -> tuple[int, int]:
+    """As `varint`, but one of 10 bytes is left to the Avro library: it may not fit 64 bits."""
+    value, end = varint(b, p)
+    if end - p > _LONG_BYTES:
+        raise ValueError("a varint of 10 bytes")
+    return value, end
+
+
+_LONG_BYTES = 9
+
+
+def compile_struct(schema: codec.Schema, long: Callable[[bytes, int], tuple[int, int]] = varint) -> Reader:
     """A function from a record's bytes, prefix included, to its struct."""
     fields = cast("list[dict[str, object]]", schema.parsed["fields"])
     fixed: dict[str, int] = {}
@@ -40,7 +53,7 @@ def compile_struct(schema: codec.Schema) -> Reader:
     given = ", ".join(f"{f['name']}={_value(f['type'], 'f_' + str(f['name']))}" for f in fields)
     source = "def read(b):\n    " + (body + f"return cls({given})").replace("\n", "\n    ") + "\n"
     scope: dict[str, object] = {
-        "long": varint,
+        "long": long,
         "from_bytes": from_bytes,
         "array": array,
         "longs": longs,
@@ -66,3 +79,28 @@ def read_facts(data: bytes) -> object:
         return reader(data)
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", "the facts are damaged") from error
+
+
+_WHOLE = {
+    codec.schema_of(cls).prefix: compile_struct(codec.schema_of(cls), _long)
+    for cls in (records.Intent, records.Receipt, records.Dispatch, records.Reply)
+}
+
+
+def decode(data: bytes) -> object:
+    """What `codec.decode` gives, in half its time for the records of which every call is made. Raises `Unreadable`."""
+    reader = _WHOLE.get(data[: codec.PREFIX_BYTES])
+    if reader is not None:
+        try:
+            return reader(data)
+        except (IndexError, ValueError):
+            pass
+    # INVARIANT: what is refused, and with which words, does not depend on the reader by position
+    # (tests/properties/test_struct_reader.py).
+    return codec.decode(data)
+
+
+def decode_as(cls: type[T], data: bytes) -> T:
+    """`codec.decode_as`, as fast."""
+    record = decode(data)
+    return record if isinstance(record, cls) else codec.decode_as(cls, data)

@@ -16,6 +16,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Intent, Message, Reply
+from sluicegate.schemas.struct_reader import decode_as
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.settings import Settings
@@ -94,7 +95,7 @@ class Fleet:
         while True:
             for records in (await self._reader.getmany(timeout_ms=1_000)).values():
                 for record in records:
-                    reply = codec.decode_as(Reply, record.value)
+                    reply = decode_as(Reply, record.value)
                     future = self._waiting.get((reply.agent_id, reply.intent_id))
                     if future is not None and not future.done():
                         future.set_result(reply)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Reply
+from sluicegate.schemas.struct_reader import decode_as
 from sluicegate.streams import client_json
 from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Parked, Refused, Withheld
 from sluicegate.streams.client_json import Json
@@ -210,6 +210,6 @@ class Inbox:
         if key != self._key:
             return None
         try:
-            return codec.decode_as(Reply, value)
+            return decode_as(Reply, value)
         except Unreadable:
             return None  # of a newer version: the time-out of whoever waits will tell

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import fastavro
@@ -17,7 +19,7 @@ from sluicegate.processors.state import PartitionState
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal, Unreadable
-from sluicegate.schemas.struct_reader import read_facts
+from sluicegate.schemas.struct_reader import decode, decode_as, read_facts
 
 from tests.driver import Driver
 from tests.properties.test_sink_avro import values_of
@@ -49,6 +51,61 @@ def test_damaged_facts_are_unreadable_or_what_the_library_reads(facts: object, a
     except Unreadable:
         return
     assert found == codec.decode(bytes(raw))
+
+
+@st.composite
+def any_record(draw: st.DrawFn) -> object:
+    schema = codec.schema_of(draw(st.sampled_from([r.Intent, r.Receipt, r.Dispatch, r.Reply])))
+    fields = cast("list[dict[str, Any]]", schema.parsed["fields"])
+    fixed: dict[str, int] = {}
+    return schema.cls(**{f["name"]: draw(values_of(f["type"], fixed)) for f in fields})
+
+
+def read(reader: Callable[[bytes], object], raw: bytes) -> object:
+    """The record, or the refusal's own words."""
+    try:
+        return reader(raw)
+    except Unreadable as error:
+        return error.reason, str(error)
+
+
+@given(any_record())
+def test_records_are_read_as_the_avro_library_reads_them(record: object) -> None:
+    raw = codec.encode(record)
+    assert decode(raw) == codec.decode(raw) == record
+    assert decode_as(type(record), raw) == record
+    for other in (r.Message, r.Receipt):
+        assert read(partial(decode_as, other), raw) == read(partial(codec.decode_as, other), raw)
+
+
+LONGS = st.integers(0, 2**70 - 1).map(
+    lambda n: bytes((n >> 7 * i & 0x7F) | (0x80 if i < 9 else 0) for i in range(10))
+)
+"""Ten bytes of varint: 70 bits, of which Avro takes 64."""
+
+
+@given(
+    any_record(),
+    st.integers(0, 600),
+    st.binary(min_size=1, max_size=3) | LONGS | st.just(b"\xff" * 10),
+    st.booleans(),
+)
+def test_damaged_records_come_to_the_same(record: object, at: int, other: bytes, insert: bool) -> None:
+    raw = codec.encode(record)
+    at = codec.PREFIX_BYTES + at % len(raw)
+    damaged = raw[:at] + other + raw[at if insert else at + len(other) :]
+    assert read(decode, damaged) == read(codec.decode, damaged)
+    assert read(decode, raw[:at]) == read(codec.decode, raw[:at])
+
+
+@pytest.mark.parametrize(
+    "ten", [b"\xff" * 9 + end for end in (b"\1", b"\2", b"\x7f")] + [b"\x80" * 9 + b"\2"]
+)
+def test_a_number_of_more_than_64_bits_is_read_as_the_avro_library_reads_it(ten: bytes) -> None:
+    time = 0x2AAAAAAA
+    raw = codec.encode(r.Intent("c", "a", "s", "tool_call", "t", b"{}", time, None))
+    damaged = raw.replace(codec.encode_long(time), ten)
+    assert damaged != raw and read(decode, damaged) == read(codec.decode, damaged)
 
 
 @given(st.sampled_from(OLD), st.data())
