@@ -58,6 +58,8 @@ class Finished:
     streamed: Streamed | None = None
     stored: bool = False
     """The result is a reference to what was kept in the artifact store."""
+    said: bytes = b""
+    """Of a model's kept answer, as JSON: who answered, what it used, how sure it was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ import asyncio
 from typing import cast
 
 import orjson
-from sluicegate.executors.adapter import Answer, ErrorClass, Failed, Finished
+from sluicegate.executors.adapter import Answer, ErrorClass, Failed, Finished, Pending
 from sluicegate.executors.gates import ReleaseGates
-from sluicegate.processors.artifacts import Reference, limit_of
+from sluicegate.processors.artifacts import SAID, Reference, limit_of
 from sluicegate.processors.guardrails import guard_value
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.schemas.errors import SluicegateError
+from sluicegate.schemas.kinds import MODEL
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 from sluicegate.streams.artifacts import Artifacts, seal
@@ -34,7 +35,7 @@ class Keeper:
             async with asyncio.timeout(limit_s):
                 release = await self._releases.release(dispatch.release, limit_s)
                 if release is None:
-                    return Failed("result_too_large", "the release it was decided under is not at hand")
+                    return _not_now(dispatch, "the release it was decided under is not at hand")
                 found = await asyncio.to_thread(validated, release, dispatch, result)
                 if isinstance(found, Failed):
                     return found
@@ -43,10 +44,24 @@ class Keeper:
                 reference, sealed = await asyncio.to_thread(seal, found)
                 await self._store.put(reference.stored, sealed)
         except TimeoutError:
-            return Failed("result_too_large", "it could not be stored in time, raise `timeout_ms`")
+            return _not_now(dispatch, "it could not be stored in time, raise `timeout_ms`")
         except (SluicegateError, OSError) as error:
-            return Failed("result_too_large", f"it could not be stored ({type(error).__name__})")
-        return Finished(reference.as_json(), stored=True)
+            return _not_now(dispatch, f"it could not be stored ({type(error).__name__})")
+        return Finished(reference.as_json(), stored=True, said=_said(dispatch, found))
+
+
+def _said(dispatch: Dispatch, found: bytes) -> bytes:
+    """What budgets and routes need of a model's answer, which the ledger does not see."""
+    if orjson.loads(dispatch.executor).get("kind") != MODEL:
+        return b""
+    answer = orjson.loads(found)
+    kept = {name: answer.get(name) for name in SAID if isinstance(answer, dict)}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
+
+
+def _not_now(dispatch: Dispatch, why: str) -> Answer:
+    """A call's result is lost then; what a look found is still at the tool, and the ledger looks again."""
+    return Pending("result_too_large", why) if dispatch.purpose else Failed("result_too_large", why)
 
 
 def validated(release: CompiledRelease, dispatch: Dispatch, result: bytes) -> bytes | Failed:

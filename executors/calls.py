@@ -352,6 +352,7 @@ class Calls:
         if isinstance(answer, Finished):
             self.counters.finished += 1
             receipt.kind, receipt.result = STORED if answer.stored else receipt.kind, answer.result
+            receipt.said = answer.said
         elif isinstance(answer, Failed):
             self.counters.failed += 1
             receipt.kind, receipt.error_class, receipt.sent = "failed", answer.error_class, answer.sent

@@ -129,9 +129,10 @@ class HttpAdapter:
             headers, secrets = await self._headers(template, dispatch)
         except (BadTemplate, NoSecret) as error:
             return Failed("crashed", str(error), sent=False)
+        most = limit_of(dispatch.executor)
         answered = await with_retries(
             lambda left_s: self._wire.exchange(
-                target, headers, None, limit=RESULT_LIMIT_BYTES, timeout_s=left_s
+                target, headers, None, limit=most + ENVELOPE_BYTES, timeout_s=left_s
             ),
             retries=template.retries,
             tool_class=dispatch.tool_class,
@@ -139,7 +140,7 @@ class HttpAdapter:
         )
         if isinstance(answered, Answered):
             answered = replace(answered, body=redact(answered.body, secrets))
-        return seen(look, dispatch, answered, secrets)
+        return seen(look, dispatch, answered, secrets, most)
 
     async def _headers(self, template: Template, dispatch: Dispatch) -> tuple[dict[str, str], list[str]]:
         secrets: list[str] = []

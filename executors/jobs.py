@@ -126,7 +126,13 @@ def handed_over(terms: Terms, answered: Answered) -> Answer:
     return Parked(terms.completion, job)
 
 
-def seen(look: Look, dispatch: Dispatch, answered: Answered | Failed, secrets: list[str]) -> Answer:
+def seen(
+    look: Look,
+    dispatch: Dispatch,
+    answered: Answered | Failed,
+    secrets: list[str],
+    most: int = MAX_RESULT_BYTES,
+) -> Answer:
     """What a look says about the work."""
     if isinstance(answered, Failed):
         return Pending(answered.error_class, answered.error)
@@ -135,15 +141,15 @@ def seen(look: Look, dispatch: Dispatch, answered: Answered | Failed, secrets: l
     if not 200 <= answered.status < 300:
         return Pending("tool_broke", refusal_text(answered, secrets))
     if not answered.whole:
-        return Failed("result_too_large", f"the answer has more than {MAX_RESULT_BYTES} bytes")
+        return Failed("result_too_large", f"the answer has more than {most} bytes")
     try:
         body = orjson.loads(answered.body or b"null")
     except orjson.JSONDecodeError:
         return Pending("malformed_result", "the status is no json")
-    return _judged(look, body)
+    return _judged(look, body, most)
 
 
-def _judged(look: Look, body: object) -> Answer:
+def _judged(look: Look, body: object, most: int) -> Answer:
     if look.state is not None:
         try:
             state = point(body, look.state)
@@ -157,8 +163,8 @@ def _judged(look: Look, body: object) -> Answer:
         result = orjson.dumps(body if look.result is None else point(body, look.result))
     except LookupError:
         return Failed("malformed_result", "the status has nothing where the contract's `result` points")
-    if len(result) > MAX_RESULT_BYTES:
-        return Failed("result_too_large", f"the result has more than {MAX_RESULT_BYTES} bytes")
+    if len(result) > most:
+        return Failed("result_too_large", f"the result has more than {most} bytes")
     return Finished(result)
 
 

@@ -30,11 +30,11 @@ from sluicegate.executors.adapter import ERROR_CHARS, Answer, Failed, Finished
 from sluicegate.executors.egress import Denied, Egress, Lookup, system_lookup
 from sluicegate.executors.http_template import BadTemplate, compile_template
 from sluicegate.executors.mcp_lazy import SERVERS, servers_from
-from sluicegate.executors.mcp_wire import EgressTransport, client_over
+from sluicegate.executors.mcp_wire import EgressTransport, answer_limit, client_over
 from sluicegate.executors.secret_refs import NoSecret, fetch, redact
 from sluicegate.executors.wire import Wire, names_from, plain_names
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.schemas.records import Dispatch
-from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 MAX_PAGES = 20
 """Of a server's list of tools; about 1,000 tools."""
@@ -118,7 +118,7 @@ class McpAdapter:
             if not isinstance(raw.get("tool"), str) or not isinstance(raw.get("pinned"), str):
                 raise BadTemplate("the contract names no `tool`, or pins no descriptor")
             secrets: list[str] = []
-            async with self._connected(raw, secrets, call) as client:
+            async with self._connected(raw, secrets, call, limit_of(dispatch.executor)) as client:
                 call.end(await self._called(client, raw, dispatch, secrets, call))
         except (BadTemplate, NoSecret) as error:
             call.end(Failed("crashed", str(error), sent=False))
@@ -131,7 +131,9 @@ class McpAdapter:
             call.end(Failed("unreachable", said, call.sent))
 
     @asynccontextmanager
-    async def _connected(self, raw: dict[str, Any], secrets: list[str], call: _Call) -> AsyncIterator[Client]:
+    async def _connected(
+        self, raw: dict[str, Any], secrets: list[str], call: _Call, most: int
+    ) -> AsyncIterator[Client]:
         if "command" in raw:
             command = self._commands.get(str(raw["command"]))
             if command is None:
@@ -159,7 +161,7 @@ class McpAdapter:
         def denied(said: str) -> None:
             call.denied = said
 
-        transport = EgressTransport(self._wire, denied)
+        transport = EgressTransport(self._wire, denied, answer_limit(most))
         async with client_over(transport, headers) as http:
             url = template.base + template.target[0]
             async with Client(streamable_http_client(url, http_client=http), cache=None) as client:
@@ -188,7 +190,7 @@ class McpAdapter:
         except MCPError as error:
             text = redact(str(error).encode(), secrets).decode()[:ERROR_CHARS]
             return Failed("refused_by_tool", f"the server answered with an error: {text}")
-        return _answer(result, secrets)
+        return _answer(result, secrets, limit_of(dispatch.executor))
 
 
 async def _find(client: Client, name: str) -> Tool | None:
@@ -204,7 +206,7 @@ async def _find(client: Client, name: str) -> Tool | None:
     return None
 
 
-def _answer(result: CallToolResult, secrets: list[str]) -> Answer:
+def _answer(result: CallToolResult, secrets: list[str], most: int) -> Answer:
     """Structured content as it is; else the text, or the texts."""
     texts = [block.text for block in result.content if isinstance(block, TextContent)]
     if result.is_error:
@@ -217,6 +219,6 @@ def _answer(result: CallToolResult, secrets: list[str]) -> Answer:
     else:
         value = texts[0] if len(texts) == 1 else texts
     body = redact(orjson.dumps(value), secrets)
-    if len(body) > MAX_RESULT_BYTES:
-        return Failed("result_too_large", f"the result has more than {MAX_RESULT_BYTES} bytes")
+    if len(body) > most:
+        return Failed("result_too_large", f"the result has more than {most} bytes")
     return Finished(body)

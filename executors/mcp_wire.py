@@ -1,7 +1,7 @@
 """How the MCP SDK reaches the network: through `wire.py`, so that the egress rules hold for it as for every other call.
 
 A transport for the SDK's http client. It resolves, checks and connects as all adapters do, follows nothing, and reads at
-most `ANSWER_BYTES` of a response. Next: `mcp.py`.
+most `ANSWER_BYTES` of a response, and twice what a large result may have. Next: `mcp.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import aiohttp
 import httpx2
 from sluicegate.executors.egress import Denied
 from sluicegate.executors.wire import Target, Wire
+from sluicegate.schemas.topics import MAX_RESULT_BYTES
 from yarl import URL
 
 ANSWER_BYTES = 1_048_576
@@ -19,19 +20,24 @@ ANSWER_BYTES = 1_048_576
 _OURS = ("accept-encoding", "host", "content-length", "connection", "user-agent")
 
 
+def answer_limit(most: int) -> int:
+    """What is read of a response, by what its result may have: a server may say it twice, as text and as structure."""
+    return ANSWER_BYTES if most <= MAX_RESULT_BYTES else ANSWER_BYTES + 2 * most
+
+
 class _Body(httpx2.AsyncByteStream):
     """A response's bytes as they come."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    def __init__(self, response: aiohttp.ClientResponse, limit: int) -> None:
+        self._response, self._limit = response, limit
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         try:
             async for part in self._response.content.iter_any():
                 size += len(part)
-                if size > ANSWER_BYTES:
-                    raise httpx2.ReadError(f"the response has more than {ANSWER_BYTES} bytes")
+                if size > self._limit:
+                    raise httpx2.ReadError(f"the response has more than {self._limit} bytes")
                 yield part
         except aiohttp.ClientError as error:
             raise httpx2.ReadError(type(error).__name__) from None
@@ -43,8 +49,8 @@ class _Body(httpx2.AsyncByteStream):
 class EgressTransport(httpx2.AsyncBaseTransport):
     """`denied` is told what the egress rules said, which the SDK would lose."""
 
-    def __init__(self, wire: Wire, denied: Callable[[str], None]) -> None:
-        self._wire, self._denied = wire, denied
+    def __init__(self, wire: Wire, denied: Callable[[str], None], limit: int = ANSWER_BYTES) -> None:
+        self._wire, self._denied, self._limit = wire, denied, limit
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """One request."""
@@ -62,7 +68,7 @@ class EgressTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(
             response.status,
             headers=[(name, value) for name, value in response.headers.items()],
-            stream=_Body(response),
+            stream=_Body(response, self._limit),
         )
 
 

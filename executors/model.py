@@ -22,12 +22,13 @@ from sluicegate.executors.adapter import Answer, Failed
 from sluicegate.executors.egress import Egress, Lookup, system_lookup
 from sluicegate.executors.http_template import BadTemplate
 from sluicegate.executors.model_contract import ModelContract, compile_model, request_of
-from sluicegate.executors.model_stream import ANSWER_BYTES, Ask, answer_streamed, read, refused
+from sluicegate.executors.model_stream import Ask, answer_bytes, answer_streamed, read, refused
 from sluicegate.executors.outlet import Outlet
 from sluicegate.executors.retries import with_retries
 from sluicegate.executors.secret_refs import NoSecret, fetch
 from sluicegate.executors.shown import Shown
 from sluicegate.executors.wire import Wire, call_headers, names_from, plain_names
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.processors.stream_gate import StreamGate
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import Dispatch
@@ -122,9 +123,10 @@ class ModelAdapter:
 
     async def _whole(self, ask: Ask) -> Answer:
         contract, body = ask.contract, orjson.dumps(ask.asked)
+        most = answer_bytes(limit_of(ask.dispatch.executor))
         answered = await with_retries(
             lambda left_s: self._wire.exchange(
-                contract.target, ask.headers, body, limit=ANSWER_BYTES, timeout_s=left_s
+                contract.target, ask.headers, body, limit=most, timeout_s=left_s
             ),
             retries=contract.retries,
             tool_class=ask.dispatch.tool_class,

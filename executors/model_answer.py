@@ -52,7 +52,9 @@ def refusal_kind(status: int, body: bytes) -> str:
     return _KINDS.get(status, "server_error" if status >= 500 else "refused")
 
 
-def normalised(body: bytes, asked: Mapping[str, object]) -> dict[str, object] | Failed:
+def normalised(
+    body: bytes, asked: Mapping[str, object], most: int = MAX_RESULT_BYTES
+) -> dict[str, object] | Failed:
     """{text, tool_calls, finish_reason, served_model, usage} of a completion's bytes, and `confidence` where the request
     asked for log probabilities. `asked`: the request."""
     try:
@@ -90,8 +92,8 @@ def normalised(body: bytes, asked: Mapping[str, object]) -> dict[str, object] | 
     if asked.get("logprobs"):
         answer["confidence"] = _confidence(choices[0].get("logprobs"))
     size = len(orjson.dumps(answer))
-    if size > MAX_RESULT_BYTES:
-        return Failed("result_too_large", f"the completion has {size} bytes, the limit is {MAX_RESULT_BYTES}")
+    if size > most:
+        return Failed("result_too_large", f"the completion has {size} bytes, the limit is {most}")
     return answer
 
 

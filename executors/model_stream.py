@@ -27,8 +27,10 @@ from sluicegate.executors.secret_refs import redact
 from sluicegate.executors.shown import Shown
 from sluicegate.executors.sse import Events, TooLong
 from sluicegate.executors.wire import Answered, Wire, answered, refusal_text
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.schemas.records import Dispatch
+from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 ANSWER_BYTES = 262_144
 """What is read of an answer: 64 kB of result, of which JSON may write each byte as `\\u00xx`, and what is around it."""
@@ -210,16 +212,22 @@ def refused(found: Answered, secrets: list[str]) -> Failed:
     return Failed(REFUSALS.get(kind, "refused_by_tool"), text[: 2 * ERROR_CHARS], retry_after_ms=wait_ms)
 
 
+def answer_bytes(most: int) -> int:
+    """What is read of a whole answer, by what its result may have; of a large one JSON may write half the bytes twice."""
+    return ANSWER_BYTES if most <= MAX_RESULT_BYTES else ANSWER_BYTES + 2 * most
+
+
 def read(found: Answered, ask: Ask) -> Answer:
     """A whole answer."""
     if not found.whole:
-        return Failed("result_too_large", f"the model's answer has more than {ANSWER_BYTES} bytes")
+        most = answer_bytes(limit_of(ask.dispatch.executor))
+        return Failed("result_too_large", f"the model's answer has more than {most} bytes")
     return finished(redact(found.body, ask.secrets), ask)
 
 
 def finished(body: bytes, ask: Ask) -> Answer:
     """A completion's bytes as a result."""
-    answer = normalised(body, ask.asked)
+    answer = normalised(body, ask.asked, limit_of(ask.dispatch.executor))
     if isinstance(answer, Failed):
         return answer
     served, pinned = str(answer["served_model"]), ask.contract.pinned

@@ -17,6 +17,7 @@ from sluicegate.gateway.context import Gate, asker_of, gate_of, seconds_in, sess
 from sluicegate.gateway.openai_shapes import INTENT, SESSION
 from sluicegate.gateway.repeats import once
 from sluicegate.schemas.kinds import MODEL, MODEL_CALL
+from sluicegate.streams import artifacts
 from sluicegate.streams.asking import Asker, valid_id
 from sluicegate.streams.assembly import Part
 from sluicegate.streams.client_errors import NotReleased
@@ -24,6 +25,7 @@ from sluicegate.streams.client_json import Json
 from sluicegate.streams.client_stream import stream
 from sluicegate.streams.once import Once
 from sluicegate.streams.replies import Held
+from sluicegate.streams.settings import Settings
 
 SHARED_S = 900
 """How long calls without a session of their own share one. An agent's new session begins with all that the agent ever saw,
@@ -49,6 +51,7 @@ class ModelCall:
     _arguments: Mapping[str, Json]
     _timeout_s: float
     _trace: str
+    _settings: Settings
 
     async def answer(self) -> dict[str, Json] | Held:
         """The whole answer. Raises `NotReleased`."""
@@ -56,13 +59,17 @@ class ModelCall:
             self.session_id, self.alias, self._arguments, self._timeout_s, self.step.ident, self._trace, None, MODEL_CALL,
             self.step.request,
         )  # fmt: skip
-        return answer if isinstance(answer, Held) else cast("dict[str, Json]", answer)
+        return answer if isinstance(answer, Held) else cast("dict[str, Json]", await self._opened(answer))
+
+    async def _opened(self, answer: Json) -> Json:
+        """The answer, fetched where it was too large for a reply: OpenAI's clients know no references."""
+        return await artifacts.opened(self._settings, answer)
 
     def parts(self) -> AsyncGenerator[Part, None]:
         """The answer as it comes. Raises `NotReleased`."""
         return stream(
             self._asker, self.session_id, self.alias, self._arguments, self._timeout_s, self.step.ident, self._trace,
-            self.step.request,
+            self.step.request, self._opened,
         )  # fmt: skip
 
 
@@ -76,6 +83,7 @@ async def begin(
     return ModelCall(
         alias, session_id, step, {INTENT: valid_id(step.ident), SESSION: session_id}, await asker_of(gate, caller), arguments,
         seconds_in(request.headers.get(TIMEOUT), TIMEOUT_S), request.headers.get("traceparent", "")[:100],
+        gate.settings,
     )  # fmt: skip
 
 

@@ -31,11 +31,14 @@ from sluicegate.schemas.topics import (
 STORED = "stored"
 """The kind of a receipt whose result is a reference."""
 
-KINDS = ("http", "python", "sql")
+KINDS = ("http", "python", "sql", "mcp", "model")
 """Executor kinds whose adapters read more than an inline result."""
 
 LARGE_ARGUMENT_KINDS = ("http", "python", "sql", "mcp", "model")
 """Executor kinds whose calls an executor process makes, so that it can fetch the arguments."""
+
+SAID = ("confidence", "served_model", "usage")
+"""Of a model's stored answer, what its receipt says beside the reference."""
 
 LIMIT, ARGUMENT_LIMIT = "max_result_bytes", "max_argument_bytes"
 KEY_BYTES = 32
@@ -139,8 +142,10 @@ def with_limit(
     said = ""
     if executor.get("kind") not in KINDS:
         said = f"results above 64 kB are for the executor kinds `{'`, `'.join(KINDS)}`, leave `{LIMIT}` out"
-    elif completion != "answer":
-        said = f"`{LIMIT}` is for tools that answer at once, leave `completion` out"
+    elif completion == "callback":
+        said = f"what is called back has 64 kB at most, leave `{LIMIT}` out, or have it polled"
+    elif executor.get("stream", "buffered") != "buffered":
+        said = f"an answer that is streamed has 64 kB at most, leave `{LIMIT}` or `stream` out"
     elif cache is not None:
         said = "a result above 64 kB is not cached, leave `cache` out"
     if said:

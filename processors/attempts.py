@@ -18,6 +18,7 @@ from __future__ import annotations
 import orjson
 from sluicegate.processors import quarantine
 from sluicegate.processors.aims import next_of, repair_message
+from sluicegate.processors.artifacts import STORED
 from sluicegate.processors.model_routes import Aim, CompiledRoute
 from sluicegate.processors.offering import proceed
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, pause
@@ -76,6 +77,8 @@ def _failure(receipt: Receipt, tool: CompiledTool) -> str:
     """The class of what went wrong; empty when nothing did."""
     if receipt.kind == "failed":
         return class_of(receipt.error_class or "crashed")
+    if receipt.kind == STORED:  # its executor validated it
+        return ""
     return class_of(check_result(receipt.result, tool.result_validator))
 
 

@@ -16,6 +16,7 @@ import math
 from typing import cast
 
 import orjson
+from sluicegate.processors.artifacts import STORED
 from sluicegate.processors.budget_rules import MAX_AMOUNT, Budgets
 from sluicegate.processors.grounding import value_at
 from sluicegate.processors.release import CompiledTool
@@ -107,11 +108,12 @@ def _max_tokens(executor: dict[str, Json], arguments: bytes) -> int:
 
 
 def _result(receipt: Receipt) -> dict[str, Json] | None:
+    stored = receipt.kind == STORED
     try:
-        value = orjson.loads(receipt.result or b"null")
+        value = orjson.loads((receipt.said if stored else receipt.result) or b"null")
     except orjson.JSONDecodeError:
         return None
-    return value if isinstance(value, dict) and receipt.kind == "finished" else None
+    return value if isinstance(value, dict) and (stored or receipt.kind == "finished") else None
 
 
 def _executor(tool: CompiledTool) -> dict[str, Json]:

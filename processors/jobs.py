@@ -10,6 +10,7 @@ Never makes the call again, but after a lookup that found no trace of it. Next: 
 from __future__ import annotations
 
 import orjson
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.processors.job_terms import (
     ABSENT,
     CALLBACK,
@@ -24,12 +25,14 @@ from sluicegate.processors.job_terms import (
 from sluicegate.processors.plan import LEASE_US, idempotency_key
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.release import CompiledTool, Governance
-from sluicegate.processors.state import OpenIntent
+from sluicegate.processors.state import OpenIntent, session_of
+from sluicegate.processors.streaming import rules_context
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Dispatch, Envelope, JobFacts, Receipt
+from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 PARKED, PROGRESS, TRACELESS = "parked", "progress", "absent"
 """Kinds of receipts that only this module takes."""
@@ -174,12 +177,17 @@ def _offer_look(
     due_at = not_after + tool.timeout_ms * 1000
     facts = JobFacts(entry.attempt, purpose, polls, due_at, alive_until, ends_at, not_after, False, "")
     outcome = emit(work, stage, "parked", facts, caused_by=entry.last_event)
+    large = limit_of(tool.executor) > MAX_RESULT_BYTES  # then the executor validates what it finds
+    if large:
+        work.tool, work.session = tool, session_of(work.state, entry)
+        work.agent = work.control.agents.get(entry.agent_id)
     key = idempotency_key(entry.tenant, entry.agent_id, entry.intent_id, entry.action_digest)
     work.decision.dispatches.append(
         Dispatch(
             outcome.event_id, o.intent_id, o.agent_id, o.session_id, o.tenant, tool.name, "read_only", tool.executor,
             b"{}", entry.action_digest, key, entry.attempt, tool.timeout_ms, not_after, "", work.control.head, b"",
-            True, purpose, job,
+            True, purpose, job, release=work.control.deployed if large else "",
+            around=rules_context(work, None) if large and work.agent is not None else b"",
         )
     )  # fmt: skip
 

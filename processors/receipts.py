@@ -139,7 +139,7 @@ def _end(work: Work, entry: OpenIntent, receipt: Receipt) -> None:
         receipt.finished_at, hashlib.sha256(result).digest() if result else b"", len(result), reason,
         guarded.observed, guarded.redacted,
     )  # fmt: skip
-    facts = answer_facts(work, entry, tool, facts, receipt.result)
+    facts = answer_facts(work, entry, tool, facts, receipt.said if stored else receipt.result)
     facts = streaming.end_facts(entry, facts, receipt, guarded.result)
     outcome = emit(
         work, "execute", status, facts, reason, guarded.rules, caused_by=entry.last_event, labels=labels

@@ -174,6 +174,7 @@ class Receipt:
     message: str = ""
     pieces: int = 0
     streamed: bytes = b""
+    said: bytes = b""
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
+import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sluicegate.processors.artifacts import KEY_BYTES, Reference, digest_of, reference_of
@@ -25,6 +26,7 @@ from sluicegate.processors.large_arguments import NONCE
 from sluicegate.processors.large_arguments import seal as sealed_with
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import MAX_ARTIFACT_BYTES
+from sluicegate.streams.client_json import Json
 from sluicegate.streams.settings import Settings
 
 VARIABLE = "SLUICEGATE_ARTIFACTS"
@@ -159,3 +161,10 @@ async def fetch(store: Artifacts, value: object) -> bytes:
             f"artifact `{reference.digest}` is not in the store: set {VARIABLE} as the executors have it"
         )
     return await asyncio.to_thread(unseal, reference, sealed)
+
+
+async def opened(settings: Settings, result: Json) -> Json:
+    """A released result; where it is a reference, what that refers to. Raises as `fetch`."""
+    if reference_of(result) is None:
+        return result
+    return cast(Json, orjson.loads(await fetch(store_of(settings), result)))

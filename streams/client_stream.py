@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.kinds import MODEL_STREAM
@@ -34,8 +34,9 @@ async def stream(
     intent_id: str | None,
     traceparent: str,
     request: str = "",
+    opened: Callable[[Json], Awaitable[Json]] | None = None,
 ) -> AsyncGenerator[Part, None]:
-    """See `Session.stream_model`."""
+    """See `Session.stream_model`. `opened`: what a result that is a reference refers to; default: the reference itself."""
     intent_id = uuid.uuid4().hex if intent_id is None else intent_id
     try:
         async with asyncio.timeout(min(timeout_s, LISTEN_LIMIT_S)):
@@ -67,6 +68,8 @@ async def stream(
     if isinstance(result, Held):
         yield Ended(result, True)
         return
+    if opened is not None:
+        result = await opened(result)
     for part in assembly.end(result):
         if isinstance(part, Ended) and not part.matched:
             log.warning("what was shown of `%s` is not what was released, which is shown now", intent_id)

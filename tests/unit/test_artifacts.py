@@ -13,7 +13,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from sluicegate.executors.adapter import Answer, Failed, Finished
+from sluicegate.executors.adapter import Answer, Failed, Finished, Pending
 from sluicegate.executors.artifact_keeper import Keeper, validated
 from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.http import HttpAdapter
@@ -29,10 +29,11 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 from sluicegate.streams.artifact_objects import ObjectArtifacts
 from sluicegate.streams.artifact_sweep import Sweeper, days_of
-from sluicegate.streams.artifacts import Artifacts, FolderArtifacts, fetch, seal, store_of, unseal
+from sluicegate.streams.artifacts import Artifacts, FolderArtifacts, fetch, opened, seal, store_of, unseal
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, SESSION, Driver, release_files
+from tests.unit import test_attempts as attempts
 from tests.unit.test_cache import intact
 
 TOOL = "desk.report"
@@ -308,8 +309,13 @@ def test_other_executors_answer_as_much(kind: str, tmp_path: Path) -> None:
     ("more", "said"),
     [
         (
-            {"executor": {"kind": "mcp", "url": "http://tools.invalid/mcp"}},
-            "executor kinds `http`, `python`, `sql`",
+            {"executor": {"kind": "memory", "op": "read"}},
+            "executor kinds `http`, `python`, `sql`, `mcp`, `model`",
+        ),
+        ({"completion": "callback"}, "called back has 64 kB at most"),
+        (
+            {"executor": {"kind": "model", "url": "http://tools.invalid/v1", "model": "m", "stream": "open"}},
+            "streamed has 64 kB",
         ),
         ({"cache": {"scope": "agent", "ttl_s": 60}}, "not cached"),
         ({"max_result_bytes": 1 << 40}, "less than or equal"),
@@ -318,6 +324,59 @@ def test_other_executors_answer_as_much(kind: str, tmp_path: Path) -> None:
 def test_contracts_that_cannot_have_them(more: dict[str, object], said: str) -> None:
     _, findings = check_release(files(**more))
     assert any(said in str(finding) for finding in findings), findings
+
+
+def test_the_end_of_a_job_is_kept_and_looked_for_again_where_it_cannot_be(tmp_path: Path) -> None:
+    job = {"id": "/id", "url": "http://tools.invalid/jobs/{job}", "state": "/state", "done": ["done"]}
+    executor = {"kind": "http", "url": "http://tools.invalid/report", "job": job}
+    rules: list[dict[str, object]] = [
+        {"id": "g", "tools": [TOOL], "detect": ["iban"], "on": "result", "verdict": "withhold"}
+    ]
+    compiled = compile_release(files(rules, completion="poll", job_limit_s=600, executor=executor))
+    d = driver(compiled)
+    first = d.call(TOOL).dispatches[0]
+    d.receipt(first, "parked", result=orjson.dumps({"completion": "poll", "job": "j-1"}))
+    (look,) = d.tick(3_000_000).dispatches
+    assert (look.purpose, look.release) == ("poll", compiled.digest) and orjson.loads(look.around)[
+        "tool"
+    ] == TOOL
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    lost = keep(file, look, BIG, compiled)
+    assert isinstance(lost, Pending), "the tool still has it"
+    assert d.receipt(look, "progress", error_class=lost.error_class).outcomes[-1].status == "parked"
+    (look,) = d.tick(10_000_000).dispatches
+    kept = keep(tmp_path / "kept", look, BIG, compiled)
+    assert isinstance(kept, Finished) and kept.stored and kept.said == b""
+    assert d.receipt(look, "stored", result=kept.result).outcomes[-1].status == "released"
+    intact(d)
+
+
+def test_a_large_answer_of_a_model_is_counted_and_not_asked_for_again(tmp_path: Path) -> None:
+    made = attempts.files()
+    for name in (attempts.LARGE, attempts.SMALL, attempts.SPARE):
+        body = json.loads(made[f"contracts/{name}.json"])
+        body["x-sluicegate"]["max_result_bytes"] = MOST
+        made[f"contracts/{name}.json"] = json.dumps(body)
+    compiled = compile_release(made)
+    d = driver(compiled)
+    (dispatch,) = d.call("triage", {"messages": attempts.MESSAGES}, kind="model_call").dispatches
+    answer = {
+        "text": "x" * 200_000, "tool_calls": [], "finish_reason": "stop", "served_model": "m-1",
+        "usage": {"input_tokens": 7, "output_tokens": 50_000},
+    }  # fmt: skip
+    kept = keep(tmp_path, dispatch, orjson.dumps(answer), compiled)
+    assert isinstance(kept, Finished) and kept.stored
+    done = d.receipt(dispatch, "stored", result=kept.result, said=kept.said)
+    facts = done.outcomes[0].facts
+    assert isinstance(facts, r.AnswerFacts) and done.outcomes[0].status == "released"
+    assert (facts.served_model, facts.input_tokens, facts.output_tokens) == ("m-1", 7, 50_000)
+    settings = Settings(env="test", home=tmp_path / "home")
+    store = {"SLUICEGATE_ARTIFACTS": str(tmp_path)}
+    told = orjson.loads(done.replies[-1].result or b"")
+    assert orjson.loads(asyncio.run(fetch(store_of(settings, store), told))) == answer
+    assert asyncio.run(opened(settings, {"text": "short"})) == {"text": "short"}
+    intact(d)
 
 
 def test_an_inline_contract_is_what_it_was() -> None:

@@ -127,6 +127,14 @@ def test_a_status_without_its_result_or_with_too_much_of_it_is_an_end() -> None:
     assert isinstance(much, Failed) and much.error_class == "result_too_large"
 
 
+def test_a_status_may_bring_as_much_as_the_contract_lets_it() -> None:
+    body, terms = {"state": "done", "result": "x" * 300_000}, {**POLL, "max_result_bytes": 400_000}
+    found = ask(saying(body), terms, purpose="poll", job="j")[0]
+    assert isinstance(found, Finished) and len(found.result) == 300_002
+    much = ask(saying({**body, "result": "x" * 400_000}), terms, purpose="poll", job="j")[0]
+    assert isinstance(much, Failed) and much.error_class == "result_too_large"
+
+
 def test_a_secret_that_a_status_echoes_is_cut_out() -> None:
     said = {"state": "done", "result": {"echo": SECRET}}
     assert ask(saying(said), POLL, purpose="poll", job="j")[0] == Finished(b'{"echo":"***"}')

@@ -95,6 +95,12 @@ async def everything(call: Call, journal: Path) -> None:
     assert failed(answer) == ("refused_by_tool", True)
     assert failed(await call("nothing")) == ("refused_by_tool", False)
     assert failed(await call("say", {"text": "x" * 70_000})) == ("result_too_large", True)
+    large = await call("say", {"text": "x" * 300_000}, max_result_bytes=4 * 1024 * 1024)
+    assert isinstance(large, Finished) and len(large.result) == 300_002
+    assert failed(await call("say", {"text": "x" * 70_000}, max_result_bytes=66_000)) == (
+        "result_too_large",
+        True,
+    )
     assert failed(await call("note", {"text": "x"}, pinned="sha256:" + "0" * 64)) == (
         "descriptor_changed",
         False,

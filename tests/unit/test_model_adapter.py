@@ -181,6 +181,14 @@ def test_a_malformed_completion(text: str, options: dict[str, object]) -> None:
     assert (answer.error_class, answer.sent) == ("malformed_result", True)
 
 
+def test_a_large_answer_where_the_contract_lets_it() -> None:
+    text = "word " * 60_000
+    answer, _ = ask(text=text, max_result_bytes=1_000_000, max_tokens=100_000)
+    assert said(answer)["text"] == text.strip()
+    answer, _ = ask(text=text, max_tokens=100_000)
+    assert isinstance(answer, Failed) and answer.error_class == "result_too_large"
+
+
 def test_tokens_that_the_server_did_not_count_are_unknown_not_none() -> None:
     answer, _ = ask(text=say(usage={"prompt_tokens": "many"}))
     assert said(answer)["usage"] == {"input_tokens": None, "output_tokens": None}
