@@ -177,6 +177,7 @@ def decide_transfer(work: Work, transfer: Transfer) -> None:
         "handoff", "handoff", transfer.on_behalf_of, digest, work.authenticated, work.source.control_stale,
         transfer.issued_at, transfer.verified, "", "", transfer.chain, transfer.roles, transfer.calls_cap,
     )  # fmt: skip
+    facts = task.facts_of(work, facts, bool(transfer.task))
     outcome = emit(work, "session", "opened", facts, caused_by=transfer.transfer_id)
     outcome.labels = list(transfer.labels)
     about = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sluicegate.processors import labels
-from sluicegate.schemas.records import PlanFacts
+from sluicegate.schemas.records import OpeningFacts, PlanFacts, SessionFacts
 
 MAX_SOURCES = 200
 """Events of one session that values may come from, about 250 bytes each: the oldest is dropped, and what only it said
@@ -63,7 +63,7 @@ class Session:
         verified: 1 when a token of an issuer that control knows said `on_behalf_of`.
         chain, roles_cap, calls_cap, calls_given: what it may not exceed when it was handed on, see `delegation.py`.
         release, opened_head: what it began under, and the control event it opened under, see `deployments.py`.
-        opened_offset: where the input stands that opened it, see `task.py`.
+        opened_offset: where the input stands that opened it, where its release declared a task (`task.py`); else -1.
         held: its calls that people hold: closed meanwhile, it is parked until they are settled.
     """
 
@@ -113,6 +113,12 @@ def use(session: Session | None, tool: str, facts: PlanFacts) -> None:
         for name, amount in zip(facts.measured, facts.amounts, strict=True):
             total = session.sums.get(name, 0) + amount
             session.sums = {**session.sums, name: max(-MAX_SUM, min(MAX_SUM, total))}
+
+
+def opening(facts: SessionFacts, offset: int) -> int:
+    """Where the opening input of a session is read again; -1 where its release declared no task."""
+    # INVARIANT: a session of an older ledger is as it was, in a rollback's facts too (tests/unit/test_task.py).
+    return offset if isinstance(facts, OpeningFacts) else -1
 
 
 def learn(session: Session, source: Source) -> None:

@@ -86,6 +86,8 @@ def decide_session(
     facts = SessionFacts(
         kind, origin, on_behalf_of, digest, work.authenticated, work.source.control_stale, issued_at, verified
     )  # fmt: skip
+    if kind == OPEN:
+        facts = task.facts_of(work, facts, bool(about))
     cause = session.opened_by if session else b""
     outcome = emit(work, "session", status, facts, caused_by=cause)
     reply(work, outcome)

@@ -37,7 +37,7 @@ from sluicegate.processors.outcomes import key_of as key_of
 from sluicegate.processors.outcomes import message_key as message_key
 from sluicegate.processors.outcomes import score_key as score_key
 from sluicegate.processors.outcomes import transfer_key as transfer_key
-from sluicegate.processors.session import Session, Source, from_mark, learn, see, use
+from sluicegate.processors.session import Session, Source, from_mark, learn, opening, see, use
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import (
     AnswerFacts,
@@ -200,7 +200,7 @@ def _apply_session(state: PartitionState, outcome: Outcome) -> None:
         opened = state.sessions[name] = Session(
             agent, o.session_id, subject, person, _shared(facts.origin), o.decided_at, o.decided_at,
             opened_by=outcome.event_id, verified=int(facts.verified), release=_shared(o.release), opened_head=o.control_head,
-            opened_offset=o.offset,
+            opened_offset=opening(facts, o.offset),
         )  # fmt: skip
         if facts.origin == "channel":
             learn(opened, Source(outcome.event_id, "user", o.topic, o.offset, ""))

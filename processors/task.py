@@ -24,7 +24,8 @@ from sluicegate.processors.task_rules import GOAL, CompiledTask
 from sluicegate.processors.work import Refusal, Work, at_hand
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Intent, Message, Transfer
+from sluicegate.schemas.model_facts import widen
+from sluicegate.schemas.records import Envelope, Intent, Message, OpeningFacts, SessionFacts, Transfer
 
 MAX_TASK_BYTES = 4_096
 """Of a task as JSON: it is read for every call of its session, and travels with a hand-off."""
@@ -84,6 +85,13 @@ def wrong(declared: CompiledTask | None, fields: bytes) -> str:
         return "the release declares no `task`"
     found = conform(declared.validator, declared.typer, fields)
     return found.detail if isinstance(found, Misfit) else ""
+
+
+def facts_of(work: Work, facts: SessionFacts, said: bool) -> SessionFacts:
+    """What the ledger keeps of an opening, so that its input is read again where the release declares a task."""
+    if work.control.release is None or work.control.release.task is None:
+        return facts
+    return widen(OpeningFacts, facts, task=said)
 
 
 def read(work: Work, session: Session) -> Refusal | None:

@@ -294,6 +294,13 @@ class SessionFacts:
 
 
 @dataclass(slots=True)
+class OpeningFacts(SessionFacts):
+    """A session opened under a release that declares a task: the fields of SessionFacts, and whether one was said."""
+
+    task: bool = False
+
+
+@dataclass(slots=True)
 class IntakeFacts:
     """An input that could not be taken: unreadable, misrouted, of a type or signer the topic does not accept, or that broke the machinery."""
 

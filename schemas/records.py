@@ -22,6 +22,7 @@ from sluicegate.schemas.facts import IntakeFacts as IntakeFacts
 from sluicegate.schemas.facts import IntentFacts as IntentFacts
 from sluicegate.schemas.facts import JobFacts as JobFacts
 from sluicegate.schemas.facts import MemoryFacts as MemoryFacts
+from sluicegate.schemas.facts import OpeningFacts as OpeningFacts
 from sluicegate.schemas.facts import PlanFacts as PlanFacts
 from sluicegate.schemas.facts import PromptFacts as PromptFacts
 from sluicegate.schemas.facts import RestoreFacts as RestoreFacts

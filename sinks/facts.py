@@ -148,9 +148,11 @@ ONLY_IN_BYTES = {
     ("memory_facts", "confidentiality"),
     ("memory_facts", "version"),
     *(
-        ("session_facts", name)
+        (kind, name)
+        for kind in ("session_facts", "opening_facts")
         for name in ("verified", "to_agent", "to_session", "chain", "roles", "calls_cap")
     ),
+    ("opening_facts", "task"),
     ("plan_facts", "measured"),
     ("plan_facts", "amounts"),
     ("stage_facts", "grounded_events"),

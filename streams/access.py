@@ -27,7 +27,7 @@ CLICKHOUSE, KAFKA = "clickhouse", "kafka"
 _ROWS = """
 SELECT src_partition, header, facts FROM `{database}`.events FINAL
 WHERE src_topic = 'outcomes' AND (
-    position(facts, unhex({needle:String})) > 0 OR (facts_type = 'session_facts' AND status = 'opened')
+    position(facts, unhex({needle:String})) > 0 OR (facts_type IN ('session_facts', 'opening_facts') AND status = 'opened')
     OR (agent_id, intent_id) IN (
         SELECT agent_id, intent_id FROM `{database}`.events
         WHERE src_topic = 'outcomes' AND intent_id != '' AND position(facts, unhex({needle:String})) > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from sluicegate.processors import snapshot
+from sluicegate.processors import agent_values, snapshot
 from sluicegate.processors.cases import read_cases
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision
@@ -25,7 +25,8 @@ from sluicegate.streams.explain import tell
 from sluicegate.streams.find import LedgerEvent
 from sluicegate.streams.local import Gate
 
-from tests.driver import AGENT, SESSION, Driver, release_files
+from tests.driver import AGENT, SESSION, Driver, read, release_files
+from tests.unit.test_agent_rollback import here
 from tests.unit.test_attempts import contract as model
 from tests.unit.test_cache import intact
 from tests.unit.test_docs import POLICIES, blocks
@@ -180,6 +181,23 @@ def test_it_is_read_again_from_the_ledgers_inputs_and_kept_by_snapshots() -> Non
     d.library = Library()
     assert end(d.call("desk.wire")) == ("dispatched", "")
     intact(d)
+
+
+def test_a_rollback_of_its_agent_leaves_it_and_older_ledgers_as_they_were() -> None:
+    d = driver()
+    open_by_channel(d, REFUND)
+    d.finish(d.call("desk.read").dispatches[0])
+    cut = here(d)
+    d.finish(d.call("desk.read").dispatches[0])
+    facts = d.roll_back(cut=cut).outcomes[0].facts
+    assert isinstance(facts, r.RestoreFacts) and b"opened_offset" in facts.sessions[0]
+    assert end(d.call("desk.wire")) == ("dispatched", "")
+    old = driver(compile_release(files("", "")))
+    open_by_channel(old)
+    opened = read(old.records[-1]).facts
+    assert type(opened) is r.SessionFacts, "no other facts than before"
+    [session] = old.state.sessions.values()
+    assert "opened_offset" not in agent_values.plain(session)
 
 
 def test_a_hand_off_takes_it_along_with_whose_word_it_is() -> None:
