@@ -17,7 +17,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -26,7 +25,7 @@ from sluicegate.processors.tiles import TileFault
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, Unreadable
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import checkpoint_topic, kafka
+from sluicegate.streams import batches, checkpoint_topic, kafka
 from sluicegate.streams.checkpoint_topic import record_of
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.control_log import ControlReader
@@ -42,7 +41,9 @@ EVERY_S = 5.0
 """Five logs that grow all day: 86,000 heads of 900 bytes, 80 MB."""
 MAX_UNSIGNED = 250_000
 """Leaves of one log that are only in memory, 32 MB of tiles: then it is sealed before its time."""
-FETCH_MS = 250
+FETCH_MS, FETCH_BYTES = 250, 256 * 1024
+"""A look is answered with so much, or after so long: a busy ledger commits a hundred times a second, and an answer for each would
+cost it and the broker more than the tree does. A head is at most this much later."""
 RETRY_S = 1.0
 GC_THRESHOLD = 100_000
 """As in the projector: records come and go in thousands."""
@@ -91,6 +92,8 @@ class Checkpointer:
         self.witnesses = Witnesses(policy_from(environ))
         self._control = ControlReader(settings, with_release=False)
         self._trees: dict[TopicPartition, LogTree] = {}
+        self._at: dict[TopicPartition, int] = {}
+        """Where each log that has no fault is read on."""
         self._unshown: dict[TopicPartition, Signed] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -130,7 +133,6 @@ class Checkpointer:
         keys = keys_of(control)
         shown = await checkpoint_topic.newest(self._consumer, env, [t.origin for t in trees.values()], keys)
         ends = await self._consumer.end_offsets(list(trees))
-        self._consumer.assign(list(trees))
         for place, tree in trees.items():
             before = [Head(s.head.size, s.head.root) for s in shown[tree.origin]]
             try:
@@ -144,15 +146,15 @@ class Checkpointer:
                 self._stop(place, tree, error)
             if tree.signed is not None and tree.signed.head.size > max((h.size for h in before), default=0):
                 self._unshown[place] = tree.signed  # killed after step 3
-            self._consumer.seek(place, max(0, tree.offset))
+            if tree.origin not in self.faults:
+                self._at[place] = max(0, tree.offset)
         self._trees = trees
 
     def _stop(self, place: TopicPartition, tree: LogTree, error: Exception) -> None:
         """No further signature for this log; somebody has to look."""
-        assert self._consumer is not None
         log.error("alarm: `%s` gets no further checkpoint: %s", tree.origin, error)
         self.faults[tree.origin] = str(error)
-        self._consumer.pause(place)
+        self._at.pop(place, None)
 
     async def _run(self) -> None:
         due = time.monotonic()
@@ -176,13 +178,13 @@ class Checkpointer:
     async def _follow(self) -> None:
         """Take what the ledger has grown by."""
         assert self._consumer is not None
-        batch = await self._consumer.getmany(timeout_ms=FETCH_MS)
-        for place, records in batch.items():
+        if not self._at:  # every log has its fault
+            await asyncio.sleep(FETCH_MS / 1_000)
+        for place, answer in (await batches.fetch(self._consumer, self._at, FETCH_MS, FETCH_BYTES)).items():
             tree = self._trees[place]
-            if tree.origin in self.faults:
-                continue
             try:
-                tree.add_many([(record.offset, cast(bytes, record.value)) for record in records])
+                tree.add_many(answer.records)
+                self._at[place] = answer.next_offset
             except (CheckpointFault, TileFault, Unreadable) as error:
                 self._stop(place, tree, error)
 
@@ -213,7 +215,7 @@ class Checkpointer:
         """A head was published that the ledger does not reach any more."""
         assert self._consumer is not None
         end = (await self._consumer.end_offsets([place]))[place]
-        if await self._consumer.position(place) >= end and tree.owed > tree.size:
+        if self._at[place] >= end and tree.owed > tree.size:
             raise CheckpointFault(
                 "shrunk",
                 f"`{tree.origin}` has {tree.size} events, and its checkpoint {tree.owed} was published: {_LOST}",

@@ -179,6 +179,11 @@ def settings_of(consumer: AIOKafkaConsumer) -> Settings | None:
     return _settings.get(consumer)
 
 
+def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
+    """The connection of a started consumer, for requests of one's own (`batches.py`). Its name is private, too."""
+    return consumer._client
+
+
 def admin(where: Settings | str, security: KafkaSecurity | None = None) -> AIOKafkaAdminClient:
     """A client for topics and groups; call it inside the event loop that will use it, `close()` it after."""
     return AIOKafkaAdminClient(**client_kwargs(where, security))

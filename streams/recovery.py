@@ -23,6 +23,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import archive
+from sluicegate.streams.scan import scan_values
 
 POLL_MS = 20
 """A poll that finds only transaction markers returns nothing, and waits this long for it."""
@@ -82,10 +83,13 @@ async def recover(
     state, start = found if found else (PartitionState(b"", partition), 0)
     last, folded = start - 1, 0
     folder = Folder(state)
-    async for batch in read_range(consumer, place, start):
-        for record in batch:
-            folder.add(record.value)
-        last, folded = batch[-1].offset, folded + len(batch)
+    end = (await consumer.end_offsets([place]))[place]
+    begin = (await consumer.beginning_offsets([place]))[place]
+    start = start if await archive.below(consumer, place, start, begin) is not None else max(start, begin)
+    async for batch in scan_values(consumer, place, start, end):
+        for _, value in batch:
+            folder.add(value)
+        last, folded = batch[-1][0], folded + len(batch)
     return Recovered(state, last, folded, found is not None)
 
 

@@ -20,7 +20,7 @@ from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.positions import varint
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
-from sluicegate.streams.scan import scan, stretches
+from sluicegate.streams.scan import scan, scan_values, stretches
 from sluicegate.streams.settings import Settings
 
 KAFKA, CLICKHOUSE = "kafka", "clickhouse"
@@ -100,8 +100,8 @@ class KafkaStore:
                 f"`{stretch.place.topic}`/{partition} begins at {stretch.begin}, its genesis is gone from kafka, "
                 "rebuild from clickhouse"
             )
-        async for records in scan(self._consumer, stretch.place, cursor, stretch.end):
-            yield Batch([split_two(one.value or b"") for one in records], records[-1].offset + 1)
+        async for records in scan_values(self._consumer, stretch.place, cursor, stretch.end):
+            yield Batch([split_two(value) for _, value in records], records[-1][0] + 1)
 
     async def between(self, partition: int, first: int, last: int) -> AsyncIterator[Batch]:
         """Found by halving: a later offset has a later seq."""
@@ -112,9 +112,9 @@ class KafkaStore:
             middle = (low + high) // 2
             found = await self._seq_at(stretch.place, middle, high)
             low, high = (middle, high) if found is not None and found <= first else (low, middle)
-        async for records in scan(self._consumer, stretch.place, low, stretch.end):
-            events = [split_two(one.value or b"") for one in records]
-            yield Batch([e for e in events if first <= head(e[0]).seq <= last], records[-1].offset + 1)
+        async for records in scan_values(self._consumer, stretch.place, low, stretch.end):
+            events = [split_two(value) for _, value in records]
+            yield Batch([e for e in events if first <= head(e[0]).seq <= last], records[-1][0] + 1)
             if head(events[-1][0]).seq >= last:
                 return
 

@@ -29,7 +29,7 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import kafka, mac_keys, topics, verify_checkpoints, verify_releases
 from sluicegate.streams.keys import Keys, keys_at
-from sluicegate.streams.scan import FETCH_WAIT_MS, Advance, OnStart, Stretch, places, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, Advance, OnStart, Stretch, places, scan_values, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify_checkpoints import Heads
 from sluicegate.streams.verify_rows import Rows, compare, open_rows
@@ -203,9 +203,9 @@ class _Run:
         return [places(self.env, topic, [partition])[0] for topic in INPUTS]
 
     async def _feed(self, checker: PartitionChecker | ControlChecker, stretch: Stretch) -> None:
-        async for batch in scan(self.consumer, stretch.place, stretch.begin, stretch.end):
-            for record in batch:
-                checker.add(record.offset, record.value or b"")
+        async for batch in scan_values(self.consumer, stretch.place, stretch.begin, stretch.end):
+            for offset, value in batch:
+                checker.add(offset, value)
             self.advance(len(batch))
 
     async def _control(self, shown: Stretch) -> tuple[ControlChecker, Heads]:
@@ -230,9 +230,9 @@ class _Run:
         topic = self._topic(source.place)
         position = checker.positions.get(topic, source.begin - 1) + 1
         count = total = 0
-        async for batch in scan(self.consumer, source.place, source.begin, min(position, source.end)):
+        async for batch in scan_values(self.consumer, source.place, source.begin, min(position, source.end)):
             count += len(batch)
-            total += sum(record.offset for record in batch)
+            total += sum(offset for offset, _ in batch)
             self.advance(len(batch))
         decided = checker.input_counts[topic]
         result: dict[str, object] = {"decided": decided, "in_kafka": count, "verdict": "same"}

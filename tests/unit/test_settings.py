@@ -185,3 +185,9 @@ def test_faust_logs_in_as_every_other_client(protocol: str, tmp_path: Path) -> N
     assert bool(theirs.pop("ssl_context", None)) == protocol.endswith("SSL")
     assert theirs == {name: ours[name] for name in theirs} and theirs["security_protocol"] == protocol  # type: ignore[literal-required]
     assert [str(url.authority) for url in app.conf.broker] == ["kafka-1:9092", "kafka-2:9092"]
+
+
+def test_aiokafka_still_has_the_private_client_that_we_send_fetches_on() -> None:
+    """Without it nobody reads the ledger fast: see `streams/batches.py`."""
+    source = Path(aiokafka.consumer.consumer.__file__).read_text()
+    assert "self._client = AIOKafkaClient(" in source
