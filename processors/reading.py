@@ -292,7 +292,15 @@ def rest(b: bytes) -> Rest:
                 r = q + 1 + (b[q] >> 1)
                 topic = _topics.get(b[q:r])
                 if topic is not None and not b[r] & 0x81:
-                    n, q = varint(b, r + 1)
+                    n, m, o = b[r + 1 : r + 4]
+                    if n < 0x80:
+                        q = r + 2
+                    elif m < 0x80:
+                        n, q = n + (m << 7) - 0x80, r + 3
+                    elif o < 0x80:
+                        n, q = n + (m << 7) + (o << 14) - 0x4080, r + 4
+                    else:
+                        n, q = varint(b, r + 1)
                     end = _ends.get(b[q:])
                     if end is not None and not (n | x) & 1:
                         return cast(

@@ -113,7 +113,7 @@ class Quick:
             said, p = words(header, p)
         else:
             p = q
-        p = _over(header, p, 0)
+        p = _over(header, p, 0) if header[p] else p + 1
         if header[p] == 2 and not header[p + 17]:  # one cause, as nearly all have
             p += 18
         elif header[p]:
@@ -144,9 +144,7 @@ class Quick:
 
 
 def _over(b: bytes, p: int, size: int) -> int:
-    """Behind an array, in one block as the ledger writes it."""
-    if not b[p]:
-        return p + 1
+    """Behind an array that is not empty, in one block as the ledger writes it."""
     if b[p] == 2 and not size and b[p + 1] < 0x80 and not b[p + 1] & 1:
         q = p + 2 + (b[p + 1] >> 1)
         if not b[q]:

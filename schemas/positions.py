@@ -41,7 +41,7 @@ def array(b: bytes, p: int, size: int) -> tuple[list[bytes], int]:
     """An array of strings (`size` 0) or of fixed bytes, and where it ends."""
     items: list[bytes] = []
     while True:
-        count, p = varint(b, p)
+        count, p = (b[p], p + 1) if b[p] < 0x80 else varint(b, p)
         if count == 0:
             return items, p
         if count & 1:  # a negative count: the block's length in bytes follows
@@ -49,12 +49,17 @@ def array(b: bytes, p: int, size: int) -> tuple[list[bytes], int]:
             _, p = varint(b, p)
         if count >> 1 > len(b):
             raise ValueError("an array longer than its record")
+        if size:
+            items += [b[q : q + size] for q in range(p, p + (count >> 1) * size, size)]
+            p += (count >> 1) * size
+            continue
         for _ in range(count >> 1):
-            n, p = (size << 1, p) if size else varint(b, p)
+            n, p = (b[p], p + 1) if b[p] < 0x80 else varint(b, p)
             if n & 1:
                 raise ValueError("a negative length")
-            items.append(b[p : p + (n >> 1)])
-            p += n >> 1
+            q = p + (n >> 1)
+            items.append(b[p:q])
+            p = q
 
 
 def longs(b: bytes, p: int) -> tuple[list[int], int]:

@@ -50,7 +50,12 @@ def compile_struct(schema: codec.Schema, long: Callable[[bytes, int], tuple[int,
     body = f"p = {codec.PREFIX_BYTES}\n"
     body += "".join(lines(field["type"], f"f_{field['name']}", fixed) for field in fields)
     body += "if p != len(b): raise ValueError\n"
-    given = ", ".join(f"{f['name']}={_value(f['type'], 'f_' + str(f['name']))}" for f in fields)
+    # By position, which is faster; fields added since an old schema have defaults, and stand behind those it has.
+    names = [str(f["name"]) for f in fields]
+    ordered = names == list(codec.field_names(schema.cls)[: len(names)])
+    given = ", ".join(
+        ("" if ordered else f"{f['name']}=") + _value(f["type"], "f_" + str(f["name"])) for f in fields
+    )
     source = "def read(b):\n    " + (body + f"return cls({given})").replace("\n", "\n    ") + "\n"
     scope: dict[str, object] = {
         "long": long,
