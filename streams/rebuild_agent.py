@@ -7,6 +7,7 @@ Next: `processors/agent_fold.py`, `stores.py`.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,12 +79,17 @@ async def _from_rows(
     hours = await store.hours(partition, cut)
     events: list[Event] = await store.of_agent(partition, fold.agent_id, cut)
     at = 0
-    for header, facts in events:
-        seq = head(header).seq
-        while at < len(hours) and hours[at][0] < seq:
-            fold.pass_time(hours[at][1])
-            at += 1
-        fold.add(header, facts)
+    gc.freeze()
+    gc.disable()  # as in `rebuild.fold`
+    try:
+        for header, facts in events:
+            while at < len(hours) and hours[at][0] < head(header).seq:
+                fold.pass_time(hours[at][1])
+                at += 1
+            fold.add(header, facts)
+    finally:
+        gc.enable()
+        gc.unfreeze()
     for _, decided_at in hours[at:]:
         fold.pass_time(decided_at)
     fold.state.seq = cut + 1
