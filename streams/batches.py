@@ -36,6 +36,7 @@ ANSWER_BYTES = 50 * 1024 * 1024
 RETRY_S = 0.1
 _COMMITTED = 1
 """Isolation level of the protocol."""
+_NOBODY = (None, -1)
 _ELSEWHERE = (NotLeaderForPartitionError, UnknownTopicOrPartitionError, LeaderNotAvailableError)
 
 Record = tuple[int, bytes]
@@ -87,9 +88,12 @@ async def fetch(
     asked: dict[int, dict[str, list[tuple[int, int, int]]]] = {}
     for place, offset in positions.items():
         leader = client.cluster.leader_for_partition(place)
-        if leader is None or leader == -1:
+        if leader in _NOBODY:  # or the consumer was assigned to another topic, and forgot this one
             client.add_topic(place.topic)
             await client.force_metadata_update()
+            leader = client.cluster.leader_for_partition(place)
+        if leader in _NOBODY:
+            await asyncio.sleep(RETRY_S)
             return {}
         asked.setdefault(leader, {}).setdefault(place.topic, []).append(
             (place.partition, offset, FETCH_BYTES)
