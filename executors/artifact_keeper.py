@@ -69,8 +69,8 @@ def validated(release: CompiledRelease, dispatch: Dispatch, result: bytes) -> by
     tool = release.tools.get(dispatch.candidate or dispatch.tool)
     if tool is None:
         return Failed("result_too_large", "no contract of its release describes the tool")
-    if len(result) > limit_of(dispatch.executor):
-        return Failed("result_too_large", f"the result has more than {limit_of(dispatch.executor)} bytes")
+    if len(result) > limit_of(tool.executor):
+        return Failed("result_too_large", f"the result has more than {limit_of(tool.executor)} bytes")
     try:
         value = orjson.loads(result)
     except orjson.JSONDecodeError:

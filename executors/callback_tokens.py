@@ -14,8 +14,10 @@ import hmac
 from dataclasses import dataclass
 
 import orjson
+from sluicegate.processors.artifacts import limit_of
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
+from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 MIN_KEY_BYTES = 32
 MAC_BYTES = 32
@@ -32,6 +34,9 @@ class Called:
     agent_id: str
     session_id: str
     attempt: int
+    tool: str = ""
+    release: str = ""
+    """Named where the contract lets the result be large: then it is validated here, under that release."""
 
 
 class Tokens:
@@ -46,6 +51,8 @@ class Tokens:
         """The token of one attempt of one call. Raises `ValueError` when its ids are too long for one."""
         d = dispatch
         names = [d.dispatch_id.hex(), d.intent_id, d.agent_id, d.session_id, d.attempt]
+        if limit_of(d.executor) > MAX_RESULT_BYTES:
+            names += [d.tool, d.release]
         payload = orjson.dumps(names)
         token = base64.urlsafe_b64encode(self._mac(payload) + payload).decode().rstrip("=")
         if len(token) > MAX_TOKEN_CHARS:
@@ -64,8 +71,8 @@ class Tokens:
         # INVARIANT: nothing of a token is looked at before its MAC is right (tests/unit/test_callbacks.py).
         if not hmac.compare_digest(mac, self._mac(payload)):
             return None
-        dispatch_id, intent_id, agent_id, session_id, attempt = orjson.loads(payload)
-        return Called(bytes.fromhex(dispatch_id), intent_id, agent_id, session_id, attempt)
+        dispatch_id, *rest = orjson.loads(payload)
+        return Called(bytes.fromhex(dispatch_id), *rest)
 
     def _mac(self, payload: bytes) -> bytes:
         return hmac.digest(self._key, payload, "sha256")

@@ -132,7 +132,7 @@ def limit_of(executor: bytes) -> int:
 
 
 def with_limit(
-    executor: dict[str, Json], path: str, text: str, bounds: Kept, completion: str, cache: CacheRule | None
+    executor: dict[str, Json], path: str, text: str, bounds: Kept, cache: CacheRule | None
 ) -> list[Finding]:
     """Say the bound of results in the executor's object; why a contract cannot have its bounds."""
     findings = _argument_limit(str(executor.get("kind", "")), path, text, bounds.max_argument_bytes)
@@ -142,8 +142,6 @@ def with_limit(
     said = ""
     if executor.get("kind") not in KINDS:
         said = f"results above 64 kB are for the executor kinds `{'`, `'.join(KINDS)}`, leave `{LIMIT}` out"
-    elif completion == "callback":
-        said = f"what is called back has 64 kB at most, leave `{LIMIT}` out, or have it polled"
     elif executor.get("stream", "buffered") != "buffered":
         said = f"an answer that is streamed has 64 kB at most, leave `{LIMIT}` or `stream` out"
     elif cache is not None:

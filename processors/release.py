@@ -385,7 +385,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     findings += check_completion(
         path, text, executor, governance.completion, governance.timeout_ms, governance.heartbeat_s
     )
-    findings += with_limit(executor, path, text, governance, governance.completion, governance.cache)
+    findings += with_limit(executor, path, text, governance, governance.cache)
     if governance.completion != "answer":
         executor["completion"] = governance.completion
     return CompiledTool(

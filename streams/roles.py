@@ -157,16 +157,16 @@ class ExecutorRole:
         signer, verifier = await self._trust()
         name = f"{socket.gethostname()}-{os.getpid()}"
         address = await address_from(os.environ)
+        gates = ReleaseGates(self._settings)
+        keep = Keeper(store, gates).keep
         if address is not None:
-            self._callbacks = Callbacks(address, self._settings.env, name, wall_clock)
+            self._callbacks = Callbacks(address, self._settings.env, name, wall_clock, keep)
         url_for = self._callbacks.url_for if self._callbacks is not None else no_callbacks
         http, python = HttpAdapter.from_env(os.environ, url_for), PythonAdapter.from_env(os.environ)
         guardrail = GuardrailAdapter.from_env(os.environ)
         self._outlet = KafkaOutlet(self._settings, name, wall_clock)
         await self._outlet.start()
-        gates = ReleaseGates(self._settings)
         model = ModelAdapter.from_env(os.environ, self._outlet, gates, verifier.stopped)
-        keep = Keeper(store, gates).keep
         sql = SqlAdapter.from_env(os.environ)
         self._adapters = {
             "http": http,

@@ -312,7 +312,6 @@ def test_other_executors_answer_as_much(kind: str, tmp_path: Path) -> None:
             {"executor": {"kind": "memory", "op": "read"}},
             "executor kinds `http`, `python`, `sql`, `mcp`, `model`",
         ),
-        ({"completion": "callback"}, "called back has 64 kB at most"),
         (
             {"executor": {"kind": "model", "url": "http://tools.invalid/v1", "model": "m", "stream": "open"}},
             "streamed has 64 kB",

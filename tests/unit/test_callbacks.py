@@ -6,18 +6,26 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sluicegate.executors.artifact_keeper import Keeper
 from sluicegate.executors.callback_tokens import MAX_TOKEN_CHARS, Tokens
 from sluicegate.executors.callbacks import PATH, Address, Callbacks, address_from
+from sluicegate.executors.calls import Keep
+from sluicegate.processors.release import compile_release
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
+from sluicegate.streams.artifacts import FolderArtifacts, fetch
 
 from tests.executor_fakes import dispatch
+from tests.unit.test_artifacts import TOOL, Gates
+from tests.unit.test_artifacts import files as artifact_files
 
 KEY = b"k" * 32
 ONE = dispatch(1, agent="agent-1", attempt=2)
@@ -62,7 +70,9 @@ def test_tokens_are_bounded() -> None:
 Post = Callable[[str, object], Awaitable[tuple[int, str]]]
 
 
-def serving(scenario: Callable[[Callbacks, Post], Awaitable[None]]) -> list[Receipt]:
+def serving(
+    scenario: Callable[[Callbacks, Post], Awaitable[None]], keep: Keep | None = None
+) -> list[Receipt]:
     """Run against an endpoint on loopback; the receipts it sent."""
     sent: list[Receipt] = []
 
@@ -70,7 +80,7 @@ def serving(scenario: Callable[[Callbacks, Post], Awaitable[None]]) -> list[Rece
         sent.append(receipt)
 
     async def main() -> None:
-        callbacks = Callbacks(Address("http://here", "127.0.0.1", 0, KEY), "prod", "one", lambda: 5)
+        callbacks = Callbacks(Address("http://here", "127.0.0.1", 0, KEY), "prod", "one", lambda: 5, keep)
         await callbacks.start(send)
         async with aiohttp.ClientSession() as session:
 
@@ -132,6 +142,36 @@ def test_a_body_that_says_nothing_usable(body: object, status: int) -> None:
         assert (await post(token_of(callbacks), body))[0] == status
 
     assert serving(scenario) == []
+
+
+def test_a_large_result_is_validated_and_stored_where_the_contract_lets_it(tmp_path: Path) -> None:
+    executor = {"kind": "http", "url": "http://tools.invalid/report"}
+    compiled = compile_release(artifact_files(completion="callback", job_limit_s=600, executor=executor))
+    tool = compiled.tools[TOOL]
+    one = replace(ONE, tool=TOOL, executor=tool.executor, release=compiled.digest)
+    good, bad = {"text": "x" * 200_000, "secret": "1234"}, {"secret": "x" * 200_000}
+    store = FolderArtifacts(tmp_path / "there")
+
+    async def scenario(callbacks: Callbacks, post: Post) -> None:
+        token = callbacks.url_for(one).rpartition("/")[2]
+        assert (await post(token, {"result": good}))[0] == 202
+        assert (await post(token, {"result": bad}))[0] == 202
+        assert (await post(token, {"result": {"text": "short"}}))[0] == 202
+        assert (await post(token_of(callbacks), {"result": good}))[0] == 413, "its contract does not say so"
+
+    stored, withheld, short = serving(scenario, Keeper(store, Gates(compiled)).keep)
+    assert stored.kind == "stored"
+    content = asyncio.run(fetch(store, orjson.loads(stored.result or b"")))
+    assert orjson.loads(content) == {"text": "x" * 200_000, "secret": "[redacted]"}
+    assert (withheld.kind, withheld.error_class, withheld.result) == ("failed", "malformed_result", None)
+    assert (short.kind, short.result) == ("finished", b'{"text":"short"}')
+    (tmp_path / "file").write_text("no folder")
+
+    async def away(callbacks: Callbacks, post: Post) -> None:
+        token = callbacks.url_for(one).rpartition("/")[2]
+        assert (await post(token, {"result": good}))[0] == 503, "the tool comes again"
+
+    assert serving(away, Keeper(FolderArtifacts(tmp_path / "file"), Gates(compiled)).keep) == []
 
 
 def test_no_token_in_any_log(caplog: pytest.LogCaptureFixture) -> None:
