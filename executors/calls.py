@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -152,7 +153,7 @@ class Calls:
         self._keep, self._whole = keep, whole
         self._held = 0
         self._keys: dict[str, Offer] = {}
-        self._begun: dict[bytes, float] = {}
+        self._begun: OrderedDict[bytes, float] = OrderedDict()  # its oldest is found without a walk
         self._tasks: dict[asyncio.Task[None], Offer] = {}
         self._log = logging.getLogger("sluicegate.executor")
 

@@ -93,8 +93,21 @@ class Library:
         self._drop(place)
         self._inputs[place] = value
         self._bytes += ENTRY_BYTES + len(value)
-        while self._bytes > self.limit_bytes and len(self._inputs) > 1:
-            self._drop(next(iter(self._inputs)))
+        if self._bytes > self.limit_bytes:
+            self._make_room(place)
+
+    def _make_room(self, newest: Place) -> None:
+        """Let the oldest go until a sixteenth is free: one at a time, finding the oldest of a table means walking over all
+        that were dropped before it, 40 us an input in a full library."""
+        oldest, size, enough = [], self._bytes, self.limit_bytes - self.limit_bytes // 16
+        for place, value in self._inputs.items():
+            left = size - ENTRY_BYTES - len(value)
+            if place == newest or (size <= self.limit_bytes and left < enough):
+                break
+            oldest.append(place)
+            size = left
+        for place in oldest:
+            self._drop(place)
 
     def _drop(self, place: Place) -> None:
         found = self._inputs.pop(place, None)

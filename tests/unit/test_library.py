@@ -35,6 +35,23 @@ def test_it_is_bounded_and_the_unused_leave_first() -> None:
     assert len(library) == 1
 
 
+def test_room_is_made_for_more_than_one() -> None:
+    entry = ENTRY_BYTES + len(message("a" * 100))
+    library, most = Library(limit_bytes=160 * entry), 0
+    lengths = []
+    for n in range(1_000):
+        library.put(("messages", n), message("a" * 100))
+        lengths.append(len(library))
+        most = max(most, len(library))
+        assert library.raw(("messages", n)) is not None
+    assert most == 160
+    # Full, it goes down by a sixteenth at most, and lets go once in eleven inputs, not at each.
+    drops = [n for n in range(1, 1_000) if lengths[n] < lengths[n - 1]]
+    assert min(lengths[160:]) == 150
+    assert len(drops) == (1_000 - 160 + 10) // 11
+    assert library.raw(("messages", 999 - 140)) is not None and library.raw(("messages", 800)) is None
+
+
 def test_what_sessions_heard_is_bounded_by_bytes() -> None:
     library = Library()
     choir = library.choir("a", "s", b"1", "r")
