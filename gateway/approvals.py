@@ -24,9 +24,9 @@ from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Review, ReviewFacts
+from sluicegate.schemas.times import iso
 from sluicegate.streams.commands.approvals_text import as_json
 from sluicegate.streams.find import LedgerEvent
-from sluicegate.streams.open_intents import iso
 
 VERDICTS = ("approve", "reject")
 FOLLOW_S = 10.0

@@ -6,19 +6,13 @@ Next: `agent_values.py` (what is taken back), `streams/rebuild_agent.py`.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from sluicegate.processors.agent_values import Plain, digest, values_of
 from sluicegate.processors.budget_state import name_of
 from sluicegate.processors.cells import Cell
 from sluicegate.processors.entries import OpenIntent, PartitionState
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.session import Session, from_mark
-
-
-def time_text(at: int) -> str:
-    """Microseconds as ISO 8601, UTC; an empty text for none."""
-    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="microseconds") if at > 0 else ""
+from sluicegate.schemas.times import iso
 
 
 def agent_view(state: PartitionState, agent_id: str) -> Plain:
@@ -30,7 +24,7 @@ def agent_view(state: PartitionState, agent_id: str) -> Plain:
         "agent_id": agent_id,
         "partition": state.partition,
         "seq": state.seq - 1,
-        "decided_until": time_text(state.now),
+        "decided_until": iso(state.now, "microseconds"),
         "digest": digest(values).hex(),
         "labels": header_labels(*from_mark(values.mark)),
         "rolled_back_by": state.restored.get(agent_id),
@@ -46,8 +40,8 @@ def _session(one: Session) -> Plain:
         "session_id": one.session_id,
         "on_behalf_of": one.on_behalf_of,
         "opened_by": one.origin,
-        "opened_at": time_text(one.opened_at),
-        "last_at": time_text(one.last_at),
+        "opened_at": iso(one.opened_at, "microseconds"),
+        "last_at": iso(one.last_at, "microseconds"),
         "release": one.release,
         "labels": header_labels(one.integrity, one.confidentiality),
         "calls": one.calls,
@@ -81,8 +75,8 @@ def _call(entry: OpenIntent) -> Plain:
         "tool": entry.tool,
         "state": entry.state,
         "attempt": entry.attempt,
-        "issued_at": time_text(entry.issued_at),
-        "due_at": time_text(entry.due_at),
+        "issued_at": iso(entry.issued_at, "microseconds"),
+        "due_at": iso(entry.due_at, "microseconds"),
         "withdrawn": bool(entry.withdrawn),
     }
 

@@ -17,7 +17,6 @@ from sluicegate.processors.agent_fold import AgentFold, Cuts
 from sluicegate.processors.agent_orders import ROLLED_BACK_KIND, AgentOrder
 from sluicegate.processors.agent_restore import Changes, at_cut_of, changes
 from sluicegate.processors.agent_restore_fold import STAGE
-from sluicegate.processors.agent_view import time_text
 from sluicegate.processors.control import Control
 from sluicegate.processors.entries import OpenIntent
 from sluicegate.processors.labels import header_labels
@@ -26,6 +25,7 @@ from sluicegate.processors.session import Session, from_mark
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.times import iso
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import deployments, kafka, topics
 from sluicegate.streams.keys import Keys
@@ -108,7 +108,7 @@ async def _look(store: KafkaStore, partition: int, agent_id: str, to: To, advanc
     found = changes(fold.state, agent_id, then, fold.state.now)
     open_calls = [e for e in fold.state.intents.objects() if type(e) is OpenIntent and e.agent_id == agent_id]
     return Look(
-        agent_id, partition, cut, time_text(to.at or 0), found, fold, body, [_call(e) for e in open_calls],
+        agent_id, partition, cut, iso(to.at or 0, "microseconds"), found, fold, body, [_call(e) for e in open_calls],
         effects.found, effects.count,
     )  # fmt: skip
 

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from sluicegate.processors import reading
 from sluicegate.processors.attestation import envelope, statement
@@ -21,6 +20,7 @@ from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.release_file import pack
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, kafka, releases, topics
 from sluicegate.streams.key_files import PrivateKey
 from sluicegate.streams.scan import Stretch, places, scan, stretches
@@ -129,8 +129,8 @@ def predicate_of(control: Control, found: Ran) -> dict[str, object]:
         "log_id": control.log_id.hex(),
         "signing": control.signing,
         "engine": ENGINE,
-        "ran_from": _iso(found.first),
-        "ran_to": _iso(found.last),
+        "ran_from": iso(found.first),
+        "ran_to": iso(found.last),
         "sessions": len(found.sessions),
         "intents": found.counts["intents"],
         "refused": found.counts["refused"],
@@ -144,7 +144,3 @@ def predicate_of(control: Control, found: Ran) -> dict[str, object]:
             for partition, seq, digest in found.ledger
         ],
     }
-
-
-def _iso(at: int) -> str:
-    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="seconds")

@@ -52,8 +52,3 @@ def micros_of(text: str, expected: str = "no time, write ISO 8601 such as") -> i
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     return int(moment.timestamp() * 1_000_000)
-
-
-def iso(micros: int, timespec: str = "seconds") -> str:
-    """A time in microseconds as ISO 8601, UTC."""
-    return datetime.datetime.fromtimestamp(micros / 1e6, datetime.UTC).isoformat(timespec=timespec)

@@ -25,6 +25,7 @@ from sluicegate.processors.task import said_in
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
+from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, engines, kafka, named, releases
 from sluicegate.streams.contents import ERASED, Opener, content_of, record_in
 from sluicegate.streams.find import LedgerEvent
@@ -32,7 +33,7 @@ from sluicegate.streams.lineage_reader import LineageReader
 from sluicegate.streams.reproduce import erased_by
 from sluicegate.streams.scan import FETCH_WAIT_MS, places, stretches
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.story import Step, Story, add_facts, iso
+from sluicegate.streams.story import Step, Story, add_facts
 
 RESULT_CHARS = 500
 AT_HAND = "AT_HAND"
@@ -157,7 +158,7 @@ def tell(
         place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
         content = content_of(event, opener)
         step = Step(
-            h.seq, event.offset, iso(h.decided_at), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
+            h.seq, event.offset, iso(h.decided_at, "milliseconds"), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
             h.reason, h.policies, input=place, event=h.event_id.hex(), release=h.release,
         )  # fmt: skip
         known_reason = REASONS.get(h.reason)
@@ -184,10 +185,10 @@ def _accounts(story: Story, events: list[LedgerEvent]) -> None:
     made = account((e.header, e.facts) for e in events)
     story.prompt, story.prompt_digest, story.served = made.prompt, made.prompt_digest, made.served
     story.data = [asdict(touch) for touch in made.data]
-    story.approvals = [{**one, "at": iso(cast(int, one["at"]))} for one in made.approvals]
+    story.approvals = [{**one, "at": iso(cast(int, one["at"]), "milliseconds")} for one in made.approvals]
     story.attempts = [
-        {**asdict(one), "started_at": iso(one.started_at) if one.started_at else "",
-         "finished_at": iso(one.finished_at) if one.finished_at else ""}
+        {**asdict(one), "started_at": iso(one.started_at, "milliseconds") if one.started_at else "",
+         "finished_at": iso(one.finished_at, "milliseconds") if one.finished_at else ""}
         for one in made.attempts
     ]  # fmt: skip
     story.cost = {
@@ -202,7 +203,7 @@ def _session(story: Story, opened: LedgerEvent | None, opener: Opener) -> None:
         return
     facts, content = opened.facts, content_of(opened, opener)
     story.session = {
-        "opened_at": iso(opened.header.decided_at), "on_behalf_of": facts.on_behalf_of, "origin": facts.origin,
+        "opened_at": iso(opened.header.decided_at, "milliseconds"), "on_behalf_of": facts.on_behalf_of, "origin": facts.origin,
         "subject": opened.header.subject,
     }  # fmt: skip
     record = content if isinstance(content, str) else record_in(content)

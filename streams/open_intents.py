@@ -8,7 +8,6 @@ Next: `recovery.py` (the fold), `commands/quarantine.py`, `commands/in_doubt.py`
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from datetime import UTC, datetime
 
 from sluicegate.processors.session import Session
 from sluicegate.processors.state import OpenIntent, PartitionState
@@ -46,8 +45,3 @@ async def folded_partitions(settings: Settings) -> AsyncIterator[PartitionState]
             yield (await recover(consumer, settings.env, partition)).state
     finally:
         await consumer.stop()
-
-
-def iso(micros: int) -> str:
-    """UTC to the second, or an empty text for no time."""
-    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="seconds") if micros else ""

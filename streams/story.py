@@ -6,12 +6,12 @@ Next: `explain.py` (who finds the records and tells it), `processors/account.py`
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from sluicegate.processors.budget_words import cost_in_words, in_words
 from sluicegate.schemas import records as r
 from sluicegate.schemas.scores import SCORE_MAX
+from sluicegate.schemas.times import iso
 
 _CACHE = {
     "ask": "asks the cache of another partition",
@@ -93,7 +93,7 @@ def add_facts(story: Story, step: Step, facts: object) -> None:
     match facts:
         case r.IntentFacts():
             story.kind, story.tool, story.tool_version = facts.kind, facts.tool, facts.version
-            story.issued_at = iso(facts.issued_at)
+            story.issued_at = iso(facts.issued_at, "milliseconds")
         case r.AttemptFacts():
             story.tool_class, step.attempt = facts.tool_class, facts.attempt
             step.by = f"asks {facts.candidate} ({facts.why})" if facts.candidate else facts.executor
@@ -111,7 +111,7 @@ def add_facts(story: Story, step: Step, facts: object) -> None:
             step.attempt, step.by = facts.attempt, facts.executor
         case r.JobFacts():
             step.attempt, step.detail = facts.attempt, facts.note
-            step.by = f"waits for {facts.waits_for}, look {facts.polls}, at most until {iso(facts.ends_at)}"
+            step.by = f"waits for {facts.waits_for}, look {facts.polls}, at most until {iso(facts.ends_at, 'milliseconds')}"
         case r.AnswerFacts():
             step.attempt, step.detail = facts.attempt, facts.error_class
             served = f"{facts.candidate} as {facts.served_model}" if facts.served_model else facts.candidate
@@ -171,11 +171,3 @@ def _choice(facts: r.ChoiceFacts) -> str:
     rows = zip(facts.candidates, facts.scores, facts.standing, strict=True)
     said += [f"{name} score {score}: {standing}" for name, score, standing in rows]
     return "; ".join(said)
-
-
-def iso(micros: int) -> str:
-    """UTC, to the millisecond; the number itself where it is no time."""
-    try:
-        return datetime.fromtimestamp(micros / 1e6, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return str(micros)

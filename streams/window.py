@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors.rederive import Event
 from sluicegate.schemas.errors import Terminal, WrongUsage
-from sluicegate.streams.cli_words import iso
+from sluicegate.schemas.times import iso
 from sluicegate.streams.scan import Stretch
 
 

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.access import Access
+from sluicegate.schemas.times import iso
 from sluicegate.streams.access import access
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_words import iso, micros_of
+from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.settings import Settings
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED
 from sluicegate.schemas.errors import WrongUsage
+from sluicegate.schemas.times import iso
 from sluicegate.streams import changes, control_log, identities, operations, shadow
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
@@ -127,7 +127,7 @@ def agents_list(
             (
                 s.agent_id,
                 s.records,
-                datetime.fromtimestamp(s.last_at / 1e6, UTC).isoformat(timespec="seconds"),
+                iso(s.last_at),
             )
             for s in found
         ]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sluicegate.processors.alarm_events import Alarm
 from sluicegate.processors.drift_rules import DriftRow, compile_drift
 from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
+from sluicegate.schemas.times import iso
 from sluicegate.streams import alarm_backtest, alarm_evidence, control_log
 from sluicegate.streams import alarms as operations
 from sluicegate.streams.alarm_backtest import Backtest
@@ -206,11 +207,6 @@ def _print(alarm: Alarm, body: dict[str, object], again: str, differs: list[dict
     lines += [(f"  {d['name']}", f"{d['then']} then, {d['now']} now") for d in differs]
     for name, value in lines:
         out.print(f"{name:<14} {value}", markup=False)
-
-
-def iso(at: int) -> str:
-    """A time as people read it."""
-    return datetime.fromtimestamp(at / 1e6, UTC).isoformat(timespec="seconds") if at else ""
 
 
 def _now_us() -> int:

@@ -15,13 +15,13 @@ from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Review, ReviewFacts
+from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, key_files, pending, reviewing
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands import approvals_text as text
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.find import LedgerEvent
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.open_intents import iso
 from sluicegate.streams.operations import operator
 from sluicegate.streams.settings import Settings
 

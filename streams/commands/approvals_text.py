@@ -12,7 +12,7 @@ import time
 from rich.console import Console
 from rich.markup import escape
 from sluicegate.processors.detectors import detects
-from sluicegate.streams.open_intents import iso
+from sluicegate.schemas.times import iso
 from sluicegate.streams.pending import Pending
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from sluicegate.processors.changes import Change, ended
 from sluicegate.processors.control import Control
+from sluicegate.schemas.times import iso
 from sluicegate.streams import changes as log
 from sluicegate.streams import control_log
 from sluicegate.streams.attach import attach
@@ -75,7 +75,7 @@ def changes_withdraw(number: Number, why: Why = "", dry_run: DryRun = False) -> 
 
 def _row(control: Control, change: Change) -> tuple[object, ...]:
     about = change.body.get("digest") or change.body.get("to") or change.body.get("kid") or ""
-    until = datetime.fromtimestamp(change.expires_at / 1e6, UTC).isoformat(timespec="seconds")
+    until = iso(change.expires_at)
     stands = ended(control, change, control_log.clock(control)) or "waits"
     return (
         change.seq, change.kind, str(about), change.who, ", ".join(change.agreed), change.quorum, until, stands,

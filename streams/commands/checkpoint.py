@@ -12,10 +12,10 @@ from sluicegate.processors.checkpoints import Signed
 from sluicegate.processors.log_files import LogFile
 from sluicegate.processors.witness_policy import Policy
 from sluicegate.schemas.errors import Terminal, WrongUsage
+from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, kafka
 from sluicegate.streams.attach import attach
 from sluicegate.streams.checkpoint_check import Checked, check_logs, check_text
-from sluicegate.streams.cli_words import iso
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.settings import Settings

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from sluicegate.schemas.reasons import REASONS
+from sluicegate.schemas.times import iso
 from sluicegate.streams import dead_letters as store
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
@@ -96,7 +96,7 @@ def redrive_letters(
 
 def _row(item: Letter) -> tuple[object, ...]:
     letter = item.letter
-    seen = datetime.fromtimestamp(letter.seen_at / 1e6, UTC).isoformat(timespec="seconds")
+    seen = iso(letter.seen_at)
     can = "no" if item.obstacle else "yes"
     return (str(item.offset), seen, item.place, letter.reason, letter.length, can, letter.detail[:200])
 

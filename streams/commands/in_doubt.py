@@ -14,12 +14,13 @@ from sluicegate.processors.resolve import COMPENSATED, HAPPENED, LOOK_UP, VERDIC
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Resolution
+from sluicegate.schemas.times import iso
 from sluicegate.streams import doubt, reviewing
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.rollback_text import print_tree
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.open_intents import iso, open_intents
+from sluicegate.streams.open_intents import open_intents
 from sluicegate.streams.saga import How
 from sluicegate.streams.settings import Settings
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.processors.api_keys import AGENT, DEFAULT_RATE_PER_S, MAX_RATE_PER_S, SCOPES
+from sluicegate.schemas.times import iso
 from sluicegate.streams import api_keys, control_log, identities, key_files
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import one_of
@@ -179,6 +179,4 @@ def _waiting(waits: int) -> str:
 
 
 def _until(not_after: int) -> str:
-    if not_after in (0, identities.FOREVER_US):
-        return ""
-    return datetime.fromtimestamp(not_after / 1e6, UTC).isoformat(timespec="seconds")
+    return "" if not_after == identities.FOREVER_US else iso(not_after)

@@ -9,11 +9,11 @@ from typing import Annotated
 import orjson
 import typer
 from sluicegate.processors.labels import CONFIDENTIALITY, names_of
+from sluicegate.schemas.times import iso
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.open_intents import iso
 from sluicegate.streams.remembering import Cut, Remembered, Value, Where, remembered
 from sluicegate.streams.settings import Settings
 

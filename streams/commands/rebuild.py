@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from sluicegate.processors.agent_view import agent_view, time_text
+from sluicegate.processors.agent_view import agent_view
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, live_state, stores, topics
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
@@ -257,7 +258,14 @@ def _expected(result: Rebuilt, text: str) -> dict[str, object]:
 def _print(result: Rebuilt, output: Format) -> None:
     columns = ("partition", "events", "seq", "decided until", "state bytes", "digest")
     rows = [
-        (p.partition, p.events, p.seq, time_text(p.decided_until), p.state_bytes, p.digest or p.broken)
+        (
+            p.partition,
+            p.events,
+            p.seq,
+            iso(p.decided_until, "microseconds"),
+            p.state_bytes,
+            p.digest or p.broken,
+        )
         for p in result.partitions
     ]
     show(columns, rows, output, f"state from {result.source}")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.agent_orders import ROLLED_BACK_KIND
-from sluicegate.processors.agent_view import time_text
 from sluicegate.schemas.errors import WrongUsage
+from sluicegate.schemas.times import iso
 from sluicegate.streams import agent_rollback, control_log
 from sluicegate.streams.agent_rollback import Look, To
 from sluicegate.streams.attach import attach
@@ -132,7 +132,7 @@ async def listed(settings: Settings) -> list[dict[str, object]]:
                 str(body.get("agent_id", "")),
                 control.agent_orders.get(str(body.get("agent_id", ""))),
             )
-            to = f"seq {body['cut']}" if "cut" in body else time_text(int(str(body.get("at", 0))))
+            to = f"seq {body['cut']}" if "cut" in body else iso(int(str(body.get("at", 0))), "microseconds")
             row |= {"kind": "agent", "what": agent, "to": to}
             row["stands"] = f"undoes {body['undoes']}" if "undoes" in body else ""
             if last is None or last.event != seq:
@@ -157,7 +157,7 @@ async def listed(settings: Settings) -> list[dict[str, object]]:
             rows[saga] = row
     for order in control.agent_orders.values():  # several people agreed: no event of its kind
         if order.event not in rows:
-            to = f"seq {order.cut}" if order.cut is not None else time_text(order.at or 0)
+            to = f"seq {order.cut}" if order.cut is not None else iso(order.at or 0, "microseconds")
             rows[order.event] = _row(order.event, 0, order.who, order.why) | {
                 "kind": "agent", "what": order.agent_id, "to": to, "stands": "several people agreed",
             }  # fmt: skip
@@ -166,6 +166,6 @@ async def listed(settings: Settings) -> list[dict[str, object]]:
 
 def _row(seq: int, at: int, who: str, why: str) -> dict[str, object]:
     return {
-        "event": seq, "kind": "", "what": "", "to": "", "who": who, "why": why, "at": time_text(at), "stands": "",
+        "event": seq, "kind": "", "what": "", "to": "", "who": who, "why": why, "at": iso(at, "microseconds"), "stands": "",
         "saga": "", "intent_id": "", "by": "", "order": seq, "open": 0, "done": 0, "verified": 0,
     }  # fmt: skip

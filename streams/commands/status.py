@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import typer
 from rich.markup import escape
+from sluicegate.schemas.times import iso
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.roles import DEFAULT_ROLES
@@ -67,9 +67,11 @@ def processes(members: Mapping[str, int]) -> str:
 
 
 def _row(part: PartitionStatus) -> tuple[object, ...]:
-    at = (
-        datetime.fromtimestamp(part.decided_at / 1e6, UTC).isoformat(timespec="seconds")
-        if part.decided_at
-        else ""
+    return (
+        str(part.partition),
+        part.seq,
+        iso(part.decided_at),
+        part.control_head,
+        part.input_lag,
+        part.sink_lag,
     )
-    return (str(part.partition), part.seq, at, part.control_head, part.input_lag, part.sink_lag)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.records import IntentFacts
+from sluicegate.schemas.times import iso
 from sluicegate.streams import tail as log
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.explain import COLOURS
@@ -49,7 +49,7 @@ async def _tail(settings: Settings, agent: str, follow: bool, count: int, output
 def _row(event: LedgerEvent) -> dict[str, object]:
     h = event.header
     return {
-        "decided_at": datetime.fromtimestamp(h.decided_at / 1e6, UTC).isoformat(timespec="milliseconds"),
+        "decided_at": iso(h.decided_at, "milliseconds"),
         "partition": event.partition, "seq": h.seq, "agent_id": h.agent_id, "intent_id": h.intent_id,
         "stage": h.stage, "status": h.status, "reason": h.reason, "policies": h.policies,
         "tool": event.facts.tool if isinstance(event.facts, IntentFacts) else "",

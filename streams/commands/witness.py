@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.notes import COSIGNATURE, BadNote, VKey, check_name
+from sluicegate.schemas.times import iso
 from sluicegate.streams import key_files
-from sluicegate.streams.cli_words import iso
 from sluicegate.streams.commands.output import Format, OutputOption, show
 from sluicegate.streams.key_files import PrivateKey
 
