@@ -6,8 +6,10 @@ import gzip
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from bench.recorded_traffic import Step as Step
 
 SOURCES = ("tau-bench", "tau2")
 SUITE = "airline"
@@ -18,18 +20,6 @@ WRITES = frozenset(
     )
 )  # fmt: skip
 _FLIGHT = ("flight_number", "date")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the traveller said (`tool` is None), or a call."""
-
-    seq: int
-    tool: str | None
-    text: str = ""
-    arguments: dict[str, object] = field(default_factory=dict)
-    result: object = None
-    error: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -15,9 +18,11 @@ from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.processors.tokens import public_keys
 from sluicegate.schemas.records import Dispatch
 from sluicegate.streams import key_files
+from sluicegate.streams.settings import Settings
 
-from tests.driver import AGENT, OTHER_AGENT, PERSON
-from tests.integration.gate import Gate, Loop
+from tests.driver import AGENT, OTHER_AGENT, PERSON, release_files
+from tests.executor_fakes import FakeAdapter
+from tests.integration.gate import Gate, Loop, running
 from tests.unit import test_tokens as tokens
 
 FOREVER = 2**53 - 1
@@ -47,6 +52,9 @@ permit (principal, action == Action::"model.small", resource);
 @id("model-not-that")
 forbid (principal, action == Action::"model.small", resource) when { context.args has max_tokens && context.args.max_tokens > 1000 };
 """
+
+MODEL_FILES = {"contracts/model.small.json": json.dumps(MODEL), "policies/model.cedar": POLICY}
+ControlEvent = tuple[str, dict[str, object]]
 
 
 def key_of(key_id: str, agent: str, *scopes: str, rate: int = 10_000) -> tuple[str, dict[str, object]]:
@@ -151,6 +159,37 @@ async def completion(dispatch: Dispatch) -> Answer:
             }
         ).encode()
     )  # fmt: skip
+
+
+WAITING: list[asyncio.Event] = []
+"""What a model call that says `slowly` waits for."""
+
+
+async def slow_completion(dispatch: Dispatch) -> Answer:
+    if json.loads(dispatch.arguments)["messages"][-1]["content"] == "slowly":
+        WAITING.append(asyncio.Event())
+        await WAITING[-1].wait()
+    return await completion(dispatch)
+
+
+@contextmanager
+def serving(
+    settings: Settings, *, files: dict[str, str] | None = None, control: Sequence[ControlEvent] = (), signing: str = "dev"
+) -> Iterator[Served]:  # fmt: skip
+    """A gate with the model and its keys, besides what is given, and a gateway on it."""
+    with running(
+        settings,
+        files={**release_files(), **MODEL_FILES, **(files or {})},
+        control=[*KEYS, *control],
+        adapters={"model": FakeAdapter(slow_completion)},
+        signing=signing,
+    ) as (loop, gate):
+        gateway = Gateway(settings)
+        loop.run(gateway.start())
+        try:
+            yield Served(loop, gate, gateway)
+        finally:
+            loop.run(gateway.stop())
 
 
 class Served:

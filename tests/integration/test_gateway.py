@@ -18,7 +18,7 @@ from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from sluicegate.adapters.langgraph import Governed
 from sluicegate.gateway import openapi
-from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
+from sluicegate.gateway.server import MAX_BODY_BYTES, make_app
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Review
 from sluicegate.streams import control_log
@@ -26,30 +26,18 @@ from sluicegate.streams.client_errors import Refused
 from sluicegate.streams.gateway_client import GatewayAgent
 from sluicegate.streams.replies import Held
 
-from tests.driver import AGENT, PERSON, Event, release_files
-from tests.executor_fakes import FakeAdapter
-from tests.integration.gate import new_settings, now_us, running, until
-from tests.integration.gateway_served import KEYS, MODEL, POLICY, Served, completion
+from tests.driver import AGENT, PERSON, Event
+from tests.integration.gate import new_settings, now_us, until
+from tests.integration.gateway_served import (
+    Served,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
 def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    files = {
-        **release_files(),
-        "contracts/model.small.json": json.dumps(MODEL),
-        "policies/model.cedar": POLICY,
-    }
-    settings = new_settings(kafka, tmp_path_factory.mktemp("gateway"))
-    with running(settings, files=files, control=KEYS, adapters={"model": FakeAdapter(completion)}) as (
-        loop,
-        gate,
-    ):
-        gateway = Gateway(settings)
-        loop.run(gateway.start())
-        try:
-            yield Served(loop, gate, gateway)
-        finally:
-            loop.run(gateway.stop())
+    with serving(new_settings(kafka, tmp_path_factory.mktemp("gateway"))) as found:
+        yield found
 
 
 def test_a_session_a_call_and_its_end(served: Served) -> None:

@@ -20,17 +20,21 @@ import openai
 import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
-from sluicegate.executors.adapter import Answer
 from sluicegate.gateway.server import Gateway
-from sluicegate.schemas.records import Dispatch
 from sluicegate.streams.client import AgentClient, Refused
 from sluicegate.streams.demo import examples
 
-from tests.driver import AGENT, release_files
-from tests.executor_fakes import FakeAdapter
+from tests.driver import AGENT
 from tests.integration import frameworks
-from tests.integration.gate import new_settings, running, until
-from tests.integration.gateway_served import KEYS, MODEL, POLICY, Served, completion, key_of, person_token
+from tests.integration.gate import new_settings, until
+from tests.integration.gateway_served import (
+    WAITING,
+    ControlEvent,
+    Served,
+    key_of,
+    person_token,
+    serving,
+)
 from tests.unit.test_shared_memory import FILES as MEMORY
 
 CLOSED = """
@@ -52,24 +56,12 @@ ROWS = [
 SCOPES = ("session", "agent", "shared:prices")
 STEPS = 160
 SEED = 20_261_128
-WAITING: list[asyncio.Event] = []
-
-
-async def _completion(dispatch: Dispatch) -> Answer:
-    if json.loads(dispatch.arguments)["messages"][-1]["content"] == "slowly":
-        WAITING.append(asyncio.Event())
-        await WAITING[-1].wait()
-    return await completion(dispatch)
 
 
 @pytest.fixture(scope="module")
 def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    files = {
-        **release_files(), **MEMORY, "contracts/model.small.json": json.dumps(MODEL), "policies/model.cedar": POLICY,
-        "policies/closed.cedar": CLOSED, **REFUNDS,
-    }  # fmt: skip
-    control = [
-        *KEYS,
+    files = {**MEMORY, "policies/closed.cedar": CLOSED, **REFUNDS}
+    control: list[ControlEvent] = [
         (
             "agents.registered",
             {"agents": [*ROWS, {"agent_id": DESK, "tenant": "acme", "team": "", "roles": ["support"]}]},
@@ -77,16 +69,8 @@ def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         *(key_of(name, name, "agent") for name in AGENTS),
     ]
     settings = new_settings(kafka, tmp_path_factory.mktemp("gateway-doors"))
-    with running(settings, files=files, control=control, adapters={"model": FakeAdapter(_completion)}) as (
-        loop,
-        gate,
-    ):
-        gateway = Gateway(settings)
-        loop.run(gateway.start())
-        try:
-            yield Served(loop, gate, gateway)
-        finally:
-            loop.run(gateway.stop())
+    with serving(settings, files=files, control=control) as found:
+        yield found
 
 
 # -- the same refusal in all doors ---------------------------------------------------------------------------------------

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 import aiohttp
 import openai
 import pytest
-from sluicegate.executors.adapter import Answer
-from sluicegate.gateway.server import Gateway
-from sluicegate.schemas.records import Dispatch
 
-from tests.driver import release_files
-from tests.executor_fakes import FakeAdapter
-from tests.integration.gate import new_settings, running, until
-from tests.integration.gateway_served import KEYS, MODEL, POLICY, Served, completion
+from tests.integration.gate import new_settings, until
+from tests.integration.gateway_served import (
+    WAITING,
+    Served,
+    serving,
+)
 
 WEATHER = {
     "type": "function",
@@ -24,35 +23,12 @@ WEATHER = {
     "description": "The weather of a city.",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-WAITING: list[asyncio.Event] = []
-"""What a model call that says `slowly` waits for."""
-
-
-async def _completion(dispatch: Dispatch) -> Answer:
-    if json.loads(dispatch.arguments)["messages"][-1]["content"] == "slowly":
-        WAITING.append(asyncio.Event())
-        await WAITING[-1].wait()
-    return await completion(dispatch)
 
 
 @pytest.fixture(scope="module")
 def served(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    files = {
-        **release_files(),
-        "contracts/model.small.json": json.dumps(MODEL),
-        "policies/model.cedar": POLICY,
-    }
-    settings = new_settings(kafka, tmp_path_factory.mktemp("gateway-models"))
-    with running(settings, files=files, control=KEYS, adapters={"model": FakeAdapter(_completion)}) as (
-        loop,
-        gate,
-    ):
-        gateway = Gateway(settings)
-        loop.run(gateway.start())
-        try:
-            yield Served(loop, gate, gateway)
-        finally:
-            loop.run(gateway.stop())
+    with serving(new_settings(kafka, tmp_path_factory.mktemp("gateway-models"))) as found:
+        yield found
 
 
 def client_of(served: Served) -> openai.AsyncOpenAI:

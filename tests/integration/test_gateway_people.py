@@ -15,20 +15,15 @@ import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitRequestFormParams, ElicitResult
-from sluicegate.gateway.server import Gateway
 from sluicegate.schemas.records import IntentFacts
 
-from tests.driver import AGENT, PERSON, agents, release_files
-from tests.executor_fakes import FakeAdapter
-from tests.integration.gate import new_settings, running
+from tests.driver import AGENT, PERSON, agents
+from tests.integration.gate import new_settings
 from tests.integration.gateway_served import (
-    KEYS,
-    MODEL,
-    POLICY,
     Served,
-    completion,
     key_of,
     person_token,
+    serving,
     signing_keys,
 )
 
@@ -42,22 +37,9 @@ def served(
 ) -> Iterator[Served]:
     settings = new_settings(kafka, tmp_path_factory.mktemp("gateway-people"))
     keys = signing_keys(settings.home) if request.param == "signed" else []
-    files = {
-        **release_files(), "contracts/model.small.json": json.dumps(MODEL), "policies/model.cedar": POLICY,
-    }  # fmt: skip
-    with running(
-        settings,
-        signing=request.param,
-        control=[*KEYS, *keys, key_of("keyless", KEYLESS, "agent")],
-        files=files,
-        adapters={"model": FakeAdapter(completion)},
-    ) as (loop, gate):
-        gateway = Gateway(settings)
-        loop.run(gateway.start())
-        try:
-            yield Served(loop, gate, gateway)
-        finally:
-            loop.run(gateway.stop())
+    control = [*keys, key_of("keyless", KEYLESS, "agent")]
+    with serving(settings, signing=request.param, control=control) as found:
+        yield found
 
 
 async def held(served: Served, tool: str = "desk.ask", **arguments: object) -> str:

@@ -98,6 +98,14 @@ class Scene:
         """The ledger becomes these events, the chain made to fit."""
         self.records = rechain(events, self.partition)
 
+    def rewrite(self, find: Callable[[list[Event]], int], change: Callable[[Event], Event]) -> int:
+        """One event becomes another; where it stands."""
+        events = self.events()
+        at = find(events)
+        events[at] = change(events[at])
+        self.put(events)
+        return at
+
     def write_control(self, kind: str, who: str, kid: str = "", secret: bytes = b"", **body: object) -> int:
         """Append a control event as whoever may write the topic could. Returns its seq."""
         last = read(self.control[-1]) if self.control else None

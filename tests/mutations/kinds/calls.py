@@ -32,6 +32,13 @@ def as_review(scene: Scene, event: Event, before: Event) -> Event:
     )  # fmt: skip
 
 
+def budget(events: list[Event], what: str, nth: int = 0) -> int:
+    """Index of the nth word about a budget."""
+    return [i for i, e in enumerate(events) if isinstance(e.facts, r.BudgetFacts) and e.facts.what == what][
+        nth
+    ]
+
+
 @kind("a step is left out: an offer without a permit", "lifecycle")
 def no_permit(scene: Scene) -> int:
     events = scene.events()
@@ -66,11 +73,7 @@ def claim_without_permit(scene: Scene) -> int:
 
 @kind("a claim takes up another offer than was made", "claim")
 def other_attempt(scene: Scene) -> int:
-    events = scene.events()
-    at = paid(events)
-    events[at] = with_facts(events[at], attempt=2)
-    scene.put(events)
-    return at
+    return scene.rewrite(lambda events: paid(events), lambda event: with_facts(event, attempt=2))
 
 
 @kind("an irreversible call is offered and claimed a second time", "duplicates", also=("lifecycle",))
@@ -116,35 +119,25 @@ def made_up_result(scene: Scene) -> int:
 
 @kind("more is reserved than the cap allows", "budget", scene=scenes.budgeted)
 def overspent(scene: Scene) -> int:
-    events = scene.events()
-    at = max(
-        i for i, e in enumerate(events) if isinstance(e.facts, r.BudgetFacts) and e.facts.what == "reserved"
+    return scene.rewrite(
+        lambda events: budget(events, "reserved", -1),
+        lambda event: with_facts(event, reserved=[230]),
     )
-    events[at] = with_facts(events[at], reserved=[230])
-    scene.put(events)
-    return at
 
 
 @kind("less is said to be spent than was reserved for it and used", "budget", scene=scenes.budgeted)
 def settled_otherwise(scene: Scene) -> int:
-    events = scene.events()
-    at = next(
-        i for i, e in enumerate(events) if isinstance(e.facts, r.BudgetFacts) and e.facts.what == "settled"
+    return scene.rewrite(
+        lambda events: budget(events, "settled"),
+        lambda event: with_facts(event, reserved=[-40]),
     )
-    events[at] = with_facts(events[at], reserved=[-40])
-    scene.put(events)
-    return at
 
 
 @kind("a reservation is left out, its call goes on", "budget", scene=scenes.budgeted)
 def unreserved(scene: Scene) -> int:
     events = scene.events()
-    at = next(
-        i for i, e in enumerate(events) if isinstance(e.facts, r.BudgetFacts) and e.facts.what == "reserved"
-    )
-    settled = next(
-        i for i, e in enumerate(events) if isinstance(e.facts, r.BudgetFacts) and e.facts.what == "settled"
-    )
+    at = budget(events, "reserved")
+    settled = budget(events, "settled")
     scene.put(events[:at] + events[at + 1 :])
     return settled - 1
 
@@ -161,11 +154,7 @@ def other_values(scene: Scene) -> int:
 
 @kind("an agent is taken back although nobody ordered it", "rollback", scene=scenes.rolled_back)
 def unordered(scene: Scene) -> int:
-    events = scene.events()
-    at = where(events, "restored")
-    events[at] = with_facts(events[at], order=3)
-    scene.put(events)
-    return at
+    return scene.rewrite(lambda events: where(events, "restored"), lambda event: with_facts(event, order=3))
 
 
 @kind("an outcome names a release that was never deployed", "control_head")
@@ -217,8 +206,7 @@ def other_class(scene: Scene) -> int:
 
 @kind("another policy is said to have decided", "policies", by=REPLAY)
 def other_policy(scene: Scene) -> int:
-    events = scene.events()
-    at = where(events, "permitted", 4)
-    events[at] = with_header(events[at], policies=["somebody-elses"])
-    scene.put(events)
-    return at
+    return scene.rewrite(
+        lambda events: where(events, "permitted", 4),
+        lambda event: with_header(event, policies=["somebody-elses"]),
+    )

@@ -90,8 +90,6 @@ def forged_signature(scene: Scene) -> int:
 
 @kind("a call is said to be another agent's", "attribution", by=CONTENTS)
 def other_agent(scene: Scene) -> int:
-    events = scene.events()
-    at = where(events, "opened", -1)
-    events[at] = with_header(events[at], agent_id=OTHER_AGENT)
-    scene.put(events)
-    return at
+    return scene.rewrite(
+        lambda events: where(events, "opened", -1), lambda event: with_header(event, agent_id=OTHER_AGENT)
+    )

@@ -53,38 +53,31 @@ def put_in(scene: Scene) -> int:
 
 @kind("an approval of nobody who is registered", "approval")
 def unregistered(scene: Scene) -> int:
-    events = scene.events()
-    at = agreed(events, 1)
-    events[at] = with_facts(events[at], approvals=["mallory"], reviewer="mallory")
-    scene.put(events)
-    return at
+    return scene.rewrite(
+        lambda events: agreed(events, 1),
+        lambda event: with_facts(event, approvals=["mallory"], reviewer="mallory"),
+    )
 
 
 @kind("an approval of somebody who has not the role", "approval")
 def without_role(scene: Scene) -> int:
-    events = scene.events()
-    at = agreed(events, 2)
-    events[at] = with_facts(events[at], approvals=["person-5"], reviewer="person-5")
-    scene.put(events)
-    return at
+    return scene.rewrite(
+        lambda events: agreed(events, 2),
+        lambda event: with_facts(event, approvals=["person-5"], reviewer="person-5"),
+    )
 
 
 @kind("fewer people are enough than were asked for", "approval")
 def lower_quorum(scene: Scene) -> int:
-    events = scene.events()
-    at = agreed(events, 2)
-    events[at] = with_facts(events[at], quorum=1)
-    scene.put(events)
-    return at
+    return scene.rewrite(lambda events: agreed(events, 2), lambda event: with_facts(event, quorum=1))
 
 
 @kind("an approval is said to be another person's", "attribution", by=CONTENTS)
 def anothers(scene: Scene) -> int:
-    events = scene.events()
-    at = agreed(events, 1)
-    events[at] = with_facts(events[at], approvals=["person-3"], reviewer="person-3")
-    scene.put(events)
-    return at
+    return scene.rewrite(
+        lambda events: agreed(events, 1),
+        lambda event: with_facts(event, approvals=["person-3"], reviewer="person-3"),
+    )
 
 
 @kind("a rejection is said to be an approval", "attribution", by=CONTENTS, also=("lifecycle",))
