@@ -42,8 +42,9 @@ _OWN: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         *((TOPIC, "sluicegate.{env}.monitor-", PREFIXED, right) for right in (CREATE, READ, WRITE)),
         *((TOPIC, f"{{env}}.{name}", LITERAL, DESCRIBE) for name in INPUTS),
     ),
-    # `sluicegate topics create`, and the one transactional id that appends to control.
+    # `sluicegate topics create`, the one transactional id that appends to control, and the ledger's lag for `status`.
     "operator": (
+        (GROUP, "sluicegate.{env}.ledger", LITERAL, DESCRIBE),
         (TRANSACTIONAL_ID, "sluicegate.{env}.control", LITERAL, WRITE),
         (TOPIC, "{env}.", PREFIXED, CREATE),
         (TOPIC, "{env}.", PREFIXED, DESCRIBE),
