@@ -330,3 +330,12 @@ def test_a_person_agrees_by_the_gateway(example: Example, keys: dict[str, str]) 
     status, said = example.ask(ana, "POST", "/v1/approvals/held", word)
     assert (status, said["word"]) == (200, "rejected"), said
     assert example.ask(keys["north-1"], "GET", "/v1/intents/held?wait_s=20")[0] == 403
+
+
+def test_what_an_operator_does_goes_by_the_operators_rights(example: Example, keys: dict[str, str]) -> None:
+    for words in (
+        ("status",), ("agents", "list"), ("quarantine", "add", "tool", "desk.pay", "--why", "a drill"), ("quarantine", "list"), ("approvals",),
+        ("in-doubt", "list"), ("sessions", "list"), ("tail", "--no-follow", "-n", "5"), ("dead-letters", "list"),
+        ("ledger", "verify", "--no-clickhouse"), ("rollback", "list"), ("checkpoint", "list"),
+    ):  # fmt: skip
+        example.run("init", *words)
