@@ -393,9 +393,7 @@ def test_replies_of_others_and_unreadable_ones_are_ignored() -> None:
 
 def test_records_of_others_are_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[object] = []
-    monkeypatch.setattr(
-        replies.codec, "decode_as", lambda cls, data: decoded.append(data) or foreign("i", AGENT)
-    )
+    monkeypatch.setattr(replies, "decode_as", lambda cls, data: decoded.append(data) or foreign("i", AGENT))
     inbox = Inbox(AGENT, lambda reply: None)
     inbox.deliver(OTHER_AGENT.encode(), b"theirs")
     inbox.deliver(None, b"nobody's")

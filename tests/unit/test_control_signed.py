@@ -81,7 +81,9 @@ def test_a_signature_fits_one_place() -> None:
     assert suspends(control, signed)
     later = fold(control, event("agent.resumed", SUSPEND), "o")
     assert not suspends(later, signed)
-    assert not suspends(replace(control, log_id=bytes([1]) * 16), signed)
+    other = bytes([1]) * 16
+    elsewhere = replace(control, log_id=other, generations=(replace(control.generations[0], log_id=other),))
+    assert not suspends(elsewhere, signed)
 
 
 @pytest.mark.parametrize("change", [{"kind": "agent.retired"}, {"why": "no"}, {"body": b'{"agent_id":"b"}'}, {"who": "eve"}, {"signature": bytes(64)}, {"signature": b""}])  # fmt: skip

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from sluicegate.processors.inputs import Tick
 from sluicegate.streams.ledger import Lane
 from sluicegate.streams.ledger_service import LedgerService
 from sluicegate.streams.recovery import read_at, read_one
 
 PLACE = TopicPartition("t.messages", 0)
+TICK = Tick(0, 0)
 
 
 class Service:
@@ -32,16 +34,16 @@ class Service:
 async def _what_came_with_a_read_is_not_read_again() -> None:
     service = Service(range(5, 50))
     lane = Lane(0, cast(LedgerService, service))
-    assert [await lane._load(("messages", at)) for at in (7, 8, 49, 7)] == [b"7", b"8", b"49", b"7"]
+    assert [await lane._load(("messages", at), TICK) for at in (7, 8, 49, 7)] == [b"7", b"8", b"49", b"7"]
     assert service.reads == {("t.messages", 7): 1}
-    assert await lane._load(("receipts", 7)) == b"7"  # another topic is another place
+    assert await lane._load(("receipts", 7), TICK) == b"7"  # another topic is another place
 
 
 async def _what_is_gone_is_asked_for_again() -> None:
     service = Service(range(5, 50))
     lane = Lane(0, cast(LedgerService, service))
-    assert await lane._load(("messages", 4)) is None
-    assert await lane._load(("messages", 4)) is None
+    assert await lane._load(("messages", 4), TICK) is None
+    assert await lane._load(("messages", 4), TICK) is None
     assert service.reads["t.messages", 4] == 2
 
 

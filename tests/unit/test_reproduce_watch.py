@@ -111,4 +111,4 @@ def test_how_often_is_a_number_of_seconds() -> None:
 
 def test_the_process_is_the_command_line() -> None:
     code, out, err = asyncio.run(process(["reproduce"]))
-    assert (code, out) == (4, b"") and b"say what to reproduce" in err
+    assert (code, out) == (2, b"") and b"say what to reproduce" in err

@@ -441,7 +441,7 @@ def test_content_that_is_a_record_becomes_json() -> None:
     wanted |= {"arguments": {"to": "x", "n": 1}, "issued_at": 7, "deadline_at": None, "goal": "goal"}
     assert (name, json.loads(text)) == (
         b"intent",
-        {**wanted, "derived_from": ["e1"], "traceparent": "", "request": ""},
+        {**wanted, "derived_from": ["e1"], "traceparent": "", "request": "", "arguments_ref": None},
     )
     asked.arguments = b"{not json"
     assert json.loads(contents.readable(codec.encode(asked))[1])["arguments"] == b"{not json".hex()
