@@ -175,6 +175,11 @@ def verify(data: bytes | str, keys: Iterable[LogKey], origin: str = "") -> Signe
     )
 
 
+def age(one: Signed) -> tuple[int, int]:
+    """To sort by: of heads of one size the one that was signed last is newest."""
+    return one.head.size, one.second
+
+
 def newest(found: Sequence[Signed]) -> Signed | None:
     """The largest of checkpoints of one log. Raises `CheckpointFault` where two of one size have two roots."""
     roots: dict[int, bytes] = {}
@@ -184,4 +189,4 @@ def newest(found: Sequence[Signed]) -> Signed | None:
                 "forked",
                 f"log `{one.head.origin}` signed two roots for size {one.head.size}: it was forked, keep both",
             )
-    return max(found, key=lambda s: s.head.size, default=None)
+    return max(found, key=age, default=None)

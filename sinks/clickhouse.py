@@ -31,12 +31,14 @@ import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from sluicegate.schemas.topics import full_name
 from sluicegate.sinks import ddl
+from sluicegate.sinks.archived import ArchivedSource
 from sluicegate.sinks.embedded import database as database_of
 from sluicegate.sinks.ranges import Collector, Frozen, Range
 from sluicegate.sinks.rollup import ROLL_EVERY_S, ROLL_SHARE, Rollup
@@ -259,7 +261,12 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
         stopped = asyncio.create_task(stop.wait())
         consumer = kafka.consumer(self._bootstrap, security=self._settings.security, group=self.group)
         admin = kafka.admin(self._bootstrap, self._settings.security)
-        self._make = partial(KafkaSource, consumer, admin, self.group)
+        reader = partial(kafka.consumer, replace(self._settings, kafka=self._bootstrap))
+
+        def make(place: TopicPartition) -> Source:
+            return ArchivedSource(KafkaSource(consumer, admin, self.group, place), place, reader)
+
+        self._make = make
         tables = asyncio.create_task(retrying(partial(asyncio.to_thread, self._tables), self, "the tables"))
         beat: asyncio.Task[None] | None = None
         try:

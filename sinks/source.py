@@ -1,6 +1,7 @@
 """A ledger partition as the sink reads it: the port, and its adapter on aiokafka.
 
-Never decodes a record and never decides when to commit. Next: `clickhouse.py`, which reads and commits.
+Never decodes a record and never decides when to commit. Next: `archived.py` (what Kafka has let go), `clickhouse.py`, which
+reads and commits.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class KafkaSource:
     def seek(self, offset: int) -> None:
         self._consumer.seek(self._place, offset)
         self._next = self._fetched = offset
+
+    async def begin(self) -> int:
+        """The first offset that Kafka still has."""
+        return int((await self._consumer.beginning_offsets([self._place]))[self._place])
 
     async def metadata(self) -> str:
         offsets = await self._admin.list_consumer_group_offsets(self._group, partitions=[self._place])

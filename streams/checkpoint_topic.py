@@ -57,8 +57,12 @@ async def newest(
     keys: Iterable[LogKey],
     *,
     every: bool = False,
+    recent: bool = False,
 ) -> dict[str, list[Signed]]:
-    """Each log's newest verified checkpoint, or with `every` all of them, the oldest first. Others are passed over."""
+    """Each log's newest verified checkpoint, or with `every` all of them, the oldest first. Others are passed over.
+
+    `recent`: all that were looked at until each log had one, for who has to choose among them.
+    """
     history = tuple(keys)
     found: dict[str, list[Signed]] = {origin: [] for origin in origins}
     async for stretch in _backwards(consumer, env):
@@ -70,11 +74,9 @@ async def newest(
         found = {origin: before[origin] + later for origin, later in found.items()}
         if not every and all(found.values()):
             break
-    if every:
+    if every or recent:
         return found
-    return {
-        origin: [max(all_of, key=lambda s: s.head.size)] if all_of else [] for origin, all_of in found.items()
-    }
+    return {origin: [max(all_of, key=checkpoints.age)] if all_of else [] for origin, all_of in found.items()}
 
 
 def verified(value: bytes, keys: Iterable[LogKey]) -> Signed | None:

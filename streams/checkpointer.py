@@ -3,7 +3,8 @@
     SLUICEGATE_CHECKPOINT_EVERY_S    seconds between heads of a log that grew (default 5)
     SLUICEGATE_WITNESS_POLICY        a C2SP policy file; its witnesses with an address are asked to cosign
 
-A log whose ledger, tiles and published heads contradict each other gets no further signature: it is an alarm, `/health` says
+The head of a log that rests is signed again with a newer time, ever more seldom: a minute after it, at last once an hour. So it can
+be shown that nothing followed. A log whose ledger, tiles and published heads contradict each other gets no further signature: it is an alarm, `/health` says
 which, and the other logs go on. Run one at a time; a second one signs the same heads, so it costs work and harms nothing.
 Never writes the ledger. Next: `log_tree.py` (the four steps), `checkpoint_topic.py`.
 """
@@ -16,7 +17,8 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -32,6 +34,7 @@ from sluicegate.streams.control_log import ControlReader
 from sluicegate.streams.head_signer import HeadKey, HeadSigner
 from sluicegate.streams.ledger_service import wall_clock
 from sluicegate.streams.log_tree import Head, LogTree
+from sluicegate.streams.scan import scan_values
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import TileStore, store_of
 from sluicegate.streams.witness_client import Witnesses, policy_from
@@ -39,6 +42,9 @@ from sluicegate.streams.witness_client import Witnesses, policy_from
 VARIABLE = "SLUICEGATE_CHECKPOINT_EVERY_S"
 EVERY_S = 5.0
 """Five logs that grow all day: 86,000 heads of 900 bytes, 80 MB."""
+REST_MIN_S, REST_MAX_S = 60, 3_600
+"""A head of a log that rests is signed again when it is so old, and each time twice as old, up to an hour. A rest of a day
+is 28 heads; 13 logs that rest all year are 114,000, 100 MB; a log that grows every other minute has two heads for one."""
 MAX_UNSIGNED = 250_000
 """Leaves of one log that are only in memory, 32 MB of tiles: then it is sealed before its time."""
 FETCH_MS, FETCH_BYTES = 250, 256 * 1024
@@ -95,6 +101,10 @@ class Checkpointer:
         self._at: dict[TopicPartition, int] = {}
         """Where each log that has no fault is read on."""
         self._unshown: dict[TopicPartition, Signed] = {}
+        self._behind: list[TopicPartition] = []
+        """Logs whose tree has to go on with what Kafka has let go of."""
+        self._rests: dict[TopicPartition, int] = {}
+        """How old a head may be before it is signed again, in seconds."""
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -133,6 +143,7 @@ class Checkpointer:
         keys = keys_of(control)
         shown = await checkpoint_topic.newest(self._consumer, env, [t.origin for t in trees.values()], keys)
         ends = await self._consumer.end_offsets(list(trees))
+        begins = await self._consumer.beginning_offsets(list(trees))
         for place, tree in trees.items():
             before = [Head(s.head.size, s.head.root) for s in shown[tree.origin]]
             try:
@@ -146,8 +157,13 @@ class Checkpointer:
                 self._stop(place, tree, error)
             if tree.signed is not None and tree.signed.head.size > max((h.size for h in before), default=0):
                 self._unshown[place] = tree.signed  # killed after step 3
-            if tree.origin not in self.faults:
-                self._at[place] = max(0, tree.offset)
+            if tree.origin in self.faults:
+                continue
+            at = max(0, tree.offset)
+            if at < begins[place]:
+                self._behind.append(place)
+            else:
+                self._at[place] = at
         self._trees = trees
 
     def _stop(self, place: TopicPartition, tree: LogTree, error: Exception) -> None:
@@ -160,6 +176,7 @@ class Checkpointer:
         due = time.monotonic()
         while True:
             try:
+                await self._from_archive()
                 await self._follow()
                 full = any(t.size - t.kept > MAX_UNSIGNED for t in self.trees)
                 if full or time.monotonic() >= due:
@@ -175,18 +192,42 @@ class Checkpointer:
             log.warning("no checkpoint for now: %s", problem)
         self.waiting = problem
 
+    async def _from_archive(self) -> None:
+        """Tiles are lost, and Kafka has let old events go: they come from the archive. Raises `Terminal` across a gap."""
+        assert self._consumer is not None
+        while self._behind:
+            place = self._behind[0]
+            reader = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=FETCH_MS))
+            try:
+                begin = (await reader.beginning_offsets([place]))[place]
+                async for records in scan_values(reader, place, max(0, self._trees[place].offset), begin):
+                    if not self._take(place, records):
+                        break
+            except Terminal as error:  # archive and kafka do not meet, or a bundle is damaged
+                self._stop(place, self._trees[place], error)
+            finally:
+                await stop_consumer(reader)
+            del self._behind[0]
+            if self._trees[place].origin not in self.faults:
+                self._at[place] = begin
+
     async def _follow(self) -> None:
         """Take what the ledger has grown by."""
         assert self._consumer is not None
         if not self._at:  # every log has its fault
             await asyncio.sleep(FETCH_MS / 1_000)
         for place, answer in (await batches.fetch(self._consumer, self._at, FETCH_MS, FETCH_BYTES)).items():
-            tree = self._trees[place]
-            try:
-                tree.add_many(answer.records)
+            if self._take(place, answer.records):
                 self._at[place] = answer.next_offset
-            except (CheckpointFault, TileFault, Unreadable) as error:
-                self._stop(place, tree, error)
+
+    def _take(self, place: TopicPartition, records: Sequence[batches.Record]) -> bool:
+        """Whether the log goes on: else it has its fault."""
+        tree = self._trees[place]
+        try:
+            tree.add_many(records)
+        except (CheckpointFault, TileFault, Unreadable) as error:
+            self._stop(place, tree, error)
+        return tree.origin not in self.faults
 
     async def _seal(self) -> None:
         """Sign and show what grew; show again what could not be shown."""
@@ -200,9 +241,11 @@ class Checkpointer:
         """Steps 1 to 3 of one log. Raises `Retryable`: then nothing was signed, and it is tried again."""
         if tree.origin in self.faults:
             return
-        key = chosen.key
+        key, second = chosen.key, self._second()
+        again = await self._rested(place, tree, second)
+        seal = partial(tree.seal, key.public, key.kid, chosen.signer, second, again=again)
         try:
-            signed = await asyncio.to_thread(tree.seal, key.public, key.kid, chosen.signer, self._second())
+            signed = await asyncio.to_thread(seal)
             if tree.owed:
                 await self._owed(place, tree)
         except (CheckpointFault, TileFault) as error:
@@ -210,6 +253,22 @@ class Checkpointer:
             return
         if signed is not None:
             self._unshown[place] = signed
+            self._rests[place] = (
+                min(REST_MAX_S, 2 * self._rests.get(place, REST_MIN_S)) if again else REST_MIN_S
+            )
+
+    async def _rested(self, place: TopicPartition, tree: LogTree, second: int) -> bool:
+        """Whether a head is to be signed again, since nothing came after it up to that second.
+
+        INVARIANT: what Kafka has and the tree has not is never under a newer time (tests/unit/test_resting_heads.py).
+        """
+        assert self._consumer is not None
+        if tree.signed is None or tree.size != tree.kept or tree.owed or place in self._unshown:
+            return False
+        if second - tree.signed.second < self._rests.get(place, REST_MIN_S):
+            return False
+        end = (await self._consumer.end_offsets([place]))[place]
+        return self._at[place] >= end
 
     async def _owed(self, place: TopicPartition, tree: LogTree) -> None:
         """A head was published that the ledger does not reach any more."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import log_files
-from sluicegate.processors.checkpoints import CheckpointFault, Signed, partition_name
+from sluicegate.processors.checkpoints import CheckpointFault, Signed, age, partition_name
 from sluicegate.processors.control import Control
 from sluicegate.processors.erasure import is_erased
 from sluicegate.processors.labels import CONFIDENTIALITY
@@ -212,7 +212,9 @@ class Gathering:
             for o in log.origins
             if o.rpartition("/")[2] in ("control", str(partition))
         }
-        heads = await checkpoint_topic.newest(self._consumer, env, wanted, log.keys, every=bool(self._kept))
+        heads = await checkpoint_topic.newest(
+            self._consumer, env, wanted, log.keys, every=bool(self._kept), recent=True
+        )
         [stretch] = await stretches(self._consumer, places(env, "outcomes", [partition]))
         advance = announce(on_start, [stretch])
         async for batch in scan(self._consumer, stretch.place, stretch.begin, stretch.end):
@@ -222,7 +224,7 @@ class Gathering:
         picker.finish()
         for origin, name in wanted.items():
             nodes = found.control_nodes if name == "control" else found.nodes
-            fit = [h for h in sorted(heads[origin], key=lambda h: h.head.size) if h.head.size <= nodes.size]
+            fit = [h for h in sorted(heads[origin], key=age) if h.head.size <= nodes.size]
             kept = [size for o, size in self._kept.items() if o == origin]
             head, earlier = choose(fit, 0 if name == "control" else picker.start, kept, self._policy)
             found.earlier[name] = earlier

@@ -201,13 +201,16 @@ class LogTree:
         """The largest head that was shown and that the tree has not reached yet, else 0."""
         return self._due[-1].size if self._due else 0
 
-    def seal(self, public: bytes, kid: str, signer: Signer, second: int) -> Signed | None:
+    def seal(
+        self, public: bytes, kid: str, signer: Signer, second: int, *, again: bool = False
+    ) -> Signed | None:
         """Steps 1 to 3. None where nothing is new, or where the log is not yet as far as it was shown.
 
-        May be called again after `Retryable`: nothing is forgotten before it is durable.
+        `again`: a head that was signed is signed once more, with the time it is now. Whoever says so saw that the ledger
+        has no further event. May be called again after `Retryable`: nothing is forgotten before it is durable.
         """
         size = self.size
-        if size == self.kept or self._due:
+        if self._due or not size or (size == self.kept and not again):
             return None
         changed = self._writer.changed()
         position = json.dumps({"size": size, "offset": self.offset}).encode()

@@ -1,5 +1,5 @@
 """The archive on a real Kafka and a real ClickHouse: copied, trimmed no earlier than it may be, and read back without a word by
-verify, replay, recovery, rebuild and explain."""
+verify, replay, recovery, rebuild and explain, by a ClickHouse that is filled anew and a checkpointer that lost its tiles."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import Any, TypeVar
 
 import pytest
 from aiokafka import TopicPartition
-from sluicegate.processors import snapshot
+from sluicegate.processors import checkpoints, snapshot
+from sluicegate.processors.checkpoints import Checkpoint
 from sluicegate.processors.tiles import WIDTH
 from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import ranges
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect, database
+from sluicegate.streams import identities, replay, snapshots
 from sluicegate.streams import kafka as clients
-from sluicegate.streams import replay, snapshots
 from sluicegate.streams.archive import VARIABLE
+from sluicegate.streams.checkpointer import Checkpointer
 from sluicegate.streams.cli import app
+from sluicegate.streams.keys import Keys
 from sluicegate.streams.recovery import recover
 from sluicegate.streams.replay import Window
 from sluicegate.streams.settings import Settings
@@ -90,6 +93,46 @@ async def store_snapshot(settings: Settings, driver: Driver) -> None:
         await producer.stop()
 
 
+def key_for_heads(settings: Settings) -> None:
+    keys = Keys(settings.home)
+    run(lambda: identities.new_key(settings, keys, "log", checkpoints.ROLE, "a test"))
+    keys.close()
+
+
+async def head_of(settings: Settings, size: int, tiles: Path) -> Checkpoint:
+    """What a checkpointer with these tiles signs of the partition, once it has read all of it."""
+    running = Checkpointer(
+        settings, environ={"SLUICEGATE_CHECKPOINT_EVERY_S": "0.05", "SLUICEGATE_TILES": str(tiles)}
+    )
+    await running.start()
+    try:
+        tree = next(t for t in running.trees if t.partition == 0)
+        async with asyncio.timeout(LIMIT_S):
+            while tree.kept < size and not running.faults:
+                await asyncio.sleep(0.05)
+        assert running.faults == {} and tree.signed is not None
+        return tree.signed.head
+    finally:
+        await running.stop()
+
+
+def _filled_anew(settings: Settings, driver: Driver) -> None:
+    """A ClickHouse that has nothing, after Kafka let old records go: the rest comes from the archive."""
+    client = connect(settings, "sink")
+    client.command(f"DROP DATABASE `{database(settings)}`")
+    client.close()
+    assert begin(settings) > 0
+    run(lambda: project(settings, driver))
+    report = run(lambda: verify(settings))  # every row against the ledger
+    assert report.ok and report.pending == 0, report.as_json()
+    client = connect(settings, "reader")
+    [[count]] = client.query(
+        f"SELECT count() FROM `{database(settings)}`.events WHERE src_topic = 'outcomes'"
+    ).result_rows
+    client.close()
+    assert count == len(driver.records)
+
+
 def test_old_records_are_kept_elsewhere_and_read_from_there(
     kafka: str, clickhouse: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +160,8 @@ def test_old_records_are_kept_elsewhere_and_read_from_there(
     assert [r["verdict"] for r in rows("archive", "verify")] == ["intact"]
 
     _never_ahead(settings, driver)
+    key_for_heads(settings)
+    signed = run(lambda: head_of(settings, len(driver.records), tmp_path / "tiles"))
     [cut] = rows("archive", "trim", "--keep", "0s")
     assert cut["forgets"] == whole - WIDTH and cut["bound by"] == "archive"
     assert begin(settings) == whole - WIDTH
@@ -124,6 +169,8 @@ def test_old_records_are_kept_elsewhere_and_read_from_there(
     assert [r["forgets"] for r in rows("archive", "trim", "--keep", "0s")] == [0]
 
     _read_back(settings, driver)
+    assert run(lambda: head_of(settings, len(driver.records), tmp_path / "lost")) == signed
+    _filled_anew(settings, driver)
     _damage(settings, tmp_path / "elsewhere")
 
 

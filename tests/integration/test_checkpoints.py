@@ -22,7 +22,7 @@ from sluicegate.processors.witness_policy import Policy, parse_policy
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import checkpoint_topic, control_log, failpoints, identities, kafka, stack, tile_store
-from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams.checkpointer import REST_MIN_S, Checkpointer
 from sluicegate.streams.cli import app
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -86,14 +86,19 @@ class Env:
 
     @asynccontextmanager
     async def checkpointer(
-        self, policy: Path | None = None, home: Path | None = None
+        self, policy: Path | None = None, home: Path | None = None, ahead: list[int] | None = None
     ) -> AsyncIterator[Checkpointer]:
+        """`ahead`: seconds by which its clock is; add to it, and time has passed."""
         environ = {"SLUICEGATE_CHECKPOINT_EVERY_S": "0.05"}
         if policy is not None:
             environ["SLUICEGATE_WITNESS_POLICY"] = str(policy)
         if home is not None:
             environ["SLUICEGATE_TILES"] = str(home)
-        made = Checkpointer(self.settings, environ=environ)
+
+        def clock() -> int:
+            return time.time_ns() // 1000 + sum(ahead or ()) * 1_000_000
+
+        made = Checkpointer(self.settings, environ=environ, clock=clock)
         await made.start()
         try:
             yield made
@@ -125,7 +130,8 @@ def test_1_heads_are_signed_witnessed_and_shown(env: Env) -> None:
         await env.write(env.ledgers[0], 100)
         async with listening(application(witness(env))) as url:
             path, policy = env.policy_file(url)
-            async with env.checkpointer(path) as running:
+            ahead = [0]
+            async with env.checkpointer(path, ahead=ahead) as running:
                 await env.signed(running, 0, 401)
                 await env.write(env.ledgers[1], 3)
                 await env.signed(running, 1, 13)
@@ -133,6 +139,14 @@ def test_1_heads_are_signed_witnessed_and_shown(env: Env) -> None:
                 await env.signed(running, 0, 521)
                 assert running.alive == "" and running.faults == {}
                 metrics = running.metrics()
+                ahead.append(REST_MIN_S + 1)
+                shown = running.shown
+                await until(lambda: running.shown == shown + 3, "what rests was signed again, all three")
+                before, after = await env.newest(every=True), await env.newest()
+            for origin, [again] in after.items():
+                last, later = before[origin][-2:]
+                assert later == again and last.head == again.head and again.second - last.second >= REST_MIN_S
+                policy.check(again.note)  # the witness cosigned it again
             assert metrics['sluicegate_checkpoint_size{partition="0"}'] == 521
             assert metrics['sluicegate_checkpoint_witness_away{witness="ops"}'] == 0
         found = await env.newest()
@@ -150,7 +164,9 @@ def test_2_a_restart_goes_on_and_a_rotation_counts(env: Env) -> None:
         async with env.checkpointer() as running:
             await env.write(env.ledgers[0], 1)
             await env.signed(running, 0, 525)
-        assert running.shown == 1  # the others had nothing new
+        found = await env.newest(every=True)
+        sizes = {o.rpartition("/")[2]: {one.head.size for one in all_of} for o, all_of in found.items()}
+        assert (sizes["1"], sizes["control"]) == ({13}, {env.control.head + 1})  # the others had nothing new
 
     run(restarted)
     [old] = keys_of(env.control)
