@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import orjson
@@ -28,11 +29,12 @@ from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.large_arguments import Fetcher
 from sluicegate.executors.verifier import Follower, SignedVerifier
+from sluicegate.processors import checkpoints
 from sluicegate.processors.control import Control
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams import control_log, kafka, releases, topics
+from sluicegate.streams import control_log, kafka, key_files, releases, topics
 from sluicegate.streams.artifacts import store_of
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger_service import LedgerService, wall_clock
@@ -219,6 +221,15 @@ class Gate:
             self.replies.append((place.partition, codec.decode_as(Reply, value)))
         else:
             self.letters.append(codec.decode_as(DeadLetter, value))
+
+
+def head_key(home: Path) -> tuple[str, dict[str, object]]:
+    """A key that signs heads, as control learns of it."""
+    public = key_files.create(key_files.default_path(home, "log.1"), "log.1").public.hex()
+    return "key.added", {
+        "kid": "log.1", "principal": "checkpointer", "role": checkpoints.ROLE, "alg": "Ed25519", "public": public,
+        "not_before": 0, "not_after": 2**53 - 1,
+    }  # fmt: skip
 
 
 async def prepare(

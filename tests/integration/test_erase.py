@@ -1,17 +1,23 @@
 """`sluicegate erase` on a real Kafka and a real ClickHouse: after it, and after the topics' expiry, a subject's text is
-nowhere: not in a segment, not in a part, not in a snapshot, an artifact or the key store. Before it, it is in all of them."""
+nowhere: not in a segment, not in a part, not in a snapshot, an artifact or the key store. Before it, it is in all of them. The
+same bundle of evidence, made again, says what was erased and by which event."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import secrets
+import subprocess
+import sys
 import threading
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -26,6 +32,7 @@ from sluicegate.sinks.ddl import ensure_schema
 from sluicegate.sinks.embedded import EmbeddedClickHouse, database
 from sluicegate.streams import control_log, erasures, kafka, replay
 from sluicegate.streams.artifacts import store_of
+from sluicegate.streams.checkpointer import Checkpointer
 from sluicegate.streams.cli import app
 from sluicegate.streams.expiry import IN_THE_CLEAR
 from sluicegate.streams.keys import Keys
@@ -206,14 +213,18 @@ def test_nothing_of_an_erased_subject_is_left(
         client.command(
             f"ALTER TABLE {contents} MODIFY SETTING cleanup_delay_period = 1, cleanup_delay_period_random_add = 0"
         )
-        people = [("people.registered", {"people": PEOPLE})]
-        with gates.running(settings, files=release(), control=people) as (loop, gate):
+        control = [("people.registered", {"people": PEOPLE}), gates.head_key(tmp_path)]
+        with gates.running(settings, files=release(), control=control) as (loop, gate):
             loop.run(talk(gate, marks, going_on))
             with projecting(settings, gate.keys, server) as projector:
                 wait(lambda: projector.lag and not any(projector.lag.values()), "ClickHouse to catch up")
                 _before(settings, gate, marks, topic_files, tmp_path, client)
+                until_us = gates.now_us()
+                code, before = bundle(settings, tmp_path / "before.zip", until_us, "--disclose", "secret")
+                assert (code, before["verdict"]) == (0, "VALID") and "erased" not in before, before
                 _two_people(gate, monkeypatch)
-                _erased(settings, loop, gate, marks, going_on, client)
+                event = _erased(settings, loop, gate, marks, going_on, client)
+                _again(settings, tmp_path / "after.zip", until_us, before, event)
         _after(settings, marks, topic_files, tmp_path, client)
     asyncio.run(keep(settings, **{"retention.ms": "-1"}))
     with gates.running(settings, files=release()) as (
@@ -261,7 +272,7 @@ def _two_people(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _erased(
     settings: Settings, loop: Loop, gate: Gate, marks: Marks, going_on: threading.Event, client: object
-) -> None:
+) -> int:
     unknown = CliRunner().invoke(app, ["erase", "--subject", "nobody"])
     assert unknown.exit_code != 0 and "no key of subject `nobody`" in str(unknown.exception)
     for name in ("system", "bad\nid"):
@@ -283,6 +294,68 @@ def _erased(
     for lane in gate.service.lanes.values():
         loop.run(lane.snapshot())
     assert "ERASED" in run("explain", "runs")
+    return int(done["event"])
+
+
+async def heads(settings: Settings) -> None:
+    """Every log's head is signed by a checkpointer whose clock is so far ahead that what was before is over."""
+    ahead_us = 300_000_000
+    running = Checkpointer(
+        settings, clock=lambda: gates.now_us() + ahead_us, environ={"SLUICEGATE_CHECKPOINT_EVERY_S": "0.05"}
+    )
+    began = (gates.now_us() + ahead_us) // 1_000_000
+    await running.start()
+    try:
+        await until(
+            lambda: (
+                running.trees
+                and all(t.signed is not None and t.signed.second >= began - 60 for t in running.trees)
+                and not running._unshown
+            ),
+            "heads",
+        )
+        assert running.alive == ""
+    finally:
+        await running.stop()
+
+
+def bundle(settings: Settings, path: Path, until_us: int, *more: str) -> tuple[int, dict[str, Any]]:
+    """Make one about the agent, and let its own file judge it, in a process that cannot import Sluicegate."""
+    asyncio.run(heads(settings))
+    since, end = (
+        datetime.fromtimestamp(at / 1e6, UTC).isoformat() for at in (until_us - 3_600_000_000, until_us)
+    )
+    run("evidence", "--agent", AGENT, "--from", since, "--to", end, "-o", str(path), *more)
+    script = path.with_suffix(".py")
+    with zipfile.ZipFile(path) as archive:
+        script.write_bytes(archive.read("verify.py"))
+    done = subprocess.run(
+        [sys.executable, "-I", str(script), str(path), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=path.parent,
+    )
+    return done.returncode, json.loads(done.stdout)
+
+
+def _again(settings: Settings, path: Path, until_us: int, before: dict[str, Any], event: int) -> None:
+    """The same period after the erasure: everything holds, and what is gone is named, with who was told to."""
+    code, after = bundle(settings, path, until_us, "--disclose", "secret")
+    assert (code, after["verdict"]) == (6, "ERASED"), after
+    assert set(after["erased"]) == {str(event)} and after["counts"]["events"] == before["counts"]["events"]
+    assert len(after["erased"][str(event)]) >= 5
+    with zipfile.ZipFile(path) as archive:
+        assert SUBJECT not in json.loads(archive.read("keys.json"))
+    # The bundle of before keeps what was disclosed to whoever has it; with a later one it says so.
+    script = path.with_suffix(".py")
+    told = subprocess.run(
+        [sys.executable, "-I", str(script), str(path.with_name("before.zip")), "--newer", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 6 and f"control event {event}" in told.stdout, told.stdout + told.stderr
+    for one in path.parent.glob("*.zip"):
+        one.unlink()  # they hold what was disclosed, and the search is not for them
 
 
 def _after(settings: Settings, marks: Marks, topic_files: list[Path], home: Path, client: object) -> None:

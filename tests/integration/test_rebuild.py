@@ -25,14 +25,27 @@ from sluicegate.schemas.topics import partition_of
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse, database
 from sluicegate.streams import control_log, live_state, replay
+from sluicegate.streams.checkpointer import Checkpointer
 from sluicegate.streams.cli import app
 from sluicegate.streams.ledger_service import LedgerService
 from sluicegate.streams.replay import Window
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.verify import verify
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, PEOPLE, PERSON, release_files
-from tests.integration.gate import RESULT, Gate, Loop, intent, new_id, new_settings, now_us, running, until
+from tests.integration.gate import (
+    RESULT,
+    Gate,
+    Loop,
+    head_key,
+    intent,
+    new_id,
+    new_settings,
+    now_us,
+    running,
+    until,
+)
 from tests.unit.test_labels import MAIL
 from tests.unit.test_shared_memory import FILES, SCOPE
 
@@ -122,7 +135,7 @@ def stand(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stan
         running(
             settings,
             files={**release_files(), **MAIL, **FILES, **SLOW},
-            control=[("people.registered", {"people": PEOPLE})],
+            control=[("people.registered", {"people": PEOPLE}), head_key(home)],
         ) as (loop, gate),
     ):
         hold = asyncio.Event()
@@ -333,6 +346,35 @@ def test_a_wrong_approval_is_followed_to_the_agent_of_another_partition(stand: S
     assert any((c["intent_id"], c["what"]) == (asked.intent_id, "decision") for c in found["changes"])
     assert found["sessions"][f"{other} trusts"]["why"] == "it read a value that nobody can know"
     assert found["sessions"][f"{other} trusts"]["unknown"] == 1 and found["over"] == 2
+
+
+def test_the_ledger_is_verified_beside_a_checkpointer_that_signs_as_it_grows(stand: Stand) -> None:
+    """Heads are signed and published while verify reads: none is ahead of what it reads, and all are led to."""
+    gate = stand.gate
+
+    async def traffic() -> None:
+        for n in range(60):
+            await gate.ask(intent("desk.read", {"value": str(n)}))
+
+    async def main() -> None:
+        checkpointer = Checkpointer(stand.settings, environ={"SLUICEGATE_CHECKPOINT_EVERY_S": "0.05"})
+        await checkpointer.start()
+        try:
+            await until(lambda: len(checkpointer.newest) == 3, "control and both partitions have a head")
+            growing = asyncio.run_coroutine_threadsafe(traffic(), stand.loop._loop)
+            heads = 0
+            while not growing.done():
+                report = await verify(stand.settings, clickhouse=False)
+                assert report.ok, report.as_json()
+                told = [p.checkpoints for p in (report.control, *report.partitions)]
+                assert {one["verdict"] for one in told} == {"same"}, told
+                heads = max(heads, *(int(str(one["heads"])) for one in told))
+            growing.result()
+            assert heads > 1 and checkpointer.alive == ""
+        finally:
+            await checkpointer.stop()
+
+    asyncio.run(main())
 
 
 def test_a_row_that_was_changed_is_named(stand: Stand) -> None:
