@@ -117,6 +117,15 @@ SELECT 1, unhex('{log}'), 0, 1, randomFixedString(16), 'control', 1, 'control', 
     toDateTime64({end}, 6, 'UTC') - INTERVAL 31 DAY, 'agents.registered',
     '{{"agents":[' || arrayStringConcat(arrayMap(a -> '{{"agent_id":"agent-' || toString(a) || '","team":"team-' || toString(a % 9) || '"}}', range(200)), ',') || ']}}', 'control_facts'
 """
+SAMPLES = """
+INSERT INTO `{d}`.events (v, log_id, src_partition, seq, event_id, src_topic, src_offset, stage, status, facts_hash, prev_hash, header_hash,
+    intent_id, decided_at, kind, body, facts_type)
+SELECT 1, unhex('{log}'), 0, 2 + number, randomFixedString(16), 'control', 2 + number, 'control', 'recorded', randomFixedString(32), randomFixedString(32),
+    randomFixedString(32), '', toDateTime64({end}, 6, 'UTC') - toIntervalHour(number + 1), 'reproduce.sampled',
+    '{{"counts":{{"SAME":' || toString(20 - (number % 9 = 0)) || '}},"n":20,"partition":' || toString(number % {partitions}) ||
+    ',"seed":"x","share_ppm":1000000,"since":1795000000000000,"until":1795086400000000}}', 'control_facts'
+FROM numbers(24 * 7)
+"""
 
 
 def questions() -> dict[str, str]:
@@ -161,6 +170,7 @@ def fill(client: Any, events: int) -> int:
         client.command(CALLS.format(first=first, count=min(CHUNK, calls - first), **common))
     client.command(SESSIONS.format(**common))
     client.command(AGENTS.format(**common))
+    client.command(SAMPLES.format(**common))
     for partition in range(PARTITIONS):
         client.command(CONTENTS.format(partition=partition, **common))
     client.command(MANIFEST.format(**common))

@@ -1,6 +1,7 @@
 """Alarms of the sentinel, as control folds them: what is open, who is under review, and how much was done by itself.
 
     alarm.raised    {id, rule, stream, action, agent_id, tool, release, cool_down_s, …evidence}
+    reproduce.sampled  {partition, counts, …}  a sample was decided again; changes nothing (`reproduce_alarm.py`)
     alarm.acked     {id}                      a person has seen it: what it spent of the bounds comes back
     alarms.bounded  {unacknowledged, per_day}
     review.begun    {agent_id, why, alarm?}   every call of that agent needs a person
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sluicegate.processors.control import Body, Control
 
 RAISED: Final = "alarm.raised"
+SAMPLED: Final = "reproduce.sampled"
 ACKED: Final = "alarm.acked"
 BOUNDED: Final = "alarms.bounded"
 REVIEW_BEGUN: Final = "review.begun"
@@ -120,7 +122,7 @@ def may_act(control: Control, who: str, kind: str, body: Mapping[str, object]) -
 
     INVARIANT: no number of sentinels does more than the bounds (tests/unit/test_alarm_events.py).
     """
-    if not is_sentinel(control, who) or kind == RAISED or judged(control, kind, body):
+    if not is_sentinel(control, who) or kind in (RAISED, SAMPLED) or judged(control, kind, body):
         return ""
     action = DOES.get(kind)
     alarm = control.alarms.get(str(body.get("alarm", "")))

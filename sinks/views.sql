@@ -243,6 +243,17 @@ FROM `{database}`.`events` FINAL
 WHERE src_topic = 'outcomes' AND status = 'scored'
 COMMENT 'One row a score: value from 0 to 1, by a person or an evaluator (`kind`), and the release that the session stood on. The comment is in `contents`.';
 
+CREATE OR REPLACE VIEW `{database}`.`reproducible` AS
+SELECT
+    decided_at, toUInt32(JSONExtractUInt(body, 'partition')) AS ledger_partition,
+    fromUnixTimestamp64Micro(JSONExtractInt(body, 'since'), 'UTC') AS since,
+    fromUnixTimestamp64Micro(JSONExtractInt(body, 'until'), 'UTC') AS until,
+    JSONExtract(body, 'counts', 'Map(String, UInt32)') AS verdicts, arraySum(mapValues(verdicts)) AS sampled,
+    verdicts['SAME'] AS same, JSONExtractUInt(body, 'share_ppm') / 1e6 AS share, JSONExtractString(body, 'seed') AS seed, event
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'control' AND kind = 'reproduce.sampled'
+COMMENT 'One row a scheduled sample that was decided again: how many intents of that partition and period, what came out by verdict, and the share that is reproducible. The same sample again: sluicegate reproduce --sample 20 --seed … --partition … --from-time … --to-time ….';
+
 CREATE OR REPLACE VIEW `{database}`.`tool_mix` AS
 SELECT
     toStartOfHour(minute) AS hour, environment, tenant, agent_id, release, tool,

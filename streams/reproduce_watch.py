@@ -1,8 +1,8 @@
 """The scheduled sample: the leader's monitor lets a process of its own decide some intents again, and says what share came out.
 
 Each time one partition's turn comes: `sluicegate reproduce --sample 20` of the last day, with the hour as seed, in a
-process of its own, for folding a partition takes a core for a second every 25,000 events. The share is a metric; under
-100 % it is an alarm (`processors/reproduce_alarm.py`). `SLUICEGATE_REPRODUCE_EVERY_S=0` leaves it out.
+process of its own, for folding a partition takes a core for a second every 25,000 events. The share is a metric and an
+event of control, which ClickHouse has as a row of `reproducible`; under 100 % it is an alarm (`processors/reproduce_alarm.py`). `SLUICEGATE_REPRODUCE_EVERY_S=0` leaves it out.
 Never decides and never writes the ledger. Next: `monitor.py` (the timer), `commands/reproduce.py`.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.reproduce import DIFFERENT
-from sluicegate.processors.reproduce_alarm import Sampled, irreproducible
+from sluicegate.processors.reproduce_alarm import Sampled, irreproducible, sampled_event
 from sluicegate.processors.sentinel_plan import Event
 from sluicegate.schemas.errors import SluicegateError, Terminal
 
@@ -102,13 +102,14 @@ class ReproduceWatch:
         self.last = sampled
         self._sampled += sum(sampled.counts.values())
         self._reproduced += sampled.counts.get("SAME", 0)
-        events = irreproducible(control, sampled, now)
-        if events:
+        alarm = irreproducible(control, sampled, now)
+        if alarm:
             log.warning("alarm: %s", sampled.said)
+        if events := sampled_event(sampled) + alarm:
             try:
                 await self._propose(events, sampled.said, control.head)
             except SluicegateError as error:
-                log.warning("alarm not raised: %s", error)
+                log.warning("sample not written to control: %s", error)
         return sampled
 
     async def _sample(self, partition: int, seed: str, since: int, until: int) -> Sampled | None:

@@ -19,7 +19,7 @@ from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import ranges
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import identities, replay, snapshots
+from sluicegate.streams import identities, replay, reproduce, snapshots
 from sluicegate.streams import kafka as clients
 from sluicegate.streams.archive import VARIABLE
 from sluicegate.streams.checkpointer import Checkpointer
@@ -32,7 +32,7 @@ from sluicegate.streams.stores import KafkaStore
 from sluicegate.streams.verify import verify
 from typer.testing import CliRunner
 
-from tests.driver import Driver
+from tests.driver import AGENT, Driver
 from tests.integration.test_ledger_tools import publish
 
 T = TypeVar("T")
@@ -236,6 +236,8 @@ def _read_back(settings: Settings, driver: Driver) -> None:
     assert run(stored) == len(driver.records)
     intent = next(i for i in (r.intent_id for r in driver.replies) if i)
     assert intent in command("explain", intent)
+    again = run(lambda: reproduce.here(settings, {0: {(AGENT, intent)}}, driver.keys.open))
+    assert {row.verdict for row in again} == {"SAME"}  # not EXPIRED: its state is folded from the archive
 
 
 def _damage(settings: Settings, folder: Path) -> None:

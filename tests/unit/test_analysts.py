@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedClickHo
 def test_there_is_a_question_for_each_concern() -> None:
     text = " ".join(questions().values())
     views = ("refusals", "violations", "approvals", "quality", "spend", "tool_failures", "tool_mix", "tool_sequences",
-             "argument_shapes", "models_served", "call_times", "latency_since", "intents_since", "sessions", "freshness")  # fmt: skip
+             "argument_shapes", "models_served", "call_times", "latency_since", "intents_since", "sessions", "freshness", "reproducible")  # fmt: skip
     for view in views:
         assert f"from {view}" in text or f"FROM {view}" in text, view
     assert len(questions()) >= 30

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
+from sluicegate.processors.alarm_events import SAMPLED, SENTINEL, may_act
 from sluicegate.processors.control import Control
+from sluicegate.processors.reading import split
 from sluicegate.processors.reproduce_alarm import Sampled, irreproducible
 from sluicegate.processors.sentinel_plan import Event
+from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.records import ControlFacts
 from sluicegate.streams.reproduce_watch import ReproduceWatch, every_s, process
 
 from tests.driver import T0, Driver
@@ -60,11 +65,29 @@ def test_it_looks_once_an_hour_partition_by_partition() -> None:
     stand.look()
     assert [a[a.index("--partition") + 1] for a in stand.asked] == ["0", "1", "0"]
     assert len({a[a.index("--seed") + 1] for a in stand.asked}) == 3
-    assert stand.proposed == []
+    assert stand.driver.control.alarms == {} and stand.proposed[2] == (
+        "of a sample of partition 0 100.00 % of the intents are reproducible"
+    )
     assert stand.watch.metrics() == {
         "sluicegate_reproduce_looks_total": 3, "sluicegate_reproduce_failed_total": 0, "sluicegate_reproduce_sampled_total": 43,
         "sluicegate_reproduce_same_total": 43, "sluicegate_reproduce_share": 1.0,
     }  # fmt: skip
+
+
+def test_each_sample_is_an_event_of_control_that_changes_nothing() -> None:
+    """For analysts (`reproducible` in ClickHouse). An empty period is none."""
+    stand = Stand((0, said(SAME=19, ERASED=1)), (0, said()))
+    before = stand.driver.control
+    stand.look()
+    facts = codec.decode(split(stand.driver.control_records[-1].value).facts)
+    assert isinstance(facts, ControlFacts) and facts.kind == SAMPLED
+    body = json.loads(facts.body)
+    assert (body["partition"], body["counts"], body["share_ppm"]) == (0, {"ERASED": 1, "SAME": 19}, 1_000_000)
+    after = stand.driver.control
+    assert replace(after, head=before.head, at=before.at) == before
+    assert not may_act(before, SENTINEL, SAMPLED, body)  # nothing against it
+    stand.look()
+    assert stand.driver.control.head == after.head
 
 
 @pytest.mark.parametrize("bad", ["DIFFERENT", "ENGINE_MISSING", "EXPIRED", "ENGINE_FAILED"])
