@@ -268,7 +268,7 @@ class Checkpointer:
         if second - tree.signed.second < self._rests.get(place, REST_MIN_S):
             return False
         end = (await self._consumer.end_offsets([place]))[place]
-        return self._at[place] >= end
+        return bool(self._at[place] >= end)
 
     async def _owed(self, place: TopicPartition, tree: LogTree) -> None:
         """A head was published that the ledger does not reach any more."""

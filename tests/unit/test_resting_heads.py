@@ -26,16 +26,13 @@ DAY_S = 86_400
 
 
 class Broker:
-    """Where Kafka says that the partition ends, and where reading is."""
+    """Where Kafka says that the partition ends."""
 
     def __init__(self) -> None:
-        self.end = self.at = 0
+        self.end = 0
 
     async def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
         return dict.fromkeys(places, self.end)
-
-    async def position(self, _: TopicPartition) -> int:
-        return self.at
 
 
 class Resting:
@@ -53,10 +50,11 @@ class Resting:
         self.running._consumer = self.broker  # type: ignore[assignment]
         self.tree = LogTree(self.store, "dev", LOG, 0)
         self.tree.open([LONG])
+        self.running._at[PLACE] = 0
 
     def grow(self, count: int) -> None:
         feed(self.tree, dense(count))
-        self.broker.end = self.broker.at = count
+        self.broker.end = self.running._at[PLACE] = count
 
     def look(self) -> Signed | None:
         """What the checkpointer does every few seconds; the head it would show."""
@@ -111,7 +109,7 @@ def test_nothing_is_signed_again_while_kafka_has_more(resting: Resting) -> None:
     resting.second += REST_MAX_S
     resting.broker.end += 1
     assert resting.look() is None
-    resting.broker.at += 1  # a transaction's marker: read, and no event
+    resting.running._at[PLACE] += 1  # a transaction's marker: read, and no event
     assert resting.look() is not None
 
 
