@@ -21,6 +21,9 @@ FETCH_WAIT_MS = 20
 """A reader of stretches asks for records that are there: it need not wait for more."""
 POLL_MS = 50
 """A stretch that ends in transaction markers gives nothing, and waits this long for it."""
+SLICE = 2_000
+"""Records that are handed on at a time: 40 ms of folding, then the process's other partitions have their turn, and what is on its
+way is taken in."""
 STALL_LIMIT_S = 30.0
 """Without any progress for this long Kafka counts as away."""
 
@@ -90,8 +93,9 @@ async def scan_values(
             records = answer.records if answer is not None else []
             if records and records[-1][0] >= end:
                 records = [record for record in records if record[0] < end]
-            if records:
-                yield records
+            for first in range(0, len(records), SLICE):
+                yield records[first : first + SLICE]
+                await asyncio.sleep(0)
     finally:
         if asked is not None:
             asked.cancel()
