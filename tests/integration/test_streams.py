@@ -15,11 +15,13 @@ from sluicegate.executors.egress import Egress
 from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.model import ModelAdapter
 from sluicegate.executors.outlet import KafkaOutlet
+from sluicegate.executors.verifier import Follower
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable
 from sluicegate.streams import kafka as kafka_clients
+from sluicegate.streams import quarantines
 from sluicegate.streams.cli import app
-from sluicegate.streams.client import AgentClient, Ended, Session, Started, Text, Withheld
+from sluicegate.streams.client import AgentClient, Ended, Failed, Session, Started, Text, Withheld
 from sluicegate.streams.client_transport import KafkaTransport
 from sluicegate.streams.ledger_service import wall_clock
 from typer.testing import CliRunner
@@ -115,10 +117,18 @@ async def everything(kafka: str, home: object, journal: Journal) -> AsyncIterato
         server = await stack.enter_async_context(TestServer(model_server(journal).app, host="127.0.0.1"))
         place = f"127.0.0.1:{server.port}"
         outlet = KafkaOutlet(settings, "test", wall_clock)
-        adapter = ModelAdapter(Egress(place), {}, outlet=outlet, gates=ReleaseGates(settings))
+        made: list[Gate] = []
+
+        def stopped(d: r.Dispatch) -> str:
+            return Follower(made[0].service.control).stopped(d)
+
+        adapter = ModelAdapter(
+            Egress(place), {}, outlet=outlet, gates=ReleaseGates(settings), stopped=stopped
+        )
         gate = await stack.enter_async_context(
             gates.gate(settings, files=release_of(place), adapters={"model": adapter})
         )
+        made.append(gate)
         await outlet.start()
         stack.push_async_callback(outlet.stop)
         agent = await stack.enter_async_context(AgentClient(AGENT, settings=settings))
@@ -233,6 +243,37 @@ def test_a_reader_that_goes_away_costs_the_call_and_nothing_else(running: Runnin
     assert settled() == [12] == [end.input_tokens + end.output_tokens], (
         "what the server counted, to its last word"
     )
+
+
+def test_a_quarantine_ends_a_stream_that_runs(running: Running) -> None:
+    """Whoever reads it is told `quarantined`, and what was reserved is spent: nobody says what it used."""
+    gate, shown = running.gate, []
+    text = " ".join(f"word-{n}" for n in range(140))  # 28 s, if nobody stopped it
+
+    async def read() -> int:
+        with pytest.raises(Failed) as failed:
+            async for part in running.session.stream_model("endless", messages(text)):  # type: ignore[arg-type]
+                if isinstance(part, Text):
+                    if not shown:
+                        await quarantines.add(gate.settings, gate.keys, "tool", "endless", "a test")
+                    shown.append(part.text)
+        assert failed.value.reason == "quarantined"
+        return gate.service.control.control.at
+
+    stopped_at = running.loop.run(read())
+    ident = running.last_id()
+    end = running.end_of(ident)
+    assert text.startswith("".join(shown)) and len("".join(shown)) < len(text)
+    assert end.error_class == "quarantined" and end.pieces > 1 and end.streamed
+    [ended] = [
+        e.header for _, e in gate.events if e.header.intent_id == ident and e.header.status == "failed"
+    ]
+    assert ended.decided_at - stopped_at < 5_000_000
+    mine = [
+        e.facts for _, e in gate.events if e.header.intent_id == ident and isinstance(e.facts, r.BudgetFacts)
+    ]
+    assert sum(mine[-1].spent) == sum(mine[0].reserved) > 0
+    running.loop.run(quarantines.lift(gate.settings, gate.keys, "tool", "endless", "over"))
 
 
 def test_the_command_shows_it_as_it_comes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
