@@ -109,7 +109,7 @@ async def publish(
     last = None
     for record in records:
         last = await producer.send(
-            full_name(settings.env, topic), encode(record), key=record.agent_id.encode()
+            full_name(settings.space, topic), encode(record), key=record.agent_id.encode()
         )
     await producer.flush()
     if last is not None:

@@ -141,7 +141,7 @@ async def publish(settings: Settings, events: int) -> Made:
     control = (await control_log.read(settings, with_release=True)).control
     made = Made(started_at=time.time_ns() // 1000 - events * STEP_US * 2)
     maker = Maker(control, made.started_at)
-    place = full_name(settings.env, "outcomes")
+    place = full_name(settings.space, "outcomes")
     producer = await kafka.connect(
         kafka.producer(settings, transactional_id=f"sluicegate.{settings.env}.ledger.0")
     )

@@ -35,7 +35,7 @@ BLOCK = 25_000
 async def _recover(settings: Settings, *, use_snapshot: bool) -> tuple[float, int]:
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=5))
     started = time.perf_counter()
-    found = await recover(consumer, settings.env, 0, use_snapshot=use_snapshot)
+    found = await recover(consumer, settings.space, 0, use_snapshot=use_snapshot)
     seconds = time.perf_counter() - started
     await consumer.stop()
     return seconds, found.folded

@@ -41,7 +41,7 @@ async def _sign(settings: Settings) -> int:
     tree.open(checkpoints.keys_of(control))
     consumer = await kafka.connect(kafka.consumer(settings))
     try:
-        [stretch] = await stretches(consumer, places(settings.env, "outcomes", [0]))
+        [stretch] = await stretches(consumer, places(settings.space, "outcomes", [0]))
         async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 tree.add(record.offset, record.value)

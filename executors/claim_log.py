@@ -98,8 +98,8 @@ class KafkaClaimLog:
 
     def __init__(self, settings: Settings, index: int) -> None:
         self._settings = settings
-        self._place = TopicPartition(full_name(settings.env, "dispatches"), index)
-        self._receipts = full_name(settings.env, "receipts")
+        self._place = TopicPartition(full_name(settings.space, "dispatches"), index)
+        self._receipts = full_name(settings.space, "receipts")
         self._group = group_of(settings.env)
         self._producer: AIOKafkaProducer | None = None
         self._consumer: AIOKafkaConsumer | None = None

@@ -88,7 +88,7 @@ class Executor(ConsumerRebalanceListener):  # type: ignore[misc]
         )  # fmt: skip
         self._clock = clock
         self._verifier = verifier
-        self._topic = full_name(settings.env, "dispatches")
+        self._topic = full_name(settings.space, "dispatches")
         self._log = logging.getLogger("sluicegate.executor")
         self._group: AIOKafkaConsumer | None = None
         self._member: asyncio.Task[None] | None = None

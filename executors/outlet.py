@@ -80,7 +80,7 @@ class KafkaOutlet:
     def __init__(self, settings: Settings, name: str, clock: Callable[[], int]) -> None:
         self._settings, self._clock = settings, clock
         self._source = f"/{settings.env}/executors/{name}".encode()
-        self._topic = full_name(settings.env, "pieces")
+        self._topic = full_name(settings.space, "pieces")
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()

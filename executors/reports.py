@@ -72,8 +72,8 @@ class Reports:
         self.retried = 0
         self._settings = settings
         self._max_waiting = max_waiting
-        self._topic = full_name(settings.env, "receipts")
-        self._dead = full_name(settings.env, "dead-letters")
+        self._topic = full_name(settings.space, "receipts")
+        self._dead = full_name(settings.space, "dead-letters")
         self._producer: AIOKafkaProducer | None = None
         self._letters: dict[_Letter, None] = {}
         self._gathered: list[_Letter] = []

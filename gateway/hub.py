@@ -112,9 +112,10 @@ class Hub(KafkaTransport):
     async def start(self, deliver: Deliver) -> None:
         """Read every partition from its end on."""
         producer = await self._connected()
+        await self._choose(producer)
         self.partitions = len(await producer.partitions_for(self._replies.topic))
         for topic in ("intents", "messages"):  # known now: else the first requests all ask for them at once
-            await producer.partitions_for(full_name(self._settings.env, topic))
+            await producer.partitions_for(full_name(self._settings.space, topic))
         places = [TopicPartition(self._replies.topic, p) for p in range(self.partitions)]
         consumer = self._consumer = await self._reader(FETCH_WAIT_MS)
         consumer.assign(places)

@@ -15,6 +15,7 @@ from sluicegate.processors.agent_restore import at_cut
 from sluicegate.processors.agent_values import AgentValues
 from sluicegate.processors.folding import Folder
 from sluicegate.processors.outcomes import Outcome
+from sluicegate.processors.seam_fold import STAGE as SEAM
 from sluicegate.processors.state import HOUR_US, PartitionState, apply, pass_hour
 from sluicegate.schemas.topics import partition_of
 
@@ -33,10 +34,10 @@ class AgentFold:
         """Go on from a whole state of this partition, such as a snapshot's."""
         self.state, self._folder = state, Folder(state)
 
-    def wants(self, seq: int, agent_id: str, decided_at: int) -> bool:
+    def wants(self, seq: int, agent_id: str, decided_at: int, stage: str = "") -> bool:
         """Whether this record has to be folded; one that has not only moves time."""
         state = self.state
-        if seq == 0 or agent_id == self.agent_id:
+        if seq == 0 or agent_id == self.agent_id or stage == SEAM:
             state.seq = seq  # the fold counts up
             return True
         self.pass_time(decided_at)
@@ -60,7 +61,7 @@ class AgentFold:
         if cuts is not None:
             self.state.seq = head.seq
             cuts.before(self.state, rest.decided_at)
-        if self.wants(head.seq, rest.agent_id, rest.decided_at):
+        if self.wants(head.seq, rest.agent_id, rest.decided_at, head.stage):
             self.state.prev_hash = head.prev_hash  # what is between was passed over
             self._folder.take(header, facts)
         self.state.seq = head.seq + 1

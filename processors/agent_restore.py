@@ -99,7 +99,13 @@ def decide_restore(work: Work, event: int) -> None:
     order = _about(work, event)
     if order is None:
         return  # another owner took it in
-    if (order.cut is not None and order.cut >= work.state.seq) or (order.at or 0) >= work.now:
+    late = (order.cut is not None and order.cut >= work.state.seq) or (order.at or 0) >= work.now
+    # INVARIANT: what an agent had before a seam is never taken for nothing (tests/unit/test_seam.py).
+    begun = work.state.imported > 0
+    early = begun and (
+        order.cut < work.state.imported if order.cut is not None else (order.at or 0) < work.state.began
+    )
+    if late or early:
         refuse(work, event, "bad_cut")
         return
     place = (PLACE, event)

@@ -158,6 +158,9 @@ class PartitionState:
     """Session that a rollback ended -> (event that opened it, when), for when that is taken back."""
     sealed: int = 0
     """1 once the partition's generation ended: nothing is decided here any more (`seam_fold.py`)."""
+    imported: int = 0
+    began: int = 0
+    """Of a generation after the first: the seq and the time of the last import. No agent goes back to before it."""
     # Derived, not part of the state bytes:
     owners: dict[bytes, str] | None = None
     """Remembered id -> its agent, filled by the fold only where somebody asks for it (`seam.py`): about 100 bytes each."""

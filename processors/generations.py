@@ -10,7 +10,7 @@ log id of the first. An event that does not fit changes nothing. Pure. Next: `co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
@@ -63,6 +63,22 @@ def at(control: Control, number: int | None) -> Generation | None:
     if number is None or not control.generations:
         return current(control) if not number else None
     return control.generations[number] if 0 <= number < len(control.generations) else None
+
+
+def seen_from(control: Control, number: int | None) -> Control:
+    """Control as a partition of this generation stands under it: with that one's log id and number of partitions."""
+    one = at(control, number)
+    if one is None or (one.log_id, one.partitions) == (control.log_id, control.partitions):
+        return control
+    return replace(control, log_id=one.log_id, partitions=one.partitions)
+
+
+def all_seen_from(history: Sequence[Control], number: int | None) -> list[Control]:
+    """All of control's history so; what was before a generation was begun, too, as verify and replay begin there."""
+    one = at(history[-1], number) if history else None
+    if one is None or one.number == 0 == current(history[-1]).number:
+        return list(history)
+    return [replace(control, log_id=one.log_id, partitions=one.partitions) for control in history]
 
 
 def begin(new: Control, body: Mapping[str, object], who: str) -> None:

@@ -55,6 +55,7 @@ INVARIANTS: dict[str, Invariant] = {
     ),
     "release": _I("the bytes of every release that decided are there, and give its digest", "control, and the topic `releases`"),
     "rollback": _I("an agent is rolled back as control ordered, to the values it had at the cut", "restore_facts, the order in control, and the agent's records before"),
+    "seam": _I("a generation's partition ends with its seal, and the next generation begins with exactly the state that was sealed", "seal_facts, import_facts, and the sealed partitions, folded again"),
     "sealed": _I("sealed content opens with its subject's key as that of its event", "each sealed content and its event id", "--contents"),
     "signature": _I("every input that was taken in was signed by who it names, by a key of that moment", "an input's bytes and control at its head", "--contents"),
     "attribution": _I("agent, intent, session and person are those the input itself names", "an input's bytes, its first header, review_facts", "--contents"),

@@ -23,17 +23,19 @@ FORMAT = "sluicegate/log/v1"
 
 @dataclass(frozen=True, slots=True)
 class LogFile:
-    """One environment's logs and keys."""
+    """One environment's logs and keys, in one generation. `own`: control's log id where it is another, after a repartition."""
 
     env: str
     log_id: bytes
     partitions: int
     keys: tuple[LogKey, ...]
+    own: bytes = b""
 
     @property
     def origins(self) -> list[str]:
         """Control's log, then each partition's."""
-        return [origin_of(self.env, self.log_id, p) for p in (CONTROL, *range(self.partitions))]
+        control = origin_of(self.env, self.own or self.log_id, CONTROL)
+        return [control, *(origin_of(self.env, self.log_id, p) for p in range(self.partitions))]
 
     @property
     def text(self) -> str:
@@ -46,12 +48,15 @@ class LogFile:
             "format": FORMAT, "env": self.env, "log_id": self.log_id.hex(), "partitions": self.partitions,
             "origins": self.origins, "keys": keys,
         }  # fmt: skip
+        if self.own:
+            found["control_log_id"] = self.own.hex()
         return json.dumps(found, indent=1) + "\n"
 
 
 def of_control(control: Control) -> LogFile:
     """An environment's own description."""
-    return LogFile(control.env, control.log_id, control.partitions, keys_of(control))
+    own = control.own_log if control.own_log != control.log_id else b""
+    return LogFile(control.env, control.log_id, control.partitions, keys_of(control), own)
 
 
 def parse(text: str) -> LogFile:
@@ -64,7 +69,8 @@ def parse(text: str) -> LogFile:
             LogKey(str(k["kid"]), bytes.fromhex(k["public"]), int(k["not_before"]), int(k["not_after"]))
             for k in found["keys"]
         )
-        return LogFile(str(found["env"]), bytes.fromhex(found["log_id"]), int(found["partitions"]), keys)
+        own = bytes.fromhex(found.get("control_log_id", ""))
+        return LogFile(str(found["env"]), bytes.fromhex(found["log_id"]), int(found["partitions"]), keys, own)
     except (ValueError, KeyError, TypeError) as error:
         raise Terminal(
             "it is no description of a log, get one with `sluicegate checkpoint keys --file FILE`"

@@ -28,10 +28,12 @@ from sluicegate.processors.large_arguments import referred
 from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, seal
 from sluicegate.processors.pipeline import decide
+from sluicegate.processors.seam_fold import STAGE as SEAM
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, apply
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
+from sluicegate.schemas.places import stand
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
 
 Opener = Callable[[str, bytes, bytes], bytes | None]
@@ -76,7 +78,8 @@ class Tally:
     Attributes:
         same, different: what was compared.
         erased: not compared, because content was erased, or what an intent refers to is gone.
-        skipped: not compared by nature: `genesis`, or `machinery_failed` that the loop wrote after three tries.
+        skipped: not compared by nature: `genesis`, `seam` (`ledger verify` compares that one), `machinery_failed` that the loop wrote
+            after three tries, or `before the seam`: it asked for bytes that stand in another generation.
         without_bytes: same, once the bytes a decision asked for are taken as gone, as they were then.
         other_engine: compared although another version of the code had decided.
     """
@@ -168,8 +171,8 @@ class Rederive:
         self._cuts.before(self.state, group[0].header.decided_at)
         if self._selected is not None and not self._selected(group):
             self.tally.outside += 1
-        elif group[0].header.stage == "genesis":
-            self.tally.skipped["genesis"] += 1
+        elif group[0].header.stage in ("genesis", SEAM):
+            self.tally.skipped[group[0].header.stage] += 1
         else:
             self._compare(group)
         self._fold(group)
@@ -212,6 +215,9 @@ class Rederive:
             raise Terminal(f"seq {first.seq} names control event {first.control_head}, which is not there, run `sluicegate ledger verify`")  # fmt: skip
         try:
             difference = self._decide(group, self._source(group[0]))
+        except BeforeSeamError:
+            tally.skipped["before the seam"] += 1
+            return
         except ErasedError:
             tally.erased += 1
             return
@@ -272,6 +278,8 @@ class Rederive:
     def _load(self, place: Place) -> bytes | None:
         if place[0] == PLACE:
             return self._cuts.values.get(place[1])
+        if stand(place[1]) is not None:
+            raise BeforeSeamError(place[0])
         if place[0] == ARGUMENTS:
             return self._arguments(("intents", place[1]))
         kept = self._kept.get(place)
@@ -358,6 +366,10 @@ class ErasedError(Exception):
 
 class GoneError(ErasedError):
     """What an intent refers to is not in the artifact store any more: the artifact of this digest."""
+
+
+class BeforeSeamError(ErasedError):
+    """The bytes stand in a partition of another generation, which is not read here."""
 
 
 def places_of(state: PartitionState) -> list[Place]:

@@ -56,6 +56,46 @@ def unsettled(state: PartitionState) -> str:
     return f"{len(state.parked):,} closed session(s) have calls to be decided" if state.parked else ""
 
 
+@dataclass(slots=True)
+class Census:
+    """How much a partition of the next generation gets."""
+
+    agents: int = 0
+    sessions: int = 0
+    ids: int = 0
+    cells: int = 0
+    homes: int = 0
+
+
+def census(states: Iterable[PartitionState], partitions: int) -> list[Census]:
+    """How much each partition of the next generation would get, of states folded with `owners`; open calls count as ids."""
+    made = [Census() for _ in range(partitions)]
+    homes: set[str] = set()
+    for state in states:
+        owners = state.owners or {}
+        by_agent = {
+            *owners.values(),
+            *state.marks,
+            *map(_agent_in, state.sessions),
+            *map(_agent_in, state.closed),
+        }
+        for agent in by_agent:
+            made[partition_of(agent, partitions)].agents += 1
+        for name in state.sessions:
+            made[partition_of(_agent_in(name), partitions)].sessions += 1
+        for agent in owners.values():
+            made[partition_of(agent, partitions)].ids += 1
+        for cell in state.memory.values():
+            owner = cell.scope if cell.scope.startswith(SHARED) else cell.agent_id
+            made[partition_of(owner, partitions)].cells += 1
+        homes |= state.homes.keys() | {
+            shelf.partition("\0")[0] for shelf in state.shelves if shelf.startswith(SHARED)
+        }
+    for name in homes:
+        made[partition_of(name, partitions)].homes += 1
+    return made
+
+
 def slices(state: PartitionState, generation: int, partitions: int) -> list[Rows]:
     """The rows of every partition of the next generation, in its order. `state` was folded with `owners`.
 

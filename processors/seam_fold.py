@@ -42,6 +42,7 @@ def fold(state: PartitionState, outcome: Outcome) -> None:
     if outcome.status == SEALED:
         state.sealed = 1
     elif isinstance(facts, ImportFacts):
+        state.imported, state.began = state.seq - 1, outcome.origin.decided_at
         for raw in facts.rows:
             row: Row = orjson.loads(raw)
             _FOLDS[row["kind"]](state, row)

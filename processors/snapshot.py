@@ -60,7 +60,7 @@ _ENDED = {
     "redacted": "str",
 }
 _HEAD = ("log_id", "partition", "partitions", "env", "signing", "seq", "prev_hash", "now", "control_head",
-         "open_count", "swept_hour", "sealed")  # fmt: skip
+         "open_count", "swept_hour", "sealed", "imported", "began")  # fmt: skip
 
 
 def _write(value: object) -> bytes:

@@ -20,6 +20,8 @@ from sluicegate.processors.verify_chain import Chain, Linked, Quick
 from sluicegate.processors.verify_contents import Contents, Opener
 from sluicegate.processors.verify_lives import Lives
 from sluicegate.processors.verify_restores import Restores
+from sluicegate.processors.verify_seam import STAGE as SEAM
+from sluicegate.processors.verify_seam import Seams
 from sluicegate.processors.verify_standing import Standings
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -48,13 +50,16 @@ class PartitionChecker(Chain):
         controls: Sequence[Control],
         begins: dict[str, int] | None = None,
         opener: Opener | None = None,
+        generation: int = 0,
     ) -> None:
+        """`controls`: as `generations.seen_from` the generation shows them, of which this is a partition."""
         self.controls = controls
         super().__init__(partition, controls[-1].log_id if controls else b"")
         self.lives = Lives(self._bad_life)
         self.budgets = BudgetSums(self._bad_life)
         self.standings = Standings()
         self.restores = Restores(partition, controls, self._bad_life)
+        self.seams = Seams(partition, generation, self._bad_seam, self.standings, self.budgets)
         self.contents = Contents(controls, opener, self._bad_life) if opener is not None else None
         self.begins = begins or {}
         self.input_counts: Counter[str] = Counter()
@@ -72,6 +77,9 @@ class PartitionChecker(Chain):
 
     def _bad_life(self, invariant: str, sentence: str) -> None:
         self._bad(invariant, self._offset, sentence)
+
+    def _bad_seam(self, seq: int, sentence: str) -> None:
+        self.findings.add("seam", seq, -1, sentence)
 
     def add(self, offset: int, value: bytes) -> None:
         """Check one record."""
@@ -117,6 +125,10 @@ class PartitionChecker(Chain):
             self.lives.step(one.stage, one.status, rest, one.facts)
             if one.stage in STAGES:
                 self.budgets.step(one.reason, rest, one.facts)
+            if one.stage == SEAM:
+                self.seams.step(one, rest, self.lives.control)
+            else:
+                self.seams.other(one.seq)
             if self.restores.watching or one.stage == RESTORE_STAGE:
                 self.restores.step(one, rest)
         except Unreadable as error:
@@ -224,6 +236,7 @@ class PartitionChecker(Chain):
         """The counts at the end. An empty partition is no violation: nobody owned it yet."""
         counts = self.lives.counts()
         self.budgets.close(self.lives.ended_one)
+        self.seams.close(self.seq)
         self.end_tree()
         if counts["in"] != counts["accounted"]:
             self._bad(

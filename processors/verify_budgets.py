@@ -54,6 +54,16 @@ class BudgetSums:
         self._held: dict[str, list[tuple[int, str, int, int]]] = {}
         self.positions = 0
 
+    def begin(self, name: str, window: int, spent: int, overran: int) -> None:
+        """What an account had used before a seam; of a shared one all partitions together, which is leased to it."""
+        one = self._sum(name, window)
+        if window < one.window:
+            return
+        one.spent += spent
+        one.overran += overran
+        if name.startswith(_SHARED):
+            one.granted += spent + overran
+
     def step(self, reason: str, rest: Rest, facts_bytes: bytes) -> None:
         """One outcome of these stages. Raises `Unreadable` for damaged facts."""
         facts = codec.decode(facts_bytes)

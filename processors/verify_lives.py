@@ -26,6 +26,7 @@ _OTHER = {
     "budget": (lifecycle.ATTACHED,),
     "cache": (lifecycle.ATTACHED,),
     "memory": (lifecycle.ATTACHED,),
+    "seam": ("sealed", "imported"),
 }
 """What stages that are no step of an intent's life may say."""
 

@@ -47,6 +47,14 @@ class Standings:
         # None: one that is refused was about to open, and stood in the arm it was drawn into.
         return (control.deployed, *(release_for(control, *key, one) for one in (known, None)))
 
+    def begin(self, key: tuple[str, str], release: str, opened_head: int) -> None:
+        """A session that was open when its state was imported."""
+        self._sessions[key] = _Standing(release, opened_head)
+
+    def ended(self, key: tuple[str, str], release: str, at: int) -> None:
+        """One that was closed then."""
+        self._closed[key] = _Standing(release, -1, at)
+
     def _close(self, key: tuple[str, str], now: int) -> None:
         known = self._sessions.pop(key, None)
         if known is None:

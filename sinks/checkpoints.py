@@ -69,7 +69,7 @@ class CheckpointCopier:
     def __init__(self, settings: Settings, connect: Callable[[], Client], counters: Counters) -> None:
         self._settings, self._connect, self._counters = settings, connect, counters
         self._database = ddl.check_database(database_of(settings))
-        self._place = TopicPartition(full_name(settings.env, "checkpoints"), 0)
+        self._place = TopicPartition(full_name(settings.space, "checkpoints"), 0)
         self.rows = 0
 
     async def run(self) -> None:

@@ -36,7 +36,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from sluicegate.schemas.topics import full_name
+from sluicegate.schemas.topics import full_name, space_of
 from sluicegate.sinks import ddl
 from sluicegate.sinks.archived import ArchivedSource
 from sluicegate.sinks.embedded import database as database_of
@@ -220,6 +220,12 @@ def group_of(settings: Settings) -> str:
     return f"{settings.env}.projector"
 
 
+def _names(settings: Settings) -> list[str]:
+    """Those of every generation so far: what an earlier one's projector had not written is written by this one."""
+    spaces = [space_of(settings.env, number) for number in range((settings.generation or 0) + 1)]
+    return sorted({full_name(space, name) for space in spaces for name in TOPICS})
+
+
 class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
     """The service: a member of the group, with a `Projection` for each partition it is given.
 
@@ -273,7 +279,7 @@ class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
             await asyncio.wait([stopped, tables], return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 await kafka.connect(admin)
-                consumer.subscribe([full_name(self._settings.env, name) for name in TOPICS], listener=self)
+                consumer.subscribe(_names(self._settings), listener=self)
                 await kafka.connect(consumer)
                 beat = asyncio.create_task(self._beat(consumer))
             while not stop.is_set():

@@ -84,7 +84,7 @@ async def _kafka(
     count = await topics.partitions_of(settings)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", range(count)))
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", range(count)))
         advance = announce(on_start, ledgers)
         for stretch in ledgers:
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sluicegate.schemas.errors import Terminal
-from sluicegate.schemas.topics import INPUTS, TOPICS, full_name
+from sluicegate.schemas.topics import INPUTS, TOPICS, full_name, space_of
 
 TOPIC, GROUP, TRANSACTIONAL_ID = "TOPIC", "GROUP", "TRANSACTIONAL_ID"
 LITERAL, PREFIXED = "LITERAL", "PREFIXED"
@@ -40,7 +40,7 @@ _OWN: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         (TRANSACTIONAL_ID, "sluicegate.{env}.control", LITERAL, WRITE),
         (GROUP, "sluicegate.{env}.ledger", LITERAL, DESCRIBE),
         *((TOPIC, "sluicegate.{env}.monitor-", PREFIXED, right) for right in (CREATE, READ, WRITE)),
-        *((TOPIC, f"{{env}}.{name}", LITERAL, DESCRIBE) for name in INPUTS),
+        *((TOPIC, f"{{space}}.{name}", LITERAL, DESCRIBE) for name in INPUTS),
     ),
     # `sluicegate topics create`, the one transactional id that appends to control, and the ledger's lag for `status`.
     "operator": (
@@ -98,19 +98,26 @@ def parse_principals(rows: list[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def plan(env: str, principals: Mapping[str, tuple[str, ...]] | None = None) -> list[Acl]:
-    """Every permission of an environment. `principals` replaces the default principal of the roles it names."""
+def plan(env: str, principals: Mapping[str, tuple[str, ...]] | None = None, generation: int = 0) -> list[Acl]:
+    """Every permission of an environment, on the topics of one generation. `principals` replaces the default principal of the roles it names."""
     rows: list[Acl] = []
     for role in ROLES:
         for principal in (principals or {}).get(role, (default_principal(env, role),)):
             for topic in TOPICS:
-                name = full_name(env, topic.name)
+                name = full_name(space_of(env, generation), topic.name)
                 rights = ((WRITE, topic.writers), (READ, topic.readers))
                 rows += [
                     Acl(role, principal, TOPIC, name, LITERAL, right) for right, who in rights if role in who
                 ]
             rows += [
-                Acl(role, principal, resource, name.format(env=env), pattern, right)
+                Acl(
+                    role,
+                    principal,
+                    resource,
+                    name.format(env=env, space=space_of(env, generation)),
+                    pattern,
+                    right,
+                )
                 for resource, name, pattern, right in _OWN.get(role, ())
             ]
     return rows

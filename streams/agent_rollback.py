@@ -220,7 +220,7 @@ async def carry_out(
 ) -> tuple[int, r.RestoreFacts | None]:
     """Order it, and wait until the partition has taken it in: (the control event, the first outcome's facts). Where the
     order takes several people it is only proposed: then there are no facts."""
-    place = TopicPartition(full_name(settings.env, "outcomes"), found.partition)
+    place = TopicPartition(full_name(settings.space, "outcomes"), found.partition)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         consumer.assign([place])

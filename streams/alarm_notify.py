@@ -52,7 +52,7 @@ class AlarmNotifier:
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:  # fmt: skip
         self._settings, self._channels, self._clock = settings, channels, clock
-        self._place = TopicPartition(full_name(settings.env, "control"), 0)
+        self._place = TopicPartition(full_name(settings.space, "control"), 0)
         self.counters = Counters()
 
     def metrics(self) -> dict[str, float]:

@@ -57,7 +57,7 @@ async def show(settings: Settings, what: str) -> tuple[Alarm, Body]:
     alarm = find((await control_log.read(settings)).control, what)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
     try:
-        [stretch] = await stretches(consumer, [TopicPartition(full_name(settings.env, "control"), 0)])
+        [stretch] = await stretches(consumer, [TopicPartition(full_name(settings.space, "control"), 0)])
         async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 outcome = codec.decode_as(Outcome, record.value)

@@ -28,7 +28,6 @@ from sluicegate.processors.checkpoints import origin_of
 from sluicegate.processors.entry_bundles import Bundle, entries_name, files_of, read_bundle, records_name
 from sluicegate.processors.tiles import WIDTH, Read, Tile, TileWriter
 from sluicegate.schemas.errors import Terminal
-from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka, tile_store
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import TileStore, folder_of, reader
@@ -188,7 +187,7 @@ async def below(
     `begin`: where that is, from whoever asked just now. Raises `Terminal` when there is a gap between the two.
     """
     settings = kafka.settings_of(consumer)
-    if settings is None or place.topic != full_name(settings.env, "outcomes"):
+    if settings is None or not _is_ledger(settings, place.topic):
         return None
     if begin is None:
         begin = (await consumer.beginning_offsets([place]))[place]
@@ -207,6 +206,11 @@ async def below(
             f"restore `{VARIABLE}` from a copy"
         )
     return Below(found, begin)
+
+
+def _is_ledger(settings: Settings, topic: str) -> bool:
+    """Whether it is the ledger of any generation."""
+    return topic.partition(".")[0] == settings.env and topic.rpartition(".")[2] == "outcomes"
 
 
 def _open(settings: Settings, log_id: bytes, partition: int) -> LogArchive:

@@ -121,7 +121,7 @@ class Archiving:
         return list(range(await topics.partitions_of(self._settings)))
 
     def _place(self, partition: int) -> TopicPartition:
-        return places(self._settings.env, "outcomes", [partition])[0]
+        return places(self._settings.space, "outcomes", [partition])[0]
 
     async def _begin(self, partition: int) -> int:
         place = self._place(partition)
@@ -240,7 +240,7 @@ class Archiving:
 
     async def _retention(self) -> list[str]:
         """The topic itself may let go of nothing: only `trim` knows what is archived."""
-        name = full_name(self._settings.env, "outcomes")
+        name = full_name(self._settings.space, "outcomes")
         values = (await topics.configs_of(self._settings, [name])).get(name, {})
         wanted = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
         return [

@@ -67,7 +67,7 @@ async def ran(
     found = Ran()
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=5))
     try:
-        wanted = places(settings.env, "outcomes", range(await topics.partitions_of(settings)))
+        wanted = places(settings.space, "outcomes", range(await topics.partitions_of(settings)))
         begun = await consumer.offsets_for_times(dict.fromkeys(wanted, max(0, since - MARGIN_US) // 1000))
         ledgers = [
             Stretch(s.place, begun[s.place].offset if begun.get(s.place) else s.begin, s.end)

@@ -51,7 +51,7 @@ async def find(settings: Settings, event: int | None) -> Verdict:
     found: tuple[int, r.ControlFacts, Evidence] | None = None
     consumer = await kafka.connect(kafka.consumer(settings))
     try:
-        for stretch in await stretches(consumer, places(settings.env, "control", [0])):
+        for stretch in await stretches(consumer, places(settings.space, "control", [0])):
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
                 for record in batch:
                     outcome = codec.decode_as(r.Outcome, record.value)

@@ -157,7 +157,7 @@ class Ends:
         if self._consumer is None:
             self._consumer = await kafka.connect(kafka.consumer(self._settings, fetch_wait_ms=PEEK_MS))
         consumer = self._consumer
-        at = {p: TopicPartition(full_name(self._settings.env, "outcomes"), p) for p in asked}
+        at = {p: TopicPartition(full_name(self._settings.space, "outcomes"), p) for p in asked}
         ends = await consumer.end_offsets(list(at.values()))
         found = set()
         for p, offset in asked.items():
@@ -193,7 +193,7 @@ async def from_ledger(
     """The same rows from Kafka's ledger, up to these places, in batches; the ledger keeps them for ever."""
     consumer = await kafka.connect(kafka.consumer(settings))
     try:
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", range(partitions)))
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", range(partitions)))
         times = await consumer.offsets_for_times({s.place: begin // 1000 for s in ledgers})
         for stretch in ledgers:
             found = times[stretch.place]

@@ -138,8 +138,10 @@ class Checkpointer:
         assert self._consumer is not None
         control, env = self._control.control, self._settings.env
         places = {TopicPartition(full_name(env, "control"), 0): CONTROL}
-        places |= {TopicPartition(full_name(env, "outcomes"), p): p for p in range(control.partitions)}
-        trees = {place: LogTree(self._store, env, control.log_id, p) for place, p in places.items()}
+        space = self._settings.space
+        places |= {TopicPartition(full_name(space, "outcomes"), p): p for p in range(control.partitions)}
+        logs = {p: control.own_log if p == CONTROL else control.log_id for p in places.values()}
+        trees = {place: LogTree(self._store, env, logs[p], p) for place, p in places.items()}
         keys = keys_of(control)
         shown = await checkpoint_topic.newest(self._consumer, env, [t.origin for t in trees.values()], keys)
         ends = await self._consumer.end_offsets(list(trees))
@@ -288,8 +290,8 @@ class Checkpointer:
         if more:
             signed = Signed(signed.head, signed.note.with_signatures(*more), signed.kid, signed.second)
             await asyncio.to_thread(tree.keep, signed)
-        record = codec.encode(record_of(self._control.control.log_id, tree.partition, signed))
-        topic = full_name(self._settings.env, checkpoint_topic.TOPIC)
+        record = codec.encode(record_of(tree.log_id, tree.partition, signed))
+        topic = full_name(self._settings.space, checkpoint_topic.TOPIC)
         await self._producer.send_and_wait(topic, record, key=tree.origin.encode())
         self._unshown.pop(place, None)
         self.newest[tree.origin] = signed.head.size

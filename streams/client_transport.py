@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from aiokafka.errors import (
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import kafka
+from sluicegate.streams.generation import newest
 from sluicegate.streams.settings import Settings
 
 FETCH_WAIT_MS = 500
@@ -87,7 +89,7 @@ class KafkaTransport:
         self._settings = settings
         self._key = agent_id.encode()
         self._agent_id = agent_id
-        self._replies = TopicPartition(full_name(settings.env, "replies"), -1)
+        self._replies = TopicPartition(full_name(settings.space, "replies"), -1)
         self._consumer: AIOKafkaConsumer | None = None
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
@@ -100,8 +102,9 @@ class KafkaTransport:
     async def start(self, deliver: Deliver) -> None:
         try:
             producer = await self._connected()
+            await self._choose(producer)
             # Known now, so that the first call need not ask.
-            await producer.partitions_for(full_name(self._settings.env, "intents"))
+            await producer.partitions_for(full_name(self._settings.space, "intents"))
             partitions = len(await producer.partitions_for(self._replies.topic))
             self._replies = self._replies._replace(partition=partition_of(self._agent_id, partitions))
             self._consumer = await self._reader(FETCH_WAIT_MS)
@@ -124,7 +127,7 @@ class KafkaTransport:
         try:
             producer = await self._connected()
             future: asyncio.Future[object] = await producer.send(
-                full_name(self._settings.env, topic),
+                full_name(self._settings.space, topic),
                 value,
                 key=key,
                 partition=partition,
@@ -158,7 +161,7 @@ class KafkaTransport:
         async with self._connecting_pieces:
             if self._pieces is not None:
                 return
-            places = [p._replace(topic=full_name(self._settings.env, "pieces")) for p in self._heard()]
+            places = [p._replace(topic=full_name(self._settings.space, "pieces")) for p in self._heard()]
             consumer: AIOKafkaConsumer | None = None
             try:
                 await kafka.known((await self._connected()).client, places[0].topic)
@@ -207,6 +210,12 @@ class KafkaTransport:
             if self._producer is None:
                 self._producer = await kafka.connect(kafka.producer(self._settings))
             return self._producer
+
+    async def _choose(self, producer: AIOKafkaProducer) -> None:
+        """The generation that takes intents now, unless the settings name one: agents cannot read control."""
+        if self._settings.generation is None and (now := await newest(producer.client, self._settings.env)):
+            self._settings = replace(self._settings, generation=now)
+            self._replies = self._replies._replace(topic=full_name(self._settings.space, "replies"))
 
     def _stuck(self) -> bool:
         now = asyncio.get_running_loop().time()

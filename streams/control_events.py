@@ -33,7 +33,7 @@ async def control_events(settings: Settings, kinds: frozenset[str]) -> list[Cont
     found: list[ControlEvent] = []
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        [stretch] = await stretches(consumer, places(settings.env, "control", [0]))
+        [stretch] = await stretches(consumer, places(settings.space, "control", [0]))
         async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 outcome = codec.decode_as(r.Outcome, record.value or b"")

@@ -19,6 +19,7 @@ import rfc8785
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.processors import control as fold
+from sluicegate.processors import generations
 from sluicegate.processors.control import Control
 from sluicegate.processors.control_policy import not_signed
 from sluicegate.processors.control_rules import rules_alone
@@ -30,7 +31,7 @@ from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import kafka, key_files, mac_keys, operators, releases
+from sluicegate.streams import generation, kafka, key_files, mac_keys, operators, releases
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -56,7 +57,7 @@ class ControlReader:
 
     def __init__(self, settings: Settings, *, keep_history: bool = False, with_release: bool = True) -> None:
         self._settings = settings
-        self._place = TopicPartition(full_name(settings.env, "control"), 0)
+        self._place = TopicPartition(full_name(settings.space, "control"), 0)
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._confirmed_at = 0.0
@@ -224,14 +225,23 @@ class ControlReader:
 
 
 async def read(
-    settings: Settings, *, keep_history: bool = False, with_release: bool = False
+    settings: Settings,
+    *,
+    keep_history: bool = False,
+    with_release: bool = False,
+    any_generation: bool = False,
 ) -> ControlReader:
-    """A stopped reader that has read control to its end."""
+    """A stopped reader that has read control to its end: as the settings' generation stands under it, unless any is good."""
     reader = ControlReader(settings, keep_history=keep_history, with_release=with_release)
     try:
         await reader.start(follow=False)
     finally:
         await reader.stop()
+    if any_generation:
+        return reader
+    reader.control = generation.seen(settings, reader.control)
+    if reader.history is not None:
+        reader.history = generations.all_seen_from(reader.history, settings.generation)
     return reader
 
 
@@ -268,7 +278,7 @@ async def append(
             )
         key = key or operators.key_for(settings, control)
         for kind, body in events:
-            log_id = control.log_id or bytes.fromhex(str(body["log_id"]))
+            log_id = control.own_log or bytes.fromhex(str(body["log_id"]))
             facts = r.ControlFacts(kind, who, why, rfc8785.dumps(body))  # type: ignore[arg-type]
             if key is not None:
                 facts.who = control.keys[key.kid].principal
@@ -277,7 +287,7 @@ async def append(
             headers = cloud_event(
                 event_id(log_id, 0, control.head + 1, "control", 0), b"/control", b"ai.sluicegate.control"
             )
-            transaction.add(full_name(settings.env, "control"), 0, None, value, now // 1000, headers)
+            transaction.add(full_name(settings.space, "control"), 0, None, value, now // 1000, headers)
             control = replace(fold.fold(control, control.head + 1, facts, now), release=None)
         async with asyncio.timeout(COMMIT_LIMIT_S):
             last = await transaction.append()

@@ -151,12 +151,12 @@ async def copy(
         "window": window.as_dict(), "only": only.as_dict(),
     }  # fmt: skip
     position = PositionFile(resume, question)
-    told = Told(full_name(settings.env, window.topic), target.full, resumed=bool(position.at))
+    told = Told(full_name(settings.space, window.topic), target.full, resumed=bool(position.at))
     check_times(window, _now_us())
     count = await same_partitions(settings, told.topic, target.full, create=create)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        found = await stretches(consumer, places(settings.env, window.topic, sorted(window.partitions) or range(count)))  # fmt: skip
+        found = await stretches(consumer, places(settings.space, window.topic, sorted(window.partitions) or range(count)))  # fmt: skip
         starts = await beginnings(consumer, window, found)
         producer = await kafka.connect(kafka.producer(settings))
         try:

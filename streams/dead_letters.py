@@ -69,7 +69,7 @@ async def read(settings: Settings, *, limit: int = 0) -> tuple[list[Letter], int
 
 
 async def _records(settings: Settings, consumer: AIOKafkaConsumer) -> AsyncIterator[tuple[int, bytes]]:
-    [stretch] = await stretches(consumer, places(settings.env, TOPIC, [0]))
+    [stretch] = await stretches(consumer, places(settings.space, TOPIC, [0]))
     async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
         for record in batch:
             yield record.offset, record.value or b""
@@ -94,7 +94,10 @@ async def redrive(settings: Settings, letters: list[Letter]) -> None:
         for item in letters:
             letter = item.letter
             await producer.send_and_wait(
-                full_name(settings.env, letter.topic), letter.head, key=letter.key, partition=letter.partition
+                full_name(settings.space, letter.topic),
+                letter.head,
+                key=letter.key,
+                partition=letter.partition,
             )
     except KafkaError as error:
         raise Retryable(f"the dead letter was not published: {error}, try again") from error

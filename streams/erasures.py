@@ -141,7 +141,7 @@ async def _read_ledger(
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         count = await topics.partitions_of(settings)
-        for stretch in await stretches(consumer, places(settings.env, "outcomes", range(count))):
+        for stretch in await stretches(consumer, places(settings.space, "outcomes", range(count))):
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
                 for record in batch:
                     value = record.value or b""

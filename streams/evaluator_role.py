@@ -69,7 +69,7 @@ class EvaluatorRole:
         assert self._producer is not None
         index = partition_of(score.agent_id, self._reader.control.partitions)
         value = self._signer(codec.encode(score))
-        topic = full_name(self._settings.env, REVIEWS)
+        topic = full_name(self._settings.space, REVIEWS)
         await self._producer.send_and_wait(topic, value, key=score.agent_id.encode(), partition=index)
 
     async def stop(self) -> None:

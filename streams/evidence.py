@@ -29,7 +29,7 @@ from sluicegate.processors.witness_policy import Policy, parse_policy
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import checkpoint_topic, kafka, releases, topics, verify_releases
+from sluicegate.streams import checkpoint_topic, generation, kafka, releases, topics, verify_releases
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.evidence_build import WITHHELD, Ask, Json, Nodes, Picker, b64, control_line, proof_of
 from sluicegate.streams.evidence_file import Archive, verifier
@@ -184,7 +184,7 @@ class Gathering:
     async def _gather(self, write: Callable[[bytes], object], on_start: OnStart | None) -> Gathered:
         env = self._settings.env
         checker, values = await self._control()
-        control = checker.controls[-1]
+        control = self._seen(checker)
         if self._ask.agent not in control.agents:
             raise Terminal(
                 f"agent `{self._ask.agent[:80]}` is not registered in `{env}`, see `sluicegate agents list`"
@@ -196,7 +196,7 @@ class Gathering:
         self, checker: ControlChecker, values: list[bytes], disclosed: Disclosed, write: Callable[[bytes], object],
         on_start: OnStart | None,
     ) -> Gathered:  # fmt: skip
-        env, control = self._settings.env, checker.controls[-1]
+        env, control = self._settings.env, self._seen(checker)
         partition = partition_of(self._ask.agent, control.partitions)
         picker = Picker(self._ask, write, disclosed.may)
         found = Gathered(control, picker, partition, policy=self._policy_text, made_at=self._made_at)
@@ -215,7 +215,7 @@ class Gathering:
         heads = await checkpoint_topic.newest(
             self._consumer, env, wanted, log.keys, every=bool(self._kept), recent=True
         )
-        [stretch] = await stretches(self._consumer, places(env, "outcomes", [partition]))
+        [stretch] = await stretches(self._consumer, places(self._settings.space, "outcomes", [partition]))
         advance = announce(on_start, [stretch])
         async for batch in scan(self._consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
@@ -235,10 +235,20 @@ class Gathering:
         found.keys = disclosed.keys
         return found
 
+    def _seen(self, checker: ControlChecker) -> Control:
+        """Control as the generation stands under it whose bundle is made."""
+        control = generation.seen(self._settings, checker.controls[-1])
+        if self._settings.generation:
+            raise Terminal(
+                "a bundle is made of the first generation only: its check cannot cross a seam yet. Set SLUICEGATE_GENERATION=0 for what "
+                "was before, and show what is after by `sluicegate explain` and `ledger verify`"
+            )
+        return control
+
     async def _control(self) -> tuple[ControlChecker, list[bytes]]:
         checker = ControlChecker(await verify_releases.rules(self._consumer, self._settings.env))
         values: list[bytes] = []
-        [stretch] = await stretches(self._consumer, places(self._settings.env, "control", [0]))
+        [stretch] = await stretches(self._consumer, places(self._settings.space, "control", [0]))
         async for batch in scan(self._consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 values.append(record.value or b"")

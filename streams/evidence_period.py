@@ -28,7 +28,18 @@ LIFE = {
     "parked": ("parked", "dispatched", "in_doubt", *ENDS),
     "in_doubt": ("resolved", "parked", *ENDS),
 }
-OTHER_STAGES = ("session", "intake", "transfer", "rollback", "score", "budget", "cache", "memory", "genesis")
+OTHER_STAGES = (
+    "session",
+    "intake",
+    "transfer",
+    "rollback",
+    "score",
+    "budget",
+    "cache",
+    "memory",
+    "seam",
+    "genesis",
+)
 COUNTED = {"refused": "refused", "expired": "expired", "voided": "voided", "in_doubt": "in_doubt"} | dict.fromkeys(
     (*ENDS, "resolved"), "executed"
 )  # fmt: skip

@@ -45,7 +45,7 @@ class Expiry:
 
 async def expiries(settings: Settings, now_ms: int) -> list[Expiry]:
     """When the last of what these topics hold at `now_ms` is gone, the latest first."""
-    names = {full_name(settings.env, name): name for name in IN_THE_CLEAR}
+    names = {full_name(settings.space, name): name for name in IN_THE_CLEAR}
     found = []
     for name, values in (await topics.configs_of(settings, names)).items():
         retention = int(values.get("retention.ms", -1))

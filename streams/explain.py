@@ -62,7 +62,7 @@ async def explain_all(
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         used = {events[0].partition for events in intents.values()}
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", sorted(used)))
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", sorted(used)))
         begins = {one.place.partition: one.begin for one in ledgers}
         texts: dict[str, dict[str, str] | str] = {}
         stories = []

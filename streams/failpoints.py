@@ -55,6 +55,14 @@ CHECKPOINT_POINTS = (
 )
 """After each step of a signed head that is not shown yet (`log_tree.py`)."""
 
+REPARTITION_POINTS = (
+    "repartition.1.begun",
+    "repartition.3.sealed",
+    "repartition.5.imported",
+    "repartition.6.started",
+)
+"""After steps of a repartition; 3 and 5 are passed once a partition (`repartition.py`)."""
+
 _name, _, _rest = os.environ.get("SLUICEGATE_FAILPOINT", "").partition(":")
 _count_text, _, _how = _rest.partition(":")
 _at = int(_count_text or "1")

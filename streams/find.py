@@ -97,7 +97,7 @@ class Finder:
         wanted = [partition_of(agent, count)] if agent else list(range(count))
         known, until = await self._places(query, name)
         needle, found = name.encode(), []
-        for stretch in await stretches(self._consumer, places(self._settings.env, "outcomes", wanted)):
+        for stretch in await stretches(self._consumer, places(self._settings.space, "outcomes", wanted)):
             index = stretch.place.partition
             offsets = known.get(index, [])
             for offset in _ends(offsets) if cut else offsets:
@@ -111,7 +111,7 @@ class Finder:
 
     async def event(self, partition: int, event_id: bytes, before: int) -> LedgerEvent | None:
         """The record of an event id, which stands before an offset."""
-        place = TopicPartition(full_name(self._settings.env, "outcomes"), partition)
+        place = TopicPartition(full_name(self._settings.space, "outcomes"), partition)
         rows = await self._query(_OPENED, {"partition": partition, "event": event_id.hex()})
         if rows:
             record = await read_one(self._consumer, place, int(rows[0][0]))

@@ -60,7 +60,7 @@ class Fleet:
     """Plays scripts against a running gate."""
 
     def __init__(self, settings: Settings, partitions: int) -> None:
-        self._env = settings.env
+        self._env = settings.space
         self._settings = settings
         self._partitions = partitions
         self._producer: AIOKafkaProducer | None = None

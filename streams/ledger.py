@@ -35,6 +35,7 @@ from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import GenesisFacts
 from sluicegate.schemas.topics import INPUTS, full_name
+from sluicegate.streams import generation as standing
 from sluicegate.streams import kafka, snapshots
 from sluicegate.streams.failpoints import hit, hit_if
 from sluicegate.streams.lane_metrics import LaneMetrics
@@ -74,8 +75,8 @@ class Lane:
     def __init__(self, index: int, service: LedgerService) -> None:
         self.index = index
         self.service = service
-        self.env = service.settings.env
-        self.places = {t: TopicPartition(full_name(self.env, t), index) for t in INPUTS}
+        self.env, self.space = service.settings.env, service.settings.space
+        self.places = {t: TopicPartition(full_name(self.space, t), index) for t in INPUTS}
         self.state = PartitionState(b"", index)
         self.metrics = LaneMetrics()
         self.stopped_because = ""
@@ -95,8 +96,8 @@ class Lane:
         self._lone = 0
         self._library = Library()
         self.asked = Asked()
-        self._restoring = Restoring(self.env, index, lambda: service.own_reader())
-        self._outgoing = Outgoing(self.env, index, service.sign_dispatch, service.sign_transfer)
+        self._restoring = Restoring(self.space, index, lambda: service.own_reader())
+        self._outgoing = Outgoing(self.space, index, service.sign_dispatch, service.sign_transfer)
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -142,10 +143,10 @@ class Lane:
         service = self.service
         started = time.monotonic()
         self._producer = await kafka.connect(
-            kafka.producer(service.settings, transactional_id=f"sluicegate.{self.env}.ledger.{self.index}")
+            kafka.producer(service.settings, transactional_id=standing.lane_id(service.settings, self.index))
         )
         async with service.own_reader() as reader:
-            found = await recover(reader, self.env, self.index)
+            found = await recover(reader, self.space, self.index)
             self.state, self._last_offset = found.state, found.last_offset
             self._snapshot_seq = self.state.seq - found.folded
             self.state.sessions.move(RestingFile(service.settings.home / "resting"))
@@ -156,6 +157,7 @@ class Lane:
         await service.control.have(
             self.state.sessions.releases() | {s.release for s in self.state.parked.values()}
         )
+        standing.check(service.settings, service.control.control, self.state)
         if self.state.seq == 0:
             await self._genesis()
         if self.state.log_id != service.control.control.log_id:
@@ -329,10 +331,11 @@ class Lane:
         known = self._library.raw(place)
         if known is not None:
             return known
-        found = await self.service.load(TopicPartition(full_name(self.env, topic), self.index), offset)
-        for at, value in found.items():
+        where, start = standing.place_of(self.service.settings, topic, self.index, offset)
+        found = await self.service.load(where, start)
+        for at, value in found.items() if start == offset else ():  # else it is of before a seam
             self._library.keep((topic, at), value)
-        return found.get(offset)
+        return found.get(start)
 
     def _fold(self, decision: Decision, transaction: Transaction) -> None:
         """Step 3, second half: fold and chain outcomes; gather what goes out beside them."""
@@ -361,7 +364,7 @@ class Lane:
             await transaction.commit()  # Step 5
         hit("ledger.5.committed")
         transaction.hit("transfer.2.committed", "transfer.5.committed")
-        self._last_offset = last.get((f"{self.env}.outcomes", self.index), self._last_offset)
+        self._last_offset = last.get((full_name(self.space, "outcomes"), self.index), self._last_offset)
         self.metrics.transactions += 1
         self.service.passed(self)
 
@@ -394,5 +397,5 @@ class Lane:
 
     async def snapshot(self) -> None:
         """Store the committed state. It holds up this partition only."""
-        await snapshots.store(self._require(), self.env, self.state, self._last_offset)
+        await snapshots.store(self._require(), self.space, self.state, self._last_offset)
         self._snapshot_seq = self.state.seq

@@ -81,7 +81,7 @@ class LedgerService(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = kafka.consumer(
             self.settings, group=self.group, fetch_wait_ms=FETCH_WAIT_MS, fetch_bytes=FETCH_BYTES
         )
-        topics = [full_name(self.settings.env, t) for t in INPUTS]
+        topics = [full_name(self.settings.space, t) for t in INPUTS]
         self._consumer.subscribe(topics, listener=self)
         await kafka.connect(self._consumer)
 

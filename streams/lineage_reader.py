@@ -98,7 +98,7 @@ class LineageReader:
 
     async def _load(self, partition: int) -> None:
         self._loaded.add(partition)
-        [place] = places(self._settings.env, "outcomes", [partition])
+        [place] = places(self._settings.space, "outcomes", [partition])
         [stretch] = await stretches(self._consumer, [place])
         start = (await self._consumer.offsets_for_times({place: self._since_ms}))[place]
         begin = stretch.end if start is None else max(stretch.begin, start.offset)
@@ -130,7 +130,7 @@ class LineageReader:
     async def _record(self, at: Place | None, opener: Opener) -> object:
         if at is None:
             return None
-        [place] = places(self._settings.env, "outcomes", [at[0]])
+        [place] = places(self._settings.space, "outcomes", [at[0]])
         record = await read_one(self._consumer, place, at[1])
         if record is None:
             return None

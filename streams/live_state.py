@@ -106,7 +106,7 @@ async def newest_snapshots(settings: Settings, partitions: Iterable[int]) -> dic
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=20))
     try:
         for partition in partitions:
-            place = TopicPartition(full_name(settings.env, "snapshots"), partition)
+            place = TopicPartition(full_name(settings.space, "snapshots"), partition)
             async for batch in read_range(consumer, place, 0):
                 for record in batch:
                     chunk = codec.decode_as(r.SnapshotChunk, record.value)

@@ -78,6 +78,11 @@ class LogTree:
         self._due: list[Head] = []
 
     @property
+    def log_id(self) -> bytes:
+        """Whose leaves they are."""
+        return self._log_id
+
+    @property
     def size(self) -> int:
         """Leaves, signed or not."""
         return self._writer.size

@@ -81,7 +81,7 @@ class MonitorService(mode.Service):
         client = await kafka.connect(kafka.admin(self.settings))
         try:
             done = await client.list_consumer_group_offsets(f"sluicegate.{env}.ledger")
-            names = [full_name(env, t) for t in INPUTS]
+            names = [full_name(self.settings.space, t) for t in INPUTS]
             places = [TopicPartition(n, p) for n in names for p in consumer.partitions_for_topic(n) or ()]
             ends = await consumer.end_offsets(places)
             for place, end in ends.items():
@@ -189,7 +189,7 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
     app.service(sentinels)  # type: ignore[arg-type]
     canaries = CanaryService(settings, service.gauges)
     app.service(canaries)  # type: ignore[arg-type]
-    topic = app.topic(full_name(settings.env, "dead-letters"), value_serializer="raw", key_serializer="raw")
+    topic = app.topic(full_name(settings.space, "dead-letters"), value_serializer="raw", key_serializer="raw")
 
     @app.agent(topic, concurrency=1)
     async def dead_letters(stream: faust.StreamT[bytes]) -> None:

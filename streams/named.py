@@ -116,7 +116,7 @@ async def _by_hex(
     """The intents of an event, or of a trace, by reading the whole ledger once."""
     event_id, traced = bytes.fromhex(ident), set()
     count = await topics.partitions_of(settings)
-    for stretch in await stretches(consumer, places(settings.env, "outcomes", range(count))):
+    for stretch in await stretches(consumer, places(settings.space, "outcomes", range(count))):
         async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 parts = reading.split(record.value or b"")

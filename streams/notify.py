@@ -88,7 +88,7 @@ class Notifier(ConsumerRebalanceListener):  # type: ignore[misc]
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._settings, self._webhook, self._opener, self._clock = settings, webhook, opener, clock
-        self._topic = full_name(settings.env, "outcomes")
+        self._topic = full_name(settings.space, "outcomes")
         self._waiting: deque[_Item] = deque()
         self._lanes: dict[TopicPartition, _Lane] = {}
         self._consumer: AIOKafkaConsumer | None = None

@@ -53,7 +53,7 @@ async def read(
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         control = (await control_log.read(settings)).control
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", wanted))
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", wanted))
         advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else None
         for stretch in ledgers:
             collector = Collector(opener, control.agents, counted)

@@ -42,6 +42,6 @@ async def folded_partitions(settings: Settings) -> AsyncIterator[PartitionState]
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=5))
     try:
         for partition in range(count):
-            yield (await recover(consumer, settings.env, partition)).state
+            yield (await recover(consumer, settings.space, partition)).state
     finally:
         await consumer.stop()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sluicegate.processors.outcomes import Decision, Outcome
 from sluicegate.processors.state import PartitionState
 from sluicegate.schemas import codec
-from sluicegate.schemas.topics import partition_of
+from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams.transactions import Transaction, cloud_event
 
 Sign = Callable[[bytes], bytes]
@@ -21,12 +21,13 @@ Sign = Callable[[bytes], bytes]
 class Outgoing:
     """What the decisions of one partition send."""
 
-    def __init__(self, env: str, partition: int, sign_dispatch: Sign, sign_transfer: Sign) -> None:
+    def __init__(self, space: str, partition: int, sign_dispatch: Sign, sign_transfer: Sign) -> None:
         self._partition = partition
-        self._source = f"/{env}/outcomes/{partition}".encode()
+        self._source = f"/{space}/outcomes/{partition}".encode()
         self._sign_dispatch, self._sign_transfer = sign_dispatch, sign_transfer
         self._outcomes, self._dispatches, self._replies, self._transfers, self._letters = (
-            f"{env}.{topic}" for topic in ("outcomes", "dispatches", "replies", "transfers", "dead-letters")
+            full_name(space, topic)
+            for topic in ("outcomes", "dispatches", "replies", "transfers", "dead-letters")
         )
 
     def outcome(self, transaction: Transaction, outcome: Outcome, value: bytes) -> None:

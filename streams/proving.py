@@ -77,7 +77,7 @@ class Prover:
             raise Terminal(f"intent `{intent_id[:80]}` is not in the ledger, see `sluicegate intents`")
         found = []
         for event in events:
-            place = TopicPartition(full_name(self._settings.env, "outcomes"), event.partition)
+            place = TopicPartition(full_name(self._settings.space, "outcomes"), event.partition)
             record = await read_one(self._consumer, place, event.offset)
             assert record is not None  # it was just read
             header = reading.split(record.value).header
@@ -93,7 +93,7 @@ class Prover:
     async def _header(self, at: Position) -> bytes:
         """Offsets grow at least as fast as `seq`, so going on by what is missing never passes it."""
         name, index = ("control", 0) if at.partition == CONTROL else ("outcomes", at.partition)
-        place = TopicPartition(full_name(self._settings.env, name), index)
+        place = TopicPartition(full_name(self._settings.space, name), index)
         [stretch] = await stretches(self._consumer, [place])
         offset = max(stretch.begin, at.seq)
         for _ in range(MAX_PROBES):
@@ -122,7 +122,8 @@ class Prover:
     async def newest(self, partition: int) -> Signed:
         """The partition's newest checkpoint. Raises `Retryable` where there is none."""
         if partition not in self._newest:
-            origin = checkpoints.origin_of(self._settings.env, self.control.log_id, partition)
+            log_id = self.control.own_log if partition == CONTROL else self.control.log_id
+            origin = checkpoints.origin_of(self._settings.env, log_id, partition)
             keys = keys_of(self.control)
             found = await checkpoint_topic.newest(self._consumer, self._settings.env, [origin], keys)
             if not found[origin]:

@@ -89,7 +89,7 @@ async def publish(settings: Settings, files: dict[str, str]) -> str:
         for index, part in enumerate(parts):
             value = codec.encode(ReleaseChunk(digest, index, len(parts), part))
             future = await producer.send(
-                full_name(settings.env, "releases"), value, key=digest.encode(), partition=0
+                full_name(settings.space, "releases"), value, key=digest.encode(), partition=0
             )
             await future
     finally:
@@ -116,7 +116,7 @@ async def fetch(settings: Settings, digest: str) -> dict[str, str]:
 async def _read(settings: Settings, digest: str) -> tuple[bytes, dict[str, str]]:
     """The bytes and the files. Whoever published it twice may have cut it differently: each cut is put together apart."""
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=100))
-    place = TopicPartition(full_name(settings.env, "releases"), 0)
+    place = TopicPartition(full_name(settings.space, "releases"), 0)
     cuts: dict[int, dict[int, bytes]] = {}
     try:
         consumer.assign([place])

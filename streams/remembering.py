@@ -90,7 +90,7 @@ async def remembered(
     partition = partition_of(where.scope if shared else where.agent, partitions)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        [stretch] = await stretches(consumer, places(settings.env, "outcomes", [partition]))
+        [stretch] = await stretches(consumer, places(settings.space, "outcomes", [partition]))
         advance = on_start(2 * (stretch.end - stretch.begin))
         state = await _fold(consumer, stretch, cut, advance)
         values = [Value(cell) for cell in _cells(state, where, tenant)]

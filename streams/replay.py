@@ -239,10 +239,10 @@ async def _each(
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         wanted = sorted(window.partitions) or list(range(count))
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", wanted))  # 1
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", wanted))  # 1
         # The ledger carries the bytes of its inputs: what their own topic lost is still compared.
         check_offsets(
-            window, await stretches(consumer, places(settings.env, window.topic, wanted)), removed=False
+            window, await stretches(consumer, places(settings.space, window.topic, wanted)), removed=False
         )
         control = await control_log.read(settings, keep_history=True, with_release=with_release)
         assert control.history is not None

@@ -131,7 +131,7 @@ async def here(
     await topics.count_with(settings, chosen)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", sorted(chosen)))
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", sorted(chosen)))
         control = await control_log.read(settings, keep_history=True, with_release=True)
         assert control.history is not None
         advance, stored = announce(on_start, ledgers), reader(settings)
@@ -222,7 +222,7 @@ async def drawn(settings: Settings, period: Period, on_start: OnStart | None = N
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     targets = Targets()
     try:
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", period.partitions or range(count)))  # fmt: skip
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", period.partitions or range(count)))  # fmt: skip
         advance = announce(on_start, ledgers)
         best = Best(period)
         for stretch in ledgers:
@@ -246,7 +246,7 @@ async def events_of(settings: Settings, targets: Targets) -> dict[Key, list[Ledg
     found: dict[Key, list[LedgerEvent]] = {}
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        for stretch in await stretches(consumer, places(settings.env, "outcomes", sorted(chosen))):
+        for stretch in await stretches(consumer, places(settings.space, "outcomes", sorted(chosen))):
             async for event in _of(consumer, stretch, chosen[stretch.place.partition]):
                 found.setdefault((event.header.agent_id, event.header.intent_id), []).append(event)
     finally:

@@ -48,7 +48,7 @@ async def send(
     """
     value = await _packed(settings, review, key)
     index = partition_of(review.agent_id, await topics.partitions_of(settings))
-    ledger = TopicPartition(full_name(settings.env, OUTCOMES), index)
+    ledger = TopicPartition(full_name(settings.space, OUTCOMES), index)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         consumer.assign([ledger])
@@ -56,7 +56,7 @@ async def send(
         producer = await kafka.connect(kafka.producer(settings))
         try:
             sent = await producer.send_and_wait(
-                full_name(settings.env, REVIEWS), value, key=review.agent_id.encode(), partition=index
+                full_name(settings.space, REVIEWS), value, key=review.agent_id.encode(), partition=index
             )
         finally:
             await producer.stop()

@@ -136,7 +136,7 @@ async def _session(
 ) -> Session:
     """An open session of the saga, opened by a ledger that knows of the order."""
     place = TopicPartition(
-        full_name(settings.env, "outcomes"), partition_of(plan.by, await topics.partitions_of(settings))
+        full_name(settings.space, "outcomes"), partition_of(plan.by, await topics.partitions_of(settings))
     )
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:

@@ -85,7 +85,9 @@ class SentinelService:
         assert self._consumer is not None
         count = self._reader.control.partitions
         found = {}
-        for stretch in await stretches(self._consumer, places(self._settings.env, "outcomes", range(count))):
+        for stretch in await stretches(
+            self._consumer, places(self._settings.space, "outcomes", range(count))
+        ):
             partition = stretch.place.partition
             known = self._heads.get(partition)
             if known is None or known[0] != stretch.end:

@@ -14,12 +14,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.places import MAX_GENERATION
+from sluicegate.schemas.topics import space_of
 
 DEFAULT_HOME = ".sluicegate"
 DEFAULT_PARTITIONS_EMBEDDED = 4
 DEFAULT_PARTITIONS_CLUSTER = 12
 PARTITIONS_MAX = 1_000  # partitions of one topic; more than any machine here could serve
 ENV_LENGTH_MAX = 32  # characters
+GENERATION_FILE = "generation"
 PASSWORD_FILE_MAX = 4_096  # bytes; a larger file is not a password
 
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -107,6 +110,7 @@ class Settings:
         kafka: bootstrap servers of your own cluster; None = the embedded broker.
         clickhouse: url of your own ClickHouse; None = the embedded one.
         partitions: partitions of each partitioned topic.
+        generation: of the log, whose topics are read and written; None: nobody said, and it is the first one.
         security: how clients log in to Kafka.
     """
 
@@ -116,6 +120,12 @@ class Settings:
     clickhouse: str | None = None
     partitions: int = DEFAULT_PARTITIONS_EMBEDDED
     security: KafkaSecurity = field(default_factory=KafkaSecurity)
+    generation: int | None = None
+
+    @property
+    def space(self) -> str:
+        """What prefixes the keyed topics: `dev`, and of a later generation `dev.g1` (`schemas/topics.py`)."""
+        return space_of(self.env, self.generation or 0)
 
     @property
     def topic_prefix(self) -> str:
@@ -127,7 +137,7 @@ class Settings:
         return (
             f"Settings(env={self.env!r}, home={str(self.home)!r}, kafka={self.kafka!r}, "
             f"clickhouse={_without_password(self.clickhouse)!r}, partitions={self.partitions}, "
-            f"security={self.security!r})"
+            f"security={self.security!r}, generation={self.generation})"
         )
 
     @classmethod
@@ -147,6 +157,7 @@ class Settings:
             clickhouse=_clickhouse(environ),
             partitions=_partitions(environ, embedded=kafka is None),
             security=security,
+            generation=_generation(environ, _home(environ)),
         )
 
 
@@ -213,6 +224,19 @@ def _partitions(environ: Mapping[str, str], *, embedded: bool) -> int:
         raise Terminal(
             f"the number of partitions `{text}` is out of range: set SLUICEGATE_PARTITIONS to 1 to {PARTITIONS_MAX}"
         )
+    return int(text)
+
+
+def _generation(environ: Mapping[str, str], home: Path) -> int | None:
+    """As SLUICEGATE_GENERATION says, else as `topics repartition` wrote into this state directory."""
+    text, where = _get(environ, "SLUICEGATE_GENERATION"), "set SLUICEGATE_GENERATION"
+    file = home / GENERATION_FILE
+    if text is None and file.is_file():
+        text, where = file.read_text("utf-8").strip(), f"correct `{file}`"
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) > MAX_GENERATION:
+        raise Terminal(f"the generation `{text[:20]}` is no number from 0 to {MAX_GENERATION}: {where}")
     return int(text)
 
 

@@ -49,7 +49,7 @@ async def unregistered(settings: Settings, registered: Collection[str]) -> tuple
     source = "clickhouse, kafka" if until else "kafka"
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=5))
     try:
-        for stretch in await stretches(consumer, places(settings.env, "outcomes", range(count))):
+        for stretch in await stretches(consumer, places(settings.space, "outcomes", range(count))):
             start = max(stretch.begin, until.get(stretch.place.partition, -1) + 1)
             async for batch in scan(consumer, stretch.place, start, stretch.end):
                 for record in batch:

@@ -17,6 +17,7 @@ from sluicegate.processors.state import PartitionState
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
+from sluicegate.schemas.topics import full_name
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, cloud_event
 
 SNAPSHOT_EVENTS = 200_000
@@ -26,7 +27,7 @@ MAX_SNAPSHOT_CHUNKS = 1_000
 """768 MB compressed: far above a state at its bounds."""
 
 
-async def store(producer: AIOKafkaProducer, env: str, state: PartitionState, ledger_offset: int) -> None:
+async def store(producer: AIOKafkaProducer, space: str, state: PartitionState, ledger_offset: int) -> None:
     """Store the committed state, which must not change meanwhile. It holds up this partition only."""
     parts = []
     for part in encode_parts(state):
@@ -38,7 +39,12 @@ async def store(producer: AIOKafkaProducer, env: str, state: PartitionState, led
         key = f"{state.partition}/{chunk.index}".encode()
         headers = cloud_event(chunk.state_sha256[:16], b"/snapshots", b"ai.sluicegate.snapshot")
         transaction.add(
-            f"{env}.snapshots", state.partition, key, codec.encode(chunk), state.now // 1000, headers
+            full_name(space, "snapshots"),
+            state.partition,
+            key,
+            codec.encode(chunk),
+            state.now // 1000,
+            headers,
         )
     if transaction.records:
         async with asyncio.timeout(COMMIT_LIMIT_S):

@@ -138,6 +138,8 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "SLUICEGATE_HOME": str(settings.home),
         "SLUICEGATE_KAFKA": settings.kafka or "",
     }
+    if settings.generation is not None:
+        env["SLUICEGATE_GENERATION"] = str(settings.generation)
     if settings.clickhouse:
         env["SLUICEGATE_CLICKHOUSE"] = settings.clickhouse
     return env

@@ -93,7 +93,7 @@ async def status(settings: Settings) -> Status:
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     admin = await kafka.connect(kafka.admin(settings))
     try:
-        for stretch in await stretches(consumer, places(settings.env, "outcomes", range(count))):
+        for stretch in await stretches(consumer, places(settings.space, "outcomes", range(count))):
             part = PartitionStatus(stretch.place.partition)
             for event in await newest(consumer, stretch, 1):
                 h = event.header
@@ -132,7 +132,7 @@ async def _input_lag(
     """By the ledger group's committed offsets, which trail the ledger itself by a second."""
     done = await admin.list_consumer_group_offsets(f"sluicegate.{settings.env}.ledger")
     for topic in INPUTS:
-        wanted = places(settings.env, topic, [p.partition for p in result.partitions])
+        wanted = places(settings.space, topic, [p.partition for p in result.partitions])
         for stretch in await stretches(consumer, wanted):
             at = done[stretch.place].offset if stretch.place in done else stretch.begin
             result.partitions[stretch.place.partition].input_lag += await _records(consumer, stretch, at)

@@ -83,7 +83,7 @@ class KafkaStore:
             await self._consumer.stop()
 
     def _place(self, partition: int) -> TopicPartition:
-        return TopicPartition(full_name(self._settings.env, "outcomes"), partition)
+        return TopicPartition(full_name(self._settings.space, "outcomes"), partition)
 
     async def count(self, partition: int) -> int:
         """Offsets; commit markers count among them."""

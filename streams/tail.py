@@ -46,7 +46,7 @@ async def tail(
     wanted = [partition_of(agent, partitions)] if agent else list(range(partitions))
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        parts = await stretches(consumer, places(settings.env, "outcomes", wanted))
+        parts = await stretches(consumer, places(settings.space, "outcomes", wanted))
         last = [e for s in parts for e in await newest(consumer, s, count, agent)]
         last.sort(key=lambda e: (e.header.decided_at, e.partition, e.offset))
         for event in last[-count:] if count > 0 else []:

@@ -1,7 +1,7 @@
 """Make the topics of an environment, and plan them for clusters where somebody else makes them.
 
-Names, keys and retention are `schemas/topics.py`'s. The number of partitions is fixed for ever by the genesis of
-control. Never alters an existing topic. Next: `control_log.py`.
+Names, keys and retention are `schemas/topics.py`'s. The number of partitions is fixed by the genesis of
+control, and changed by a new generation only (`repartition.py`). Never alters an existing topic. Next: `control_log.py`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ def config_of(topic: Topic) -> dict[str, str]:
     return config
 
 
-async def create(settings: Settings) -> list[str]:
-    """Create what is missing; returns the full names that were made. Raises `Terminal` for a wrong partition count."""
+async def create(settings: Settings, without: tuple[str, ...] = ()) -> list[str]:
+    """Create what is missing, but for `without`; returns the full names that were made. Raises `Terminal` for a wrong partition count."""
     client = await kafka.connect(kafka.admin(settings))
     try:
         brokers = len((await client.describe_cluster())["brokers"])
         existing = {t["topic"]: len(t["partitions"]) for t in await client.describe_topics()}
-        keyed = full_name(settings.env, "outcomes")
+        keyed = full_name(settings.space, "outcomes")
         partitions = existing.get(keyed, settings.partitions)
-        missing = [t for t in TOPICS if full_name(settings.env, t.name) not in existing]
+        wanted = [t for t in TOPICS if t.name not in without]
+        missing = [t for t in wanted if full_name(settings.space, t.name) not in existing]
         _check_counts(settings, existing, partitions)
         new = [
             NewTopic(
-                full_name(settings.env, t.name),
+                full_name(settings.space, t.name),
                 partitions if t.keyed else 1,
                 min(REPLICATION, brokers),
                 topic_configs=config_of(t),
@@ -61,12 +62,12 @@ async def create(settings: Settings) -> list[str]:
 
 def _check_counts(settings: Settings, existing: dict[str, int], partitions: int) -> None:
     for topic in TOPICS:
-        name = full_name(settings.env, topic.name)
+        name = full_name(settings.space, topic.name)
         want = partitions if topic.keyed else 1
         if name in existing and existing[name] != want:
             raise Terminal(
-                f"topic `{name}` has {existing[name]} partitions, the log needs {want}: partition counts are fixed "
-                "for ever, use another SLUICEGATE_ENV"
+                f"topic `{name}` has {existing[name]} partitions, the log needs {want}: another number is a new "
+                "generation, see `sluicegate topics repartition`, or use another SLUICEGATE_ENV"
             )
 
 
@@ -84,7 +85,7 @@ async def partitions_of(settings: Settings) -> int:
     """How many partitions this environment's log has. Raises `Terminal` when its topics do not exist."""
     client = await kafka.connect(kafka.admin(settings))
     try:
-        name = full_name(settings.env, "outcomes")
+        name = full_name(settings.space, "outcomes")
         for topic in await client.describe_topics([name]):
             if topic["partitions"]:
                 return len(topic["partitions"])

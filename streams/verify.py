@@ -6,6 +6,7 @@
     3. inputs   every record of an input topic below the ledger's position was decided: counted and summed
     4. heads    every checkpoint that was signed, and the tiles, against the ledger's own tree (`verify_checkpoints.py`)
     5. rows     ClickHouse against the same events (`verify_rows.py`); what its sink has not reached yet is PENDING
+    6. seam     of a generation after the first: the one before is folded again, and what it left is what was imported
 
 What is not above the cut is not judged. Never writes anything anywhere. Next: `processors/invariants.py`.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from sluicegate.processors import generations
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.verify import PartitionChecker
 from sluicegate.processors.verify_chain import Chain
@@ -27,7 +29,15 @@ from sluicegate.processors.verify_contents import Opener
 from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import INPUTS
-from sluicegate.streams import kafka, mac_keys, topics, verify_checkpoints, verify_releases
+from sluicegate.streams import (
+    generation,
+    kafka,
+    mac_keys,
+    topics,
+    verify_checkpoints,
+    verify_releases,
+    verify_seam,
+)
 from sluicegate.streams.keys import Keys, keys_at
 from sluicegate.streams.scan import FETCH_WAIT_MS, Advance, OnStart, Stretch, places, scan_values, stretches
 from sluicegate.streams.settings import Settings
@@ -169,22 +179,31 @@ class _Run:
 
     async def all(self, wanted: list[int], inputs: bool, on_start: OnStart | None) -> None:
         shown = await verify_checkpoints.topic_end(self.consumer, self.env)
-        ledgers = await stretches(self.consumer, places(self.env, "outcomes", wanted))  # 1
+        ledgers = await stretches(self.consumer, places(self.settings.space, "outcomes", wanted))  # 1
         begins = {p: await stretches(self.consumer, self._inputs(p)) for p in wanted}
         if on_start is not None:
             total = sum(s.end - s.begin for s in ledgers)
             total += sum(s.end - s.begin for ss in begins.values() for s in ss) if inputs else 0
             self.advance = on_start(total)
         control, heads = await self._control(shown)
+        number = self.settings.generation or 0
+        controls = generations.all_seen_from(control.controls, number)
+        seam = (
+            await verify_seam.remade(self.settings, self.consumer, controls[-1], self.advance)
+            if number
+            else None
+        )
         for stretch in ledgers:
             index = stretch.place.partition
             starts = {self._topic(s.place): s.begin for s in begins[index]}
-            checker = PartitionChecker(index, control.controls, starts, self.opener)
+            checker = PartitionChecker(index, controls, starts, self.opener, number)
             checker.sum_until = self.rows.until(checker.log_id, "outcomes", index)
             verify_checkpoints.hold(checker, heads, self.store)
             await self._feed(checker, stretch)  # 2
             part = _report_of(checker)
             part.intents = checker.close()
+            if seam is not None:
+                checker.seams.remade(seam.expected(index), seam.wrong)  # 6
             part.contents = dict(checker.contents.counts) if checker.contents is not None else {}
             part.before = checker.before
             part.decided_until, part.control_head = checker.time, checker.control_head
@@ -197,10 +216,10 @@ class _Run:
             self.report.partitions.append(part)
 
     def _topic(self, place: TopicPartition) -> str:
-        return str(place.topic).removeprefix(f"{self.env}.")
+        return str(place.topic).rpartition(".")[2]
 
     def _inputs(self, partition: int) -> list[TopicPartition]:
-        return [places(self.env, topic, [partition])[0] for topic in INPUTS]
+        return [places(self.settings.space, topic, [partition])[0] for topic in INPUTS]
 
     async def _feed(self, checker: PartitionChecker | ControlChecker, stretch: Stretch) -> None:
         async for batch in scan_values(self.consumer, stretch.place, stretch.begin, stretch.end):
@@ -216,7 +235,7 @@ class _Run:
         self.report.log_id = checker.log_id.hex()
         if not checker.controls:
             raise Terminal(f"there is no ledger in `{self.env}` yet, start one with `sluicegate up`")
-        heads = verify_checkpoints.begin(checker.controls[-1], self.env)
+        heads = verify_checkpoints.begin(generation.seen(self.settings, checker.controls[-1]), self.env)
         verify_checkpoints.keep(heads, self.since)
         await verify_checkpoints.read_topic(self.consumer, heads, shown)
         verify_checkpoints.hold(checker, heads, self.store)

@@ -45,11 +45,19 @@ class Heads:
     signed: dict[int, dict[int, Head]] = field(default_factory=dict)
     since: dict[int, int] = field(default_factory=dict)
     faults: dict[int, list[str]] = field(default_factory=dict)
+    own: bytes = b""
+    """Control's log id, where it is another: after a repartition."""
+
+    def log_of(self, partition: int) -> bytes:
+        """The log id of a partition, or of control."""
+        return self.own or self.log_id if partition == CONTROL else self.log_id
 
     def take(self, partition: int, note: bytes | str, where: str) -> checkpoints.Checkpoint | None:
         """One note; None for one that does not hold, which is told."""
         try:
-            head = checkpoints.verify(note, self.keys, origin_of(self.env, self.log_id, partition)).head
+            head = checkpoints.verify(
+                note, self.keys, origin_of(self.env, self.log_of(partition), partition)
+            ).head
         except CheckpointFault as error:
             self.faults.setdefault(partition, []).append(f"{where}: {error}")
             return None
@@ -73,7 +81,7 @@ async def read_topic(consumer: AIOKafkaConsumer, heads: Heads, stretch: Stretch)
                     f"offset {record.offset} of `checkpoints`: {error}"
                 )
                 continue
-            if one.log_id == heads.log_id:
+            if one.log_id == heads.log_of(one.partition):
                 heads.take(one.partition, one.note, "on the topic")
 
 
@@ -99,11 +107,10 @@ def keep(heads: Heads, paths: Sequence[Path]) -> None:
 
 def _partition_of(heads: Heads, origin: str) -> int:
     prefix, _, name = origin.rpartition("/")
-    if prefix == origin_of(heads.env, heads.log_id, 0).rpartition("/")[0]:
-        if name == checkpoints.partition_name(CONTROL):
-            return CONTROL
-        if name.isdecimal():
-            return int(name)
+    if origin == origin_of(heads.env, heads.log_of(CONTROL), CONTROL):
+        return CONTROL
+    if prefix == origin_of(heads.env, heads.log_id, 0).rpartition("/")[0] and name.isdecimal():
+        return int(name)
     raise Terminal(f"the checkpoint is of log `{origin}`, this environment's are `{origin_of(heads.env, heads.log_id, 0)}` and on: take one of these")  # fmt: skip
 
 
@@ -115,7 +122,7 @@ class Store:
 
     def tiles(self, heads: Heads, partition: int) -> tuple[int, Read | None]:
         """Size of the kept tree and how its tiles are read; 0 where there is none. Its note is one more head."""
-        origin = origin_of(heads.env, heads.log_id, partition)
+        origin = origin_of(heads.env, heads.log_of(partition), partition)
         note = self._store.get(f"{folder_of(origin)}/{CHECKPOINT}") if self._store is not None else None
         if note is None or self._store is None:
             return 0, None
@@ -153,4 +160,4 @@ def told(checker: Chain, store: Store) -> dict[str, object]:
 
 def begin(control: Control, env: str) -> Heads:
     """Of the log that control names."""
-    return Heads(control.log_id, env, checkpoints.keys_of(control))
+    return Heads(control.log_id, env, checkpoints.keys_of(control), own=control.own_log)

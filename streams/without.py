@@ -95,7 +95,7 @@ async def without(settings: Settings, event: str, agent_id: str, opener: Opener,
     count = await topics.partitions_of(settings)
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        ledgers = await stretches(consumer, places(settings.env, "outcomes", range(count)))
+        ledgers = await stretches(consumer, places(settings.space, "outcomes", range(count)))
         advance = on_start(sum(s.end - s.begin for s in ledgers))
         drop, stretch, told = await _find(consumer, ledgers, event, agent_id, advance)
         control = await control_log.read(settings, keep_history=True, with_release=True)

@@ -337,7 +337,7 @@ class Driver:
             h = one.header
             fold.state.seq = h.seq
             cuts.before(fold.state, h.decided_at)
-            if fold.wants(h.seq, h.agent_id, h.decided_at):
+            if fold.wants(h.seq, h.agent_id, h.decided_at, h.stage):
                 fold.take(from_header(h, one.facts))
         self.now += STEP_US
         fold.state.seq = len(self.records)

@@ -286,7 +286,7 @@ def governed(head: int, deployed: str, partitions: int, release: str) -> Iterato
 
 async def _last_decided(settings: Settings, partitions: int) -> int:
     """Microseconds of the newest ledger record, 0 for an empty ledger."""
-    places = [TopicPartition(full_name(settings.env, "outcomes"), p) for p in range(partitions)]
+    places = [TopicPartition(full_name(settings.space, "outcomes"), p) for p in range(partitions)]
     consumer = await kafka.connect(kafka.consumer(settings))
     newest = 0
     try:

@@ -60,7 +60,7 @@ def topics_create(
     """Make what is missing, and control's genesis, e.g. `sluicegate topics create --signing signed`.
 
     In a signed environment also the keys of pipeline and executors, in <home>/keys/mac.json; agents and channels get
-    theirs by `sluicegate keys new`. Changes nothing that exists. The number of partitions is SLUICEGATE_PARTITIONS, fixed for ever.
+    theirs by `sluicegate keys new`. Changes nothing that exists. The number of partitions is SLUICEGATE_PARTITIONS; another one later is `topics repartition`.
     """
     from sluicegate.streams import stack
 
@@ -70,7 +70,7 @@ def topics_create(
     before = asyncio.run(counts(settings))
     asyncio.run(_create_and_wait(settings))
     control = asyncio.run(stack.prepare(settings, signing))
-    made = sum(full_name(settings.env, t.name) not in before for t in TOPICS)
+    made = sum(full_name(settings.space, t.name) not in before for t in TOPICS)
     console().print(
         f"{made} topic(s) made, {len(TOPICS) - made} were there; log {control.log_id.hex()} with "
         f"{control.partitions} partitions, control event {control.head}",
@@ -97,7 +97,7 @@ def topics_plan(
         names = list(config_of(TOPICS[0]))
         rows = [
             (
-                full_name(settings.env, t.name),
+                full_name(settings.space, t.name),
                 settings.partitions if t.keyed else 1,
                 *(config_of(t).get(name, "") for name in names),
             )
@@ -105,7 +105,7 @@ def topics_plan(
         ]
         show(("topic", "partitions", *names), rows, Format.TABLE)
         return
-    rights = acl.plan(settings.env, acl.parse_principals(principal or []))
+    rights = acl.plan(settings.env, acl.parse_principals(principal or []), settings.generation or 0)
     if form is PlanFormat.ACL:
         print(json.dumps([asdict(right) for right in rights], indent=2))
     else:
@@ -129,16 +129,16 @@ async def counts(settings: Settings) -> dict[str, int]:
         found = await client.describe_topics()
     finally:
         await client.close()
-    ours = {full_name(settings.env, t.name) for t in TOPICS}
+    ours = {full_name(settings.space, t.name) for t in TOPICS}
     return {t["topic"]: len(t["partitions"]) for t in found if t["topic"] in ours}
 
 
 def judge(settings: Settings, found: dict[str, int]) -> list[tuple[str, int, str]]:
     """(topic, partitions, ok or what is wrong) of every topic there should be."""
-    log = found.get(full_name(settings.env, "outcomes"), settings.partitions)
+    log = found.get(full_name(settings.space, "outcomes"), settings.partitions)
     rows = []
     for topic in TOPICS:
-        name = full_name(settings.env, topic.name)
+        name = full_name(settings.space, topic.name)
         want, have = (log if topic.keyed else 1), found.get(name, 0)
         state = "ok" if have == want else "missing" if not have else f"needs {want} partitions"
         rows.append((name, have, state))

@@ -119,7 +119,7 @@ class Gate:
         """Publish bytes; by default where the agent's records belong."""
         assert self._producer is not None
         where = partition_of(agent, self.settings.partitions) if partition is None else partition
-        name = full_name(self.settings.env, topic)
+        name = full_name(self.settings.space, topic)
         return await self._producer.send_and_wait(name, value, key=agent.encode(), partition=where)
 
     async def ask(self, record: Intent, *, partition: int | None = None, value: bytes | None = None) -> Reply:
@@ -169,7 +169,7 @@ class Gate:
 
     async def decided(self, place: RecordMetadata) -> list[Event]:
         """What the ledger committed about one input: all of it is in one transaction, which was read."""
-        topic = place.topic.removeprefix(f"{self.settings.env}.")
+        topic = place.topic.rpartition(".")[2]
         where = (topic, place.partition, place.offset)
 
         def mine() -> list[Event]:
@@ -274,7 +274,7 @@ async def gate(
         stack.push_async_callback(consumer.stop)
         places = [TopicPartition(full_name(settings.env, "dead-letters"), 0)]
         for name in ("outcomes", "replies"):
-            places += [TopicPartition(full_name(settings.env, name), p) for p in range(settings.partitions)]
+            places += [TopicPartition(full_name(settings.space, name), p) for p in range(settings.partitions)]
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
         following = asyncio.create_task(made.follow(consumer))

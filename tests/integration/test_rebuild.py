@@ -3,7 +3,7 @@
 One gate of two partitions: its traffic is projected, folded anew from both stores and held against the live state; an
 agent goes back to before a poisoned memory value with a call in flight, and that is undone; a poisoned page and a wrong
 approval are left out, and what follows is found on the other partition, too; a row of ClickHouse is changed by hand, and
-the first event that differs is named.
+the first event that differs is named. At the end its log goes on with three partitions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +42,7 @@ from tests.integration.gate import (
     RESULT,
     Gate,
     Loop,
+    gate,
     head_key,
     intent,
     new_id,
@@ -69,9 +74,9 @@ class Stand:
     def settings(self) -> Settings:
         return self.gate.settings
 
-    def cli(self, *words: str, code: int = 0) -> str:
+    def cli(self, *words: str, code: int = 0, env: dict[str, str] | None = None) -> str:
         """Run a command; its output."""
-        found: Result = CliRunner().invoke(app, list(words))
+        found: Result = CliRunner().invoke(app, list(words), env=env)
         assert found.exit_code == code, (words, found.output, found.exception)
         return found.output
 
@@ -391,3 +396,93 @@ def test_a_row_that_was_changed_is_named(stand: Stand) -> None:
     assert (parted["partition"], parted["first_difference"]["seq"]) == (place, seq)
     assert "facts" in parted["first_difference"]["what"]
     assert f"first at seq {seq}" in stand.cli("rebuild", "--against", "clickhouse", code=1)
+
+
+def _killed(stand: Stand, point: str) -> None:
+    """The command dies there, as the kernel would have it."""
+    env = {**os.environ, "SLUICEGATE_FAILPOINT": point}
+    words = [sys.executable, "-m", "sluicegate.streams.cli", "topics", "repartition", "--to", "3", "--yes"]
+    found = subprocess.run(words, env=env, capture_output=True, text=True, timeout=90)
+    assert found.returncode == -signal.SIGKILL, found.stderr
+
+
+def _refused(stand: Stand, *words: str) -> str:
+    found: Result = CliRunner().invoke(app, ["topics", "repartition", *words])
+    assert found.exit_code, words
+    return str(found.exception)
+
+
+def test_the_log_goes_on_with_three_partitions(stand: Stand) -> None:
+    """Killed at every step, with the old workers running; what was remembered, asked and heard before is there after."""
+    gate_before, settings = stand.gate, stand.settings
+    for agent in gate_before.everywhere():
+        stand.remember(f"of {agent}", agent)
+    asked = intent("desk.pay", {"value": "once"})
+    assert stand.loop.run(gate_before.ask(asked)).status == "released"
+    effects = gate_before.adapter.called.total()
+    for words, why in (
+        (("--to", "2"), "2 partitions already"),
+        (("--to", "0"), "out of range"),
+        (("--to", "1001"), "out of range"),
+        (("--call-off",), "no repartition is under way"),
+    ):
+        assert why in _refused(stand, *words, "--yes")
+    rows = json.loads(stand.cli("topics", "repartition", "--to", "3", "--dry-run", "-o", "json"))
+    assert len(rows) == 3
+    assert sum(row["sessions"] for row in rows) == sum(
+        len(lane.state.sessions) for lane in gate_before.service.lanes.values()
+    )
+    _killed(stand, "repartition.1.begun")
+    late = intent("desk.read", {"value": "while it is begun"})
+    assert stand.loop.run(gate_before.ask(late)).reason == "repartitioning"
+    assert "is under way" in _refused(stand, "--to", "5", "--yes")
+    stand.cli("topics", "repartition", "--call-off")
+    stand.loop.run(gate_before.good())
+    _killed(stand, "repartition.3.sealed")
+    assert "is sealed already" in _refused(stand, "--call-off")
+    _killed(stand, "repartition.5.imported:2")
+    _killed(stand, "repartition.6.started")
+    stand.cli("topics", "repartition", "--to", "3", "--yes")
+    stand.cli("topics", "repartition", "--to", "3", "--yes")  # again, it is done
+    lanes = gate_before.service.lanes.values()
+    asyncio.run(
+        until(lambda: all("is sealed" in lane.stopped_because for lane in lanes), "the old worker stopped")
+    )
+    assert "SLUICEGATE_GENERATION=1" in str(
+        CliRunner()
+        .invoke(app, ["status"], env={"SLUICEGATE_HOME": str(settings.home / "elsewhere")})
+        .exception
+    )
+    after = replace(settings, generation=1, partitions=3)
+    stand.loop.run(_goes_on(stand, after, asked, late))
+    assert gate_before.adapter.called.total() == effects
+    found = stand.rebuilt("--from", "kafka")
+    assert (found["ok"], len(found["partitions"])) == (True, 3)  # type: ignore[arg-type]
+    assert json.loads(stand.cli("ledger", "verify", "--no-clickhouse", "-o", "json"))["ok"]
+    old = json.loads(stand.cli("explain", asked.intent_id, "-o", "json", env={"SLUICEGATE_GENERATION": "0"}))
+    assert old
+    assert Settings.from_env().generation == 1
+    before = asyncio.run(replay.check(replace(settings, generation=0), Window(), gate_before.keys.open))
+    now = asyncio.run(replay.check(after, Window(), gate_before.keys.open))
+    assert before.ok and now.ok, (before.as_json(), now.as_json())
+
+
+async def _goes_on(stand: Stand, after: Settings, asked: Intent, late: Intent) -> None:
+    """The new generation decides: nothing twice, everything remembered."""
+    async with gate(after, files={**release_files(), **FILES, **SLOW}) as new:
+        again = await new.ask(asked)
+        assert (again.status, again.duplicate, again.result) == ("released", True, RESULT)
+        assert not new.adapter.called
+        assert (await new.ask(late)).status == "released"
+        for agent in stand.gate.everywhere():
+            read = await new.ask(intent("memory.read", {"scope": "agent", "key": "iban"}, agent=agent))
+            assert json.loads(read.result or b"{}")["value"] == f"of {agent}", read
+        async with projecting(after, lambda: stand.server.connect("sink")):
+            name = database(after)
+            query = f"SELECT count(DISTINCT (log_id, src_partition, seq)) FROM `{name}`.events WHERE log_id = unhex('{new.service.control.control.log_id.hex()}')"
+            due = sum(lane.state.seq for lane in new.service.lanes.values())
+            client = stand.server.connect("reader")
+            await until(
+                lambda: int(client.query(query).result_rows[0][0]) >= due, "the sink has the new generation"
+            )
+        await new.intact()

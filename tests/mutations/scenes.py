@@ -14,6 +14,7 @@ from pathlib import Path
 
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sluicegate.processors import generations
 from sluicegate.processors.control import Control
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
 from sluicegate.processors.rederive import Rederive
@@ -27,9 +28,11 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams import verify_checkpoints
 from sluicegate.streams.log_tree import LogTree
+from sluicegate.streams.sealing import Folded, Seam, seam_of
 from sluicegate.streams.tile_store import MemoryStore
 from sluicegate.streams.verify_checkpoints import Store
 
+from tests import seam_driver
 from tests.driver import (
     AGENT,
     LOG_ID,
@@ -43,6 +46,7 @@ from tests.driver import (
     release,
     release_files,
 )
+from tests.exchange_driver import World
 from tests.forging import rechain, rechain_control
 from tests.signed_driver import SignedDriver, key_body, secret_of
 from tests.unit.test_budgets import MONEY, finish
@@ -68,6 +72,7 @@ class Scene:
         notes: signed heads on the topic `checkpoints`.
         tiles: files of the tile store.
         kept: a head that somebody keeps outside.
+        before: after a seam, the records of the generation before, by partition.
     """
 
     driver: Driver
@@ -79,6 +84,7 @@ class Scene:
     notes: list[str] = field(default_factory=list)
     tiles: dict[str, bytes] = field(default_factory=dict)
     kept: str = ""
+    before: list[list[Record]] = field(default_factory=list)
 
     @property
     def partition(self) -> int:
@@ -96,7 +102,7 @@ class Scene:
 
     def put(self, events: list[Event]) -> None:
         """The ledger becomes these events, the chain made to fit."""
-        self.records = rechain(events, self.partition)
+        self.records = rechain(events, self.partition, self.driver.log_id)
 
     def rewrite(self, find: Callable[[list[Event]], int], change: Callable[[Event], Event]) -> int:
         """One event becomes another; where it stands."""
@@ -133,12 +139,17 @@ def found(scene: Scene, contents: bool = False) -> dict[Name, Place]:
     for record in scene.control:
         control.add(*record)
     opener = scene.keys.open if contents else None
-    checker = PartitionChecker(scene.partition, control.controls, {}, opener)
+    number = int(bool(scene.before))
+    controls = generations.all_seen_from(control.controls, number)
+    checker = PartitionChecker(scene.partition, controls, {}, opener, number)
     if scene.notes or scene.tiles or scene.kept:
         _hold(checker, control.controls[-1], scene)
     for record in scene.records:
         checker.add(*record)
     checker.close()
+    if scene.before:
+        seam = seam_before(scene)
+        checker.seams.remade(seam.expected(scene.partition), seam.wrong)
     for topic, sent in scene.inputs.items():
         position = checker.positions.get(topic, -1) + 1
         below = [offset for offset in sent if offset < position]
@@ -147,6 +158,16 @@ def found(scene: Scene, contents: bool = False) -> dict[Name, Place]:
     violations = [*control.findings.first.values(), *checker.findings.first.values()]
     assert all(v.sentence for v in violations)
     return {v.invariant: (v.partition, v.seq) for v in violations}
+
+
+def seam_before(scene: Scene) -> Seam:
+    """The generation before, folded again, as `streams/verify_seam.py` does."""
+    old, new = scene.driver.control.generations
+    folded = [Folded("test", old, partition) for partition in range(old.partitions)]
+    for one, records in zip(folded, scene.before, strict=True):
+        for record in records:
+            one.take(record.value)
+    return seam_of(folded, new.partitions)
 
 
 def _hold(checker: PartitionChecker, control: Control, scene: Scene) -> None:
@@ -184,6 +205,7 @@ def copy(scene: Scene) -> Scene:
     return replace(
         scene, control=list(scene.control), records=list(scene.records), rules=dict(scene.rules),
         inputs={topic: dict(sent) for topic, sent in scene.inputs.items()}, others=list(scene.others), notes=list(scene.notes), tiles=dict(scene.tiles),
+        before=[list(records) for records in scene.before],
     )  # fmt: skip
 
 
@@ -270,6 +292,36 @@ def two_partitions() -> Scene:
     other.open_session(agent=away)
     other.call("desk.read", agent=away)
     return _of(d, other.records)
+
+
+def _crossed(partitions: int) -> tuple[World, World]:
+    """Two partitions with some traffic, and the same log with this many."""
+    w = World(2)
+    for agent in (AGENT, *(str(a["agent_id"]) for a in agents()[:6])):
+        d = w.on(agent)
+        d.open_session(agent=agent)
+        d.say("pay the rent", agent=agent)
+        d.finish(d.call("desk.pay", agent=agent).dispatches[0])
+    return w, seam_driver.seam_to(w, partitions)
+
+
+@cache
+def across() -> Scene:
+    """A partition of the second generation, and the two of the first."""
+    before, after = _crossed(3)
+    d = after.on(AGENT)
+    d.call("desk.never")
+    d.finish(d.call("desk.pay").dispatches[0])
+    scene = _of(d)
+    scene.before = [old.records for old in before.drivers]
+    return scene
+
+
+@cache
+def sealed() -> Scene:
+    """A partition of the first generation, with its seal."""
+    before, _ = _crossed(3)
+    return _of(before.on(AGENT))
 
 
 @cache

@@ -20,7 +20,7 @@ def test_it_is_found_and_named(kind: Kind) -> None:
     assert kind.by == REPLAY or kind.name in INVARIANTS
 
 
-@pytest.mark.parametrize("scene", [scenes.everyday, scenes.signed, scenes.budgeted, scenes.two_partitions, scenes.rolled_back, scenes.checkpointed])  # fmt: skip
+@pytest.mark.parametrize("scene", [scenes.everyday, scenes.signed, scenes.budgeted, scenes.two_partitions, scenes.rolled_back, scenes.checkpointed, scenes.across, scenes.sealed])  # fmt: skip
 def test_the_sound_ledger_is_found_sound(scene: object) -> None:
     assert callable(scene)
     assert scenes.found(scene(), contents=True) == {}
