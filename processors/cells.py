@@ -47,7 +47,7 @@ class Cell:
     Attributes:
         agent_id: who wrote it last. scope: where. subject: whom it is about; empty when its pieces are of several.
         version, base_version: of the last piece, and of the first.
-        seq, at: the ledger record it was written by, and when.
+        seq, at: the ledger record it was written by, counted on from earlier generations, and when.
         form: `list` (the first piece is a whole list), `items` (each piece is an item), `text`; empty: a value whose
             kind the state does not know.
         size: bytes of the value as JSON, once something was appended; else 0.
@@ -151,7 +151,7 @@ def _written(
     form, size = (facts.form, facts.value_bytes) if isinstance(facts, CellFacts) else ("", 0)
     new = Cell(
         agent_id, topic, offset, facts.version, facts.value_digest, facts.integrity, facts.confidentiality, subject,
-        facts.scope, facts.version, state.seq - 1, outcome.origin.decided_at, form, size,
+        facts.scope, facts.version, state.earlier + state.seq - 1, outcome.origin.decided_at, form, size,
     )  # fmt: skip
     if facts.op == "append" and old is not None:
         new.topic, new.offset, new.value_digest = old.topic, old.offset, old.value_digest

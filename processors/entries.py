@@ -161,6 +161,8 @@ class PartitionState:
     imported: int = 0
     began: int = 0
     """Of a generation after the first: the seq and the time of the last import. No agent goes back to before it."""
+    earlier: int = 0
+    """At least as many records as any partition of earlier generations has: versions and places of memory count on from there."""
     # Derived, not part of the state bytes:
     owners: dict[bytes, str] | None = None
     """Remembered id -> its agent, filled by the fold only where somebody asks for it (`seam.py`): about 100 bytes each."""

@@ -87,7 +87,7 @@ def begin(new: Control, body: Mapping[str, object], who: str) -> None:
     log_id = bytes.fromhex(str(body["log_id"]))
     known = {one.log_id for one in new.generations}
     fits = number == current(new).number + 1 <= MAX_GENERATION and 0 < partitions < 1 << PARTITION_BITS
-    # INVARIANT: no log id comes to mean two logs (tests/unit/test_generations.py).
+    # INVARIANT: no log id comes to mean two logs (tests/unit/test_seam.py).
     fresh = len(log_id) == LOG_ID_BYTES and log_id not in known
     if new.repartition is None and fits and fresh and partitions != new.partitions:
         new.repartition = Generation(number, log_id, partitions, new.head)

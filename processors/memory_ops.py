@@ -126,7 +126,7 @@ def _write(work: Work, ask: Request, session: Session | None, cell: Cell | None,
     if (cell is None or ask.op == "append") and _full(work, ask, session, new=cell is None):
         return Done(facts, reason="memory_full")
     known = cell.version if cell is not None else 0
-    facts.version = work.first_seq if ask.shared else known + 1
+    facts.version = work.state.earlier + work.first_seq if ask.shared else known + 1
     facts.base_version = cell.base_version if cell is not None and ask.op == "append" else facts.version
     return Done(facts, {"version": facts.version})
 

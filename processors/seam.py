@@ -20,7 +20,7 @@ from sluicegate.processors.budget_state import Account, name_of, scope_of, share
 from sluicegate.processors.cells import SHARED, Cell, Piece
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.entries import PartitionState
-from sluicegate.processors.seam_fold import AGENT, BUDGET, CELLS, ENDED_SESSIONS, HOME, IDS, SESSION
+from sluicegate.processors.seam_fold import AGENT, BUDGET, CELLS, ENDED_SESSIONS, FROM, HOME, IDS, SESSION
 from sluicegate.processors.session import Session, Source
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.places import far
@@ -107,6 +107,8 @@ def slices(state: PartitionState, generation: int, partitions: int) -> list[Rows
         target = made[partition_of(name, partitions)]
         target.extend(dump(row) for row in rows)
 
+    for rows in made:
+        rows.append(dump({"kind": FROM, "earlier": state.earlier + state.seq}))
     book = _Book(state, generation)
     for agent in sorted(book.agents):
         put(agent, book.of_agent(agent))

@@ -22,15 +22,8 @@ from sluicegate.schemas.records import ImportFacts
 STAGE: Final = "seam"
 SEALED, IMPORTED = "sealed", "imported"
 
-AGENT, SESSION, ENDED_SESSIONS, IDS, CELLS, BUDGET, HOME = (
-    "agent",
-    "session",
-    "ended",
-    "ids",
-    "cells",
-    "budget",
-    "home",
-)
+FROM, AGENT, SESSION, ENDED_SESSIONS = "from", "agent", "session", "ended"
+IDS, CELLS, BUDGET, HOME = "ids", "cells", "budget", "home"
 """Kinds of rows."""
 
 Row = dict[str, Any]
@@ -46,6 +39,11 @@ def fold(state: PartitionState, outcome: Outcome) -> None:
         for raw in facts.rows:
             row: Row = orjson.loads(raw)
             _FOLDS[row["kind"]](state, row)
+
+
+def _from(state: PartitionState, row: Row) -> None:
+    """INVARIANT: no version of a shared value comes again after a seam (tests/unit/test_seam.py)."""
+    state.earlier = max(state.earlier, row["earlier"])
 
 
 def _agent(state: PartitionState, row: Row) -> None:
@@ -139,6 +137,6 @@ def _freeze(one: Account | Home, row: Row) -> None:
 
 
 _FOLDS: dict[str, Callable[[PartitionState, Row], None]] = {
-    AGENT: _agent, SESSION: _session, ENDED_SESSIONS: _ended, IDS: _ids, CELLS: _cells, BUDGET: _budget, HOME: _home,
+    FROM: _from, AGENT: _agent, SESSION: _session, ENDED_SESSIONS: _ended, IDS: _ids, CELLS: _cells, BUDGET: _budget, HOME: _home,
 }  # fmt: skip
 """Kind of a row -> its fold."""

@@ -28,7 +28,7 @@ from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal
 
-FORMAT = 14
+FORMAT = 15
 PIECE_ENTRIES = 2_000
 """Entries written between two pieces: about 5 ms of work."""
 
@@ -60,7 +60,7 @@ _ENDED = {
     "redacted": "str",
 }
 _HEAD = ("log_id", "partition", "partitions", "env", "signing", "seq", "prev_hash", "now", "control_head",
-         "open_count", "swept_hour", "sealed", "imported", "began")  # fmt: skip
+         "open_count", "swept_hour", "sealed", "imported", "began", "earlier")  # fmt: skip
 
 
 def _write(value: object) -> bytes:

@@ -37,7 +37,7 @@ def check(settings: Settings, control: Control, state: PartitionState) -> None:
     """Raises `Terminal` where a lane must not decide: its generation is over, or it has not begun."""
     now, mine = generations.current(control), settings.generation or 0
     if state.sealed or mine < now.number:
-        # INVARIANT: nobody decides in a generation that was sealed (tests/integration/test_ledger_tools.py).
+        # INVARIANT: nobody decides in a generation that was sealed (tests/integration/test_rebuild.py).
         raise Terminal(
             f"generation {mine} of `{settings.env}` is sealed: start this process with SLUICEGATE_GENERATION={max(now.number, mine + 1)}"
         )

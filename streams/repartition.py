@@ -29,7 +29,7 @@ from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.outcomes import seal as chain
 from sluicegate.processors.seam import Census
 from sluicegate.processors.state import MAX_REMEMBERED_IDS, MAX_SESSIONS
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Retryable, Terminal, WrongUsage
 from sluicegate.schemas.topics import full_name, space_of
 from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.carrying import carry
@@ -84,7 +84,7 @@ def check(control: Control, to: int) -> Generation | None:
     """The generation that is under way, or None where it has to be begun. Raises `Terminal` for what cannot be done."""
     now, begun = generations.current(control), control.repartition
     if not 0 < to <= PARTITIONS_MAX:
-        raise Terminal(f"`{to}` partitions are out of range: give --to a number from 1 to {PARTITIONS_MAX}")
+        raise WrongUsage(f"`{to}` partitions are out of range: give --to a number from 1 to {PARTITIONS_MAX}")
     if begun is not None and begun.partitions != to:
         raise Terminal(
             f"a repartition to {begun.partitions} is under way: finish it with --to {begun.partitions}, or take it back "
@@ -242,7 +242,7 @@ class _Run:
                 )
 
     async def _seal(self, consumer: AIOKafkaConsumer, one: Folded) -> None:
-        """Step 3. INVARIANT: nobody writes behind the seal, as the lane's producer was fenced before it (tests/integration/test_repartition.py)."""
+        """Step 3. INVARIANT: nobody writes behind the seal, as the lane's producer was fenced before it (tests/integration/test_rebuild.py)."""
         partition = one.place.partition
         self.asked.say(f"sealing partition {partition}")
         async with self._producer(replace(self.settings, generation=self.old.number), partition) as producer:

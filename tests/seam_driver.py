@@ -68,12 +68,12 @@ def finish(world: World) -> World:
     for driver in world.drivers:
         state = folded(driver)
         assert seam.unsettled(state) == ""
-        slices.append(seam.slices(state, old, one.partitions))
         seq = state.seq
         outcome = seam_records.sealed(
             driver.log_id, driver.partition, seq, root_of(driver.records), control, old, now
         )
         driver._fold(Decision(outcomes=[outcome]))
+        slices.append(seam.slices(folded(driver), old, one.partitions))
         seals.append(Seal(old, driver.log_id, driver.partition, seq, root_of(driver.records)))
     before = {(old, d.partition): d.inputs for d in world.drivers} | world.drivers[0].before
     after = World.__new__(World)
