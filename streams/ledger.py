@@ -205,6 +205,8 @@ class Lane:
 
     async def _step(self) -> None:
         self._first = None
+        if self.service.control.control.log_id != self.state.log_id:  # the next generation was started
+            standing.check(self.service.settings, self.service.control.control, self.state)
         await self.asked.serve(self.state)
         sources = await self._fetch()  # Step 1
         if not sources:
