@@ -26,6 +26,9 @@ from sluicegate.processors.large_arguments import PLACE as ARGUMENTS
 from sluicegate.processors.large_arguments import REASON as UNAVAILABLE
 from sluicegate.processors.large_arguments import referred
 from sluicegate.processors.library import Library
+from sluicegate.processors.missing import BeforeSeamError
+from sluicegate.processors.missing import ErasedError as ErasedError
+from sluicegate.processors.missing import GoneError as GoneError
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, seal
 from sluicegate.processors.pipeline import decide
 from sluicegate.processors.seam_fold import STAGE as SEAM
@@ -354,22 +357,6 @@ class Rederive:
             if ours != theirs:
                 return _at(event, f"facts.{f.name}", ours, theirs)
         return _at(event, "content", event.header.content_commitment, mine.content_commitment)
-
-
-class ErasedError(Exception):
-    """Bytes that a decision asks for were erased: those of this subject."""
-
-    def __init__(self, subject: str) -> None:
-        super().__init__(subject)
-        self.subject = subject
-
-
-class GoneError(ErasedError):
-    """What an intent refers to is not in the artifact store any more: the artifact of this digest."""
-
-
-class BeforeSeamError(ErasedError):
-    """The bytes stand in a partition of another generation, which is not read here."""
 
 
 def places_of(state: PartitionState) -> list[Place]:

@@ -51,6 +51,14 @@ def check(settings: Settings, control: Control, state: PartitionState) -> None:
         )
 
 
+def same_log(control: Control, state: PartitionState) -> None:
+    """Raises `Terminal` where a partition is none of the log that control names."""
+    if state.log_id != control.log_id:
+        raise Terminal(
+            f"ledger partition {state.partition} belongs to another log than control, use another SLUICEGATE_ENV"
+        )
+
+
 def seen(settings: Settings, control: Control) -> Control:
     """Control for who reads the generation that the settings name. Raises `Terminal` when nobody named one and it is not the first."""
     now, asked = generations.current(control), settings.generation

@@ -160,10 +160,7 @@ class Lane:
         standing.check(service.settings, service.control.control, self.state)
         if self.state.seq == 0:
             await self._genesis()
-        if self.state.log_id != service.control.control.log_id:
-            raise Terminal(
-                f"ledger partition {self.index} belongs to another log than control, use another SLUICEGATE_ENV"
-            )
+        standing.same_log(service.control.control, self.state)
         self.service.sign_dispatch.ready()
         for topic, place in self.places.items():
             expected = self.state.positions.get(topic, 0)
