@@ -419,7 +419,6 @@ def test_the_log_goes_on_with_three_partitions(stand: Stand) -> None:
         stand.remember(f"of {agent}", agent)
     asked = intent("desk.pay", {"value": "once"})
     assert stand.loop.run(gate_before.ask(asked)).status == "released"
-    effects = gate_before.adapter.called.total()
     for words, why in (
         (("--to", "2"), "2 partitions already"),
         (("--to", "0"), "out of range"),
@@ -453,6 +452,7 @@ def test_the_log_goes_on_with_three_partitions(stand: Stand) -> None:
         .invoke(app, ["status"], env={"SLUICEGATE_HOME": str(settings.home / "elsewhere")})
         .exception
     )
+    effects = gate_before.adapter.called.total()
     after = replace(settings, generation=1, partitions=3)
     stand.loop.run(_goes_on(stand, after, asked, late))
     assert gate_before.adapter.called.total() == effects
