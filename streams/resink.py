@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
@@ -76,8 +76,10 @@ async def resink(
 
 async def _ends(settings: Settings) -> tuple[int, dict[TopicPartition, int]]:
     """How many offsets there are, and the last `seq` of each partition that has any."""
-    counts = {"outcomes": await topics.partitions_of(settings), "control": 1}
-    wanted = [p for name, count in counts.items() for p in places(settings.env, name, range(count))]
+    wanted = places(settings.env, "control", [0])
+    for number in range((settings.generation or 0) + 1):  # the projector reads those before it, too
+        then = replace(settings, generation=number)
+        wanted += places(then.space, "outcomes", range(await topics.partitions_of(then)))
     consumer = await kafka.connect(kafka.consumer(settings))
     try:
         found = await stretches(consumer, wanted)
