@@ -21,6 +21,7 @@ from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Envelope, Receipt
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
+from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.failpoints import hit
 from sluicegate.streams.scan import scan, stretches
 from sluicegate.streams.settings import Settings
@@ -33,6 +34,8 @@ CLAIM_LIMIT_S = 5.0
 CLAIM_TRANSACTION_TIMEOUT_MS = 10_000
 """Above the limit of a claim; below, the receipts of this partition would wait a minute for a claim whose executor
 died and has no successor (the broker looks every 10 s)."""
+COMMITTED_LIMIT_S = 10.0
+"""For asking where to go on: aiokafka asks for ever while the group has no coordinator. Then the lane begins again."""
 
 
 CLAIMS_SINCE_MS = 60_000
@@ -118,7 +121,8 @@ class KafkaClaimLog:
         consumer = kafka.consumer(self._settings, group=self._group, fetch_wait_ms=FETCH_WAIT_MS)
         self._consumer = await kafka.connect(consumer)
         consumer.assign([self._place])
-        offset = await consumer.committed(self._place)
+        async with asyncio.timeout(COMMITTED_LIMIT_S):
+            offset = await consumer.committed(self._place)
         if offset is None:  # nobody ever claimed here, or somebody deleted the group
             self.claimed_before = await self._claimed_lately()
             offset = (await consumer.beginning_offsets([self._place]))[self._place]
@@ -178,8 +182,8 @@ class KafkaClaimLog:
 
     async def close(self) -> None:
         consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await consumer.stop()
+        # Bounded, and without an exception: after an outage a lane that cannot let go would never begin again.
+        await stop_consumer(consumer)
         await close_quietly(self._producer)
         self._producer = None
 

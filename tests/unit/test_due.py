@@ -25,7 +25,7 @@ class Service:
     """A partition whose `receipts` hold what the ledger has not read yet."""
 
     def __init__(self, driver: Driver, unread: list[Receipt]) -> None:
-        self.settings = SimpleNamespace(env="t")
+        self.settings = SimpleNamespace(env="t", space="t")
         self.sign_dispatch = self.sign_transfer = bytes
         self.control = SimpleNamespace(control=driver.control, stale=False)
         self.driver, self.unread = driver, unread

@@ -21,7 +21,7 @@ class Service:
     """What a lane loads from: `held` offsets of every topic."""
 
     def __init__(self, held: range) -> None:
-        self.settings = SimpleNamespace(env="t")
+        self.settings = SimpleNamespace(env="t", space="t")
         self.sign_dispatch = self.sign_transfer = bytes
         self.held = held
         self.reads: Counter[tuple[str, int]] = Counter()
