@@ -21,8 +21,8 @@ from sluicegate.sinks.tables import CONTENTS, quote
 QUIET_S = 2.0
 """So long nothing may come: a process lets go of a destroyed key within a second of using keys, and an insert takes less."""
 LOOKS = 2
-PARTS_LIMIT_S = 150.0
-"""ClickHouse looks for old parts about every 30 s."""
+PARTS_LIMIT_S = 300.0
+"""ClickHouse looks for old parts about every 30 s; on a busy machine 150 were seen not to be enough."""
 POLL_S = 0.5
 _TABLES = (CONTENTS.name, CONTENTS.name + REBUILD)
 
