@@ -13,6 +13,7 @@ What is not above the cut is not judged. Never writes anything anywhere. Next: `
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Sequence
@@ -22,14 +23,16 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from sluicegate.processors import generations
+from sluicegate.processors.checkpoints import CONTROL
 from sluicegate.processors.invariants import Findings
 from sluicegate.processors.verify import PartitionChecker
 from sluicegate.processors.verify_chain import Chain
 from sluicegate.processors.verify_contents import Opener
 from sluicegate.processors.verify_control import ControlChecker
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import INPUTS
 from sluicegate.streams import (
+    control_log,
     generation,
     kafka,
     mac_keys,
@@ -178,6 +181,7 @@ class _Run:
         self.advance: Advance = lambda _: None
 
     async def all(self, wanted: list[int], inputs: bool, on_start: OnStart | None) -> None:
+        await self._look(wanted)
         shown = await verify_checkpoints.topic_end(self.consumer, self.env)
         ledgers = await stretches(self.consumer, places(self.settings.space, "outcomes", wanted))  # 1
         begins = {p: await stretches(self.consumer, self._inputs(p)) for p in wanted}
@@ -214,6 +218,13 @@ class _Run:
             part.clickhouse = await compare(self.rows, "outcomes", index, checker)  # 5
             self._finish(part, checker.findings)
             self.report.partitions.append(part)
+
+    async def _look(self, wanted: list[int]) -> None:
+        """What is signed beside the tiles, before the cut: a head that is signed while this runs is none of a ledger cut off."""
+        with contextlib.suppress(SluicegateError):  # control that cannot be followed is judged below
+            control = (await control_log.read(self.settings)).control
+            heads = verify_checkpoints.begin(generation.seen(self.settings, control), self.env)
+            self.store.look(heads, [CONTROL, *wanted])
 
     def _topic(self, place: TopicPartition) -> str:
         return str(place.topic).rpartition(".")[2]

@@ -7,7 +7,7 @@ Next: `processors/verify_tree.py` (who compares), `checkpointer.py` (who signed)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,11 +119,21 @@ class Store:
 
     def __init__(self, store: TileStore | None, reason: str = "no tiles on this machine") -> None:
         self._store, self.reason = store, reason
+        self._seen: dict[str, bytes | None] = {}
+
+    def look(self, heads: Heads, partitions: Iterable[int]) -> None:
+        """Take the notes as they are now: a checkpointer that runs goes on, and the ledger is read up to a cut that comes after."""
+        for partition in partitions:
+            origin = origin_of(heads.env, heads.log_of(partition), partition)
+            self._seen[origin] = self._note(origin)
+
+    def _note(self, origin: str) -> bytes | None:
+        return self._store.get(f"{folder_of(origin)}/{CHECKPOINT}") if self._store is not None else None
 
     def tiles(self, heads: Heads, partition: int) -> tuple[int, Read | None]:
         """Size of the kept tree and how its tiles are read; 0 where there is none. Its note is one more head."""
         origin = origin_of(heads.env, heads.log_of(partition), partition)
-        note = self._store.get(f"{folder_of(origin)}/{CHECKPOINT}") if self._store is not None else None
+        note = self._seen[origin] if origin in self._seen else self._note(origin)
         if note is None or self._store is None:
             return 0, None
         head = heads.take(partition, note, "beside the tiles")
