@@ -257,7 +257,9 @@ def test_zombie(kafka: str) -> None:
         assert [type(e) for e in fenced] == [ProducerFenced]
         assert [codec.decode(f.value) for f in await successor.fetch(10)] == work[1:]
         await successor.claim([claim_of(work[1], "successor")], 2, "t3")
-        async with asyncio.timeout(WAIT_S):  # an offset is visible a moment after its transaction is committed
+        async with asyncio.timeout(
+            WAIT_S
+        ):  # an offset is visible a moment after its transaction is committed
             while await successor.last_token() != "t3":
                 await asyncio.sleep(0.05)
         await until(lambda: len(world.of("claimed")) == 2, WAIT_S)
