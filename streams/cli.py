@@ -13,13 +13,14 @@ import os
 import pkgutil
 import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 import typer.core
 import typer.main
+from aiokafka.errors import KafkaError
 from sluicegate.schemas.errors import Retryable, SluicegateError, WrongUsage
-from sluicegate.streams import commands
+from sluicegate.streams import commands, kafka
 from sluicegate.streams.help_panels import arrange
 
 EXIT_FOUND, EXIT_USAGE, EXIT_RETRY, EXIT_TERMINAL = 1, 2, 3, 4
@@ -80,13 +81,30 @@ def main() -> None:
     try:
         command()
     except SluicegateError as error:
-        print(f"sluicegate: {error}", file=sys.stderr)
-        sys.exit(exit_code(error))
+        _fail(error)
+    except KafkaError as error:  # in the middle of a command: a right is missing, the broker went away
+        _fail(kafka.told(error))
+    except Exception as error:
+        if not _is_clickhouses(error):
+            raise
+        said = " ".join(str(error).split())[:300]
+        _fail(Retryable(f"clickhouse refused: {said}: check that it is up, and this user's grants"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _is_clickhouses(error: Exception) -> bool:
+    """Whether its client raised this; a role that never asks it does not load it."""
+    module = sys.modules.get("clickhouse_connect.driver.exceptions")
+    return module is not None and isinstance(error, module.Error)
+
+
+def _fail(error: SluicegateError) -> NoReturn:
+    print(f"sluicegate: {error}", file=sys.stderr)
+    sys.exit(exit_code(error))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 from aiokafka.helpers import create_ssl_context
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.streams.settings import KafkaSecurity, Settings
 
 # aiokafka waits this many seconds when a transaction begins before the markers of the previous one are written.
@@ -200,16 +200,17 @@ async def connect(client: _ClientT) -> _ClientT:
     except BaseException as error:
         close = getattr(client, "close", None) or client.stop  # type: ignore[attr-defined]
         await close()
-        if isinstance(error, _RIGHT_MISSING):
-            raise Terminal(
-                f"kafka does not let this user in: {error}: ask for an ACL that allows it"
-            ) from error
         if isinstance(error, KafkaError | OSError | TimeoutError):
-            raise Retryable(
-                f"kafka does not answer: {error}: check that it is up and SLUICEGATE_KAFKA"
-            ) from error
+            raise told(error) from error
         raise
     return client
+
+
+def told(error: KafkaError | OSError) -> SluicegateError:
+    """What a client raised, as a sentence that says what to do next."""
+    if isinstance(error, _RIGHT_MISSING):
+        return Terminal(f"kafka does not let this user in: {error}: ask for an ACL that allows it")
+    return Retryable(f"kafka does not answer: {error}: check that it is up and SLUICEGATE_KAFKA")
 
 
 async def known(client: AIOKafkaClient, topic: str) -> None:

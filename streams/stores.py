@@ -202,6 +202,7 @@ class ClickHouseStore:
                 answer = await (waiting or self._range(partition, begin, last))
                 after = begin + ROWS
                 waiting = asyncio.create_task(self._range(partition, after, last)) if after <= last else None
+                await asyncio.sleep(0)  # the task begins now: who folds does not wait for anything
                 yield Batch(_rows(answer), min(after, last + 1))
         finally:
             if waiting is not None:

@@ -130,9 +130,7 @@ class Example:
                 return status, said
             time.sleep(0.5)
 
-    def ask_once(
-        self, key: str, method: str, path: str, body: object
-    ) -> tuple[int, dict[str, Any], bool]:
+    def ask_once(self, key: str, method: str, path: str, body: object) -> tuple[int, dict[str, Any], bool]:
         """Also whether it may be asked again: 503 with `Retry-After`."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.gateway_port}{path}", None if body is None else json.dumps(body).encode(),
