@@ -29,6 +29,7 @@ from sluicegate.sinks.writer import Sink
 from sluicegate.streams import kafka, topics
 from sluicegate.streams.settings import Settings
 
+from bench import common
 from tests.ledger_records import Ledger, PlainOpener
 
 PARTITIONS = 4
@@ -186,7 +187,7 @@ def result(name: str, rows: int, elapsed: float, conditions: str) -> dict[str, o
         "unit": "rows/s",
         "ratio_to": f"target of {TARGET} rows/s",
         "ratio": round(value / TARGET, 2),
-        "conditions": f"{conditions}; {rows} rows; Python {platform.python_version()}",
+        "conditions": f"{conditions}; {rows} rows; {common.pace_us():.2f} us a reference job; Python {platform.python_version()}",
     }
 
 
