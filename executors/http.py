@@ -93,6 +93,7 @@ class HttpAdapter:
             terms: Terms = self._terms(dispatch.executor)
             arguments = cast("dict[str, object]", orjson.loads(dispatch.arguments))
             target = Target(template.method, template.url(arguments), template.host, template.port)
+            body = template.carried(dispatch.arguments, arguments)
             headers, secrets = await self._headers(template, dispatch)
             if calls_back(terms):
                 headers["Callback-Url"] = address = self._callback_url(dispatch)
@@ -101,7 +102,7 @@ class HttpAdapter:
             return Failed("crashed", str(error), sent=False)
         except ValueError as error:
             return Failed("crashed", f"the request could not be made ({type(error).__name__})", sent=False)
-        body, most = dispatch.arguments if template.method in WITH_BODY else None, limit_of(dispatch.executor)
+        most = limit_of(dispatch.executor)
         answered = await with_retries(
             lambda left_s: self._wire.exchange(
                 target, headers, body, limit=most + ENVELOPE_BYTES, timeout_s=left_s
@@ -146,7 +147,7 @@ class HttpAdapter:
         secrets: list[str] = []
         headers: dict[str, str] = {}
         if template.method in WITH_BODY:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = template.media_type
         for name, pieces in template.headers:
             value = list(pieces)
             for i in range(1, len(pieces), 2):

@@ -1,10 +1,10 @@
 """A contract's http executor object, compiled once: where a call goes and what it carries.
 
-    {"kind": "http", "method": "POST", "url": "${TOOLS_URL}/x/{id}", "headers": {...}, "result": "/data/0"}
+    {"kind": "http", "method": "POST", "url": "${TOOLS_URL}/x/{id}", "headers": {...}, "body": {...}, "result": "/data/0"}
 
 `${NAME}` comes only from the names given to the adapter; `{argument}` is quoted, and stands in path or query only, so
 an argument can neither choose the host nor climb out of its path segment. Headers may hold `${secret:...}`.
-Never touches the network. Next: `http.py`.
+Never touches the network. Next: `http_body.py`, `http.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import orjson
+from sluicegate.executors.http_body import ENCODINGS, BadBody, Body, compile_body
 from sluicegate.executors.retries import retries_of
 from yarl import URL
 
@@ -53,6 +54,8 @@ class Template:
         pointer: RFC 6901, where in the answer the result is; None = the usual place.
         retries: how often the same request may be made again inside one attempt (`retries.py`).
         fixed: the address, where no call changes it.
+        body: what a request carries, None where it is the call's arguments as they are.
+        media_type: of that.
     """
 
     method: str
@@ -64,6 +67,19 @@ class Template:
     pointer: tuple[str, ...] | None
     retries: int = 0
     fixed: URL | None = None
+    body: Body | None = None
+    media_type: str = ENCODINGS["json"]
+
+    def carried(self, canonical: bytes, arguments: Mapping[str, object]) -> bytes | None:
+        """The body of one call, whose arguments are `canonical`. Raises `BadTemplate`."""
+        if self.method not in WITH_BODY:
+            return None
+        if self.body is None:
+            return canonical
+        try:
+            return self.body.filled(arguments)
+        except BadBody as error:
+            raise BadTemplate(str(error)) from error
 
     def url(self, arguments: Mapping[str, object]) -> URL:
         """The address of one call. Raises `BadTemplate`."""
@@ -116,6 +132,7 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
     if not target[0].startswith("/"):
         target = ("/" + target[0], *target[1:])
     base = f"{parts.scheme}://{parts.netloc}"
+    body, media_type = _body(raw, method)
     template = Template(
         method,
         parts.hostname,
@@ -125,10 +142,21 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
         _headers(raw.get("headers"), names),
         pointer(raw.get("result")),
         retries_of(raw),
+        body=body,
+        media_type=media_type,
     )
     if len(target) > 1 or method not in WITH_BODY:
         return template
     return replace(template, fixed=template.url({}))
+
+
+def _body(raw: dict[str, object], method: str) -> tuple[Body | None, str]:
+    if method not in WITH_BODY and ("body" in raw or "encoding" in raw):
+        raise BadTemplate(f"`{method}` carries no body, leave `body` and `encoding` out")
+    try:
+        return compile_body(raw)
+    except BadBody as error:
+        raise BadTemplate(str(error)) from error
 
 
 def _named(text: str, names: Mapping[str, str]) -> str:

@@ -31,7 +31,7 @@ from sluicegate.executors.egress import Denied, Egress, Lookup, system_lookup
 from sluicegate.executors.http_template import BadTemplate, compile_template
 from sluicegate.executors.mcp_lazy import SERVERS, servers_from
 from sluicegate.executors.mcp_wire import EgressTransport, answer_limit, client_over
-from sluicegate.executors.secret_refs import NoSecret, fetch, redact
+from sluicegate.executors.secret_refs import NoSecret, fetch, filled, redact
 from sluicegate.executors.wire import Wire, names_from, plain_names
 from sluicegate.processors.artifacts import limit_of
 from sluicegate.schemas.records import Dispatch
@@ -150,13 +150,8 @@ class McpAdapter:
         if len(template.target) > 1:
             raise BadTemplate("the url of a server holds an argument, write a plain address")
         self._egress.check_host(template.host, template.port)
-        headers = {}
-        for name, pieces in template.headers:
-            parts = list(pieces)
-            for i in range(1, len(pieces), 2):
-                parts[i] = await fetch(pieces[i], self._environ)
-                secrets.append(parts[i])
-            headers[name] = "".join(parts)
+        headers, found = await filled(template.headers, self._environ)
+        secrets += found
 
         def denied(said: str) -> None:
             call.denied = said

@@ -25,7 +25,7 @@ from sluicegate.executors.model_contract import ModelContract, compile_model, re
 from sluicegate.executors.model_stream import Ask, answer_bytes, answer_streamed, read, refused
 from sluicegate.executors.outlet import Outlet
 from sluicegate.executors.retries import with_retries
-from sluicegate.executors.secret_refs import NoSecret, fetch
+from sluicegate.executors.secret_refs import NoSecret, fetch, filled
 from sluicegate.executors.shown import Shown
 from sluicegate.executors.wire import Wire, call_headers, names_from, plain_names
 from sluicegate.processors.artifacts import limit_of
@@ -90,13 +90,15 @@ class ModelAdapter:
             asked = request_of(contract, arguments)
             async with asyncio.timeout(timeout_s):
                 secrets = [await fetch(contract.api_key, self._environ)] if contract.api_key else []
+                headers, more = await filled(contract.headers, self._environ)
         except (BadTemplate, NoSecret) as error:
             return Failed("crashed", str(error), sent=False)
         except TimeoutError:
             return Failed("timeout", "the model's key could not be read in time", sent=False)
-        headers = {"Content-Type": "application/json"} | call_headers(dispatch)
+        headers |= {"Content-Type": "application/json"} | call_headers(dispatch)
         if secrets:
             headers["Authorization"] = f"Bearer {secrets[0]}"
+        secrets += more
         shown = await self._shown(dispatch, secrets, until - time.monotonic())
         if shown is not None:
             asked = request_of(contract, arguments, stream=True)

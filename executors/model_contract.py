@@ -1,7 +1,7 @@
 """A model's contract: its executor object compiled, and the request it makes of a call.
 
     {"kind": "model", "url": "https://api.openai.com/v1", "model": "gpt-4.1-2025-04-14", "api_key": "env:OPENAI_API_KEY",
-     "max_tokens": 1024, "logprobs": true, "features": ["tools", "json"], "region": "eu",
+     "headers": {"OpenAI-Organization": "acme"}, "max_tokens": 1024, "logprobs": true, "features": ["tools", "json"], "region": "eu",
      "stream": "gated", "first_token_ms": 5000, "idle_ms": 2000, "stream_usage": true}
 
 The contract names the server, the model and the key; a call brings messages and options of `OPTIONS` and can choose none of these.
@@ -33,6 +33,8 @@ OPTIONS = frozenset(
 """What a call may say, besides `max_tokens`. Not `n`, which multiplies the tokens, and not `stream`."""
 TOKENS_NAMES = ("max_tokens", "max_completion_tokens")
 _PATH = "/chat/completions"
+_SECRET = re.compile(r"\$\{secret:([a-z][a-z0-9_-]{0,31}:[^{}]+)\}")
+"""With the braces, since only so a key that holds a colon cannot be taken for a reference."""
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}|\d{8}")
 
 
@@ -42,7 +44,7 @@ class ModelContract:
 
     Attributes:
         pinned: the only model whose answer counts; empty when any does.
-        api_key: a reference, `env:NAME` or `file:PATH`; empty for a server without keys.
+        api_key: a reference, `env:NAME`, `file:PATH` or `KIND:...` of a plug-in; empty for a server without keys.
         max_tokens: upper bound of the output of one call.
         tokens_name: what this server calls that bound.
         first_token_ms, idle_ms: of a streamed answer, how long its first part and each next one may take; 0: as the call.
@@ -60,6 +62,8 @@ class ModelContract:
     first_token_ms: int = 0
     idle_ms: int = DEFAULT_IDLE_MS
     stream_usage: bool = True
+    headers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """As `http_template.Template` has them."""
 
 
 def compile_model(executor: bytes, names: Mapping[str, str]) -> ModelContract:
@@ -71,8 +75,12 @@ def compile_model(executor: bytes, names: Mapping[str, str]) -> ModelContract:
     model, key = raw.get("model"), raw.get("api_key", "")
     if not isinstance(model, str) or not model:
         raise BadTemplate("the contract names no model, write `model`")
-    if not isinstance(key, str) or (key and not key.startswith(("env:", "file:"))):
-        raise BadTemplate("`api_key` is no reference, write `env:NAME`")
+    if not isinstance(key, str) or (
+        key and not (key.startswith(("env:", "file:")) or _SECRET.fullmatch(key))
+    ):
+        raise BadTemplate("`api_key` is no reference, write `env:NAME` or `${secret:KIND:...}`")
+    if reference := _SECRET.fullmatch(key):
+        key = reference[1]
     pinned = raw.get("pinned", model if _DATED.search(model) else "")
     most = raw.get("max_tokens", DEFAULT_MAX_TOKENS)
     if not isinstance(pinned, str):
@@ -85,13 +93,25 @@ def compile_model(executor: bytes, names: Mapping[str, str]) -> ModelContract:
         raise BadTemplate("`logprobs` of the contract is neither true nor false")
     if name not in TOKENS_NAMES:
         raise BadTemplate(f"`tokens_name` is not one of {', '.join(TOKENS_NAMES)}")
-    path = template.target[0].rstrip("/")
-    url = URL(template.base + (path if path.endswith(_PATH) else path + _PATH), encoded=True)
+    path, mark, query = template.target[0].partition("?")
+    path = path.rstrip("/").removesuffix(_PATH) + _PATH
+    url = URL(template.base + path + mark + query, encoded=True)
     target = Target("POST", url, template.host, template.port)
     first, idle = _ms(raw, "first_token_ms", 0), _ms(raw, "idle_ms", DEFAULT_IDLE_MS)
     usage = raw.get("stream_usage", True) is True
     return ModelContract(
-        target, model, pinned, key, most, name, template.retries, logprobs, first, idle, usage
+        target,
+        model,
+        pinned,
+        key,
+        most,
+        name,
+        template.retries,
+        logprobs,
+        first,
+        idle,
+        usage,
+        template.headers,
     )
 
 

@@ -53,6 +53,21 @@ async def fetch(reference: str, environ: Mapping[str, str] = os.environ) -> str:
     return secret
 
 
+async def filled(
+    headers: tuple[tuple[str, tuple[str, ...]], ...], environ: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Headers as `http_template.py` split them, with their secrets in place; and those secrets. Raises `NoSecret`."""
+    found: dict[str, str] = {}
+    secrets: list[str] = []
+    for name, pieces in headers:
+        value = list(pieces)
+        for i in range(1, len(pieces), 2):
+            value[i] = await fetch(pieces[i], environ)
+            secrets.append(value[i])
+        found[name.title()] = "".join(value)
+    return found, secrets
+
+
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:

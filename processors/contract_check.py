@@ -12,6 +12,7 @@ from typing import cast
 
 import yaml
 from sluicegate.processors.findings import Finding, nearest
+from sluicegate.processors.http_check import http_faults
 from sluicegate.processors.shapes import Shape
 from sluicegate.schemas.kinds import MODEL, REPEATABLE, STREAM_MODES
 
@@ -21,7 +22,7 @@ GOVERNANCE = "x-sluicegate"
 MAX_RETRIES = 5
 """Requests more inside one attempt; the ledger's own attempts come on top."""
 _PIN = re.compile(r"sha256:[0-9a-f]{64}")
-_REFERENCE = re.compile(r"env:[A-Za-z_]|file:/")
+_REFERENCE = re.compile(r"env:[A-Za-z_]|file:/|\$\{secret:[a-z][a-z0-9_-]{0,31}:[^{}]+\}$")
 _TEMPLATE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -59,11 +60,16 @@ def check_contract(path: str, text: str, governance: Mapping[str, Json], argumen
     return found
 
 
-def check_executor(path: str, text: str, executor: Mapping[str, Json], tool_class: str) -> list[Finding]:
+def check_executor(
+    path: str, text: str, executor: Mapping[str, Json], tool_class: str, schema: Mapping[str, Json]
+) -> list[Finding]:
     """What an executor object says that it cannot mean."""
+    faults = [*_executor_faults(executor, tool_class, path)]
+    if executor.get("kind") == "http":
+        faults += http_faults(executor, schema)
     return [
         Finding(path, line_of(text, [GOVERNANCE, "executor", key]), "executor", "error", said)
-        for key, said in _executor_faults(executor, tool_class, path)
+        for key, said in faults
     ]
 
 
@@ -101,7 +107,7 @@ def _executor_faults(executor: Mapping[str, Json], tool_class: str, path: str) -
             # The value is not quoted: it may be the key itself, on its way into a release.
             yield (
                 "api_key",
-                "`api_key` is no reference to a secret, write `env:NAME` or `file:/absolute/path`",
+                "`api_key` is no reference to a secret, write `env:NAME`, `file:/absolute/path` or `${secret:KIND:...}`",
             )
 
 

@@ -380,7 +380,7 @@ def _tool(path: str, text: str, findings: list[Finding]) -> CompiledTool | None:
     shape = shape_of(schema)
     findings += check_contract(path, text, governance.model_dump(by_alias=True), shape)
     executor = governance.executor.model_dump()
-    findings += check_executor(path, text, executor, governance.tool_class)
+    findings += check_executor(path, text, executor, governance.tool_class, schema)
     findings += check_cache(path, text, governance.cache, governance.tool_class, governance.executor.kind)
     findings += check_completion(
         path, text, executor, governance.completion, governance.timeout_ms, governance.heartbeat_s

@@ -91,6 +91,7 @@ class Journal:
     effects: Counter[str] = field(default_factory=Counter)
     bodies: MutableSequence[object] = field(default_factory=list)
     headers: MutableSequence[dict[str, str]] = field(default_factory=list)
+    paths: MutableSequence[str] = field(default_factory=list)
     sent_bytes: int = 0
     path: Path | None = None
 
@@ -138,6 +139,7 @@ class FaultyServer:
         journal.requests[key] += 1
         journal.bodies.append(json.loads(raw) if raw else None)
         journal.headers.append(dict(request.headers))
+        journal.paths.append(request.path_qs)
         try:
             fault = Fault.read(request.match_info["fault"])
         except ValueError as error:

@@ -95,7 +95,9 @@ def serve(server_of: Callable[[Journal], FaultyServer]) -> None:
     if os.environ.get(DIE_WITH_PARENT):
         threading.Thread(target=_end_with_parent, daemon=True).start()
     place = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    journal = Journal(path=place, bodies=deque(maxlen=KEPT), headers=deque(maxlen=KEPT))
+    journal = Journal(
+        path=place, bodies=deque(maxlen=KEPT), headers=deque(maxlen=KEPT), paths=deque(maxlen=KEPT)
+    )
     web.run_app(server_of(journal).app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 

@@ -16,8 +16,10 @@ from sluicegate.executors.model import ModelAdapter
 from tests.executor_fakes import dispatch
 from tests.servers.faults import Journal
 from tests.servers.model_server import model_server
+from tests.unit import secret_vault
 
 CANARY = "sk-canary-5f2c9e7b"
+FROM = {"SLUICEGATE_SECRETS_FROM": "vault=tests.unit.secret_vault:vault"}
 DATED = "gpt-4.1-2025-04-14"
 
 
@@ -32,7 +34,7 @@ class Model:
             async with TestServer(model_server(self.journal).app, host="127.0.0.1") as server:
                 place = f"127.0.0.1:{server.port}"
                 names = {"MODELS": f"http://{place}"}
-                self.adapter = ModelAdapter(Egress(place), names, environ={"MODEL_KEY": CANARY})
+                self.adapter = ModelAdapter(Egress(place), names, environ={**FROM, "MODEL_KEY": CANARY})
                 try:
                     await scenario(self)
                 finally:
@@ -97,6 +99,33 @@ def test_a_completion_is_normalised() -> None:
     assert headers["Idempotency-Key"] == "key-agent-1-1"
 
 
+def test_its_key_comes_from_a_vault_too() -> None:
+    answer, journal = ask(api_key="${secret:vault:payments/key}")
+    assert isinstance(answer, Finished)
+    assert journal.headers[0]["Authorization"] == f"Bearer {secret_vault.CANARY}"
+
+
+def test_headers_that_a_server_wants_beside_its_key_or_instead_of_it() -> None:
+    headers = {
+        "OpenAI-Organization": "acme",
+        "api-key": "${secret:env:MODEL_KEY}",
+        "Authorization": "Basic mine",
+    }
+    _, journal = ask(headers=headers)
+    sent = journal.headers[0]
+    assert (sent["Openai-Organization"], sent["Api-Key"]) == ("acme", CANARY)
+    assert sent["Authorization"] == f"Bearer {CANARY}", "`api_key` is what counts where both are said"
+    answer, journal = ask(text=say(message={"content": f"the key is {CANARY}"}), headers=headers, api_key="")
+    assert journal.headers[0]["Authorization"] == "Basic mine"
+    assert CANARY not in str(answer) and "***" in str(answer)
+
+
+def test_an_address_with_a_query() -> None:
+    answer, journal = ask(url="${MODELS}/ok/deployments/small?api-version=2024-10-21")
+    assert isinstance(answer, Finished)
+    assert journal.paths == ["/ok/deployments/small/chat/completions?api-version=2024-10-21"]
+
+
 @pytest.mark.parametrize(
     ("contract", "wanted", "asked"),
     [(None, None, 1_024), (2, None, 2), (2, 50, 2), (50, 2, 2), (2, 2, 2), (None, 5_000, 1_024)],
@@ -125,6 +154,8 @@ def test_a_call_cannot_choose_what_the_contract_chose(options: dict[str, object]
 @pytest.mark.parametrize(
     "executor",
     [{"model": ""}, {"model": 7}, {"api_key": 7}, {"api_key": CANARY}, {"api_key": "env:NOT_SET"}, {"max_tokens": 0},
+     {"api_key": "name:password-of-a-server"}, {"api_key": "${secret:vault:no-such}"}, {"headers": {"Host": "x"}},
+     {"headers": {"X-Key": "${secret:env:NOT_SET}"}},
      {"max_tokens": True}, {"pinned": 1}, {"tokens_name": "n"}, {"url": "${MODELS}/{text}/v1"}, {"url": "ftp://x"}],
 )  # fmt: skip
 def test_a_contract_that_makes_no_request(executor: dict[str, object]) -> None:
