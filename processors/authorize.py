@@ -32,7 +32,7 @@ from sluicegate.processors.history import session_context
 from sluicegate.processors.holds import hold_of, stricter, under_review
 from sluicegate.processors.labels import INTEGRITY
 from sluicegate.processors.large_arguments import bring
-from sluicegate.processors.model_routes import OK, UNHEALTHY, CompiledRoute
+from sluicegate.processors.model_routes import CompiledRoute, may_be_asked
 from sluicegate.processors.modes import mode_for
 from sluicegate.processors.redact import redact_call, redact_contract
 from sluicegate.processors.registry import Agent
@@ -202,7 +202,7 @@ def _ask_candidates(work: Work, agent: Agent, route: CompiledRoute) -> Answer | 
     observing = mode_for(work.control, agent.agent_id, work.tool.name) == OBSERVE
     chain = delegators(work.control, work.session)[0] if work.session and work.session.chain else ()
     for index, name in enumerate(choice.names):
-        if choice.standing[index] not in (OK, UNHEALTHY):
+        if not may_be_asked(choice.standing[index]):
             continue
         answer = ask(work, agent, work.tool.name, work.tool.tool_class, name)
         standing = _standing(answer, chosen)

@@ -51,6 +51,11 @@ def bound(unit: str, tool: CompiledTool, arguments: bytes, budgets: Budgets) -> 
     return times * _money(given, output, price)
 
 
+def has_price(tool: CompiledTool, budgets: Budgets) -> bool:
+    """Whether anything says what a call of this model costs."""
+    return _price(tool, _executor(tool), budgets) is not None or tool.contract.governance.max_cost is not None
+
+
 def actual(unit: str, tool: CompiledTool | None, receipt: Receipt, reserved: int, budgets: Budgets) -> int:
     """What an attempt used, by its receipt; never less than nothing."""
     if unit in ("calls", "requests"):

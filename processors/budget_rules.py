@@ -182,8 +182,6 @@ def compile_budgets(
             )
         if row.unit in ("depth", "fan_out") and (row.window != "none" or headroom):
             raise Terminal(f"budget `{row.id}` counts {row.unit}, which knows no window and no headroom")
-        if row.unit == "depth" and row.scope in ("tool", "team", "tenant"):
-            raise Terminal(f"budget `{row.id}` counts depth, give it the scope `agent` or `session`")
         if row.tools and not any(fits(one, tool) for one in row.tools for tool in tools):
             raise Terminal(f"budget `{row.id}` counts `{row.tools[0]}`, and no contract has such a name")
         rules[row.id] = Rule(

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from sluicegate.processors import delegation
 from sluicegate.processors.aims import arguments_of, asked, facts_of
 from sluicegate.processors.budget_costs import bound
-from sluicegate.processors.budget_rules import Rule, fits
+from sluicegate.processors.budget_rules import Rule
 from sluicegate.processors.budget_state import GRANT_LIMIT_US as GRANT_LIMIT_US
 from sluicegate.processors.budget_state import MAX_ACCOUNTS, Account, frozen, name_of, scope_of, shared
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.plan import deadline_of
+from sluicegate.processors.room import account_for
 from sluicegate.processors.sending import home_partition, send
 from sluicegate.processors.state import OpenIntent, key_of
 from sluicegate.processors.trace import stage_facts
@@ -115,14 +116,7 @@ def waits(entry: OpenIntent | None) -> bool:
 
 def account_of(work: Work, rule: Rule) -> str:
     """The account of a rule for this call; empty when the call does not fall under it."""
-    assert work.agent is not None and work.tool is not None
-    o = work.origin
-    name = {
-        "agent": o.agent_id, "session": f"{o.agent_id}\t{o.session_id}", "team": work.agent.team,
-        "tenant": work.agent.tenant, "tool": asked(work).name,
-    }[rule.scope]  # fmt: skip
-    matched = o.agent_id if rule.scope == "session" else name
-    return f"{rule.scope}:{name}/{rule.rule_id}" if name and fits(rule.match, matched) else ""
+    return account_for(work, rule, asked(work).name)
 
 
 def asked_for(work: Work) -> Ask:

@@ -1,9 +1,9 @@
 """Candidates: which models of a route a call may go to, in which order, and which of them is asked now.
 
-Order, conditions, features, quarantine and health are looked at here; whether a policy permits a candidate, `authorize.py`
-asks. The answer is recorded with every score and reason (`ChoiceFacts`), each attempt with who is asked and who failed
-before (`AttemptFacts`); both are folded here. Never reads a clock: health is what receipts said by the ledger's time.
-Next: `model_routes.py` (how routes are written), `attempts.py` (what follows a failure), `health.py`.
+Order, conditions, features, quarantine, health and room in budgets are looked at here; whether a policy permits a candidate,
+`authorize.py` asks. The answer is recorded with every score and reason (`ChoiceFacts`), each attempt with who is asked and
+who failed before (`AttemptFacts`). Never reads a clock: health is what receipts said by the ledger's time.
+Next: `model_routes.py` (how routes are written), `attempts.py` (what follows a failure), `health.py`, `room.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import hashlib
 from collections.abc import Sequence
 
 import cel
-from sluicegate.processors import health, quarantine
+from sluicegate.processors import health, quarantine, room
 from sluicegate.processors.conform import Json
 from sluicegate.processors.expressions import ExpressionError, truth
 from sluicegate.processors.guardrails import around
-from sluicegate.processors.model_routes import OK, UNHEALTHY, Choice, CompiledRoute, Way
+from sluicegate.processors.model_routes import FULL, OK, UNHEALTHY, Choice, CompiledRoute, Way
 from sluicegate.processors.task import trusted
 from sluicegate.processors.work import Work
 
@@ -28,18 +28,23 @@ def rank(work: Work, route: CompiledRoute) -> Choice:
     context: dict[str, Json] | None = None
     choice = Choice()
     late: list[tuple[str, int, str]] = []
+    full: list[tuple[str, int, str]] = []
     for way in ways:
         state = health.faded(work.state.health.get(way.tool.name), work.now)
         standing = way.unfit or _stopped(work, way) or _lacking(way, needed)
         if not standing and way.when is not None:
             context = context if context is not None else _context(work)
             standing = _asked(way.when, context, state)
+        limit = "" if standing else room.full(work, way.tool)
+        if limit:
+            full.append((way.tool.name, health.score(state), f"{FULL} {limit}"))
+            continue
         row = (way.tool.name, health.score(state), standing or (UNHEALTHY if health.unhealthy(state) else OK))
         if row[2] == UNHEALTHY:
             late.append(row)
         else:
             _add(choice, row)
-    for row in late:
+    for row in (*late, *full):
         _add(choice, row)
     return choice
 
@@ -53,11 +58,8 @@ def _add(choice: Choice, row: tuple[str, int, str]) -> None:
 def _order(work: Work, route: CompiledRoute) -> Sequence[Way]:
     if route.choose == "ordered":
         return route.ways
-    if route.choose == "scored":
-        known = {w.tool.name: health.faded(work.state.health.get(w.tool.name), work.now) for w in route.ways}
-        return sorted(
-            route.ways, key=lambda w: -health.score(known[w.tool.name])
-        )  # equal ones stay as written
+    if route.choose in ("scored", "cheapest"):
+        return _by_worth(work, route)
     o = work.origin
     seed = f"{o.tenant}\0{o.agent_id}\0{o.intent_id}\0".encode()
     left, drawn = list(route.ways), []
@@ -69,6 +71,16 @@ def _order(work: Work, route: CompiledRoute) -> Sequence[Way]:
                 drawn.append(left.pop(index))
                 break
     return drawn
+
+
+def _by_worth(work: Work, route: CompiledRoute) -> Sequence[Way]:
+    """By health and latency and then by what an attempt may cost, or the other way round; equal ones stay as written."""
+    rows: list[tuple[int, int, int]] = []
+    for at, way in enumerate(route.ways):
+        good = -health.score(health.faded(work.state.health.get(way.tool.name), work.now))
+        dear = room.most(work, way.tool)
+        rows.append((good, dear, at) if route.choose == "scored" else (dear, good, at))
+    return [route.ways[at] for _, _, at in sorted(rows)]
 
 
 def _stopped(work: Work, way: Way) -> str:

@@ -31,7 +31,7 @@ RULES: dict[str, str] = {
     "duplicate": "two policies say the same",
     "hold-without-effect": "a wider permit without @hold lets through what should be held",
     "guardrail": "a guardrail of `release.yaml` does not compile or names what is not there",
-    "route": "a route of `models:` leads nowhere, or its candidates do not take and give the same",
+    "route": "a route of `models:` leads nowhere, its candidates do not take and give the same, or it goes by prices that are missing",
     "prompt": "a prompt cannot be rendered",
     "redaction": "a policy's `@redact` names what is not there, or could never fit the contract",
     "compensation": "`compensate` or `verify` of a contract could never work",

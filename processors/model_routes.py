@@ -7,14 +7,14 @@
             when: size(arguments.messages) < 20 && !(agent.team == "night")      # CEL
             weight: 3
           - contract: model.small
-        choose: ordered                       # as written | weighted, drawn by the call's id | scored, best first
+        choose: ordered                       # as written | weighted, drawn by the call's id | scored, best first | cheapest
         requires: [json]                      # `features` of the contract's executor
         region: [eu]                          # `region` of the contract's executor
         on_error: {rate_limit: retry, content_policy: stop}                       # `attempts.py`
         attempts: 6
 
 To policies an alias is an action of its own, and each candidate a resource: `action == Action::"triage", resource ==
-Tool::"model.large"`. An unhealthy candidate is asked last. Compiled here, once a release. Next: `candidates.py`
+Tool::"model.large"`. An unhealthy candidate is asked last, behind it one whose own budgets have no room. Compiled here, once a release. Next: `candidates.py`
 (who is asked for a call), `attempts.py` (what follows a failure).
 """
 
@@ -56,8 +56,9 @@ RULES: Mapping[str, Rule] = {
 }  # fmt: skip
 """What follows where the route says nothing."""
 VARIABLES = ("agent", "session", "arguments", "environment", "health", "task")
-OK, UNHEALTHY = "ok", "unhealthy"
-"""Standings of a candidate that may be asked; every other one says why it is not."""
+OK, UNHEALTHY, FULL = "ok", "unhealthy", "full"
+"""Standings of a candidate that may be asked; `full` is followed by the budget or limit that has no room for the call.
+Every other one says why it is not asked."""
 _SAME = ("tool_class", "protected", "constants", "measures", "redact_arguments", "redact_result", "cache")
 
 
@@ -75,7 +76,7 @@ class Route(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     candidates: list[Candidate] = Field(min_length=1, max_length=MAX_CANDIDATES)
-    choose: Literal["ordered", "weighted", "scored"] = "ordered"
+    choose: Literal["ordered", "weighted", "scored", "cheapest"] = "ordered"
     requires: list[str] = Field([], max_length=16)
     region: list[str] = Field([], max_length=16)
     on_error: dict[str, Rule] = {}
@@ -116,6 +117,11 @@ class CompiledRoute:
         return next((w for w in self.ways if w.tool.name == name), None)
 
 
+def may_be_asked(standing: str) -> bool:
+    """Whether a candidate of this standing may be asked."""
+    return standing in (OK, UNHEALTHY) or standing.startswith(f"{FULL} ")
+
+
 @dataclass(slots=True)
 class Choice:
     """The candidates of one call, in the order they would be asked; the lists go together, item by item."""
@@ -128,7 +134,7 @@ class Choice:
     def usable(self) -> tuple[str, ...]:
         """Those that may be asked."""
         pairs = zip(self.names, self.standing, strict=True)
-        return tuple(name for name, standing in pairs if standing in (OK, UNHEALTHY))
+        return tuple(name for name, standing in pairs if may_be_asked(standing))
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import difflib
 from collections.abc import Iterator
 
 import yaml
+from sluicegate.processors.budget_costs import has_price
 from sluicegate.processors.cedar import Policy, names_action
 from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.contract_check import GOVERNANCE, line_of
@@ -28,6 +29,7 @@ def check_release(files: dict[str, str]) -> tuple[CompiledRelease | None, list[F
     if release is None:
         return None, sorted(set(findings))
     found = [*findings, *_guessed(files, release), *_unknown_keys(files["release.yaml"])]
+    found += _unpriced(files["release.yaml"], release)
     found += _Book(release).findings()
     return release, sorted(set(found))
 
@@ -50,6 +52,20 @@ def _guessed(files: dict[str, str], release: CompiledRelease) -> Iterator[Findin
                     f"`{tool.name}` still has guesses: {names}; look at them and take them out of `guessed`"
                 )
                 yield Finding(path, line_of(files[path], [GOVERNANCE, "guessed"]), "guessed", "warning", said)
+
+
+def _unpriced(text: str, release: CompiledRelease) -> Iterator[Finding]:
+    """Candidates of a route that goes by price, and have none."""
+    for alias, tool in release.tools.items():
+        if tool.route is None or tool.route.choose != "cheapest":
+            continue
+        for way in tool.route.ways:
+            if not has_price(way.tool, release.budgets):
+                said = (
+                    f"route `{alias}` asks the cheapest first, and `{way.tool.name}` has neither a price nor a `max_cost`:"
+                    " it is asked last"
+                )
+                yield Finding("release.yaml", line_of(text, ["models", alias]), "route", "warning", said)
 
 
 class _Book:

@@ -91,7 +91,7 @@ SAID: dict[str, str] = {
     "Derail.calls": "Calls of one session; 0: no limit.",
     "Derail.falling_confidence": "So many answers of models in a row, each less sure than the one before; 0: no limit.",
     "Route.candidates": "The contracts a call may go to, in order.",
-    "Route.choose": "`ordered`: as written; `weighted`: drawn by the call's id; `scored`: the healthiest, fastest and cheapest first.",
+    "Route.choose": "`ordered`: as written; `weighted`: drawn by the call's id; `scored`: the healthiest and fastest first, of equal ones the cheapest; `cheapest`: by what one attempt may cost.",
     "Route.requires": "Features that a candidate's contract must name.",
     "Route.region": "Regions a candidate's contract may name.",
     "Route.on_error": "What follows a kind of failure: the `next` candidate, `retry`, one round of `repair`, or `stop`.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sluicegate.processors import health
 from sluicegate.processors.entries import OpenIntent, PartitionState
-from sluicegate.processors.model_routes import OK, UNHEALTHY
+from sluicegate.processors.model_routes import may_be_asked
 from sluicegate.schemas.records import AnswerFacts, AttemptFacts, ChoiceFacts, StreamFacts
 
 CLASSES = {
@@ -31,7 +31,7 @@ def fold(
     """Fold one outcome of a routed call. `now`: when it was decided."""
     if type(facts) is ChoiceFacts:
         rows = zip(facts.candidates, facts.standing, strict=True)
-        entry.routes = tuple(name for name, standing in rows if standing in (OK, UNHEALTHY))
+        entry.routes = tuple(name for name, standing in rows if may_be_asked(standing))
     elif isinstance(facts, AttemptFacts):
         if len(facts.tried) > len(entry.tried):
             name, _, failure = facts.tried[-1].rpartition(" ")

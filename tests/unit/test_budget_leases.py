@@ -273,6 +273,22 @@ def test_tool_limits_are_shared_by_all_agents() -> None:
     assert sum(d.replies[-1].reason == "rate_limited" for d in w.drivers if d.replies) == 1
 
 
+def test_what_is_open_at_once_in_a_team_is_counted_over_partitions() -> None:
+    w = world(rows=f"budgets: [{{id: wide, scope: team, match: {TEAM}, unit: fan_out, cap: 2}}]\n")
+    for index in (0, 1, 2):
+        call(w, index)
+        w.settle()
+    assert [len(d.dispatches) for d in w.drivers] == [1, 1, 0]
+    assert last(w.drivers[2]) == ("refused", "budget_exceeded")
+    w.drivers[0].finish(w.drivers[0].dispatches[0], b'{"ok":true}')
+    w.tick(0, 6_000_000)
+    w.settle()
+    call(w, 2)
+    w.settle()
+    assert len(w.drivers[2].dispatches) == 1, "one that ended makes room for one elsewhere"
+    check(w)
+
+
 def test_malformed_amounts_are_noted() -> None:
     w = world()
     d = w.drivers[0]

@@ -275,7 +275,6 @@ def test_the_executor_bounds_tokens_alike() -> None:
         (MONEY.replace("[", "[{id: purse, scope: agent, unit: calls, cap: 1}, "), "stands twice"),
         (MONEY.replace("250", "250, headroom: 251"), "keeps back"),
         (MONEY.replace("money", "depth, window: day"), "knows no window"),
-        (MONEY.replace("agent, unit: money", "team, unit: depth"), "give it the scope"),
         (MONEY.replace("250", "250, tools: [no.such]"), "no contract has such a name"),
         (MONEY.replace("250", "2.5"), "valid integer"),
         (MONEY.replace("money", "euros"), "Input should be"),
@@ -336,11 +335,19 @@ def test_every_window_ends(window: str) -> None:
     assert d.call("cost.read", session="s-2").dispatches
 
 
-def test_depth_refuses_what_was_handed_on_too_often_with_the_numbers() -> None:
-    d = driver("budgets: [{id: deep, scope: agent, unit: depth, cap: 1}]\n")
+@pytest.mark.parametrize("scope", ["agent", "session", "team", "tenant", "tool"])
+def test_depth_refuses_what_was_handed_on_too_often_with_the_numbers(scope: str) -> None:
+    d = driver(f"budgets: [{{id: deep, scope: {scope}, unit: depth, cap: 1}}]\n")
     name = f"{AGENT}\0{SESSION}"
     d.state.sessions[name].chain = OTHER_AGENT
     assert d.call().dispatches
     d.state.sessions[name].chain = join_names([OTHER_AGENT, OTHER_AGENT])
     reason, detail = refusal(d, d.call())
     assert (reason, "handed on 2 times, 1 may act" in detail) == ("budget_exceeded", True)
+    assert not d.state.accounts, "it is counted in the session, and leased from nobody"
+
+
+def test_depth_of_another_team_is_its_own_business() -> None:
+    d = driver("budgets: [{id: deep, scope: team, match: nobodys, unit: depth, cap: 0}]\n")
+    d.state.sessions[f"{AGENT}\0{SESSION}"].chain = OTHER_AGENT
+    assert d.call().dispatches
