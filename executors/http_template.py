@@ -123,7 +123,7 @@ def compile_template(executor: bytes, names: Mapping[str, str]) -> Template:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
         raise BadTemplate(f"the url `{url}` has no usable port") from error
-    # INVARIANT: no argument can choose the host (tests/unit/test_http_adapter.py::test_argument_never_chooses_host).
+    # INVARIANT: no argument can choose the host (tests/unit/test_http_adapter.py).
     plain = parts.netloc.isascii() and not set(parts.netloc) & set("{}@ \\")
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain or parts.fragment:
         raise BadTemplate(f"the url `{url}` must be http(s)://host/path, with arguments after the host only")

@@ -85,7 +85,7 @@ def next_of(work: Work, route: CompiledRoute, usable: tuple[str, ...], tried: tu
     for name in usable:
         if name in before or route.way(name) is None:
             continue
-        # INVARIANT: a quarantined candidate is not asked (tests/unit/test_attempts.py::test_a_quarantined_candidate).
+        # INVARIANT: a quarantined candidate is not asked (tests/unit/test_attempts.py::test_a_quarantined_candidate_is_not_asked).
         if not stopped(work, name):
             return name
     return ""

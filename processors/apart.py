@@ -20,7 +20,7 @@ Session = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What is left out: the input of one event, or every input of one call. `agent_id`: whose call, or anybody\'s."""
+    """What is left out: the input of one event, or every input of one call. `agent_id`: whose call, or anybody's."""
 
     event: bytes = b""
     intent_id: str = ""

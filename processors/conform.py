@@ -1,7 +1,7 @@
 """Conform: arguments become canonical JSON, fit the tool's schema, and get Cedar's types.
 
 It stands before authorization, because Cedar skips a policy that errors: an erring `forbid` would permit
-(notes/tried.md). So no policy ever sees an argument of another type than its contract says.
+(tests/unit/test_authorize.py). So no policy ever sees an argument of another type than its contract says.
 Pure. Next: `authorize.py`.
 """
 

@@ -6,7 +6,7 @@ What is an agent's goes where its id leads, what has a home where its name leads
 ones (`schemas/places.py`): content stays where it stands. Left behind is what comes again by itself: cached results, how
 candidates of model routes did lately, exchanges taken, leases (what was used counts at the home). Nothing open is moved:
 calls end, or are settled by people, before. The same state always makes the same rows, so `ledger verify` makes them again
-and compares. Pure. Next: `seam_fold.py` (the other side), `seam_check.py` (verify), `streams/repartition.py` (who does it).
+and compares. Pure. Next: `seam_fold.py` (the other side), `verify_seam.py` (verify), `streams/repartition.py` (who does it).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ one has the bounds of `holds.py` besides."""
 
 LEASE_MARGIN_US = 2 * US
 """Waited after a lease before it counts as run out: the marker of the claim's transaction needs up to 21 ms to
-be visible (notes/kafka-loop.md, trap 3), clocks differ by less than a second under NTP."""
+be visible, clocks differ by less than a second under NTP."""
 
 
 _ROUTED = (ChoiceFacts, AttemptFacts, AnswerFacts)

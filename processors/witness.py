@@ -1,7 +1,7 @@
 """What a witness does with a head it is shown: cosigns it if it continues what it cosigned before, else refuses.
 
 The rules and status codes of https://c2sp.org/tlog-witness. Pure: the last head comes in, and whoever calls keeps the new one
-before it answers. Never signs. Next: `streams/witness.py` (the process), `checkpoints.py`.
+before it answers. Never signs. Next: `streams/witness_server.py` (the process), `checkpoints.py`.
 """
 
 from __future__ import annotations

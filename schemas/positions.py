@@ -2,7 +2,7 @@
 
 What passes by the million (a recovery, a rebuild, the sink) is read by such functions; the rest by the Avro library.
 Property tests hold both readers that are made of this to fastavro. Never guesses: damaged bytes raise `ValueError` or
-`IndexError`. Next: `facts_reader.py` (records as structs), `sinks/avro.py` (records as tuples).
+`IndexError`. Next: `struct_reader.py` (records as structs), `sinks/avro.py` (records as tuples).
 """
 
 from __future__ import annotations

@@ -204,7 +204,8 @@ def check_reader(formatted: str, parameters: Mapping[str, str]) -> str | None:
 
     `formatted` is the engine's own one-line rendering of one statement.
     """
-    # INVARIANT: a reader reads tables. It neither writes, nor stops others, nor reaches files or addresses.
+    # INVARIANT: a reader reads tables. It neither writes, nor stops others, nor reaches files or addresses
+    # (tests/contracts/test_clickhouse.py::test_whoever_is_not_the_sink_reads_tables_only).
     bare = _bare(formatted)
     first = bare.split(" ", 1)[0].upper()
     if not (first in _READS or first.startswith("(")):

@@ -90,7 +90,8 @@ class Engine:
             if may_write:
                 _set(connection, request.settings)
             else:
-                # INVARIANT: whoever is not the sink runs with readonly = 1, set last so that nothing can lift it.
+                # INVARIANT: whoever is not the sink runs with readonly = 1, set last so that nothing can lift it
+                # (tests/contracts/test_clickhouse.py::test_no_parameter_makes_a_reader_a_writer).
                 _set(connection, {**rules.reader_settings(request.settings), "readonly": "1"})
             if may_write and (insert := rules.split_insert(request)) is not None:
                 return _insert(connection, insert)

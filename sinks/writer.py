@@ -137,7 +137,8 @@ class Sink:
     def write(self, frozen: Range, certain: bool) -> None:
         """Insert a range. `certain`: nobody can have tried before; else rows that are there are left out.
 
-        INVARIANT: when this returns, every row of the range is in ClickHouse once, and the manifest says so.
+        INVARIANT: when this returns, every row of the range is in ClickHouse once, and the manifest says so
+        (tests/unit/test_sink.py::test_killed_anywhere_every_record_is_there_once).
         """
         place = frozen.log_id, frozen.topic.encode(), frozen.partition
         contents = self._contents(frozen)

@@ -1,6 +1,6 @@
 """What operators do about API keys: each is one control event; the secret is shown once and kept nowhere.
 
-Never decides what a key opens: `processors/api_keys.py` does. Next: `commands/api_keys.py`, `control_log.py`.
+Never decides what a key opens: `processors/api_keys.py` does. Next: `commands/keys.py`, `control_log.py`.
 """
 
 from __future__ import annotations

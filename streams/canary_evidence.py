@@ -1,7 +1,7 @@
 """What a canary was ended by, computed anew: from ClickHouse, or from the ledger in Kafka, and compared with what was written.
 
 Reads control for the event and for the canary as it stood then, fetches both releases by digest, folds the rows up to the
-evidence's `cut` and asks the judge. Never writes. Next: `processors/canary_progress.py`, `commands/canary_explain.py`.
+evidence's `cut` and asks the judge. Never writes. Next: `processors/canary_progress.py`, `commands/canary.py`.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Live:
 
 
 class Asked:
-    """Who waits for a lane\'s digest."""
+    """Who waits for a lane's digest."""
 
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[Live]] = []
@@ -85,7 +85,7 @@ async def states_of(lanes: Iterable[Lanes]) -> list[dict[str, object]]:
 
 
 async def ask_workers(settings: Settings, urls: Iterable[str] = ()) -> dict[int, Live]:
-    """The states of this machine\'s ledger workers and of those at `urls`; who does not answer is passed over."""
+    """The states of this machine's ledger workers and of those at `urls`; who does not answer is passed over."""
     places = list(urls)
     places += [f"http://127.0.0.1:{one.port}" for one in here(settings.home, "ledger")]
     found: dict[int, Live] = {}

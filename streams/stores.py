@@ -35,7 +35,7 @@ Event = tuple[bytes, bytes]
 
 
 class Batch(NamedTuple):
-    """Events in `seq` order; `cursor` is where the next batch begins, in this store\'s own count."""
+    """Events in `seq` order; `cursor` is where the next batch begins, in this store's own count."""
 
     events: list[Event]
     cursor: int
@@ -56,7 +56,7 @@ class Store(Protocol):
         """About how many events it has, for a progress bar."""
 
     def events(self, partition: int, cursor: int = 0) -> AsyncIterator[Batch]:
-        """All of a partition\'s events from a cursor on, up to the end as of now."""
+        """All of a partition's events from a cursor on, up to the end as of now."""
 
     def between(self, partition: int, first: int, last: int) -> AsyncIterator[Batch]:
         """Those from seq `first` to `last`, both included."""
@@ -214,7 +214,7 @@ class ClickHouseStore:
         return await self._ask(_EVENTS, partition, columns=_COLUMNS, first=begin, last=end)
 
     async def of_agent(self, partition: int, agent_id: str, cut: int) -> list[Event]:
-        """One agent\'s events up to a seq, with the genesis first."""
+        """One agent's events up to a seq, with the genesis first."""
         first = _rows(await self._ask(_EVENTS, partition, columns=_COLUMNS, first=0, last=0))
         return first + _rows(await self._ask(_AGENT, partition, {"agent": agent_id}, cut=cut))
 

@@ -69,7 +69,7 @@ class Windows(Protocol):
 def coverage(log_id: str, heads: Mapping[int, Head], stored: Mapping[int, Head], asked_at: int) -> Coverage:
     """How far the store is complete, with the heads as of `asked_at`.
 
-    INVARIANT: what is missing or behind is never complete (tests/unit/test_windows.py).
+    INVARIANT: what is missing or behind is never complete (tests/unit/test_sentinel.py::test_coverage).
     """
     until, behind = asked_at - SETTLE_US, ""
     cut = {}
