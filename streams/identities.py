@@ -1,25 +1,24 @@
 """What operators do about agents, keys and modes: each is one control event, or two in one transaction.
 
 Private halves go to files (`key_files.py`) before their public halves are registered, so that no registered key is
-one that nobody has. Never decides what an event means: control's fold does. Next: `control_log.py`.
+one that nobody has. Never decides what an event means: control's fold does. Next: `issuers.py` (whose
+tokens are believed), `control_log.py`.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from sluicegate.processors.checkpoints import ROLE as CHECKPOINTER
-from sluicegate.processors.control import MAX_AGENTS, MAX_ISSUERS, Control
+from sluicegate.processors.control import MAX_AGENTS, Control
 from sluicegate.processors.control_policy import OPERATOR, asked, may_set_mode
 from sluicegate.processors.modes import MAX_MODES, MODES, SCOPES
 from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED, Key
 from sluicegate.processors.route import valid_id
-from sluicegate.processors.tokens import public_keys
-from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
-from sluicegate.streams import changes, control_log, key_files, oidc
+from sluicegate.schemas.errors import Terminal, WrongUsage
+from sluicegate.streams import changes, control_log, key_files
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import default_path, operator, who
 from sluicegate.streams.settings import Settings
@@ -272,85 +271,6 @@ async def provision(settings: Settings, keys: Keys, control: Control) -> Control
         principal = LOG if role == CHECKPOINTER else role
         await new_key(settings, keys, principal, role, "the first key of this role")
     return (await control_log.read(settings)).control
-
-
-# -- issuers of tokens -----------------------------------------------------------------------------------------------
-
-
-def read_jwks(path: Path) -> list[str]:
-    """The public keys in a JWKS file. Raises `Terminal`."""
-    try:
-        found = public_keys(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:
-        raise Terminal(f"`{path}` is no JWKS with public keys: {str(error)[:200]}") from error
-    if len(found) > oidc.MAX_KEYS:
-        raise Terminal(
-            f"`{path}` has {len(found)} keys, at most {oidc.MAX_KEYS} are kept, leave old ones out"
-        )
-    return found
-
-
-async def add_issuer(
-    settings: Settings, keys: Keys, issuer: str, audience: str, jwks: list[str], prefix: str, why: str, *,
-    discover: bool = False, dry_run: bool = False,
-) -> int:  # fmt: skip
-    """Register an issuer or replace its keys. `discover`: gateways may ask it for its newest ones. Raises `Terminal`."""
-    control = (await control_log.read(settings)).control
-    if not issuer or not audience or len(issuer) > 256:
-        raise Terminal(f"issuer `{issuer[:80]}` and audience `{audience[:80]}` must not be empty, name both")
-    others = [i for i in control.issuers.values() if i.issuer != issuer]
-    if same := [i.issuer for i in others if i.prefix == prefix]:
-        raise Terminal(f"`{same[0]}` names people with the prefix `{prefix}` already, give another --prefix")
-    if len(others) >= MAX_ISSUERS:
-        raise Terminal(f"control holds {MAX_ISSUERS} issuers already, remove one first")
-    if dry_run:
-        return control.head
-    body: dict[str, object] = {"issuer": issuer, "audience": audience, "keys": jwks, "prefix": prefix}
-    if discover:
-        body["discover"] = True
-    return await _append(settings, keys, [("issuer.added", body)], why, control.head)
-
-
-async def refresh_issuers(
-    settings: Settings, keys: Keys, issuer: str, why: str, *, dry_run: bool = False
-) -> list[tuple[str, int, str]]:
-    """Register what issuers publish now, of one or of all that may be asked: (issuer, keys, what became of it). Raises `Terminal`
-    for one that may not be asked; one that is away keeps the keys it has."""
-    control = (await control_log.read(settings)).control
-    asked_for = [i for i in control.issuers.values() if i.discover and issuer in ("", i.issuer)]
-    if issuer and not asked_for:
-        raise Terminal(
-            f"issuer `{issuer[:80]}` is not asked for its keys: add it again without --jwks, or with a new file"
-        )
-    found: list[tuple[str, int, str]] = []
-    for one in asked_for:
-        try:
-            newest = await oidc.fetch(one.issuer)
-        except SluicegateError as error:
-            found.append((one.issuer, len(one.keys), f"kept: {error}"))
-            continue
-        if tuple(newest) == one.keys:
-            found.append((one.issuer, len(newest), "unchanged"))
-            continue
-        head = await add_issuer(
-            settings, keys, one.issuer, one.audience, newest, one.prefix, why, discover=True, dry_run=dry_run
-        )
-        found.append(
-            (one.issuer, len(newest), "would change" if dry_run else f"changed by control event {head}")
-        )
-    return found
-
-
-async def remove_issuer(
-    settings: Settings, keys: Keys, issuer: str, why: str, *, dry_run: bool = False
-) -> int:
-    """Believe an issuer no more. Raises `Terminal` for one that is not registered."""
-    control = (await control_log.read(settings)).control
-    if issuer not in control.issuers:
-        raise Terminal(f"issuer `{issuer[:80]}` is not registered, see `sluicegate issuers list`")
-    if dry_run:
-        return control.head
-    return await _append(settings, keys, [("issuer.removed", {"issuer": issuer})], why, control.head)
 
 
 # -- modes ---------------------------------------------------------------------------------------------------------

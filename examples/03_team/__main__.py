@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sluicegate.processors.tokens import public_keys
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import demo, identities, operations, stack
+from sluicegate.streams import demo, identities, issuers, operations, stack
 from sluicegate.streams.client import AgentClient
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
@@ -58,7 +58,7 @@ async def prepare(settings: Settings) -> int:
         await operations.register_agents(settings, keys, agents, "the team")
         await operations.register_people(settings, keys, [CASHIER], "who looks at payments")
         issuer = public_keys(tokens.jwks())
-        await identities.add_issuer(settings, keys, tokens.ISSUER, tokens.AUDIENCE, issuer, "", "the login")
+        await issuers.add_issuer(settings, keys, tokens.ISSUER, tokens.AUDIENCE, issuer, "", "the login")
         _, head = await operations.deploy(settings, keys, team.RELEASE, "the team's release")
         return head
     finally:

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.tokens import algorithm_of
-from sluicegate.streams import control_log, identities, oidc
+from sluicegate.streams import control_log, oidc
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.issuers import add_issuer, read_jwks, refresh_issuers, remove_issuer
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
@@ -46,10 +47,10 @@ def issuers_add(
     Its keys are those it publishes (OpenID Connect discovery, https), `issuers refresh` takes up newer ones. With --jwks nothing is
     ever fetched: rotate by adding it again with the new file. EdDSA, ES256 and RS256.
     """
-    found = asyncio.run(oidc.fetch(issuer)) if jwks is None else identities.read_jwks(jwks)
+    found = asyncio.run(oidc.fetch(issuer)) if jwks is None else read_jwks(jwks)
     settings = attach(Settings.from_env())
     head = asyncio.run(
-        identities.add_issuer(
+        add_issuer(
             settings,
             Keys(settings.home),
             issuer,
@@ -80,9 +81,7 @@ def issuers_refresh(
     One that cannot be asked keeps the keys it has; exit code 1 says so.
     """
     settings = attach(Settings.from_env())
-    rows = asyncio.run(
-        identities.refresh_issuers(settings, Keys(settings.home), issuer, why, dry_run=dry_run)
-    )
+    rows = asyncio.run(refresh_issuers(settings, Keys(settings.home), issuer, why, dry_run=dry_run))
     show(("issuer", "keys", "state"), rows, output)
     if any(state.startswith("kept") for _, _, state in rows):
         raise typer.Exit(1)
@@ -110,6 +109,6 @@ def issuers_list(output: OutputOption = Format.TABLE) -> None:
 def issuers_remove(issuer: IssuerName, why: Why = "", dry_run: DryRun = False) -> None:
     """Believe an issuer no more; open sessions stay, e.g. `sluicegate issuers remove https://login.example.com`."""
     settings = attach(Settings.from_env())
-    head = asyncio.run(identities.remove_issuer(settings, Keys(settings.home), issuer, why, dry_run=dry_run))
+    head = asyncio.run(remove_issuer(settings, Keys(settings.home), issuer, why, dry_run=dry_run))
     text = f"would remove `{issuer}`" if dry_run else f"removed `{issuer}` as control event {head}"
     console().print(text, markup=False)
