@@ -1,4 +1,4 @@
-"""`sluicegate rebuild`: a partition\'s state folded anew from Kafka or from ClickHouse, and held against the others.
+"""`sluicegate rebuild`: a partition's state folded anew from Kafka or from ClickHouse, and held against the others.
 
     1. cut        where each partition ends: a position, a moment, or the end as of now
     2. live       the workers are asked for the digest of their state, or the newest snapshot says it
@@ -6,13 +6,15 @@
     4. compare    with another store, the live state, or a digest you name; the first event that differs is found by the
                   hashes of prefixes: every header names the one before, so equal hashes are equal histories
 
-State bytes are `processors/snapshot.py`\'s. Reads only. Next: `stores.py` (where from), `rebuild_agent.py` (one agent).
+State bytes are `processors/snapshot.py`'s. Reads only. Next: `stores.py` (where from), `rebuild_compare.py` (4),
+`rebuild_agent.py` (one agent).
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -24,14 +26,12 @@ from typing import Any
 
 from sluicegate.processors import snapshot
 from sluicegate.processors.folding import Folder
-from sluicegate.processors.outcomes import header_hash
-from sluicegate.processors.reading import head
 from sluicegate.processors.state import PartitionState
-from sluicegate.schemas.errors import SluicegateError, Terminal, Unreadable
+from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.streams import rebuild_files
 from sluicegate.streams.rebuild_files import Kept
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.stores import EVERY_SEQ, Event, Store, make_store
+from sluicegate.streams.stores import Event, Store, make_store
 
 CHECKPOINT_EVENTS = 8_192
 """Events between two prefix digests that are kept: 10,000,000 events give 1,221 of them."""
@@ -53,7 +53,7 @@ class Folded:
     """One partition, folded.
 
     Attributes:
-        seq: of the last event, -1 when there is none. header_hash: the chain\'s link after it.
+        seq: of the last event, -1 when there is none. header_hash: the chain's link after it.
         digest: sha256 of the state bytes. state_bytes: how many those are.
         digests: the same at other positions that were asked for.
         checkpoints: seq -> the link after it, every `CHECKPOINT_EVENTS`.
@@ -187,8 +187,6 @@ def _taken_up(store: Store, task: Task) -> Kept:
 
 
 def _digest(state: PartitionState) -> tuple[str, int]:
-    import hashlib
-
     total, size = hashlib.sha256(), 0
     for part in snapshot.encode_parts(state):
         total.update(part)
@@ -251,71 +249,7 @@ def _drain(queue: Any, advance: Advance) -> None:
             return
 
 
-# -- where two stores part --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The first event that two stores do not have alike."""
-
-    seq: int
-    event_id: str
-    what: str
-
-
-async def first_difference(one: Store, a: Folded, other: Store, b: Folded) -> Difference | None:
-    """Where two folds of a partition part; None when what both have is the same.
-
-    The last prefix that both have alike is found among the checkpoints; the events after it are compared.
-    """
-    known = [seq for seq, link in a.checkpoints.items() if b.checkpoints.get(seq) == link]
-    first = max(known, default=-1) + 1
-    last = max(a.seq, b.seq) + 1  # one more: what broke a fold is not counted in it
-    mine, theirs = one.between(a.partition, first, last), other.between(a.partition, first, last)
-    left: dict[int, Event] = {}
-    right: dict[int, Event] = {}
-    at = first
-    async for batch in mine:
-        _into(left, batch.events, at)
-        top = max(left, default=at - 1)
-        async for batch in theirs:
-            _into(right, batch.events, at)
-            if max(right, default=-1) >= top:
-                break
-        while at <= top:
-            found = _compare(at, left.pop(at, None), right.pop(at, None), one.name, other.name)
-            if found is not None:
-                return found
-            at += 1
-    async for batch in theirs:
-        _into(right, batch.events, at)
-    return _compare(min(right), None, right[min(right)], one.name, other.name) if right else None
-
-
-def _into(found: dict[int, Event], events: Sequence[Event], after: int) -> None:
-    """By seq; a header that cannot be read stands where it was found."""
-    for event in events:
-        try:
-            after = head(event[0]).seq
-        except Unreadable:
-            after = max(found, default=after - 1) + 1
-        found[after] = event
-
-
-def _compare(seq: int, mine: Event | None, theirs: Event | None, one: str, other: str) -> Difference | None:
-    if mine == theirs:
-        return None
-    there = mine or theirs
-    assert there is not None
-    try:
-        event = head(there[0]).event_id.hex()
-    except Unreadable:
-        event = ""
-    if mine is None or theirs is None:
-        return Difference(seq, event, f"{one if mine is None else other} does not have it")
-    part = "header" if mine[0] != theirs[0] else "facts"
-    links = f": {header_hash(mine[0]).hex()[:16]} and {header_hash(theirs[0]).hex()[:16]}"
-    return Difference(seq, event, f"its {part} is another one{links if part == 'header' else ''}")
+# -- what is to fold ----------------------------------------------------------------------------------------------------
 
 
 def tasks_for(
@@ -341,16 +275,3 @@ def tasks_for(
         )
         for p in wanted
     ]
-
-
-__all__ = [
-    "EVERY_SEQ",
-    "AsOf",
-    "Difference",
-    "Folded",
-    "Task",
-    "first_difference",
-    "fold",
-    "fold_all",
-    "tasks_for",
-]

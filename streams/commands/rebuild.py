@@ -19,8 +19,9 @@ from sluicegate.streams import control_log, live_state, stores, topics
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
-from sluicegate.streams.rebuild import Advance, AsOf, Folded, first_difference, fold_all, tasks_for
+from sluicegate.streams.rebuild import Advance, AsOf, Folded, fold_all, tasks_for
 from sluicegate.streams.rebuild_agent import fold_agent
+from sluicegate.streams.rebuild_compare import first_difference
 from sluicegate.streams.settings import Settings
 
 EXIT_DIFFERENT = 1

@@ -15,8 +15,9 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import rebuild, rebuild_files
 from sluicegate.streams.commands.rebuild import parse_as_of
 from sluicegate.streams.commands.rollback_agent import parse_to
-from sluicegate.streams.rebuild import AsOf, Difference, Folded, Task, first_difference, fold, tasks_for
+from sluicegate.streams.rebuild import AsOf, Folded, Task, fold, tasks_for
 from sluicegate.streams.rebuild_agent import fold_agent
+from sluicegate.streams.rebuild_compare import Difference, first_difference
 from sluicegate.streams.recovery import fold_record
 from sluicegate.streams.stores import Batch, Event
 
