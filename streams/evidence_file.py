@@ -18,13 +18,13 @@ from sluicegate.schemas.errors import Terminal
 FORMAT = "sluicegate/evidence/v1"
 SEAL_CHARS = 64
 """At the end of the file, as the archive's comment: sha256 of every byte before them, in hex."""
-PARTS = ("formats", "ledger", "period", "verify")
+PARTS = ("formats", "ledger", "people", "period", "verify")
 
 Json = dict[str, object]
 
 
 def verifier() -> str:
-    """`verify.py`: the four modules as one file, which needs nothing of Sluicegate."""
+    """`verify.py`: the modules as one file, which needs nothing of Sluicegate."""
     parts, future = [], "from __future__ import annotations\n"
     for name in PARTS:
         text = resources.files("sluicegate.streams").joinpath(f"evidence_{name}.py").read_text("utf-8")

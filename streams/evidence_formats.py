@@ -1,8 +1,8 @@
 """What an evidence bundle is made of, read with the standard library and `cryptography` alone: Avro, Merkle trees, signed notes.
 
-The first half of a bundle's `verify.py`; `evidence_verify.py` is the second. It shares no code with the rest of Sluicegate, so that
+The first part of a bundle's `verify.py`, as `evidence_file.py` puts it together. It shares no code with the rest of Sluicegate, so that
 a mistake there does not verify itself; tests hold it to the same vectors. Never trusts a length or a claim.
-Next: `evidence_verify.py`.
+Next: `evidence_ledger.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An agent's period in an evidence bundle: what became of every intent, who approved, what was disclosed, what was erased.
 
-A part of a bundle's `verify.py`, between `evidence_ledger.py` and `evidence_verify.py`. Standard library and `cryptography` only.
+A part of a bundle's `verify.py`, between `evidence_people.py` and `evidence_verify.py`. Standard library and `cryptography` only.
 Judges no policy: that takes the release and the engine (`sluicegate reproduce`). Next: `evidence_verify.py`.
 """
 
@@ -11,7 +11,8 @@ from collections import Counter
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sluicegate.streams.evidence_formats import Note, Record, b64, decode, field, sha, signed_by
-from sluicegate.streams.evidence_ledger import Control, Ledger, Report
+from sluicegate.streams.evidence_ledger import Ledger, Report
+from sluicegate.streams.evidence_people import Control
 
 HOUR_US, ACCEPT_US, CLOSING_US = 3_600_000_000, 86_400_000_000, 60_000_000
 # The life of an intent (processors/lifecycle.py): state -> what may follow.

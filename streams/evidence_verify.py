@@ -31,7 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sluicegate.streams.evidence_formats import Note, Policy, Record, b64, decode, partition_of, sha
-from sluicegate.streams.evidence_ledger import EXIT, RANK, Control, Report, canonical
+from sluicegate.streams.evidence_ledger import EXIT, RANK, Report
+from sluicegate.streams.evidence_people import Control, canonical
 from sluicegate.streams.evidence_period import CLOSING_US, Period
 
 MAX_BYTES = 8 << 30

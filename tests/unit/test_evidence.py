@@ -21,7 +21,7 @@ from sluicegate.processors.checkpoints import CONTROL, Signed
 from sluicegate.processors.erasure import erased_by
 from sluicegate.schemas import codec, notes
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import evidence_formats, evidence_ledger, evidence_period
+from sluicegate.streams import evidence_formats, evidence_people, evidence_period
 from sluicegate.streams.evidence_build import Nodes, proof_of
 from sluicegate.streams.evidence_file import verifier
 from sluicegate.streams.evidence_formats import Note, Policy, Record, Tree
@@ -482,7 +482,7 @@ def test_who_was_erased_is_what_the_erasure_says(subjects: list[str], name: str)
     from sluicegate.processors.control import Control as Fold
 
     fold = Fold()
-    ours = evidence_ledger.Control.__new__(evidence_ledger.Control)
+    ours = evidence_people.Control.__new__(evidence_people.Control)
     ours.erased = {}
     for seq, subject in enumerate(subjects, 9):
         fold.head = seq
@@ -543,7 +543,7 @@ def test_the_schemas_and_tables_are_ours() -> None:
     assert ended == set(lifecycle.EXECUTED_TERMINAL)
     from sluicegate.processors import deployments
 
-    assert set(evidence_ledger.MOVING) == set(deployments.MOVING)
+    assert set(evidence_people.MOVING) == set(deployments.MOVING)
 
 
 def test_the_witness_policy_is_read_alike() -> None:
