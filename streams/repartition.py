@@ -8,7 +8,8 @@
     6. start    control: from here on the new generation decides
     7. open     the topic `intents`, and what came too late for the old generation is handed on
 Killed anywhere: the same command goes on. Before the first seal it can be called off. Never decides anything.
-Next: `sealing.py` (the fold), `processors/seam.py` (what moves), `carrying.py` (step 7), docs/repartition.md.
+Next: `sealing.py` (the fold), `seam_writer.py` (steps 3 and 5), `processors/seam.py` (what moves), `carrying.py` (step 7),
+docs/repartition.md.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from sluicegate.processors import generations, seam, seam_records
 from sluicegate.processors.agent_orders import waiting_orders
 from sluicegate.processors.control import Control
 from sluicegate.processors.generations import Generation
 from sluicegate.processors.outcomes import Outcome
-from sluicegate.processors.outcomes import seal as chain
 from sluicegate.processors.seam import Census
 from sluicegate.processors.state import MAX_REMEMBERED_IDS, MAX_SESSIONS
 from sluicegate.schemas.errors import Retryable, Terminal, WrongUsage
@@ -34,17 +34,13 @@ from sluicegate.schemas.topics import full_name, space_of
 from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.carrying import carry
 from sluicegate.streams.failpoints import hit
-from sluicegate.streams.generation import lane_id
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.outgoing import Outgoing
 from sluicegate.streams.scan import Advance, scan, stretches
+from sluicegate.streams.seam_writer import writer
 from sluicegate.streams.sealing import Folded, Seam, seam_of
 from sluicegate.streams.settings import GENERATION_FILE, PARTITIONS_MAX, Settings
-from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly
 
 DRAIN_POLL_S = 0.5
-VISIBLE_POLL_S, VISIBLE_LIMIT_S = 0.02, 30.0
-"""A transaction's marker comes up to 21 ms after its commit was answered."""
 IMPORTS_AT_ONCE = 16
 """Of one transaction: 4 MB."""
 LAST_TOPIC = "intents"
@@ -245,7 +241,7 @@ class _Run:
         """Step 3. INVARIANT: nobody writes behind the seal, as the lane's producer was fenced before it (tests/integration/test_rebuild.py)."""
         partition = one.place.partition
         self.asked.say(f"sealing partition {partition}")
-        async with self._producer(replace(self.settings, generation=self.old.number), partition) as producer:
+        async with writer(self.settings, one) as lane:
             await one.catch_up(consumer, self.asked.advance)
             left = await _unsettled(self.settings, consumer, self.control, [one])
             if one.state.sealed:
@@ -259,38 +255,35 @@ class _Run:
             records: list[Outcome] = []
             if not state.seq:  # nobody ever owned it
                 records.append(seam_records.genesis(self.old, partition, self.control, self._now()))
-            await self._write(producer, one, log_id, records)
+            await lane.append(log_id, records)
             outcome = seam_records.sealed(
                 log_id, partition, state.seq, one.tree.root(), self.control, self.old.number, self._now()
             )
-            await self._write(producer, one, log_id, [outcome])
-            await self._visible(consumer, one)
+            await lane.append(log_id, [outcome])
+            await lane.visible(consumer)
 
     async def _import(self, consumer: AIOKafkaConsumer, made: Seam, partition: int) -> None:
         """Step 5."""
         there = Folded(self.settings.env, self.new, partition)
-        async with self._producer(self._there(), partition) as producer:
+        async with writer(self._there(), there) as lane:
             await there.catch_up(consumer, lambda _: None)
             log_id, facts = self.new.log_id, made.expected(partition)
             done = max(0, there.state.seq - 1)
             self.asked.say(f"partition {partition}: {len(facts) - done} import(s)")
             if not there.state.seq:
-                await self._write(
-                    producer,
-                    there,
-                    log_id,
-                    [seam_records.genesis(self.new, partition, self.control, self._now())],
+                await lane.append(
+                    log_id, [seam_records.genesis(self.new, partition, self.control, self._now())]
                 )
             for at in range(done, len(facts), IMPORTS_AT_ONCE):
                 now, seq = self._now(), at + 1
-                await self._write(
-                    producer, there, log_id,
+                await lane.append(
+                    log_id,
                     [
                         seam_records.imported(self.new, partition, seq + n, one, self.control, now)
                         for n, one in enumerate(facts[at : at + IMPORTS_AT_ONCE])
                     ],
-                )  # fmt: skip
-            await self._visible(consumer, there)
+                )
+            await lane.visible(consumer)
 
     async def open(self) -> Told:
         """Step 7."""
@@ -306,52 +299,6 @@ class _Run:
     def _now(self) -> int:
         """Never before what any partition decided."""
         return max(time.time_ns() // 1000, self.control.at, *(one.state.now for one in self.folded))
-
-    @asynccontextmanager
-    async def _producer(self, settings: Settings, partition: int) -> AsyncIterator[AIOKafkaProducer]:
-        """The lane's own: to start it fences whoever else has it."""
-        producer = await kafka.connect(
-            kafka.producer(settings, transactional_id=lane_id(settings, partition))
-        )
-        try:
-            yield producer
-        finally:
-            await close_quietly(producer)
-
-    async def _write(
-        self, producer: AIOKafkaProducer, one: Folded, log_id: bytes, records: Sequence[Outcome]
-    ) -> None:
-        """Append records to a partition, and fold them."""
-        if not records:
-            return
-        transaction = Transaction(producer)
-        partition = one.place.partition
-        outgoing = Outgoing(space_of(self.settings.env, one.generation.number), partition, _nothing, _nothing)
-        for outcome in records:
-            value, _ = chain(outcome, log_id, partition, one.state.seq, one.state.prev_hash, _no_content)
-            outgoing.outcome(transaction, outcome, value)
-            one.take(value)
-        async with asyncio.timeout(COMMIT_LIMIT_S):
-            last = await transaction.append()
-            await transaction.commit()
-        one.wrote(last[one.place.topic, partition])
-
-    async def _visible(self, consumer: AIOKafkaConsumer, one: Folded) -> None:
-        deadline = time.monotonic() + VISIBLE_LIMIT_S
-        while int((await consumer.end_offsets([one.place]))[one.place]) < one.next_offset:
-            if time.monotonic() > deadline:
-                raise Retryable(
-                    f"kafka does not show what was written to `{one.place.topic}`, run this again"
-                )
-            await asyncio.sleep(VISIBLE_POLL_S)
-
-
-def _nothing(value: bytes) -> bytes:
-    raise AssertionError("a seam dispatches nothing")
-
-
-def _no_content(subject: str, event: bytes, content: bytes) -> bytes:
-    raise AssertionError("a seam has no content")
 
 
 @asynccontextmanager
