@@ -24,7 +24,8 @@ from sluicegate.processors.job_terms import (
 )
 from sluicegate.processors.plan import LEASE_US, idempotency_key
 from sluicegate.processors.redecide import at_hand
-from sluicegate.processors.release import CompiledTool, Governance
+from sluicegate.processors.contract import Governance
+from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import OpenIntent, session_of
 from sluicegate.processors.streaming import rules_context
 from sluicegate.processors.work import Work, emit, reply

@@ -2,55 +2,37 @@
 
 A release is a folder (`release.yaml`, `contracts/*.json`, `policies/*.cedar`, `prompts/*.md`). Its digest is the sha256 of the
 canonical JSON of {path: sha256 of the file}. `compile_release` parses policies, compiles schemas and typers once;
-nothing of that happens per intent. Pure: files arrive as texts. Next: `route.py`, `conform.py`, `cedar.py`.
+nothing of that happens per intent. Pure: files arrive as texts. Next: `contract.py` (what people write), `route.py`,
+`conform.py`, `cedar.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import jsonschema_rs
 import orjson
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from sluicegate.processors.artifacts import Kept, with_limit
-from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, Costs, Tables, read_budgets
+from pydantic import ValidationError
+from sluicegate.processors.artifacts import with_limit
+from sluicegate.processors.budget_rules import NO_BUDGETS, Budgets, read_budgets
 from sluicegate.processors.cache_rules import CacheRule, check_cache
-from sluicegate.processors.canary_rules import (
-    DEFAULT_FORM,
-    DEFAULT_RULES,
-    CanaryForm,
-    CanaryRules,
-    compile_canary,
-)
+from sluicegate.processors.canary_rules import DEFAULT_RULES, CanaryRules, compile_canary
 from sluicegate.processors.cedar import PolicyBook, names_action
 from sluicegate.processors.cedar_schema import HANDOFF, ToolTypes
-from sluicegate.processors.compensate import Compensation, Verification
 from sluicegate.processors.compensate_check import check_compensations
 from sluicegate.processors.conform import Typer, compile_typer
+from sluicegate.processors.contract import MEMORY_OPS, Contract, Manifest
 from sluicegate.processors.contract_check import check_contract, check_executor, line_of
 from sluicegate.processors.derail import NO_LIMITS, Derail
-from sluicegate.processors.drift_rules import (
-    DEFAULT_DRIFT,
-    NO_SECTION,
-    Drift,
-    DriftRow,
-    check_drift,
-    compile_drift,
-)
+from sluicegate.processors.drift_rules import DEFAULT_DRIFT, Drift, check_drift, compile_drift
 from sluicegate.processors.evaluators import EvaluatorRow, check_evaluators
 from sluicegate.processors.expressions import short
 from sluicegate.processors.findings import Finding, errors
 from sluicegate.processors.grounding import plain
-from sluicegate.processors.guardrail_rules import (
-    NO_GUARDRAILS,
-    Guardrail,
-    Guardrails,
-)
+from sluicegate.processors.guardrail_rules import NO_GUARDRAILS, Guardrails
 from sluicegate.processors.handoff_terms import TYPES as HANDOFF_TYPES
 from sluicegate.processors.job_check import check_completion
-from sluicegate.processors.job_terms import DEFAULT_LIMIT_S, MAX_LIMIT_S
 from sluicegate.processors.labels import (
     CONFIDENTIALITY_RANK,
     RANK,
@@ -58,122 +40,20 @@ from sluicegate.processors.labels import (
     PathLabels,
     compile_labels,
 )
-from sluicegate.processors.model_routes import CompiledRoute, Route, compile_routes
+from sluicegate.processors.model_routes import CompiledRoute, compile_routes
 from sluicegate.processors.policy_check import check_control, check_policies
 from sluicegate.processors.policy_files import read_policies
 from sluicegate.processors.prompts import READ, Prompt, compile_prompts, contract_for
-from sluicegate.processors.recall_rules import Recall
 from sluicegate.processors.recipes import compile_recipes
-from sluicegate.processors.release_file import CONTROL_CEDAR, check_parent, parent_in
-from sluicegate.processors.release_file import digest_of as digest_of
+from sluicegate.processors.release_file import CONTROL_CEDAR, check_parent, digest_of, parent_in
 from sluicegate.processors.release_rules import closed, defaults, guardrails, redactions
 from sluicegate.processors.shapes import shape_of
-from sluicegate.processors.task_rules import CompiledTask, Tasks, compile_task, with_task
+from sluicegate.processors.task_rules import CompiledTask, compile_task, with_task
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.kinds import BUFFERED, MODEL
 
-ToolClass = Literal["read_only", "idempotent", "queryable", "irreversible"]
-
-GroundingKind = Literal["exact", "account", "amount", "date", "links", "text"]
-
-DEFAULT_TIMEOUT_MS = 10_000
-MAX_TIMEOUT_MS = 600_000
-"""One call; longer work needs `completion: callback | poll`."""
-MEMORY_OPS = ("write", "append", "read", "search", "forget", "history")
-"""What a contract of executor kind `memory` may do, see `memory.py`."""
 UNREADABLE = ("syntax", "contract", "release", "guardrail", "redaction", "route", "prompt")
 """Rules without which there is nothing to decide by, however often a release was proven before."""
-
-
-class Executor(BaseModel):
-    """How a tool is reached. Further keys belong to the executor kind."""
-
-    model_config = ConfigDict(extra="allow")
-    kind: Literal["http", "python", "in_process", "memory", "model", "sql", "mcp", "prompt"]
-
-
-class Redactions(BaseModel):
-    """What never reaches a tool, and what of its result never reaches an agent."""
-
-    model_config = ConfigDict(extra="forbid")
-    arguments: list[str] = []
-    result: list[str] = []
-
-
-class Governance(Costs, Kept, BaseModel):
-    """`x-sluicegate` of a contract. The class defaults to the worst."""
-
-    model_config = ConfigDict(extra="forbid")
-    version: str = "1"
-    tool_class: ToolClass = Field("irreversible", alias="class")
-    executor: Executor
-    timeout_ms: int = Field(DEFAULT_TIMEOUT_MS, gt=0, le=MAX_TIMEOUT_MS)
-    completion: Literal["answer", "poll", "callback"] = "answer"
-    """What ends a call: the tool's answer, or work that goes on after it (`jobs.py`)."""
-    job_limit_s: int = Field(DEFAULT_LIMIT_S, gt=0, le=MAX_LIMIT_S)
-    heartbeat_s: int = Field(0, ge=0, le=MAX_LIMIT_S)
-    poll_every_s: int = Field(2, gt=0, le=3_600)
-    key_lifetime_s: int = Field(0, ge=0)
-    """How long the tool knows an idempotency key; 0: for longer than any call is repeated."""
-    protected: dict[str, GroundingKind] = {}
-    constants: dict[str, list[str | float]] = {}
-    labels: dict[str, str] = {}
-    confidential: dict[str, str] = {}
-    measures: list[str] = []
-    asset: str = ""
-    redact: Redactions = Redactions()
-    cache: CacheRule | None = None
-    compensate: Compensation | None = None
-    verify: Verification | None = None
-    guessed: list[str] = []
-    """Keys that `release init` guessed and nobody has looked at; `release check` says so."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _model_class(cls, value: object) -> object:
-        """A model has no effect but its answer: `read_only` unless its contract says otherwise."""
-        if isinstance(value, dict) and isinstance(value.get("executor"), dict):
-            return {"class": "read_only", **value} if value["executor"].get("kind") == "model" else value
-        return value
-
-    @field_validator("protected", mode="before")
-    @classmethod
-    def _kinds(cls, value: object) -> object:
-        """A bare list of names means whole values."""
-        return dict.fromkeys(value, "exact") if isinstance(value, list) else value
-
-
-class Contract(BaseModel):
-    """An MCP tool descriptor plus `x-sluicegate`."""
-
-    model_config = ConfigDict(extra="ignore")
-    name: str = Field(min_length=1, max_length=128)
-    description: str = ""
-    input_schema: dict[str, object] = Field(alias="inputSchema")
-    output_schema: dict[str, object] | None = Field(None, alias="outputSchema")
-    governance: Governance = Field(alias="x-sluicegate")
-
-
-class Manifest(Tables, Tasks, BaseModel):
-    """`release.yaml`."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str
-    version: str
-    description: str = ""
-    parent: object = ""
-    """Digest of the release it was derived from. What is no digest names none: releases of before may have a key of theirs."""
-    roles: list[str] = []
-    grounding: Literal["off", "observe", "enforce"] = "observe"
-    guardrails: list[Guardrail] = []
-    recall: dict[str, Recall] = {}
-    derail: Derail = NO_LIMITS
-    models: dict[str, Route] = {}
-    canary: CanaryForm = DEFAULT_FORM
-    drift: DriftRow = NO_SECTION
-    evaluators: list[EvaluatorRow] = []
-    require_verified_user: bool = False
-    """Sessions may name whom they are for only by a token that was verified."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from sluicegate.processors.cedar_schema import HANDOFF
 from sluicegate.processors.contract_check import GOVERNANCE, line_of
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.policy_logic import Reach, impossible, reach_of
-from sluicegate.processors.release import CompiledRelease, Manifest, build
+from sluicegate.processors.contract import Manifest
+from sluicegate.processors.release import CompiledRelease, build
 
 
 def check_release(files: dict[str, str]) -> tuple[CompiledRelease | None, list[Finding]]:

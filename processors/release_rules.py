@@ -20,7 +20,8 @@ from sluicegate.processors.recipes import policy_recipes
 from sluicegate.schemas.errors import Terminal
 
 if TYPE_CHECKING:
-    from sluicegate.processors.release import CompiledTool, Contract, Manifest
+    from sluicegate.processors.contract import Contract, Manifest
+    from sluicegate.processors.release import CompiledTool
 
 
 def guardrails(

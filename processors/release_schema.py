@@ -4,7 +4,7 @@
 
 What the models say of types, bounds and words comes from them; what a key is for stands in `SAID`, and a test names the key
 that has no line there. Narrower than the models in one thing only: words that are checked later (`detect`, `on_error`) are
-listed. Own keys are welcome at the top. Pure. Next: `release.py` (the models), `streams/commands/release_init.py`.
+listed. Own keys are welcome at the top. Pure. Next: `contract.py` (the models), `streams/commands/release_init.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import cast
 
 from sluicegate.processors.detectors import DETECTORS
 from sluicegate.processors.model_routes import ERROR_CLASSES
-from sluicegate.processors.release import Manifest
+from sluicegate.processors.contract import Manifest
 from sluicegate.processors.release_file import DIGEST
 
 Json = object

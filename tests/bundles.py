@@ -129,7 +129,7 @@ def _subject(record: Record) -> str:
 
 
 def _files(driver: Driver) -> dict[str, dict[str, str]]:
-    from sluicegate.processors.release import digest_of
+    from sluicegate.processors.release_file import digest_of
 
     known = [release_files(edition=e) for e in ("1", "2")]
     return {digest_of(f): f for f in known}

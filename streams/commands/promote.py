@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from sluicegate.processors import attestation, release_file
 from sluicegate.processors.control_policy import OPERATOR
-from sluicegate.processors.release import digest_of
+from sluicegate.processors.release_file import digest_of
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import attest, control_log, deployments, key_files, operations
 from sluicegate.streams.attach import attach

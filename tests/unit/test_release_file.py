@@ -11,8 +11,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.release import build, compile_release, digest_of
-from sluicegate.processors.release_file import pack, parent_in, unpack, with_parent
+from sluicegate.processors.release import build, compile_release
+from sluicegate.processors.release_file import digest_of, pack, parent_in, unpack, with_parent
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import releases
 from sluicegate.streams.cli import app

@@ -10,7 +10,7 @@ import jsonschema_rs
 import pytest
 import yaml
 from pydantic import ValidationError
-from sluicegate.processors.release import Manifest
+from sluicegate.processors.contract import Manifest
 from sluicegate.processors.release_schema import FILE_NAME, LANGUAGE_SERVER, release_schema
 from sluicegate.streams.cli import app
 from typer.testing import CliRunner
