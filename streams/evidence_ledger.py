@@ -166,22 +166,24 @@ class Ledger:
         )
         for note, proof in self.earlier:
             self.signer(note, keys, policy)
-            known = self.tree.roots.get(note.size)
-            leads = continues(note.size, size, note.root, self.note.root, proof)
-            fits = leads and known in (None, note.root)
-            report.judge(
-                fits,
-                "consistency",
-                name,
-                note.size,
-                f"the signed head of {size} events does not continue that of {note.size}",
-            )
+            self.follow(self.note, note, proof)
         for note in self.kept:
             self.compare(note, size)
         report.said.setdefault("heads", {})[name] = {
             "size": size, "root": self.note.root.hex(), "key": kid, "signed_at": second, "witnesses": witnesses,
         }  # fmt: skip
         return second
+
+    def follow(self, head: Note, earlier: Note, proof: list[bytes]) -> None:
+        """A head that was signed before."""
+        leads = continues(earlier.size, head.size, earlier.root, head.root, proof)
+        self.report.judge(
+            leads and self.tree.roots.get(earlier.size) in (None, earlier.root),
+            "consistency",
+            self.name,
+            earlier.size,
+            f"the signed head of {head.size} events does not continue that of {earlier.size}",
+        )
 
     def compare(self, kept: Note, size: int) -> None:
         """A head that the auditor kept."""

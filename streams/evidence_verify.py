@@ -158,20 +158,7 @@ def check_into(
             "whoever made the bundle says that this event had no effect: it was not permitted",
         )
     if newer is not None:
-        other = Report()
-        later = read_control(
-            zipfile.ZipFile(newer), json.loads(zipfile.ZipFile(newer).read("tree.json"))["control"], other, []
-        )
-        same = later.leaves[: len(control.leaves)] == control.leaves and other.verdict != "INVALID"
-        report.judge(
-            same,
-            "newer",
-            "control",
-            0,
-            "the newer bundle's control ledger does not continue this one's",
-            "DIVERGED",
-        )
-        control.erased = later.erased
+        take_newer(report, control, zipfile.ZipFile(newer))
     keys = json.loads(archive.read("keys.json")) if "keys.json" in members else {}
     period = Period(report, control, manifest, tree["partition"], kept, keys)
     for row in lines(archive, "events.jsonl"):
@@ -195,9 +182,32 @@ def check_into(
     )
     second = period.close(trusted, policy)
     finish(report, archive, manifest, period, second)
-    named = log is None or {control.origin, period.origin} <= set(log["origins"])
+    believed(report, (control.origin, period.origin), policy, log, kept)
+
+
+def take_newer(report: Report, control: Control, newer: zipfile.ZipFile) -> None:
+    """Erasures that a later bundle of the same log tells of; a finding where its control does not continue this one's."""
+    other = Report()
+    later = read_control(newer, json.loads(newer.read("tree.json"))["control"], other, [])
+    same = later.leaves[: len(control.leaves)] == control.leaves and other.verdict != "INVALID"
     report.judge(
-        named, "log", "bundle", -1, f"it is of log `{period.origin}`, which your --log does not name"
+        same,
+        "newer",
+        "control",
+        0,
+        "the newer bundle's control ledger does not continue this one's",
+        "DIVERGED",
+    )
+    control.erased = later.erased
+
+
+def believed(
+    report: Report, origins: tuple[str, str], policy: Policy, log: Record | None, kept: list[Note]
+) -> None:
+    """Whether it is of the log that the auditor knows, and a note of all that is taken on the bundle's own word."""
+    named = log is None or set(origins) <= set(log["origins"])
+    report.judge(
+        named, "log", "bundle", -1, f"it is of log `{origins[1]}`, which your --log does not name"
     )
     if not policy.witnesses:
         report.notes.append(
@@ -208,9 +218,8 @@ def check_into(
             "log and keys are those that the bundle itself names: compare log id and keys with what you were told otherwise, or give --log"
         )
     for note in kept:
-        judged = note.origin in (control.origin, period.origin)
         report.judge(
-            judged, "kept", "bundle", -1, f"you kept a head of `{note.origin}`, and this is another log"
+            note.origin in origins, "kept", "bundle", -1, f"you kept a head of `{note.origin}`, and this is another log"
         )
 
 
