@@ -3,7 +3,7 @@
     names of variables · shapes of values · files the variables name · the state directory · connections that open
 
 Reads an environment as it is and says of a value only what it looks like and how long it is, never the value. It proves
-nothing: a key may lie anywhere. Changes nothing. Next: `commands/doctor.py`, docs/bypass.md.
+nothing: a key may lie anywhere. Changes nothing. Next: `doctor.py`, docs/bypass.md.
 """
 
 from __future__ import annotations

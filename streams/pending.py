@@ -19,6 +19,7 @@ from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.times import iso
 from sluicegate.streams import kafka, releases
 from sluicegate.streams.contents import Opener, content_of, record_in
 from sluicegate.streams.find import Finder, LedgerEvent
@@ -218,3 +219,34 @@ def _one(value: object) -> str:
     text = " ".join(str(value if isinstance(value, str) else "").split())
     text = "".join(c if c.isprintable() else "·" for c in text)
     return text if len(text) <= TEXT_CHARS else text[: TEXT_CHARS - 1] + "…"
+
+
+def afterwards(shown: Pending) -> str:
+    """Whether what is agreed to could be taken back."""
+    if shown.entry.tool_class == "read_only":
+        return "nothing to take back: it only reads"
+    said = shown.tool.contract.governance.compensate if shown.tool is not None else None
+    return f"can be taken back by {said.tool}" if said is not None else "cannot be taken back"
+
+
+def as_json(shown: Pending) -> dict[str, object]:
+    """For programs: `-o json`, and the gateway."""
+    e = shown.entry
+    return {
+        "intent_id": e.intent_id, "agent_id": e.agent_id, "tenant": e.tenant, "tool": e.tool, "class": e.tool_class,
+        "why": shown.why, "policies": shown.policies, "quorum": e.quorum, "reviewers": list(e.reviewers),
+        "approvals": list(e.approvals), "held_at": iso(e.held_at), "expires_at": iso(e.due_at),
+        "action_digest": e.action_digest.hex(), "release": e.hold_release, "exact": shown.exact,
+        "arguments": json_of(shown.arguments), "original": json_of(shown.original), "edited": bool(e.edit_topic),
+        "grounded": [{"argument": a, "from": f, "label": la} for a, f, la in shown.grounded],
+        "session_id": e.session_id, "on_behalf_of": shown.on_behalf_of, "afterwards": afterwards(shown),
+        "before": [{"at": iso(b.at), "what": b.what, "text": b.text} for b in shown.before],
+    }  # fmt: skip
+
+
+def json_of(value: bytes) -> object:
+    """What a text says, None where it is no JSON."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None

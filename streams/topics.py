@@ -119,6 +119,29 @@ async def count_with(settings: Settings, wanted: Iterable[int]) -> int:
     return count
 
 
+async def counts(settings: Settings) -> dict[str, int]:
+    """Full name -> number of partitions of this environment's topics."""
+    client = await kafka.connect(kafka.admin(settings))
+    try:
+        found = await client.describe_topics()
+    finally:
+        await client.close()
+    ours = {full_name(settings.space, t.name) for t in TOPICS}
+    return {t["topic"]: len(t["partitions"]) for t in found if t["topic"] in ours}
+
+
+def judge(settings: Settings, found: dict[str, int]) -> list[tuple[str, int, str]]:
+    """(topic, partitions, ok or what is wrong) of every topic there should be."""
+    log = found.get(full_name(settings.space, "outcomes"), settings.partitions)
+    rows = []
+    for topic in TOPICS:
+        name = full_name(settings.space, topic.name)
+        want, have = (log if topic.keyed else 1), found.get(name, 0)
+        state = "ok" if have == want else "missing" if not have else f"needs {want} partitions"
+        rows.append((name, have, state))
+    return rows
+
+
 def topic_names(env: str, *names: str) -> list[str]:
     """Full names of the named topics."""
     return [full_name(env, BY_NAME[n].name) for n in names]

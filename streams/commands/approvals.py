@@ -101,7 +101,7 @@ def approvals_show(intent: Intent, agent: Agent = "", output: OutputOption = For
     shown = asyncio.run(_load(settings, intent, agent))
     if output in (Format.JSON, Format.JSONL):
         indent = 2 if output is Format.JSON else None
-        print(json.dumps(text.as_json(shown), indent=indent, ensure_ascii=False))
+        print(json.dumps(pending.as_json(shown), indent=indent, ensure_ascii=False))
     else:
         text.print_call(console(), shown)
 

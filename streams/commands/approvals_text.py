@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from sluicegate.processors.detectors import detects
 from sluicegate.schemas.times import iso
-from sluicegate.streams.pending import Pending
+from sluicegate.streams.pending import Pending, afterwards, json_of
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
 
@@ -70,16 +70,8 @@ def print_ask(out: Console, shown: Pending, edit: bytes | None = None) -> None:
         _say(out, f"    [{colour}]{_e(line)}[/{colour}]")
     if not shown.exact and edit is None:
         _say(out, "  [bold red]these are not the bytes that are held: do not approve them[/bold red]")
-    if detects("lookalike", _json(new)):
+    if detects("lookalike", json_of(new)):
         _say(out, "  [bold yellow]a text in it has letters that look like others[/bold yellow]")
-
-
-def afterwards(shown: Pending) -> str:
-    """Whether what is agreed to could be taken back."""
-    if shown.entry.tool_class == "read_only":
-        return "nothing to take back: it only reads"
-    said = shown.tool.contract.governance.compensate if shown.tool is not None else None
-    return f"can be taken back by {said.tool}" if said is not None else "cannot be taken back"
 
 
 def print_call(out: Console, shown: Pending) -> None:
@@ -97,28 +89,6 @@ def print_call(out: Console, shown: Pending) -> None:
         _say(out, f"\npolicy [bold]{_e(ident)}[/bold]")
         for part in words.splitlines():
             _say(out, "  " + _e(part))
-
-
-def as_json(shown: Pending) -> dict[str, object]:
-    """For `-o json`."""
-    e = shown.entry
-    return {
-        "intent_id": e.intent_id, "agent_id": e.agent_id, "tenant": e.tenant, "tool": e.tool, "class": e.tool_class,
-        "why": shown.why, "policies": shown.policies, "quorum": e.quorum, "reviewers": list(e.reviewers),
-        "approvals": list(e.approvals), "held_at": iso(e.held_at), "expires_at": iso(e.due_at),
-        "action_digest": e.action_digest.hex(), "release": e.hold_release, "exact": shown.exact,
-        "arguments": _json(shown.arguments), "original": _json(shown.original), "edited": bool(e.edit_topic),
-        "grounded": [{"argument": a, "from": f, "label": la} for a, f, la in shown.grounded],
-        "session_id": e.session_id, "on_behalf_of": shown.on_behalf_of, "afterwards": afterwards(shown),
-        "before": [{"at": iso(b.at), "what": b.what, "text": b.text} for b in shown.before],
-    }  # fmt: skip
-
-
-def _json(value: bytes) -> object:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return None
 
 
 def _e(text: str) -> str:

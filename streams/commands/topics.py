@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 from sluicegate.schemas.errors import Retryable, WrongUsage
 from sluicegate.schemas.topics import TOPICS, full_name
-from sluicegate.streams import acl, kafka
+from sluicegate.streams import acl
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.topics import config_of, create
+from sluicegate.streams.topics import config_of, counts, create, judge
 
 EXIT_FOUND = 1
 VISIBLE_LIMIT_S, VISIBLE_POLL_S = 15.0, 0.1
@@ -120,26 +120,3 @@ async def _create_and_wait(settings: Settings) -> None:
         if time.monotonic() > deadline:
             raise Retryable(f"kafka does not show the new topics after {VISIBLE_LIMIT_S:.0f} s, try again")
         await asyncio.sleep(VISIBLE_POLL_S)
-
-
-async def counts(settings: Settings) -> dict[str, int]:
-    """Full name -> number of partitions of this environment's topics."""
-    client = await kafka.connect(kafka.admin(settings))
-    try:
-        found = await client.describe_topics()
-    finally:
-        await client.close()
-    ours = {full_name(settings.space, t.name) for t in TOPICS}
-    return {t["topic"]: len(t["partitions"]) for t in found if t["topic"] in ours}
-
-
-def judge(settings: Settings, found: dict[str, int]) -> list[tuple[str, int, str]]:
-    """(topic, partitions, ok or what is wrong) of every topic there should be."""
-    log = found.get(full_name(settings.space, "outcomes"), settings.partitions)
-    rows = []
-    for topic in TOPICS:
-        name = full_name(settings.space, topic.name)
-        want, have = (log if topic.keyed else 1), found.get(name, 0)
-        state = "ok" if have == want else "missing" if not have else f"needs {want} partitions"
-        rows.append((name, have, state))
-    return rows

@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 from sluicegate.schemas.topics import TOPICS
 from sluicegate.streams import cli
+from sluicegate.streams import doctor as d
+from sluicegate.streams import doctor_machine as here
 from sluicegate.streams.broker_jars import JARS_SHA256
-from sluicegate.streams.commands import doctor as d
 from sluicegate.streams.roles import ROLES
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 
 
 def test_python_disk_and_clock_have_limits() -> None:
-    assert [d.python(v).verdict for v in ((3, 10), (3, 11), (3, 14))] == ["fail", "ok", "ok"]
-    verdicts = [d.disk(Path("x"), mb).verdict for mb in (1_023, 1_024, 10_239, 10_240)]
+    assert [here.python(v).verdict for v in ((3, 10), (3, 11), (3, 14))] == ["fail", "ok", "ok"]
+    verdicts = [here.disk(Path("x"), mb).verdict for mb in (1_023, 1_024, 10_239, 10_240)]
     assert verdicts == ["fail", "warn", "warn", "ok"]
     now = 1_795_000_000_000_000
     behind = (0, 1_000_001, 5_000_000, 5_000_001)
@@ -38,16 +39,16 @@ def test_control_without_genesis_or_release() -> None:
 
 
 def test_jars_are_counted(tmp_path: Path) -> None:
-    assert d.jars(None).verdict == "fail"
-    assert d.jars(tmp_path).found == f"{len(JARS_SHA256)} of {len(JARS_SHA256)} are not cached"
+    assert here.jars(None).verdict == "fail"
+    assert here.jars(tmp_path).found == f"{len(JARS_SHA256)} of {len(JARS_SHA256)} are not cached"
     for coordinates in JARS_SHA256:
         group, name, version = coordinates.split(":")
         jar = tmp_path.joinpath(*group.split("."), name, version, f"{name}-{version}.jar")
         jar.parent.mkdir(parents=True)
         jar.touch()
-    assert d.jars(tmp_path).verdict == "ok"
+    assert here.jars(tmp_path).verdict == "ok"
     jar.unlink()
-    assert d.jars(tmp_path).found.startswith("1 of ")
+    assert here.jars(tmp_path).found.startswith("1 of ")
 
 
 class Health(http.server.BaseHTTPRequestHandler):

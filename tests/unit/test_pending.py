@@ -121,7 +121,7 @@ def test_the_past_of_the_session_is_told_until_the_hold() -> None:
     assert found.on_behalf_of == "person-1"
     said = printed(found)
     assert "please pay my rent" in said and "after the hold" not in said
-    assert text.as_json(found)["before"][1]["what"] == "user"  # type: ignore[index]
+    assert pending.as_json(found)["before"][1]["what"] == "user"  # type: ignore[index]
 
 
 def test_a_long_past_is_cut_in_the_middle() -> None:
@@ -180,7 +180,7 @@ def test_erased_content_is_not_shown_and_not_exact() -> None:
     assert (found.arguments, found.exact) == (b"", False)
     assert "ERASED" in " ".join(b.text for b in found.before)
     printed(found)
-    assert text.as_json(found)["arguments"] is None
+    assert pending.as_json(found)["arguments"] is None
 
 
 @pytest.mark.parametrize(
