@@ -166,9 +166,7 @@ class Session(Memory):
         kind: str = TOOL_CALL, timeout_s: float = CALL_TIMEOUT_S,
     ) -> Json | Held:  # fmt: skip
         """As `call_tool`, and a second time for the same id it tells how the first one ended (`call_once.py`). `run`: in process."""
-        if not self._is_open:
-            detail = f"session `{self.session_id}` is not open: call inside `async with agent.session(...)`"
-            raise refused("unknown_session", intent_id, detail)
+        self._must_be_open("call", intent_id)
         return await call_once(self._asker, self.session_id, name, arguments, intent_id, run, kind, timeout_s)
 
     async def submit(
@@ -189,9 +187,7 @@ class Session(Memory):
         Raises:
             Refused: it was not published; `Unanswered` when nobody knows. That the gate refuses it, `result` tells.
         """
-        if not self._is_open:
-            detail = f"session `{self.session_id}` is not open: submit inside `async with agent.session(...)`"
-            raise refused("unknown_session", intent_id or "", detail)
+        self._must_be_open("submit", intent_id)
         return await self._asker.submit(self.session_id, tool, arguments, begin_s, intent_id, timeout_s)
 
     async def hand_on(
@@ -214,8 +210,7 @@ class Session(Memory):
             session_id: default: a random one.
             timeout_s: for everything. `Refused` when it is refused, or not answered in time.
         """
-        if not self._is_open:
-            raise refused("unknown_session", "", f"session `{self.session_id}` is not open: hand on inside `async with`")  # fmt: skip
+        self._must_be_open("hand on")
         intent_id, session = uuid.uuid4().hex, session_id or uuid.uuid4().hex
         terms: dict[str, Json] = {"agent": agent_id, "session": session}
         if roles is not None:
@@ -295,9 +290,7 @@ class Session(Memory):
         place (`Withheld`, `Failed`, ...; as `call_tool`), it never was. Leave early with `aclose()`, or by ending the task.
         """
         arguments = self._told(messages, prompt, variables, options)
-        if not self._is_open:
-            detail = f"session `{self.session_id}` is not open: stream inside `async with agent.session(...)`"
-            raise refused("unknown_session", intent_id or "", detail)
+        self._must_be_open("stream", intent_id)
         return stream(self._asker, self.session_id, alias, arguments, timeout_s, intent_id, traceparent)
 
     async def user_said(self, text: str, *, timeout_s: float = CALL_TIMEOUT_S, once: Once = NEW) -> None:
@@ -325,12 +318,16 @@ class Session(Memory):
         function: LocalFunction | None = None,
         kind: str = TOOL_CALL,
     ) -> Json | Held:
-        if not self._is_open:
-            detail = f"session `{self.session_id}` is not open: call inside `async with agent.session(...)`"
-            raise refused("unknown_session", intent_id or "", detail)
+        self._must_be_open("call", intent_id)
         return await self._asker.call_tool(
             self.session_id, tool, arguments, timeout_s, intent_id, traceparent, function, kind
         )
+
+    def _must_be_open(self, do: str, intent_id: str | None = None) -> None:
+        """Raises `Refused` outside of the block."""
+        if not self._is_open:
+            detail = f"session `{self.session_id}` is not open: {do} inside `async with agent.session(...)`"
+            raise refused("unknown_session", intent_id or "", detail)
 
     async def _say(self, kind: str, timeout_s: float, text: str = "", once: Once = NEW) -> Reply:
         return await self._asker.ask(*self._step(kind, text, once), timeout_s)
