@@ -110,7 +110,7 @@ class EmbeddedBroker:
                 if started.sasl != (self._sasl is not None):
                     raise Terminal(
                         f"an embedded kafka {'with' if started.sasl else 'without'} passwords already runs in "
-                        f"`{self._directory}`: stop it with `sluicegate down` first"
+                        f"`{self._directory}`: end the `sluicegate up` that started it, or `kill {started.pid}`, first"
                     )
                 try:
                     self._await_ready(started)
@@ -152,7 +152,7 @@ class EmbeddedBroker:
         with self._locked():
             if self.running:
                 raise Terminal(
-                    "the embedded kafka is running: stop it with `sluicegate down` before wiping its data"
+                    "the embedded kafka is running: end the `sluicegate up` that started it before wiping its data"
                 )
             for path in self._directory.iterdir():
                 if path.is_dir():
@@ -248,7 +248,7 @@ class EmbeddedBroker:
                 if time.monotonic() > deadline:
                     raise Retryable(
                         f"the embedded kafka (process {started.pid}) did not answer within {START_LIMIT_S} s ({error}): "
-                        f"stop it with `sluicegate down`; {process.tail(self.log)}",
+                        f"`kill {started.pid}` and try again; {process.tail(self.log)}",
                         retry_after_s=5.0,
                     ) from error
             time.sleep(process.POLL_S)

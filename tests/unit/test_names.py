@@ -1,4 +1,4 @@
-"""What comments, docstrings and pages name is there: files of this repository, and the test that holds an `INVARIANT`.
+"""What texts name is there: files of this repository, commands, and the test that holds an `INVARIANT`.
 
 Whether that test can fail, nothing here tells: break the code once and look. Read next: CONTRIBUTING.md.
 """
@@ -36,6 +36,9 @@ TRACKED = tracked()
 SOURCES = [n for n in TRACKED if n.endswith(".py") and n.split("/")[0] in LAYERS]
 PAGES = [n for n in TRACKED if n.endswith(".md")]
 KNOWN = {name.removesuffix(".txt") for name in TRACKED}
+COMMANDS = set(re.findall(r"^\| `([a-z][a-z -]+)`", (ROOT / "docs" / "commands.md").read_text("utf-8"), re.MULTILINE))
+GROUPS = {name.split()[0] for name in COMMANDS}
+COMMAND = re.compile(r"`sluicegate ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 ENDS = {"/".join(parts[i:]) for name in KNOWN if (parts := name.split("/")) for i in range(len(parts))}
 
 
@@ -117,6 +120,22 @@ def test_every_file_that_comments_and_docstrings_name_is_there() -> None:
     assert set(faults) == NOT_YET
 
 
+def unknown_commands(text: str) -> list[str]:
+    """Commands that a text tells people to type, and that the page of commands (made from `--help`) does not have."""
+    found = []
+    for first, second in COMMAND.findall(text):
+        if first not in COMMANDS and f"{first} {second}" not in COMMANDS and (second or first not in GROUPS):
+            found.append(f"{first} {second}".strip())
+    return found
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs", "examples", *LAYERS])
+def test_every_command_that_is_named_is_there(name: str) -> None:
+    files = [n for n in TRACKED if n == name or n.startswith(f"{name}/")]
+    faults = {n: unknown_commands((ROOT / n).read_text("utf-8")) for n in files if n.endswith((".py", ".md"))}
+    assert {n: found for n, found in faults.items() if found} == {}
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_file_that_a_page_names_is_there(name: str) -> None:
     assert missing((ROOT / name).read_text("utf-8")) == []
@@ -140,6 +159,18 @@ def test_every_file_that_a_page_names_is_there(name: str) -> None:
 def test_an_invariant_without_its_test_is_found(text: str, fault: str) -> None:
     [(_, said)] = invariants(text)
     assert invariant_fault(said, all_tests()) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("run `sluicegate ledger verify`, `sluicegate alarms` or `sluicegate status -o json`", []),
+        ("run `sluicegate down`", ["down"]),
+        ("run `sluicegate ledger mend`", ["ledger mend"]),
+    ],
+)
+def test_a_command_that_is_not_there_is_found(text: str, unknown: list[str]) -> None:
+    assert unknown_commands(text) == unknown
 
 
 @pytest.mark.parametrize(
