@@ -127,11 +127,6 @@ class Settings:
         """What prefixes the keyed topics: `dev`, and of a later generation `dev.g1` (`schemas/topics.py`)."""
         return space_of(self.env, self.generation or 0)
 
-    @property
-    def topic_prefix(self) -> str:
-        """`dev.` for the environment `dev`."""
-        return f"{self.env}."
-
     def __repr__(self) -> str:
         # The ClickHouse url may carry a password too.
         return (

@@ -26,7 +26,6 @@ def test_nothing_set_means_everything_embedded(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     settings = Settings.from_env({})
     assert settings == Settings("dev", tmp_path / ".sluicegate", None, None, 4, KafkaSecurity())
-    assert settings.topic_prefix == "dev."
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
@@ -47,7 +46,7 @@ def test_your_own_cluster(tmp_path: Path) -> None:
     )
     assert settings.kafka == "kafka-1:9092,[::1]:9093"
     assert settings.partitions == 12  # the default of a cluster
-    assert (settings.topic_prefix, settings.home) == ("eu-prod.", tmp_path)
+    assert (settings.space, settings.home) == ("eu-prod", tmp_path)
     assert settings.clickhouse == "https://reader@ch:8443/audit"
     assert settings.security == KafkaSecurity("SASL_SSL", "SCRAM-SHA-512", "gate", "s3cret")
 
