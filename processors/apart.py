@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sluicegate.processors.diff import Answer
-from sluicegate.processors.rederive import Event
+from sluicegate.processors.recorded import Event
 
 MAX_CHANGES = 10_000
 """Kept of a run, about 700 bytes each: 7 MB. All are counted."""

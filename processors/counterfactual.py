@@ -32,7 +32,9 @@ from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, key_of
 from sluicegate.processors.parted import NOTHING, differs, key_in, seen, sent_id
 from sluicegate.processors.pipeline import decide
-from sluicegate.processors.rederive import ErasedError, Event, Opener, Rederive, places_of
+from sluicegate.processors.missing import ErasedError
+from sluicegate.processors.recorded import Event, Opener
+from sluicegate.processors.rederive import Rederive, places_of
 from sluicegate.processors.state import OpenIntent, PartitionState, apply, due_intent
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.outcomes import Outcome, from_header
-from sluicegate.processors.rederive import ErasedError, Event, Opener, Rederive
+from sluicegate.processors.missing import ErasedError
+from sluicegate.processors.recorded import Event, Opener
+from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.state import OpenIntent, intent_key
 from sluicegate.schemas import records as r

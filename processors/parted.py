@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sluicegate.processors.diff import Answer, course
 from sluicegate.processors.outcomes import Outcome, intent_key
-from sluicegate.processors.rederive import Event
+from sluicegate.processors.recorded import Event
 from sluicegate.schemas import records as r
 
 NOTHING = Answer("nothing", "", "", ())

@@ -5,14 +5,15 @@ Every input's first outcome carries the input, so the ledger and control's histo
 *recorded* outcomes are folded, so one difference does not hide or cause the next.
 
 Here is no producer, no executor and no key that could seal: replay cannot make anything happen, by construction
-(tests/unit/test_rederive.py holds the imports to it). Next: `pipeline.py`, `streams/replay.py` (who feeds this).
+(tests/unit/test_rederive.py holds the imports to it). Next: `recorded.py` (how a difference is told),
+`pipeline.py`, `streams/replay.py` (who feeds this).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from sluicegate.processors import reading
 from sluicegate.processors.agent_fold import Cuts
@@ -26,11 +27,10 @@ from sluicegate.processors.large_arguments import PLACE as ARGUMENTS
 from sluicegate.processors.large_arguments import REASON as UNAVAILABLE
 from sluicegate.processors.large_arguments import referred
 from sluicegate.processors.library import Library
-from sluicegate.processors.missing import BeforeSeamError
-from sluicegate.processors.missing import ErasedError as ErasedError
-from sluicegate.processors.missing import GoneError as GoneError
+from sluicegate.processors.missing import BeforeSeamError, ErasedError, GoneError
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, seal
 from sluicegate.processors.pipeline import decide
+from sluicegate.processors.recorded import Difference, Event, Opener, difference_at, explain
 from sluicegate.processors.seam_fold import STAGE as SEAM
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, apply
 from sluicegate.schemas import codec
@@ -39,39 +39,10 @@ from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.places import stand
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
 
-Opener = Callable[[str, bytes, bytes], bytes | None]
-"""(subject, event_id, sealed) -> content, or None when it was erased."""
-
 MAX_DIFFERENCES = 100
 """Kept with their positions; all are counted."""
 _KEEP_SLACK = 10_000
 """Inputs kept beyond those the state still refers to before they are looked through."""
-
-
-@dataclass(slots=True)
-class Event:
-    """One ledger record, decoded."""
-
-    offset: int
-    header: r.Header
-    header_bytes: bytes
-    facts: object
-    facts_bytes: bytes
-    sealed: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Where the ledger and deciding anew part: one input's first difference."""
-
-    partition: int
-    seq: int
-    offset: int
-    input: str
-    intent_id: str
-    field: str
-    recorded: str
-    remade: str
 
 
 @dataclass(slots=True)
@@ -225,7 +196,7 @@ class Rederive:
             tally.erased += 1
             return
         except SluicegateError as error:  # a ciphertext that does not belong to its key
-            difference = _at(group[0], "content", error, "")
+            difference = difference_at(group[0], "content", error, "")
         if difference is None:
             tally.same += 1
         elif first.reason == "machinery_failed":
@@ -318,10 +289,10 @@ class Rederive:
             value, _ = seal(outcome, h.log_id, h.partition, h.seq, h.prev_hash, self._sealer(event))
             remade = reading.split(value)
             if remade.header != event.header_bytes or remade.facts != event.facts_bytes:
-                return self._explain(event, outcome, remade)
+                return explain(event, outcome, remade)
         if len(group) != len(made):
             at = group[min(len(group), len(made)) - 1]
-            return _at(
+            return difference_at(
                 at, "outcomes", " ".join(e.header.status for e in group), " ".join(o.status for o in made)
             )
         return None
@@ -344,20 +315,6 @@ class Rederive:
 
         return sealer
 
-    def _explain(self, event: Event, outcome: Outcome, remade: reading.Parts) -> Difference:
-        mine = codec.decode_as(r.Header, remade.header)
-        for f in fields(r.Header):
-            ours, theirs = getattr(event.header, f.name), getattr(mine, f.name)
-            if ours != theirs and f.name not in ("facts_hash", "content_commitment"):
-                return _at(event, f.name, ours, theirs)
-        if type(event.facts) is not type(outcome.facts):
-            return _at(event, "facts", type(event.facts).__name__, type(outcome.facts).__name__)
-        for f in fields(outcome.facts):  # type: ignore[arg-type]
-            ours, theirs = getattr(event.facts, f.name), getattr(outcome.facts, f.name)
-            if ours != theirs:
-                return _at(event, f"facts.{f.name}", ours, theirs)
-        return _at(event, "content", event.header.content_commitment, mine.content_commitment)
-
 
 def places_of(state: PartitionState) -> list[Place]:
     """Where the bytes stand that a state refers to."""
@@ -376,16 +333,3 @@ def places_of(state: PartitionState) -> list[Place]:
 
 def _input_of(h: r.Header) -> tuple[str, int]:
     return h.input_topic, h.input_offset
-
-
-def _at(event: Event, name: str, recorded: object, remade: object) -> Difference:
-    h = event.header
-    place = f"{h.input_topic}/{h.input_partition}/{h.input_offset}"
-    return Difference(
-        h.partition, h.seq, event.offset, place, h.intent_id, name, _shown(recorded), _shown(remade)
-    )
-
-
-def _shown(value: object) -> str:
-    text = value.hex() if isinstance(value, bytes) else str(value)
-    return text if len(text) <= 200 else text[:200] + "…"

@@ -22,7 +22,9 @@ from typing import Any, Final
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.outcomes import Outcome
-from sluicegate.processors.rederive import Difference, ErasedError, Event, GoneError, Opener, Rederive
+from sluicegate.processors.missing import ErasedError, GoneError
+from sluicegate.processors.recorded import Difference, Event, Opener
+from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import SluicegateError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from sluicegate.processors.rederive import Event
+from sluicegate.processors.recorded import Event
 from sluicegate.schemas import records as r
 
 MAX_REMEMBERED = 2_000_000

@@ -20,7 +20,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.counterfactual import Without
 from sluicegate.processors.crossing import Crossing
 from sluicegate.processors.parted import NONE, sent_id
-from sluicegate.processors.rederive import Opener
+from sluicegate.processors.recorded import Opener
 from sluicegate.schemas.records import Exchange, Transfer
 from sluicegate.schemas.topics import partition_of
 

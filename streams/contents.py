@@ -5,7 +5,7 @@ Never seals and makes no key. Next: `explain.py` (what is told of it), `keys.py`
 
 from __future__ import annotations
 
-from sluicegate.processors.rederive import Opener as Opener
+from sluicegate.processors.recorded import Opener
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import cast
 
 from aiokafka import AIOKafkaConsumer
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors import lifecycle
 from sluicegate.processors.account import account
 from sluicegate.processors.budgets import STAGE as BUDGET
@@ -27,7 +28,7 @@ from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, engines, kafka, named, releases
-from sluicegate.streams.contents import ERASED, Opener, content_of, record_in
+from sluicegate.streams.contents import ERASED, content_of, record_in
 from sluicegate.streams.find import LedgerEvent
 from sluicegate.streams.lineage_reader import LineageReader
 from sluicegate.streams.reproduce import erased_by

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import lifecycle, reading
-from sluicegate.processors.rederive import Opener
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.reproduce import Key
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r

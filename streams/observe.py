@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.observed import Collector, Observation, Opener
-from sluicegate.processors.rederive import Event
+from sluicegate.processors.recorded import Event
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams import control_log, kafka, topics

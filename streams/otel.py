@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from sluicegate.processors.rederive import Opener
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.spans import CLIENT, Span, spans
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, Terminal

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors import lifecycle
 from sluicegate.processors.conform import Misfit, conform, parse
 from sluicegate.processors.holds import hold_of
@@ -21,7 +22,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.streams import kafka, releases
-from sluicegate.streams.contents import Opener, content_of, record_in
+from sluicegate.streams.contents import content_of, record_in
 from sluicegate.streams.find import Finder, LedgerEvent
 from sluicegate.streams.open_intents import open_intents
 from sluicegate.streams.settings import Settings

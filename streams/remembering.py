@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors import reading
 from sluicegate.processors.cells import SESSION, SHARED, Cell, known_scope, shelf_of
 from sluicegate.processors.folding import Folder
@@ -23,7 +24,6 @@ from sluicegate.processors.state import PartitionState, session_key
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import TICK, partition_of
 from sluicegate.streams import control_log, kafka, topics
-from sluicegate.streams.contents import Opener
 from sluicegate.streams.scan import FETCH_WAIT_MS, Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from sluicegate.processors.control import Control
 from sluicegate.processors.diff import MAX_EXAMPLES, Diff, DiffTally, Group, under
-from sluicegate.processors.rederive import Event, Opener, Rederive, Tally
+from sluicegate.processors.recorded import Event, Opener
+from sluicegate.processors.rederive import Rederive, Tally
 from sluicegate.processors.release import CompiledRelease
 from sluicegate.processors.selection import Selection
 from sluicegate.processors.work import ENGINE

@@ -19,7 +19,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import erasure, lifecycle, reading, reproduce
 from sluicegate.processors.control import Control
-from sluicegate.processors.rederive import Event, Opener
+from sluicegate.processors.recorded import Event, Opener
 from sluicegate.processors.reproduce import EXPIRED, Key, Remade, Reproduce, Result, row_of
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec

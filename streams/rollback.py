@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors import lifecycle
 from sluicegate.processors.compensate import (
     KEY,
@@ -30,7 +31,6 @@ from sluicegate.processors.release import CompiledRelease, CompiledTool, compile
 from sluicegate.processors.resolve import DID_NOT_HAPPEN
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka, releases
-from sluicegate.streams.contents import Opener
 from sluicegate.streams.lineage_reader import LineageReader
 from sluicegate.streams.scan import FETCH_WAIT_MS
 from sluicegate.streams.settings import Settings

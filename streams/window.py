@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
-from sluicegate.processors.rederive import Event
+from sluicegate.processors.recorded import Event
 from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.times import iso
 from sluicegate.streams.scan import Stretch

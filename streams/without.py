@@ -20,7 +20,7 @@ from aiokafka import ConsumerRecord
 from sluicegate.processors.apart import Apart, Drop
 from sluicegate.processors.control import Control
 from sluicegate.processors.reading import head, rest, split_two
-from sluicegate.processors.rederive import Opener
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.together import Together
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, kafka, topics

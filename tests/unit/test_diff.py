@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from sluicegate.processors.diff import Diff, DiffTally, under
-from sluicegate.processors.rederive import Event
+from sluicegate.processors.recorded import Event
 from sluicegate.processors.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.commands import backtest

@@ -14,7 +14,8 @@ from sluicegate.processors import diff, rederive, snapshot
 from sluicegate.processors.inputs import Input
 from sluicegate.processors.library import Library
 from sluicegate.processors.pipeline import machinery_failed
-from sluicegate.processors.rederive import Event, Rederive, Tally
+from sluicegate.processors.recorded import Event
+from sluicegate.processors.rederive import Rederive, Tally
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal

@@ -20,6 +20,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from sluicegate import processors
 from sluicegate.processors import counterfactual, diff, rederive, reproduce
 from sluicegate.processors.copies import Copied, Target, anew, copied, refusal
+from sluicegate.processors.recorded import Event
 from sluicegate.processors.rederive import Rederive, Tally
 from sluicegate.processors.selection import Selection
 from sluicegate.schemas import codec
@@ -50,7 +51,7 @@ def compared(driver: Driver, only: Selection) -> tuple[Tally, set[str]]:
     """The tally of a check of these, and their intents."""
     seen: set[str] = set()
 
-    def chosen(group: list[rederive.Event]) -> bool:
+    def chosen(group: list[Event]) -> bool:
         held = only.holds(group)
         seen.update(e.header.intent_id for e in group if held)
         return held
