@@ -4,7 +4,7 @@
     node = ToolNode(tools, awrap_tool_call=Governed(session).awrap_tool_call)  # a graph of your own
 
 A refusal is a tool message the model reads. A held call interrupts the graph; `Command(resume=...)` looks again: the agreement
-itself comes from a person (`sluicegate approve`, the console), never from whoever resumes. A node that runs again asks for the
+itself comes from a person (`sluicegate approve`, the gateway), never from whoever resumes. A node that runs again asks for the
 same intent and gets its end. With `model=` model calls are governed, too. Async only: `ainvoke`, `astream`.
 Tools that the provider runs itself never come here. Needs `sluicegate[langgraph]`. Next: `tools.py`.
 """

@@ -1,4 +1,4 @@
-"""The layers: schemas ◀ processors ◀ {streams, sinks, executors, gateway, console}, read from the sources' own syntax.
+"""The layers: schemas ◀ processors ◀ {streams, sinks, executors, gateway, adapters}, read from the sources' own syntax.
 
 Pure layers import no clock, chance, network, storage or files; every module says what it is and stays readable in one
 sitting; nothing tracked names a machine. Each check is shown to fail on a counterexample.
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PURE = ("schemas", "processors")
-OUTER = ("streams", "sinks", "executors", "gateway", "console", "adapters")
+OUTER = ("streams", "sinks", "executors", "gateway", "adapters")
 ALLOWED = {"schemas": {"schemas"}, "processors": {*PURE}} | {layer: {*PURE, *OUTER} for layer in OUTER}
 """Layer -> the layers it may import."""
 
@@ -140,6 +140,17 @@ def test_every_module_says_what_it_is_and_is_not_too_long(path: Path) -> None:
     assert len(text.splitlines()) <= MAX_LINES
 
 
+def command_faults(tree: ast.AST) -> list[str]:
+    """Modules of commands that are imported: what others need stands beside them."""
+    return [name for name in imported(tree) if name.startswith("sluicegate.streams.commands.")]
+
+
+def test_only_commands_import_commands() -> None:
+    others = [p for p in modules(*PURE, *OUTER) if p.parent.name != "commands"]
+    faults = {name_of(p): command_faults(ast.parse(p.read_text("utf-8"))) for p in others}
+    assert {name: found for name, found in faults.items() if found} == {}
+
+
 def test_every_layer_that_exists_is_covered() -> None:
     packages = {p.parent.name for p in ROOT.glob("*/__init__.py")}
     assert packages - {"tests", "bench", "docs", "examples"} <= set(ALLOWED)
@@ -200,6 +211,11 @@ def test_an_outward_import_is_found(layer: str, source: str) -> None:
 )
 def test_an_impurity_is_found(source: str) -> None:
     assert impurities(ast.parse(source)) != []
+
+
+def test_an_import_of_a_command_is_found() -> None:
+    assert command_faults(ast.parse("from sluicegate.streams.commands.topics import counts")) != []
+    assert command_faults(ast.parse("from sluicegate.streams import commands, topics")) == []
 
 
 def test_a_relative_import_is_found() -> None:
