@@ -18,12 +18,11 @@ from typing import cast
 import orjson
 from sluicegate.executors.http_template import BadTemplate, compile_template
 from sluicegate.executors.wire import Target
+from sluicegate.processors.budget_costs import DEFAULT_MAX_TOKENS
 from yarl import URL
 
 DEFAULT_IDLE_MS = 15_000
 """Between two parts of a streamed answer. Servers that queue a request say nothing before the first part, hardly ever after it."""
-DEFAULT_MAX_TOKENS = 1_024
-"""Output tokens of a contract that names no bound; about 4 kB of text."""
 OPTIONS = frozenset(
     (
         "messages", "temperature", "top_p", "stop", "seed", "tools", "tool_choice", "parallel_tool_calls",

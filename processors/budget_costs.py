@@ -24,7 +24,7 @@ from sluicegate.schemas.kinds import MODEL
 from sluicegate.schemas.records import Receipt
 
 DEFAULT_MAX_TOKENS = 1_024
-"""Of a model contract that names no bound; a test holds it to the executor's."""
+"""Output tokens of a model contract that names no bound, about 4 kB of text: what is asked for, and what is reserved."""
 
 MTOK = 1_000_000
 

@@ -44,9 +44,6 @@ from sluicegate.schemas.records import CacheFacts, StageFacts
 WAIT_US = 30_000_000
 """A call that waits looks again so often, in case the partition it waits for has no owner."""
 
-LEASE_SPARE_US = 10_000_000
-"""A run lasts until its intent's deadline and the call that was begun before it; this much later another one may run."""
-
 EXECUTED_BY = "cache"
 
 _FULL = f"{MAX_WAITERS} calls wait for the same answer"

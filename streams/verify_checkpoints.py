@@ -21,12 +21,11 @@ from sluicegate.processors.verify_tree import Head
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal, Unreadable
+from sluicegate.schemas.notes import MAX_NOTE_BYTES
 from sluicegate.streams import checkpoint_topic
 from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import CHECKPOINT, TileStore, folder_of, reader, store_of
-
-MAX_NOTE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)

@@ -7,8 +7,7 @@ from typing import cast
 
 import orjson
 import pytest
-from sluicegate.executors.model_contract import DEFAULT_MAX_TOKENS
-from sluicegate.processors import budget_costs, snapshot
+from sluicegate.processors import snapshot
 from sluicegate.processors.budget_state import Account
 from sluicegate.processors.delegation import join_names
 from sluicegate.processors.outcomes import Decision
@@ -263,10 +262,6 @@ def test_depth_is_of_handed_on_sessions() -> None:
     name = f"{AGENT}\0{SESSION}"
     d.state.sessions[name].chain = OTHER_AGENT
     assert refusal(d, d.call())[0] == "budget_exceeded"
-
-
-def test_the_executor_bounds_tokens_alike() -> None:
-    assert budget_costs.DEFAULT_MAX_TOKENS == DEFAULT_MAX_TOKENS
 
 
 @pytest.mark.parametrize(
