@@ -8,8 +8,7 @@ from __future__ import annotations
 from sluicegate.processors.cedar import PolicyBook
 from sluicegate.processors.policy_files import read_policies
 from sluicegate.processors.release import CompiledRelease
-from sluicegate.processors.release_file import digest_of
-from sluicegate.processors.release_file import CONTROL_CEDAR
+from sluicegate.processors.release_file import CONTROL_CEDAR, digest_of
 
 
 def rules_alone(files: dict[str, str]) -> CompiledRelease | None:

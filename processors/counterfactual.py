@@ -29,10 +29,10 @@ from sluicegate.processors.diff import Answer, answer
 from sluicegate.processors.doubts import spread
 from sluicegate.processors.homes import TRANSFER
 from sluicegate.processors.inputs import Input, Place, Tick
+from sluicegate.processors.missing import ErasedError
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, key_of
 from sluicegate.processors.parted import NOTHING, differs, key_in, seen, sent_id
 from sluicegate.processors.pipeline import decide
-from sluicegate.processors.missing import ErasedError
 from sluicegate.processors.recorded import Event, Opener
 from sluicegate.processors.rederive import Rederive, places_of
 from sluicegate.processors.state import OpenIntent, PartitionState, apply, due_intent

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sluicegate.processors.control import Control
-from sluicegate.processors.outcomes import Outcome, from_header
 from sluicegate.processors.missing import ErasedError
+from sluicegate.processors.outcomes import Outcome, from_header
 from sluicegate.processors.recorded import Event, Opener
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import CompiledRelease

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import orjson
 from sluicegate.processors.artifacts import limit_of
+from sluicegate.processors.contract import Governance
 from sluicegate.processors.job_terms import (
     ABSENT,
     CALLBACK,
@@ -24,7 +25,6 @@ from sluicegate.processors.job_terms import (
 )
 from sluicegate.processors.plan import LEASE_US, idempotency_key
 from sluicegate.processors.redecide import at_hand
-from sluicegate.processors.contract import Governance
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import OpenIntent, session_of
 from sluicegate.processors.streaming import rules_context

@@ -13,10 +13,10 @@ Next: `memory_ops.py` (what is done), `memory.py` (who waits), `exchanges.py`.
 from __future__ import annotations
 
 from sluicegate.processors.cells import known_scope
+from sluicegate.processors.contract import MEMORY_OPS
 from sluicegate.processors.memory_fold import STAGE
 from sluicegate.processors.memory_ops import Done, do
 from sluicegate.processors.memory_wire import TOLD, asked_in, telling, told_by
-from sluicegate.processors.contract import MEMORY_OPS
 from sluicegate.processors.sending import amounts_of, home_partition, send, taken
 from sluicegate.processors.work import SYSTEM, Work, emit
 from sluicegate.schemas.records import CellFacts, Exchange

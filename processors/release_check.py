@@ -17,10 +17,10 @@ import yaml
 from sluicegate.processors.budget_costs import has_price
 from sluicegate.processors.cedar import Policy, names_action
 from sluicegate.processors.cedar_schema import HANDOFF
+from sluicegate.processors.contract import Manifest
 from sluicegate.processors.contract_check import GOVERNANCE, line_of
 from sluicegate.processors.findings import Finding, nearest
 from sluicegate.processors.policy_logic import Reach, impossible, reach_of
-from sluicegate.processors.contract import Manifest
 from sluicegate.processors.release import CompiledRelease, build
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import cast
 
+from sluicegate.processors.contract import Manifest
 from sluicegate.processors.detectors import DETECTORS
 from sluicegate.processors.model_routes import ERROR_CLASSES
-from sluicegate.processors.contract import Manifest
 from sluicegate.processors.release_file import DIGEST
 
 Json = object

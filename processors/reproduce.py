@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sluicegate.processors.control import Control
-from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.missing import ErasedError, GoneError
+from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.recorded import Difference, Event, Opener
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.work import ENGINE

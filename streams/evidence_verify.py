@@ -206,9 +206,7 @@ def believed(
 ) -> None:
     """Whether it is of the log that the auditor knows, and a note of all that is taken on the bundle's own word."""
     named = log is None or set(origins) <= set(log["origins"])
-    report.judge(
-        named, "log", "bundle", -1, f"it is of log `{origins[1]}`, which your --log does not name"
-    )
+    report.judge(named, "log", "bundle", -1, f"it is of log `{origins[1]}`, which your --log does not name")
     if not policy.witnesses:
         report.notes.append(
             "no witness policy was given: nobody but the operator vouches for the signed heads"
@@ -219,7 +217,11 @@ def believed(
         )
     for note in kept:
         report.judge(
-            note.origin in origins, "kept", "bundle", -1, f"you kept a head of `{note.origin}`, and this is another log"
+            note.origin in origins,
+            "kept",
+            "bundle",
+            -1,
+            f"you kept a head of `{note.origin}`, and this is another log",
         )
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import cast
 
 from aiokafka import AIOKafkaConsumer
-from sluicegate.processors.recorded import Opener
 from sluicegate.processors import lifecycle
 from sluicegate.processors.account import account
 from sluicegate.processors.budgets import STAGE as BUDGET
@@ -21,6 +20,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.large_arguments import told_arguments
 from sluicegate.processors.lineage import TooWide
 from sluicegate.processors.policy_files import parse_policies
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.reproduce import ENGINE_MISSING, EXPIRED
 from sluicegate.processors.task import said_in
 from sluicegate.schemas import records as r

@@ -18,7 +18,9 @@ from sluicegate.streams.operators import operator
 from sluicegate.streams.settings import Settings
 
 
-async def _append(settings: Settings, keys: Keys, event: tuple[str, dict[str, object]], why: str, head: int) -> int:
+async def _append(
+    settings: Settings, keys: Keys, event: tuple[str, dict[str, object]], why: str, head: int
+) -> int:
     return await control_log.append(settings, keys, [event], who=operator(), why=why, expected_head=head)
 
 

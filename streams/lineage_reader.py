@@ -11,9 +11,9 @@ from typing import cast
 
 import orjson
 from aiokafka import AIOKafkaConsumer
-from sluicegate.processors.recorded import Opener
 from sluicegate.processors.compensate import MAX_TRIES, undo_id
 from sluicegate.processors.lineage import Call, Cascade, Lineage, Place, cascade
+from sluicegate.processors.recorded import Opener
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import partition_of

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from sluicegate.processors.recorded import Opener
 from sluicegate.processors import lifecycle
 from sluicegate.processors.conform import Misfit, conform, parse
 from sluicegate.processors.holds import hold_of
 from sluicegate.processors.recipes import redact
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.release import CompiledRelease, CompiledTool, compile_release
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.validate import action_digest

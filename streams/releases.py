@@ -11,8 +11,13 @@ from pathlib import Path
 
 from aiokafka import TopicPartition
 from sluicegate.processors import release_file
-from sluicegate.processors.release_file import digest_of
-from sluicegate.processors.release_file import CONTROL_CEDAR, FOLDERS, MAX_PACKED_BYTES, MAX_RELEASE_BYTES
+from sluicegate.processors.release_file import (
+    CONTROL_CEDAR,
+    FOLDERS,
+    MAX_PACKED_BYTES,
+    MAX_RELEASE_BYTES,
+    digest_of,
+)
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import ReleaseChunk

@@ -14,12 +14,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
-from sluicegate.processors.recorded import Opener
 from sluicegate.processors import reading
 from sluicegate.processors.cells import SESSION, SHARED, Cell, known_scope, shelf_of
 from sluicegate.processors.folding import Folder
 from sluicegate.processors.inputs import Place
 from sluicegate.processors.memory_ops import pieces_of, put_together
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.state import PartitionState, session_key
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import TICK, partition_of

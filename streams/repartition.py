@@ -36,8 +36,8 @@ from sluicegate.streams.carrying import carry
 from sluicegate.streams.failpoints import hit
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.scan import Advance, scan, stretches
-from sluicegate.streams.seam_writer import writer
 from sluicegate.streams.sealing import Folded, Seam, seam_of
+from sluicegate.streams.seam_writer import writer
 from sluicegate.streams.settings import GENERATION_FILE, PARTITIONS_MAX, Settings
 
 DRAIN_POLL_S = 0.5

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sluicegate.processors.recorded import Opener
 from sluicegate.processors import lifecycle
 from sluicegate.processors.compensate import (
     KEY,
@@ -26,6 +25,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.lineage import Call, Cascade, Key, Lineage, TooWide
 from sluicegate.processors.orders import VERIFIED
 from sluicegate.processors.plan import idempotency_key
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.release import CompiledRelease, CompiledTool, compile_release
 from sluicegate.processors.resolve import DID_NOT_HAPPEN

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sluicegate.processors.tokens import public_keys
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import demo, identities, issuers, operations, stack
+from sluicegate.streams import demo, issuers, operations, stack
 from sluicegate.streams.client import AgentClient
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings

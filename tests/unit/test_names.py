@@ -36,7 +36,9 @@ TRACKED = tracked()
 SOURCES = [n for n in TRACKED if n.endswith(".py") and n.split("/")[0] in LAYERS]
 PAGES = [n for n in TRACKED if n.endswith(".md")]
 KNOWN = {name.removesuffix(".txt") for name in TRACKED}
-COMMANDS = set(re.findall(r"^\| `([a-z][a-z -]+)`", (ROOT / "docs" / "commands.md").read_text("utf-8"), re.MULTILINE))
+COMMANDS = set(
+    re.findall(r"^\| `([a-z][a-z -]+)`", (ROOT / "docs" / "commands.md").read_text("utf-8"), re.MULTILINE)
+)
 GROUPS = {name.split()[0] for name in COMMANDS}
 COMMAND = re.compile(r"`sluicegate ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?")
 ENDS = {"/".join(parts[i:]) for name in KNOWN if (parts := name.split("/")) for i in range(len(parts))}
@@ -57,7 +59,11 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
     if block:
         yield last, " ".join(block)
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             yield node.lineno, node.value.value
 
 
@@ -148,7 +154,10 @@ def test_every_file_that_a_page_names_is_there(name: str) -> None:
     ("text", "fault"),
     [
         ("# INVARIANT: a\n# holds (tests/unit/test_names.py).\n", ""),
-        ("# INVARIANT: a holds (tests/unit/test_names.py::test_a_relation).\n", "there is no `test_a_relation`"),
+        (
+            "# INVARIANT: a holds (tests/unit/test_names.py::test_a_relation).\n",
+            "there is no `test_a_relation`",
+        ),
         ("# INVARIANT: a holds (test_every_file_that_a_page_names_is_there).\n", ""),
         ("# INVARIANT: a holds (tests/unit/test_gone.py).\n", "there is no `tests/unit/test_gone.py`"),
         ("# INVARIANT: a holds (tests/crash, `ledger verify`).\n", ""),
