@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = ("schemas", "processors", "streams", "sinks", "executors", "gateway", "adapters")
 
-FILE = re.compile(r"(?<![\w/.$}{<-])((?:[\w-]+/)*[\w-]+\.(?:py|md|sql|avsc))\b")
+FILE = re.compile(r"(?<![\w/.$}{<*-])((?:[\w-]+/)*[\w-]+\.(?:py|md|sql|avsc))\b")
 """A file of ours, as prose writes it; what begins elsewhere (`/…`, `../…`, `{…}/…`) is left out."""
 NOT_OURS = frozenset(["prompts/NAME.md", "briefly/prompts/triage.md"])
 """What stands for a name, or is shown of another place."""
