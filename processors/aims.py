@@ -15,14 +15,13 @@ import jsonschema_rs
 import orjson
 from sluicegate.processors import quarantine
 from sluicegate.processors.model_routes import Aim, CompiledRoute
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import OpenIntent, key_of
 from sluicegate.processors.work import Work
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.model_facts import widen
-from sluicegate.schemas.records import AttemptFacts, Envelope, PlanFacts, Receipt
+from sluicegate.schemas.records import AttemptFacts, PlanFacts, Receipt
 
 RECEIPTS = "receipts"
 FIRST, AGAIN = "first", "again"
@@ -155,10 +154,5 @@ def repair_message(receipt: Receipt, validator: jsonschema_rs.Validator | None) 
 
 def _receipt_in(value: bytes | None) -> Receipt | None:
     """The receipt in an input's bytes, signed or not. Who signed it was checked when it was folded."""
-    try:
-        record = codec.decode(value or b"")
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
-    except Unreadable:
-        return None
+    record = record_in(value)
     return record if isinstance(record, Receipt) else None

@@ -23,16 +23,15 @@ from sluicegate.processors.job_terms import (
     US,
     interval_us,
 )
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.plan import LEASE_US, idempotency_key
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.release import CompiledTool
 from sluicegate.processors.state import OpenIntent, session_of
 from sluicegate.processors.streaming import rules_context
 from sluicegate.processors.work import Work, emit, reply
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.reasons import REASONS
-from sluicegate.schemas.records import Dispatch, Envelope, JobFacts, Receipt
+from sluicegate.schemas.records import Dispatch, JobFacts, Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 
 PARKED, PROGRESS, TRACELESS = "parked", "progress", "absent"
@@ -195,12 +194,7 @@ def _offer_look(
 
 def _job_in(value: bytes | None) -> str:
     """The job that a receipt's bytes name."""
-    try:
-        record = codec.decode(value or b"")
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
-    except Unreadable:
-        return ""
+    record = record_in(value)
     return job_of(record)[1] if isinstance(record, Receipt) else ""
 
 

@@ -29,12 +29,11 @@ from sluicegate.processors.cells import (
     shelf_of,
 )
 from sluicegate.processors.erasure import is_erased
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.session import MAX_SESSION_CELLS, Session
 from sluicegate.processors.work import Work
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import CellFacts, Envelope, Exchange, Intent, Review
+from sluicegate.schemas.records import CellFacts, Exchange, Intent, Review
 
 MAX_VALUE_BYTES = 16 * 1024
 """A remembered value as JSON; larger things are artifacts."""
@@ -293,12 +292,8 @@ def joined(form: str, values: list[bytes]) -> bytes:
 def said_in(raw: bytes | None) -> tuple[str, bytes] | None:
     """(key, value) in the bytes of a writing intent, of the review that edited it, or of the exchange that brought it to
     its home; None when they are gone or hold none."""
-    if raw is None:
-        return None
+    record = record_in(raw)
     try:
-        record = codec.decode(raw)
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
         if isinstance(record, Exchange):
             head, _, value = record.body.partition(b"\n")
             return str(orjson.loads(head)["key"]), value
@@ -307,5 +302,5 @@ def said_in(raw: bytes | None) -> tuple[str, bytes] | None:
         arguments = orjson.loads(record.arguments)
         value = orjson.dumps(arguments.get("value"), option=orjson.OPT_SORT_KEYS)
         return str(arguments.get("key", "")), value
-    except (Unreadable, orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return None

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import orjson
 from sluicegate.processors.memory_ops import Done, Request
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.sending import amounts_of
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import CellFacts, Envelope, Exchange
+from sluicegate.schemas.records import CellFacts, Exchange
 
 ASK, TOLD = "memory.ask", "memory.told"
 
@@ -73,10 +72,8 @@ def told_by(exchange: Exchange) -> tuple[Done, str]:
 
 def told_in(raw: bytes) -> Done | None:
     """The answer in an input's bytes, or None when these hold none."""
+    record = record_in(raw)
     try:
-        record = codec.decode(raw)
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
         return told_by(record)[0] if isinstance(record, Exchange) else None
-    except (Unreadable, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

@@ -13,14 +13,12 @@ from collections.abc import Iterable
 import orjson
 from sluicegate.processors.conform import Json
 from sluicegate.processors.grounding import value_at
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.recall_rules import Recalled
 from sluicegate.processors.recipes import parts
 from sluicegate.processors.results import observed
 from sluicegate.processors.state import Source
 from sluicegate.processors.work import Work
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope
 
 MAX_RECALLED = 50
 """Results looked at for one call, the newest first: at most 64 kB each, 3.2 MB, and about 0.1 ms each to parse."""
@@ -73,13 +71,11 @@ def _value(work: Work, source: Source) -> Json:
 
 
 def _result(raw: bytes) -> Json:
+    result = observed(record_in(raw))
+    if result is None:
+        return None
     try:
-        record = codec.decode(raw)
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
-        if (result := observed(record)) is not None:
-            value: Json = orjson.loads(result)
-            return value
-    except (Unreadable, orjson.JSONDecodeError):
-        pass
-    return None
+        value: Json = orjson.loads(result)
+    except orjson.JSONDecodeError:
+        return None
+    return value

@@ -16,6 +16,7 @@ from sluicegate.processors.delegation import narrowed
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.large_arguments import REASON as CONTENT
 from sluicegate.processors.large_arguments import bring
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.redact import transform
 from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified
@@ -24,9 +25,7 @@ from sluicegate.processors.task import REASON as BAD_TASK
 from sluicegate.processors.validate import bind
 from sluicegate.processors.work import Work
 from sluicegate.processors.work import at_hand as at_hand
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import Envelope, Intent, Review
+from sluicegate.schemas.records import Intent, Review
 
 
 def restore_call(work: Work, entry: OpenIntent, edit: bytes | None = None) -> str:
@@ -101,10 +100,5 @@ def _as_it_stands(work: Work, entry: OpenIntent, intent: Intent, edit: bytes | N
 def _edited(value: bytes | None) -> bytes | None:
     """The arguments in a review's bytes. Who signed it was checked when it was folded; the action digest, which the
     state keeps, says whether these are the bytes that people agreed to."""
-    try:
-        record = codec.decode(value or b"")
-        if isinstance(record, Envelope):
-            record = codec.decode(record.payload)
-    except Unreadable:
-        return None
+    record = record_in(value)
     return record.arguments if isinstance(record, Review) else None

@@ -19,13 +19,12 @@ from typing import cast
 
 import orjson
 from sluicegate.processors.conform import Conformed, Json, Misfit, conform
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.session import Session
 from sluicegate.processors.task_rules import GOAL, CompiledTask
 from sluicegate.processors.work import Refusal, Work, at_hand
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.model_facts import widen
-from sluicegate.schemas.records import Envelope, Intent, Message, OpeningFacts, SessionFacts, Transfer
+from sluicegate.schemas.records import Intent, Message, OpeningFacts, SessionFacts, Transfer
 
 MAX_TASK_BYTES = 4_096
 """Of a task as JSON: it is read for every call of its session, and travels with a hand-off."""
@@ -103,7 +102,7 @@ def read(work: Work, session: Session) -> Refusal | None:
     raw = at_hand(work, (PLACES[session.origin], session.opened_offset))
     if work.decision.needs:
         return None
-    record = _record(raw)
+    record = record_in(raw)
     if record is None:
         # INVARIANT: no call is decided as if there were no task, when nobody can say (tests/unit/test_task.py).
         return Refusal(REASON, "what the session was opened with is gone, and its task with it")
@@ -136,13 +135,3 @@ def handed_on(task: Task | None) -> bytes:
     return orjson.dumps(
         {"by": task.by, GOAL: task.given[GOAL], "fields": fields}, option=orjson.OPT_SORT_KEYS
     )
-
-
-def _record(raw: bytes | None) -> object:
-    if raw is None:
-        return None
-    try:
-        record = codec.decode(raw)
-        return codec.decode(record.payload) if isinstance(record, Envelope) else record
-    except Unreadable:
-        return None

@@ -11,14 +11,13 @@ from __future__ import annotations
 import orjson
 from sluicegate.processors.guardrails import guard_result
 from sluicegate.processors.memory_ops import Done, Request
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.recipes import redact
 from sluicegate.processors.redecide import at_hand
 from sluicegate.processors.results import result_in
 from sluicegate.processors.session import Session, Source
 from sluicegate.processors.work import Work
-from sluicegate.schemas import codec
-from sluicegate.schemas.errors import Unreadable
-from sluicegate.schemas.records import CellFacts, Envelope, Message, Receipt
+from sluicegate.schemas.records import CellFacts, Message, Receipt
 
 HISTORY = "history"
 """The op of a contract that tells it."""
@@ -68,7 +67,7 @@ def _turn(work: Work, source: Source, raw: bytes | None) -> Turn:
 
 def _words(raw: bytes | None) -> Turn:
     """What a channel reported: the user's text, or the goal and the task it opened the session with."""
-    record = _record(raw)
+    record = record_in(raw)
     if not isinstance(record, Message):
         return {"gone": True}
     if record.kind == "session.open":
@@ -79,7 +78,7 @@ def _words(raw: bytes | None) -> Turn:
 
 def _result(work: Work, source: Source, raw: bytes, result: bytes) -> Turn:
     """A result as the agent may see it."""
-    record = _record(raw)
+    record = record_in(raw)
     turn: Turn = {"at": record.finished_at} if isinstance(record, Receipt) else {}
     name, release = source.tool, work.release
     tool = release.tools.get(name) if release is not None else None
@@ -92,11 +91,3 @@ def _result(work: Work, source: Source, raw: bytes, result: bytes) -> Turn:
     if guarded.result is None:
         return {**turn, "withheld": guarded.reason}
     return {**turn, "result": orjson.loads(guarded.result)}
-
-
-def _record(raw: bytes | None) -> object:
-    try:
-        record = codec.decode(raw or b"")
-        return codec.decode(record.payload) if isinstance(record, Envelope) else record
-    except Unreadable:
-        return None

@@ -6,8 +6,6 @@ Never seals and makes no key. Next: `explain.py` (what is told of it), `keys.py`
 from __future__ import annotations
 
 from sluicegate.processors.recorded import Opener
-from sluicegate.schemas import codec
-from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.streams.find import LedgerEvent
 
@@ -23,12 +21,3 @@ def content_of(event: LedgerEvent, opener: Opener) -> bytes | str | None:
     except SluicegateError as error:
         return str(error)
     return ERASED if value is None else value
-
-
-def record_in(value: bytes | None) -> object:
-    """The record in an input's bytes, signed or not; None when there is none."""
-    try:
-        record = codec.decode(value or b"")
-        return codec.decode(record.payload) if isinstance(record, r.Envelope) else record
-    except SluicegateError:
-        return None

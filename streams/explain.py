@@ -19,6 +19,7 @@ from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
 from sluicegate.processors.large_arguments import told_arguments
 from sluicegate.processors.lineage import TooWide
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.policy_files import parse_policies
 from sluicegate.processors.recorded import Opener
 from sluicegate.processors.reproduce import ENGINE_MISSING, EXPIRED
@@ -28,7 +29,7 @@ from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, engines, kafka, named, releases
-from sluicegate.streams.contents import ERASED, content_of, record_in
+from sluicegate.streams.contents import ERASED, content_of
 from sluicegate.streams.find import LedgerEvent
 from sluicegate.streams.lineage_reader import LineageReader
 from sluicegate.streams.reproduce import erased_by

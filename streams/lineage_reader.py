@@ -13,12 +13,12 @@ import orjson
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors.compensate import MAX_TRIES, undo_id
 from sluicegate.processors.lineage import Call, Cascade, Lineage, Place, cascade
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.recorded import Opener
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams import topics
-from sluicegate.streams.contents import record_in
 from sluicegate.streams.find import Finder, LedgerEvent, decode
 from sluicegate.streams.recovery import read_one
 from sluicegate.streams.scan import places, scan, stretches

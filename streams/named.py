@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import lifecycle, reading
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.recorded import Opener
 from sluicegate.processors.reproduce import Key
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.streams import kafka, topics
-from sluicegate.streams.contents import record_in
 from sluicegate.streams.find import Finder, LedgerEvent
 from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
 from sluicegate.streams.settings import Settings

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.recorded import Opener
 from sluicegate.processors.spans import CLIENT, Span, spans
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams.contents import content_of, record_in
+from sluicegate.streams.contents import content_of
 from sluicegate.streams.find import LedgerEvent
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from sluicegate.processors import lifecycle
 from sluicegate.processors.conform import Misfit, conform, parse
 from sluicegate.processors.holds import hold_of
+from sluicegate.processors.payload import record_in
 from sluicegate.processors.recipes import redact
 from sluicegate.processors.recorded import Opener
 from sluicegate.processors.release import CompiledRelease, CompiledTool, compile_release
@@ -22,7 +23,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.streams import kafka, releases
-from sluicegate.streams.contents import content_of, record_in
+from sluicegate.streams.contents import content_of
 from sluicegate.streams.find import Finder, LedgerEvent
 from sluicegate.streams.open_intents import open_intents
 from sluicegate.streams.settings import Settings
