@@ -6,7 +6,6 @@ listens beyond this machine. Read next: `chdb_server.py` (the process), `ddl.py`
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from clickhouse_connect.driver.client import Client
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks.connection import open_client
 from sluicegate.sinks.ddl import ensure_schema
+from sluicegate.streams.file_lock import locked
 from sluicegate.streams.settings import Settings
 
 __all__ = ["EmbeddedClickHouse", "connect", "database", "ensure_schema"]
@@ -127,18 +127,7 @@ class EmbeddedClickHouse:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        deadline = time.monotonic() + LOCK_LIMIT_S
-        with (self._directory / "lock").open("a") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Retryable(
-                            f"another process has kept `{file.name}` for {LOCK_LIMIT_S} s: look for a stuck `sluicegate`"
-                        ) from None
-                    time.sleep(POLL_S)
+        with locked(self._directory / "lock", LOCK_LIMIT_S, "the embedded clickhouse"):
             yield
 
     def _state(self) -> _Running | None:

@@ -20,7 +20,7 @@ from sluicegate.streams import broker_files as files
 from sluicegate.streams import broker_java as java
 from sluicegate.streams import broker_process as process
 from sluicegate.streams import broker_ready as ready
-from sluicegate.streams import kafka
+from sluicegate.streams import file_lock, kafka
 from sluicegate.streams.settings import KafkaSecurity, Settings
 
 START_LIMIT_S = 90  # a loaded machine with two cores; 2 s is usual
@@ -170,7 +170,7 @@ class EmbeddedBroker:
 
     def _locked(self) -> AbstractContextManager[None]:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return files.locked(self._directory / "lock", LOCK_LIMIT_S, "the embedded kafka")
+        return file_lock.locked(self._directory / "lock", LOCK_LIMIT_S, "the embedded kafka")
 
     def _launch(self, before: process.Started | None) -> process.Started:
         if before is not None:

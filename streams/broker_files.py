@@ -7,18 +7,15 @@ Read next: `streams/broker.py`, which runs what is prepared here; `streams/broke
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import os
 import re
 import secrets
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from sluicegate.schemas.errors import Retryable, Terminal
+from sluicegate.schemas.errors import Terminal
 
 FORMAT_LIMIT_S = 60
 SCRAM_ITERATIONS = 8_192  # twice the least that Kafka accepts
@@ -28,26 +25,6 @@ ADMIN_USER = "admin"
 CONTROLLER_USER = "sluicegate-controller"  # only the broker's own loopback connection to its controller
 
 _USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
-@contextmanager
-def locked(path: Path, limit_s: float, what: str) -> Iterator[None]:
-    """Hold an advisory lock on `path`; `Retryable` when another process keeps it longer than `limit_s`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + limit_s
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Retryable(
-                        f"another process has held {what} for {limit_s:.0f} s: see who has `{path}` open",
-                        retry_after_s=5.0,
-                    ) from None
-                time.sleep(0.05)
-        yield
 
 
 def check_users(sasl: Mapping[str, str]) -> None:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams.broker_files import locked
 from sluicegate.streams.broker_jars import JARS_SHA256
+from sluicegate.streams.file_lock import locked
 
 KAFKA_VERSION = "4.1.1"
 # Without a binding SLF4J drops every line, and a broker that dies says nothing. 1.7.36 is the version Kafka uses.

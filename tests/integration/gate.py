@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import orjson
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
@@ -34,13 +35,15 @@ from sluicegate.processors.control import Control
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams import control_log, kafka, key_files, releases, topics
+from sluicegate.streams import control_log, kafka, key_files, releases, stack, topics
 from sluicegate.streams.artifacts import store_of
+from sluicegate.streams.cli import app
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.ledger_service import LedgerService, wall_clock
 from sluicegate.streams.role_keys import RoleSigner
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify import Report, verify
+from typer.testing import CliRunner
 
 from tests.driver import AGENT, Event, Record, agents, read, release, release_files
 from tests.executor_fakes import FakeAdapter
@@ -51,6 +54,8 @@ RESULT = b'{"ok":true}'
 SESSION = "session-1"
 
 T = TypeVar("T")
+Command = Callable[..., str]
+"""`command("agents", "list", code=1)`: what it said, in one line unless it is JSON; fails at another exit code."""
 
 
 async def until(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
@@ -221,6 +226,20 @@ class Gate:
             self.replies.append((place.partition, codec.decode_as(Reply, value)))
         else:
             self.letters.append(codec.decode_as(DeadLetter, value))
+
+
+def commands(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Commands in the gate's environment."""
+    for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words: str, code: int = 0) -> str:
+        found = CliRunner().invoke(app, list(words))
+        said = found.output + (str(found.exception) if found.exception else "")
+        assert found.exit_code == code, said
+        return found.output if "json" in words else " ".join(said.split())
+
+    return run
 
 
 def head_key(home: Path) -> tuple[str, dict[str, object]]:

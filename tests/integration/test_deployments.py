@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, deployments, stack
-from sluicegate.streams.cli import app
+from sluicegate.streams import control_log, deployments
 from sluicegate.streams.settings import Settings
-from typer.testing import CliRunner
 
 from tests.driver import AGENT, release_files
 from tests.integration import gate as gates
-from tests.integration.gate import Gate, Loop, intent
-
-Command = Callable[..., str]
+from tests.integration.gate import Command, Gate, Loop, intent
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +25,7 @@ def shared(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 @pytest.fixture
 def command(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch) -> Command:
-    _, gate = shared
-    for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
-        monkeypatch.setenv(name, value)
-
-    def run(*words: str, code: int = 0) -> str:
-        found = CliRunner().invoke(app, list(words))
-        said = found.output + (str(found.exception) if found.exception else "")
-        assert found.exit_code == code, said
-        return " ".join(said.split())
-
-    return run
+    return gates.commands(shared[1], monkeypatch)
 
 
 def folder(path: Path, edition: str) -> Path:

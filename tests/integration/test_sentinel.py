@@ -18,22 +18,19 @@ import pytest
 from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.executors.egress import Egress
 from sluicegate.schemas.records import Dispatch, Reply
-from sluicegate.streams import control_log, releases, stack
+from sluicegate.streams import control_log, releases
 from sluicegate.streams.alarm_notify import AlarmNotifier
 from sluicegate.streams.channels import WebhookChannel
-from sluicegate.streams.cli import app
 from sluicegate.streams.ledger_service import LedgerService
 from sluicegate.streams.roles import ProjectorRole
 from sluicegate.streams.sentinel_service import SentinelService
 from sluicegate.streams.webhook import Webhook, WebhookSettings
-from typer.testing import CliRunner
 
 from tests.driver import PEOPLE, release_files
 from tests.integration import gate as gates
-from tests.integration.gate import RESULT, Gate, Loop, intent, until
+from tests.integration.gate import RESULT, Command, Gate, Loop, intent, until
 from tests.unit.test_webhook import SECRET, Hook
 
-Command = Callable[..., str]
 RULES = """
 drift:
   bucket_s: 1
@@ -68,17 +65,7 @@ def shared(
 
 @pytest.fixture
 def command(shared: tuple[Loop, Gate], monkeypatch: pytest.MonkeyPatch) -> Command:
-    _, gate = shared
-    for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
-        monkeypatch.setenv(name, value)
-
-    def run(*words: str, code: int = 0) -> str:
-        found = CliRunner().invoke(app, list(words))
-        said = found.output + (str(found.exception) if found.exception else "")
-        assert found.exit_code == code, said
-        return found.output if "json" in words else " ".join(said.split())
-
-    return run
+    return gates.commands(shared[1], monkeypatch)
 
 
 class World:
