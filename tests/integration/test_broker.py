@@ -141,7 +141,7 @@ def test_it_may_be_started_inside_an_event_loop_and_is_not_wiped_while_it_runs(
         return broker.start()
 
     assert asyncio.run(inside()) == broker.bootstrap
-    with pytest.raises(Terminal, match="stop it"):
+    with pytest.raises(Terminal, match="end the `sluicegate up`"):
         broker.wipe()
     assert broker.running
 
