@@ -35,12 +35,12 @@ def add(app: web.Application) -> None:
 
 
 async def _one(request: web.Request) -> web.Response:
-    gate, caller = gate_of(request), asked_by(request, AGENT)
+    gate, caller = gate_of(request), await asked_by(request, AGENT)
     return said(_evaluate(gate, caller, await body_of(request)))
 
 
 async def _many(request: web.Request) -> web.Response:
-    gate, caller, body = gate_of(request), asked_by(request, AGENT), await body_of(request)
+    gate, caller, body = gate_of(request), await asked_by(request, AGENT), await body_of(request)
     rows = body.get("evaluations")
     if not isinstance(rows, list) or not rows:
         return said(_evaluate(gate, caller, body))

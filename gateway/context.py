@@ -17,6 +17,7 @@ from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import CHANNEL
 from sluicegate.processors.control import Control
 from sluicegate.processors.release import CompiledRelease
+from sluicegate.schemas.errors import Retryable
 from sluicegate.streams import key_files, releases
 from sluicegate.streams.asking import Asker, Key
 from sluicegate.streams.client_json import Json
@@ -32,6 +33,8 @@ MAX_SHARED = 100_000
 """Shared sessions remembered, about 200 bytes each: 20 MB; one that is forgotten is opened again, and found open."""
 MAX_WAIT_S = 600.0
 """The longest a request may wait for an end."""
+CONFIRM_WAIT_S = 2.0
+"""For a process that stood still, or was busy with a new release, to learn where control is: it takes a moment, once it runs."""
 
 
 @dataclass(slots=True)
@@ -112,21 +115,26 @@ def gate_of(request: web.Request) -> Gate:
     return request.app[GATE]
 
 
-def asked_by(request: web.Request, scope: str) -> Caller:
+async def asked_by(request: web.Request, scope: str) -> Caller:
     """Who asks, with a key of this scope. Raises a problem."""
     gate = gate_of(request)
-    unconfirmed(gate)
+    await confirmed(gate)
     caller = caller_of(request, gate.control, gate.clock(), gate.rates)
     caller.needs(scope)
     counted(request, caller.key.key_id)
     return caller
 
 
-def unconfirmed(gate: Gate) -> None:
-    """Raise a problem while nobody can know whether a key was revoked."""
+async def confirmed(gate: Gate) -> None:
+    """Return while it is known whether a key was revoked. Raises a problem where that is not known within `CONFIRM_WAIT_S`."""
     # INVARIANT: nobody is let in, and nothing called permitted, by a control that may be old (tests/unit/test_gateway_access.py).
-    if gate.control_log.stale:
-        raise problem(503, "control_stale", "control cannot be confirmed: ask again", {"Retry-After": "1"})
+    if not gate.control_log.stale:
+        return
+    try:
+        await gate.control_log.confirmed(CONFIRM_WAIT_S)
+    except Retryable as error:
+        text = "control cannot be confirmed: ask again"
+        raise problem(503, "control_stale", text, {"Retry-After": "1"}) from error
 
 
 def enter(request: web.Request) -> None:

@@ -60,7 +60,7 @@ def outcome(intent_id: str, answer: Json | Held) -> web.Response:
 
 
 async def _open(request: web.Request) -> web.Response:
-    caller, body = asked_by(request, AGENT), await body_of(request)
+    caller, body = await asked_by(request, AGENT), await body_of(request)
     named = {name: text_in(body, name) for name in ("on_behalf_of", "on_behalf_token", "subject")}
     if any(named.values()):
         caller.needs(CHANNEL)
@@ -77,7 +77,7 @@ async def _open(request: web.Request) -> web.Response:
 
 
 async def _said(request: web.Request) -> web.Response:
-    caller, body = asked_by(request, CHANNEL), await body_of(request)
+    caller, body = await asked_by(request, CHANNEL), await body_of(request)
     session_id, text = request.match_info["session_id"], text_in(body, "text", needed=True)
     step = once(request, "message", {"text": text, "session_id": session_id})
     session = await session_of(gate_of(request), caller, session_id, speaks=True)
@@ -86,14 +86,14 @@ async def _said(request: web.Request) -> web.Response:
 
 
 async def _close(request: web.Request) -> web.Response:
-    caller = asked_by(request, AGENT)
+    caller = await asked_by(request, AGENT)
     session = await session_of(gate_of(request), caller, request.match_info["session_id"])
     await session.close()
     return said({"session_id": session.session_id, "status": "closed"})
 
 
 async def _ask(request: web.Request) -> web.Response:
-    caller, body = asked_by(request, AGENT), await body_of(request)
+    caller, body = await asked_by(request, AGENT), await body_of(request)
     agent = text_in(body, "agent_id")
     if agent and agent != caller.agent.agent_id:
         raise problem(
@@ -123,7 +123,7 @@ async def _ask(request: web.Request) -> web.Response:
 
 
 async def _result(request: web.Request) -> web.Response:
-    caller = asked_by(request, AGENT)
+    caller = await asked_by(request, AGENT)
     intent_id = valid_id(request.match_info["intent_id"])
     asker = await asker_of(gate_of(request), caller)
     return outcome(intent_id, await asker.result(intent_id, seconds_in(request.query.get("wait_s"), 1.0)))

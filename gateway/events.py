@@ -95,7 +95,7 @@ class Stream:
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
-    gate, caller = gate_of(request), asked_by(request, AGENT)
+    gate, caller = gate_of(request), await asked_by(request, AGENT)
     session_id, agent_id, key_id = (
         valid_id(request.match_info["session_id"]),
         caller.agent.agent_id,

@@ -20,6 +20,8 @@ from sluicegate.streams.pending import Pending
 from sluicegate.streams.settings import Settings
 
 FRESH_S = 2.0
+VISIBLE_S = 0.2
+"""A reply may be read a moment before the record it tells of: a transaction's markers are written one after the other."""
 MAX_AT_ONCE = 4
 """Calls that are shown, and words that are sent, at a time: each has clients of Kafka of its own, about 5 MB."""
 
@@ -45,13 +47,19 @@ class HeldCalls:
         return self._found
 
     async def named(self, intent_id: str) -> list[Waiting]:
-        """Those with this id, of any agent; read anew when there is none."""
+        """Those with this id, of any agent; read anew when there is none, and again `VISIBLE_S` later."""
+        # INVARIANT: who was told that a call is held finds it (tests/unit/test_held_calls.py).
         asked = self._clock()
-        found = [w for w in await self.all() if w[0].intent_id == intent_id]
-        if not found and self._at < asked:
+        await self.all()
+        if not self._of(intent_id):
             await self._read(asked)
-            found = [w for w in self._found if w[0].intent_id == intent_id]
-        return found
+        if not self._of(intent_id):
+            await asyncio.sleep(VISIBLE_S)
+            await self._read(self._clock())
+        return self._of(intent_id)
+
+    def _of(self, intent_id: str) -> list[Waiting]:
+        return [w for w in self._found if w[0].intent_id == intent_id]
 
     async def _read(self, asked: float) -> None:
         async with self._reading:

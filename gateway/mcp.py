@@ -77,7 +77,7 @@ def add(app: web.Application) -> None:
 
 
 async def _take(request: web.Request) -> web.StreamResponse:
-    caller, body = asked_by(request, AGENT), await body_of(request)
+    caller, body = await asked_by(request, AGENT), await body_of(request)
     _same_origin(request)
     method, ident = body.get("method"), body.get("id")
     if method is None and ident is not None and ("result" in body or "error" in body):
@@ -267,7 +267,7 @@ def _pending(intent_id: str, said: str, meta: Mapping[str, object]) -> dict[str,
 
 
 async def _end(request: web.Request) -> web.Response:
-    caller = asked_by(request, AGENT)
+    caller = await asked_by(request, AGENT)
     session_id = request.headers.get(SESSION, "")
     if session_id:
         session = await session_of(gate_of(request), caller, valid_id(session_id))

@@ -40,14 +40,14 @@ def add(app: web.Application) -> None:
 
 async def _models(request: web.Request) -> web.Response:
     gate = gate_of(request)
-    asked_by(request, AGENT)
+    await asked_by(request, AGENT)
     owner = gate.release.name
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": owner} for name in models(gate)]
     return said({"object": "list", "data": listed})
 
 
 async def _complete(request: web.Request) -> web.StreamResponse:
-    caller, body = asked_by(request, AGENT), await body_of(request)
+    caller, body = await asked_by(request, AGENT), await body_of(request)
     model = text_in(body, "model", needed=True)
     if body.get("n", 1) not in (1, None):
         raise problem(400, "bad_request", "`n` must be 1: every completion is decided on its own")

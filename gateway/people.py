@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import web
 from sluicegate.gateway.access import BEARER, caller_of, rated
-from sluicegate.gateway.context import counted, gate_of, unconfirmed
+from sluicegate.gateway.context import confirmed, counted, gate_of
 from sluicegate.gateway.problems import problem
 from sluicegate.processors.api_keys import PERSON, PREFIX
 from sluicegate.processors.control import Control
@@ -50,7 +50,7 @@ class Reviewer:
 async def reviewer_of(request: web.Request) -> Reviewer:
     """Who asks. Raises a problem."""
     gate = gate_of(request)
-    unconfirmed(gate)
+    await confirmed(gate)
     named = request.headers.getall(TOKEN, [])
     tenant = ""
     if named:

@@ -34,7 +34,7 @@ def add(app: web.Application) -> None:
 
 
 async def _respond(request: web.Request) -> web.StreamResponse:
-    caller, body = asked_by(request, AGENT), await body_of(request)
+    caller, body = await asked_by(request, AGENT), await body_of(request)
     model = text_in(body, "model", needed=True)
     call = await begin(request, caller, "response", model, body, arguments_of(body))
     try:

@@ -166,7 +166,12 @@ class Gateway:
         await self._control.start()
         try:
             await self._hub.open()
+            # INVARIANT: it is not called ready before it would let anybody in (tests/unit/test_gateway_access.py): the deployed
+            # release may take longer to compile than control is good for.
+            await self._control.confirmed()
         except BaseException:
+            with contextlib.suppress(Retryable):
+                await self._hub.stop()
             await self._control.stop()
             raise
         self.gate.connections = Connections(room())

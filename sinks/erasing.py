@@ -1,6 +1,7 @@
 """Erasure in ClickHouse: rows of `contents` of some subjects, and the parts on disk that held them.
 
-A mutation writes parts anew without the rows; the old ones stay on disk for minutes, so this waits until they are gone.
+A mutation writes parts anew without the rows; the old ones stay on disk for minutes, so ClickHouse is asked to look for them at once,
+and this waits until they are gone.
 A projector that had opened content before its key was destroyed may insert a moment later: it is asked again until
 nothing comes. `events` has headers and facts only, and nothing is erased there. Blocking: give it a thread.
 Next: `streams/erasures.py` (who calls this), `tables.py`.
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from clickhouse_connect.driver.exceptions import Error
+from clickhouse_connect.driver.exceptions import DatabaseError, Error
 from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import ddl
 from sluicegate.sinks.ddl import REBUILD
@@ -21,8 +22,11 @@ from sluicegate.sinks.tables import CONTENTS, quote
 QUIET_S = 2.0
 """So long nothing may come: a process lets go of a destroyed key within a second of using keys, and an insert takes less."""
 LOOKS = 2
-PARTS_LIMIT_S = 300.0
-"""ClickHouse looks for old parts about every 30 s; on a busy machine 150 were seen not to be enough."""
+PARTS_LIMIT_S = 330.0
+"""By itself ClickHouse looks for old parts every 30 s, and where it finds few only every 5 minutes (`max_cleanup_delay_period`)."""
+WAKING = ("SYSTEM START CLEANUP", "SYSTEM START TTL MERGES")
+"""What makes it look at once, and changes nothing else unless somebody stopped these: newer servers have a thread for it, older ones
+look when they look for merges."""
 POLL_S = 0.5
 _TABLES = (CONTENTS.name, CONTENTS.name + REBUILD)
 
@@ -81,9 +85,11 @@ def _drop_old_parts(client: Client, database: str, table: str) -> None:
     if not client.query(old).result_rows[0][0]:
         return
     client.command(f"ALTER TABLE {name} MODIFY SETTING old_parts_lifetime = 1")
+    waking = list(WAKING)
     try:
         until = time.monotonic() + PARTS_LIMIT_S
         while client.query(old).result_rows[0][0]:
+            _wake(client, name, waking)
             if time.monotonic() > until:
                 raise Retryable(
                     f"the rows are erased, but clickhouse still keeps old parts of {name}: run it again"
@@ -91,6 +97,15 @@ def _drop_old_parts(client: Client, database: str, table: str) -> None:
             time.sleep(POLL_S)
     finally:
         client.command(f"ALTER TABLE {name} RESET SETTING old_parts_lifetime")
+
+
+def _wake(client: Client, name: str, waking: list[str]) -> None:
+    """Have it look for old parts now. A statement that this user may not say, or this server does not know, is left out then."""
+    for statement in list(waking):
+        try:
+            client.command(f"{statement} {name}")
+        except DatabaseError:
+            waking.remove(statement)  # it looks by itself, too: later
 
 
 def _there(client: Client, database: str) -> list[str]:

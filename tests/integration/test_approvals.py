@@ -275,8 +275,12 @@ def test_each_person_signs_with_a_key_of_their_own(
     assert "(1 of 2)" in run("approve", ident, "--as", PERSON).stdout
     assert f"as `{BEN}`: released" in run("approve", ident, "--key", bens).stdout
     assert calls(ident) == 1
-    said = [e.facts for _, e in gate.events if isinstance(e.facts, ReviewFacts)]
-    assert [(f.reviewer, f.authenticated) for f in said] == [(PERSON, True), (BEN, True)]
+
+    def reviews() -> list[ReviewFacts]:
+        return [e.facts for _, e in gate.events if isinstance(e.facts, ReviewFacts)]
+
+    loop.run(until(lambda: len(reviews()) >= 2, "both words on the ledger"))
+    assert [(f.reviewer, f.authenticated) for f in reviews()] == [(PERSON, True), (BEN, True)]
     edited = hold(loop, gate)
     run("approve", edited, "--as", PERSON, "--edit", '{"value": "less"}')
     assert "released" in run("approve", edited, "--as", BEN).stdout

@@ -17,7 +17,6 @@ from sluicegate.executors import claim_log as claim_log_module
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.executors.claim_log import Claim, KafkaClaimLog, group_of
 from sluicegate.executors.dispatcher import Executor
-from sluicegate.executors.lane import OFFSETS_EVERY_S
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.records import DeadLetter, Dispatch, Envelope, Receipt
 from sluicegate.schemas.topics import partition_of
@@ -87,12 +86,18 @@ class World:
     def of(self, kind: str) -> list[Receipt]:
         return [r for _, _, r, _ in self.receipts if isinstance(r, Receipt) and r.kind == kind]
 
-    async def offset(self, partition: int) -> int:
+    async def offset_is(self, partition: int, offset: int) -> None:
+        """Wait until the group is that far: reads move the offset a little later, and a transaction shows it a moment after its commit."""
         reader = await clients.connect(clients.consumer(self.settings, group=group_of(self.env)))
+        place, found = TopicPartition(f"{self.env}.dispatches", partition), -1
+        deadline = time.monotonic() + WAIT_S
         try:
-            return int(await reader.committed(TopicPartition(f"{self.env}.dispatches", partition)) or 0)
+            while (found := int(await reader.committed(place) or 0)) < offset:
+                assert time.monotonic() < deadline, (found, offset)
+                await asyncio.sleep(0.05)
         finally:
             await reader.stop()
+        assert found == offset
 
 
 def run(bootstrap: str, scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -152,10 +157,10 @@ def test_claims_and_receipts(kafka: str) -> None:
         reads = [dispatch(100 + i, agent=f"agent-{i}", tool_class="read_only") for i in range(20)]
         await world.put(*reads)
         await until(lambda: len(world.of("finished")) == 40, WAIT_S)
-        await asyncio.sleep(2 * OFFSETS_EVERY_S)  # reads alone move the offset too, a little later
         for index in range(PARTITIONS):
-            there = sum(partition_of(d.agent_id, PARTITIONS) == index for d in work + reads)
-            assert await world.offset(index) == there
+            await world.offset_is(
+                index, sum(partition_of(d.agent_id, PARTITIONS) == index for d in work + reads)
+            )
 
     run(kafka, scenario)
 
@@ -209,9 +214,9 @@ def test_each_dispatch_is_claimed_and_called_once_while_executors_come_and_go(ka
         await until(lambda: len(world.of("finished")) > 50, WAIT_S)
         second = await world.executor(adapters[1], "second", concurrency=8)
         await until(lambda: second.counters.finished > 20, WAIT_S)
+        await until(lambda: len(first.lanes) == len(second.lanes) == 2, WAIT_S)
         assert first.lanes.keys() | second.lanes.keys() == set(range(PARTITIONS))
-        assert len(first.lanes) == len(second.lanes) == 2
-        await until(lambda: len(first._tasks) == 2, 10)  # the lanes it lost have ended
+        await until(lambda: len(first._tasks) == 2, WAIT_S)  # the lanes it lost have ended
         await first.stop()
         await publishing
         await until(lambda: len({r.intent_id for r in world.of("finished")}) == len(work), WAIT_S)
@@ -353,19 +358,26 @@ def test_unknown_commit_on_kafka(kafka: str, really: bool, monkeypatch: pytest.M
 
 def test_stop_finishes_what_runs_and_leaves_the_rest(kafka: str) -> None:
     async def scenario(world: World) -> None:
-        adapter = FakeAdapter(sleeping(0.5))
+        go_on = asyncio.Event()
+
+        async def behave(_: Dispatch) -> Answer:
+            await go_on.wait()
+            return Finished(b'"done"')
+
+        adapter = FakeAdapter(behave)
         executor = await world.executor(adapter, "one", concurrency=2)
-        await world.put(*[dispatch(i, agent="agent-1", lease_s=30) for i in range(5)])
+        await world.put(*[dispatch(i, agent="agent-1", lease_s=100) for i in range(5)])
         await until(lambda: adapter.at_once == 2, WAIT_S)
-        began = time.monotonic()
-        await executor.stop()
-        assert time.monotonic() - began < 5
+        stopping = asyncio.create_task(executor.stop())
+        await until(lambda: executor._closing, WAIT_S)  # it is told while both run
+        go_on.set()
+        await stopping
         assert adapter.closed
         await until(lambda: len(world.of("finished")) == len(adapter.called), WAIT_S)
         assert 2 <= len(adapter.called) <= 3  # the third may have been claimed when a slot came free
         claimed = {r.intent_id for r in world.of("claimed")}
         assert claimed == {r.intent_id for r in world.of("finished")}
-        assert await world.offset(partition_of("agent-1", PARTITIONS)) == len(claimed)
+        await world.offset_is(partition_of("agent-1", PARTITIONS), len(claimed))
 
     run(kafka, scenario)
 
@@ -387,11 +399,11 @@ def test_receipts_survive_a_broker_that_goes_away(tmp_path: Path) -> None:
         await until(lambda: adapter.at_once == 1, WAIT_S)
         await asyncio.to_thread(broker.stop)
         release.set()
-        await until(lambda: executor.receipts_waiting == 1, 5)
+        await until(lambda: executor.receipts_waiting == 1, WAIT_S)
         assert await asyncio.to_thread(broker.start) == bootstrap
         await until(lambda: world.of("finished"), WAIT_S)
         assert [r.result for r in world.of("finished")] == [b'"kept"']
-        await until(lambda: executor.receipts_waiting == 0, 10)
+        await until(lambda: executor.receipts_waiting == 0, WAIT_S)
         # And it goes on: the next dispatch is claimed and called.
         await world.put(dispatch(2, lease_s=40))
         await until(lambda: len(world.of("finished")) == 2, WAIT_S)
@@ -405,7 +417,7 @@ def test_receipts_survive_a_broker_that_goes_away(tmp_path: Path) -> None:
 
 
 def test_lane_reads_wake_up_at_once(kafka: str) -> None:
-    """A read is not held up by empty fetches: far below the 500 ms that one of those lasts."""
+    """A read is not held up by empty fetches: below the 500 ms that one of those lasts, on any machine."""
 
     async def scenario(world: World) -> None:
         adapter = FakeAdapter()
@@ -419,6 +431,6 @@ def test_lane_reads_wake_up_at_once(kafka: str) -> None:
             visible = time.monotonic()
             await until(lambda one=one: one.idempotency_key in adapter.began, WAIT_S)
             waits.append(adapter.began[one.idempotency_key] - visible)
-        assert sorted(waits)[10] < 0.05
+        assert sorted(waits)[10] < 0.25, waits
 
     run(kafka, scenario)

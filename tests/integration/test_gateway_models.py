@@ -194,6 +194,7 @@ def test_requests_that_are_sent_again(served: Served) -> None:
         path = f"/v1/sessions/{session}/messages"
         assert [(await served.call("POST", path, {"text": "pay"}, **key))[0] for _ in range(2)] == [200, 200]
         assert (await served.call("POST", path, {"text": "pay all"}, **key))[0] == 409
+        await served.gate.caught_up()
         heard = [
             e for _, e in served.gate.events if e.header.session_id == session and e.header.status == "heard"
         ]
@@ -281,6 +282,7 @@ def test_a_client_that_goes_away_leaves_nothing(served: Served) -> None:
 
 async def calls(served: Served) -> int:
     """Model calls that were dispatched so far."""
+    await served.gate.caught_up()
     return sum(1 for _, e in served.gate.events if e.header.status == "dispatched")
 
 

@@ -5,7 +5,9 @@ All of it in an unsigned and in a signed environment; in the signed one every ot
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 
 import aiohttp
@@ -18,7 +20,7 @@ from mcp_types import ElicitRequestFormParams, ElicitResult
 from sluicegate.schemas.records import IntentFacts
 
 from tests.driver import AGENT, PERSON, agents
-from tests.integration.gate import new_settings
+from tests.integration.gate import LIMIT_S, new_settings
 from tests.integration.gateway_served import (
     Served,
     key_of,
@@ -51,12 +53,24 @@ async def held(served: Served, tool: str = "desk.ask", **arguments: object) -> s
     return str(said["intent_id"])
 
 
+async def listed(served: Served, intent: str, token: str) -> dict[str, object]:
+    """The row of a held call, once the list has it: it is of what the ledger shows, and good for a while."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        status, said, _ = await served.call("GET", "/v1/approvals", token=token)
+        assert status == 200, said
+        for row in said["approvals"]:  # type: ignore[attr-defined]
+            if row["intent_id"] == intent:
+                return row  # type: ignore[no-any-return]
+        assert time.monotonic() < deadline, said
+        await asyncio.sleep(0.5)
+
+
 def test_a_person_agrees(served: Served) -> None:
     async def main() -> None:
         intent = await held(served, value="7")
         ana = person_token()
-        _, listed, _ = await served.call("GET", "/v1/approvals", token=ana)
-        [row] = [r for r in listed["approvals"] if r["intent_id"] == intent]  # type: ignore[attr-defined, union-attr]
+        row = await listed(served, intent, ana)
         assert (row["tool"], row["why"], row["quorum"], row["approvals"]) == (
             "desk.ask",
             "a person agrees to this",

@@ -20,7 +20,7 @@ HERE = "tests.unit.guardrail_plugins"
 PLUGINS = {"careful": f"{HERE}:refuses_all", "hangs": f"{HERE}:hangs", "crashes": f"{HERE}:crashes"}
 
 
-def rule(value: str, plugin: str, on_failure: str = "refuse", timeout_ms: int = 10_000) -> dict[str, object]:
+def rule(value: str, plugin: str, on_failure: str = "refuse", timeout_ms: int = 25_000) -> dict[str, object]:
     return {
         "id": f"rule-{value}", "on": "call", "tools": ["desk.*"], "plugin": plugin, "timeout_ms": timeout_ms,
         "on_failure": on_failure, "when": f"has(args.value) && args.value == '{value}'",

@@ -15,7 +15,7 @@ from sluicegate.streams.settings import Settings
 
 from tests.driver import DESK_FILES, release_files
 from tests.integration import gate as gates
-from tests.integration.gate import RESULT
+from tests.integration.gate import RESULT, until
 from tests.integration.test_signed import FOREVER, MAC, PIPELINE_MAC, write_macs
 
 PARTITIONS = 2
@@ -80,6 +80,10 @@ def test_a_session_crosses_partitions(kafka: str, tmp_path: Path) -> None:
                 with pytest.raises(Refused) as refused:
                     await mine.hand_on(WORKER, max_calls=2, session_id=session + "x" * 300)
                 assert refused.value.reason in ("schema_violation", "bad_identifier")
+            await until(
+                lambda: len([e for e in gate.events if e[1].header.session_id == session]) > 1,
+                "it was played",
+            )
             opened = [
                 e for _, e in gate.events if e.header.session_id == session and e.header.status == "opened"
             ]

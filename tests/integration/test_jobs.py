@@ -10,7 +10,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import unused_port
 from aiokafka import TopicPartition
 from sluicegate.executors.callbacks import Address, Callbacks
 from sluicegate.executors.dispatcher import Executor
@@ -26,6 +25,7 @@ from sluicegate.streams.settings import Settings
 from tests.driver import AGENT, release_files
 from tests.integration import gate as gates
 from tests.integration.gate import Gate, Loop
+from tests.ports import unused
 from tests.unit.test_jobs import contract
 
 LIMIT_S = 60.0
@@ -37,7 +37,7 @@ class Tool:
     """Takes jobs, says how they stand, and remembers where to call back."""
 
     def __init__(self) -> None:
-        self.port = unused_port()
+        [self.port] = unused(1)
         self.begun: dict[str, str] = {}
         self.state = "running"
         self.looks = 0
@@ -93,7 +93,8 @@ class Executors:
 
     def __init__(self, settings: Settings, tool: Tool) -> None:
         self._settings, self._tool = settings, tool
-        self._address = Address(f"http://127.0.0.1:{(port := unused_port())}", "127.0.0.1", port, b"k" * 40)
+        [port] = unused(1)
+        self._address = Address(f"http://127.0.0.1:{port}", "127.0.0.1", port, b"k" * 40)
         self._executor: Executor | None = None
         self._callbacks: Callbacks | None = None
 
@@ -154,11 +155,13 @@ def test_polled_and_called_back_over_a_restart(
         async with AgentClient(AGENT, settings=gate.settings) as agent:
             async with agent.session("long work") as session:
                 polled = await session.submit("long.poll", {})
-            await gates.until(lambda: tool.looks >= 1, "a look")
+            await gates.until(lambda: tool.looks >= 1 and "parked" in gate.life(polled), "a look")
             await executors.stop()
             await executors.start("two")  # it knows of nothing
             with pytest.raises(Parked):
-                await agent.result(polled, 1.0)
+                await agent.result(
+                    polled, 3.0
+                )  # what it finds is old; that nothing newer comes takes all of the time
             tool.state = "done"
             assert await agent.result(polled, LIMIT_S) == {"job": "job-0", "your key": "***"}
             async with agent.session("more of it") as session:

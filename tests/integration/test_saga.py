@@ -17,7 +17,7 @@ import pytest
 from sluicegate.processors.compensate import undo_id
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
-from sluicegate.streams import quarantines, stack
+from sluicegate.streams import control_log, quarantines, stack
 from sluicegate.streams.cli import app
 from sluicegate.streams.rollback import Wish, make_plan
 from sluicegate.streams.saga import How, carry_out
@@ -48,7 +48,8 @@ class Stand:
     other: str
 
     def cli(self, *arguments: str, code: int = 0) -> str:
-        """`sluicegate rollback ...` in this process."""
+        """`sluicegate rollback ...` in this process, which finds what the command before it was told of."""
+        self.loop.run(self.gate.caught_up())
         done = CliRunner().invoke(app, ["rollback", *arguments])
         if isinstance(done.exception, Terminal):
             raise done.exception
@@ -173,11 +174,15 @@ def test_a_cascade_goes_backwards_over_partitions_and_in_quarantine(stand: Stand
         await quarantines.add(stand.gate.settings, stand.gate.keys, "release", release, "a test")
 
     async def lift() -> None:
-        for scope, value in list(stand.gate.service.control.control.quarantines):
+        for scope, value in list((await control_log.read(stand.gate.settings)).control.quarantines):
             await quarantines.lift(stand.gate.settings, stand.gate.keys, scope, value, "a test")
+        await stand.gate.service.control.wait_for((await control_log.read(stand.gate.settings)).control.head)
 
-    stand.loop.run(stop())
-    said = stand.cli("call", ordered, "--cascade", "--seen", "--partial", code=1)
+    try:
+        stand.loop.run(stop())
+        said = stand.cli("call", ordered, "--cascade", "--seen", "--partial", code=1)
+    finally:
+        stand.loop.run(lift())
     assert "1 left" in said, "the mail, and nothing else"
     assert [d.split()[0] for d in stand.shop.done[-4:]] == [
         "shop.recall",
@@ -185,7 +190,6 @@ def test_a_cascade_goes_backwards_over_partitions_and_in_quarantine(stand: Stand
         "shop.recall",
         "shop.cancel",
     ]
-    stand.loop.run(lift())
     assert stand.look(ordered, "--cascade")[ordered]["verified"] is True
     assert max(stand.shop.effects.values()) == 1
     stand.loop.run(stand.gate.intact())

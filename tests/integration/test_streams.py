@@ -81,6 +81,7 @@ class Running:
 
     def last_id(self) -> str:
         """Of the last model call the ledger knows."""
+        self.loop.run(self.gate.caught_up())
         found = [e.header.intent_id for _, e in self.gate.events if isinstance(e.facts, r.StreamFacts)]
         return found[-1]
 

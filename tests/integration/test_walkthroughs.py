@@ -52,7 +52,7 @@ def run(command: str, port: int) -> str:
             return f"{done.output}{done.exception}"
         return done.output
     if word == "curl":
-        with urllib.request.urlopen(PORT.sub(f":{port}/", arguments[-1]), timeout=10) as answer:
+        with urllib.request.urlopen(PORT.sub(f":{port}/", arguments[-1]), timeout=SEEN_LIMIT_S) as answer:
             return str(answer.read().decode())
     assert word in ("cp", "sed", "cat"), command
     return subprocess.run([word, *arguments], capture_output=True, text=True, check=True).stdout

@@ -21,7 +21,7 @@ from tests.integration.gate import Gate, Loop
 
 AVRO = Path(__file__).parents[2] / "schemas" / "avro"
 AGENT = "banking-agent-gpt-4o-2024-05-13"
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 MAGIC = b"\xc3\x01"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 from sluicegate.processors.erasure import KIND
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import DAY_MS, HOUR_MS, TOPICS
@@ -58,14 +59,16 @@ def test_who_cannot_be_erased(tmp_path: Path, subject: str, said: str) -> None:
 
 
 class Server:
-    """Counts rows of `contents`; a projector inserts `late` more after each of the first deletions."""
+    """Counts rows of `contents`; a projector inserts `late` more after each of the first deletions. `unknown`: what it refuses."""
 
-    def __init__(self, rows: int, late: list[int], old_parts: list[int]) -> None:
-        self.rows, self.late, self.old_parts = rows, late, old_parts
+    def __init__(self, rows: int, late: list[int], old_parts: list[int], unknown: str = "-") -> None:
+        self.rows, self.late, self.old_parts, self.unknown = rows, late, old_parts, unknown
         self.commands: list[str] = []
 
     def command(self, cmd: str) -> object:
         self.commands.append(cmd)
+        if self.unknown in cmd:
+            raise DatabaseError("not enough privileges")
         if "DELETE WHERE" in cmd:
             self.rows = self.late.pop(0) if self.late else 0
         return ""
@@ -96,11 +99,21 @@ def test_rows_that_still_arrive_are_erased_too() -> None:
         ]
         * 3
     )
-    assert server.commands[-2:] == [
+    assert server.commands[3:] == [
         "ALTER TABLE `dev`.`contents` MODIFY SETTING old_parts_lifetime = 1",
+        "SYSTEM START CLEANUP `dev`.`contents`",
+        "SYSTEM START TTL MERGES `dev`.`contents`",
         "ALTER TABLE `dev`.`contents` RESET SETTING old_parts_lifetime",
     ]
     assert len(waits) == 2
+
+
+def test_what_a_user_may_not_say_is_said_once_and_waited_for_all_the_same() -> None:
+    server = Server(1, [], [3, 3, 2, 1, 0], unknown="CLEANUP")
+    assert erasing.erase_rows(server, "dev", ["ada"], lambda what: None) == 1
+    said = [c for c in server.commands if c.startswith("SYSTEM")]
+    assert said == [f"{s} `dev`.`contents`" for s in (*erasing.WAKING, erasing.WAKING[1], erasing.WAKING[1])]
+    assert "RESET SETTING" in server.commands[-1] and server.old_parts == []
 
 
 def test_old_parts_that_stay_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from sluicegate.gateway import events, mcp
-from sluicegate.gateway.access import BURST, Rates, caller_of, stands, token_in
+from sluicegate.gateway import context, events, mcp
+from sluicegate.gateway.access import BURST, Caller, Rates, caller_of, stands, token_in
 from sluicegate.gateway.context import GATE, MAX_REQUESTS_OF_KEY, Gate, asked_by, enter, leave
 from sluicegate.gateway.hub import Hub
+from sluicegate.gateway.server import Gateway
 from sluicegate.processors.api_keys import digest_of, token_of
 from sluicegate.schemas import codec
+from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Envelope, Intent, Reply
 from sluicegate.streams.asking import Asker
 from sluicegate.streams.control_log import ControlReader
@@ -109,11 +112,67 @@ def at_the_door(gate: Gate) -> web.Request:
     return make_mocked_request("POST", "/access/v1/evaluation", headers={"x-api-key": TOKEN}, app=app)
 
 
-def test_a_control_that_may_be_old_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_control_that_may_be_old_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kafka away: a key that was revoked, or an agent that was quarantined meanwhile, is not known here."""
+    monkeypatch.setattr(context, "CONFIRM_WAIT_S", 0.0)
     with pytest.raises(web.HTTPServiceUnavailable) as away:
-        asked_by(at_the_door(a_gate(control_with_key(), tmp_path, stale=True)), "agent")
+        asyncio.run(asked_by(at_the_door(a_gate(control_with_key(), tmp_path, stale=True)), "agent"))
     assert "control_stale" in str(away.value.text) and away.value.headers["Retry-After"] == "1"
+
+
+def test_who_comes_while_control_is_read_again_waits_and_is_judged_by_it(tmp_path: Path) -> None:
+    """A gateway that compiled a release for seconds, or stood still: nobody is sent away, and what came meanwhile counts."""
+    driver = control_with_key()
+    gate = a_gate(driver, tmp_path, stale=True)
+
+    async def ask(*meanwhile: tuple[str, dict[str, object]]) -> Caller:
+        asking = asyncio.create_task(asked_by(at_the_door(gate), "agent"))
+        await asyncio.sleep(0)  # it waits by now
+        assert not asking.done()
+        for kind, body in meanwhile:
+            driver.control_event(kind, **body)
+        gate.control_log.control = driver.control
+        gate.control_log._confirmed_at = time.monotonic()
+        return await asking
+
+    assert asyncio.run(ask()).key.key_id == "k"
+    gate.control_log._confirmed_at = 0.0
+    with pytest.raises(web.HTTPUnauthorized):
+        asyncio.run(ask(("api_key.revoked", {"key_id": "k"})))
+
+
+class Slow:
+    """A control whose release took too long to compile, and a hub; what was done to them."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.done: list[str] = []
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> Callable[[], Awaitable[None]]:
+        async def step() -> None:
+            self.done.append(name)
+            if self._fails and name == "confirmed":
+                raise Retryable("control's head was not confirmed within 30 s, check Kafka")
+
+        return step
+
+
+def test_it_listens_once_control_is_known_and_leaves_nothing_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gateway(parts: Slow) -> Gateway:
+        made = Gateway(Settings(home=tmp_path))
+        monkeypatch.setattr(made, "_control", parts)
+        monkeypatch.setattr(made, "_hub", parts)
+        monkeypatch.setattr(made, "listen", lambda app: parts.listen())
+        return made
+
+    well, badly = Slow(), Slow(fails=True)
+    asyncio.run(gateway(well).start())
+    assert well.done == ["start", "open", "confirmed", "listen"]
+    with pytest.raises(Retryable):
+        asyncio.run(gateway(badly).start())
+    assert badly.done == ["start", "open", "confirmed", "stop", "stop"]
 
 
 def test_one_key_does_not_take_the_room_of_all(tmp_path: Path) -> None:
@@ -121,9 +180,9 @@ def test_one_key_does_not_take_the_room_of_all(tmp_path: Path) -> None:
     gate.under_way_of["k"] = MAX_REQUESTS_OF_KEY - 1
     request = at_the_door(gate)
     enter(request)
-    assert asked_by(request, "agent").key.key_id == "k"
+    assert asyncio.run(asked_by(request, "agent")).key.key_id == "k"
     with pytest.raises(web.HTTPTooManyRequests) as full:
-        asked_by(at_the_door(gate), "agent")
+        asyncio.run(asked_by(at_the_door(gate), "agent"))
     assert "too_many_requests" in str(full.value.text)
     leave(request)
     leave(request)  # an event stream leaves early, and once
