@@ -1,7 +1,7 @@
 """May it: the AuthZEN decision API over the same policies, for those who only want to ask.
 
     POST /access/v1/evaluation      {subject: {type, id}, action: {name: TOOL}, resource: {type, id}, context: {arguments, ...}}
-    POST /access/v1/evaluations     {evaluations: [...]}, what they lack stands beside them
+    POST /access/v1/evaluations     {evaluations: [...]}, what they lack stands beside them; options.evaluations_semantic: where to stop
 
 What a worker would say to such a call in a session of its own, under the control and release of this moment; nothing is
 recorded and nothing happens. `context`: `arguments`, `said`, `goal`, `task`, `on_behalf_of`. A call that people have to agree to is
@@ -25,6 +25,12 @@ from sluicegate.streams.client_json import Json
 MAX_EVALUATIONS = 100
 """In one request: about 0.5 ms each, 50 ms of the event loop."""
 SUBJECTS = ("agent", "")
+STOPS: Mapping[str, bool | None] = {
+    "execute_all": None,
+    "deny_on_first_deny": False,
+    "permit_on_first_permit": True,
+}
+"""`evaluations_semantic` -> the decision after which nothing more is asked."""
 
 Body = Mapping[str, Json]
 
@@ -49,7 +55,14 @@ async def _many(request: web.Request) -> web.Response:
     common: dict[str, Json] = {
         name: body[name] for name in ("subject", "action", "resource", "context") if name in body
     }
-    found = [_evaluate(gate, caller, {**common, **_object(row, "evaluations")}) for row in rows]
+    semantic = _object(body.get("options", {}), "options").get("evaluations_semantic", "execute_all")
+    if not isinstance(semantic, str) or semantic not in STOPS:
+        raise problem(400, "bad_request", f"`evaluations_semantic` is one of {', '.join(STOPS)}")
+    found: list[dict[str, object]] = []
+    for row in rows:
+        found.append(_evaluate(gate, caller, {**common, **_object(row, "evaluations")}))
+        if found[-1]["decision"] is STOPS[semantic]:
+            break
     return said({"evaluations": found})
 
 

@@ -1,8 +1,9 @@
-"""Connections: how many there may be, and how long the head of a request may take.
+"""Connections: how many there may be, how long the head of a request may take, and how long an answer may wait to be read.
 
 aiohttp closes a connection that waits for a request for `KEEP_ALIVE_S`, however many bytes of a head came meanwhile; what it has no
-bound for is how many there are, and a first head that comes byte by byte for so long (slow loris). This stands between the socket and
-aiohttp's protocol, and only listens: bytes go on as they came.
+bound for is how many there are, a first head that comes byte by byte for so long (slow loris), and a client that asks and then reads
+nothing: its handler waits in a write for ever, and keeps its place. This stands between the socket and aiohttp's protocol, and only
+listens: bytes go on as they came.
 Never reads a request. Next: `server.py`.
 """
 
@@ -20,17 +21,22 @@ SPARE_FILES = 256
 """Of the process's open files, for everything else than connections."""
 HEAD_LIMIT_S = 10.0
 """For the whole head of a connection's first request."""
+WRITE_LIMIT_S = 30.0
+"""For a client to take what waits for it: 64 kB in this process, beyond what the system holds for it."""
 _END = b"\r\n\r\n"
 
 
 class Connections:
     """Those of one process that are open."""
 
-    def __init__(self, most: int = MAX_CONNECTIONS, head_limit_s: float = HEAD_LIMIT_S) -> None:
-        self.most, self.head_limit_s = most, head_limit_s
+    def __init__(
+        self, most: int = MAX_CONNECTIONS, head_limit_s: float = HEAD_LIMIT_S, write_limit_s: float = WRITE_LIMIT_S
+    ) -> None:  # fmt: skip
+        self.most, self.head_limit_s, self.write_limit_s = most, head_limit_s, write_limit_s
         self.open = 0
         self.turned_away = 0
         self.too_slow = 0
+        self.unread = 0
 
     def watched(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
         """A factory of protocols like `make`, each bounded."""
@@ -43,7 +49,9 @@ class Watched(asyncio.Protocol):
     def __init__(self, all_of_them: Connections, inner: asyncio.Protocol) -> None:
         self._all, self._inner = all_of_them, inner
         self._let_in = False
+        self._connection: asyncio.Transport | None = None
         self._waiting: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -54,7 +62,7 @@ class Watched(asyncio.Protocol):
             connection.abort()
             return
         self._all.open += 1
-        self._let_in = True
+        self._let_in, self._connection = True, connection
         loop = asyncio.get_running_loop()
         self._waiting = loop.call_later(self._all.head_limit_s, self._too_slow, connection)
         self._inner.connection_made(transport)
@@ -84,17 +92,29 @@ class Watched(asyncio.Protocol):
         if not self._let_in:
             return
         self._all.open -= 1
-        if self._waiting is not None:
-            self._waiting.cancel()
+        for timer in (self._waiting, self._unread):
+            if timer is not None:
+                timer.cancel()
         self._inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
+        # INVARIANT: a client that reads nothing has an end (tests/unit/test_gateway_connections.py).
+        loop = asyncio.get_running_loop()
+        self._unread = loop.call_later(self._all.write_limit_s, self._reads_nothing)
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         """It reads again."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
         self._inner.resume_writing()
+
+    def _reads_nothing(self) -> None:
+        assert self._connection is not None
+        self._all.unread += 1
+        self._connection.abort()
 
 
 def room() -> int:

@@ -34,6 +34,9 @@ from sluicegate.streams.replies import Held
 
 PROTOCOLS = ("2025-11-25", "2025-06-18", "2025-03-26")
 """Newest first; a client that asks for another is answered the second, and may leave."""
+SPOKEN = "MCP-Protocol-Version"
+BEFORE = ("initialize", "server/discover")
+"""Methods that are asked before a version is agreed on."""
 SESSION = "Mcp-Session-Id"
 PAGE = 200
 """Tools of one answer."""
@@ -80,6 +83,8 @@ async def _take(request: web.Request) -> web.StreamResponse:
     caller, body = await asked_by(request, AGENT), await body_of(request)
     _same_origin(request)
     method, ident = body.get("method"), body.get("id")
+    if method not in BEFORE:
+        _agreed(request)
     if method is None and ident is not None and ("result" in body or "error" in body):
         await mcp_elicit.take(request, caller.agent.agent_id, request.headers.get(SESSION, ""), body)
         return web.Response(status=202)
@@ -98,6 +103,17 @@ async def _take(request: web.Request) -> web.StreamResponse:
     except _Wrong as error:
         return _rpc({"id": ident, "error": {"code": error.code, "message": str(error)}}, headers)
     return _rpc({"id": ident, "result": result}, headers)
+
+
+def _agreed(request: web.Request) -> None:
+    """Raise a problem for a version that `initialize` never answered: the specification asks for 400."""
+    version = request.headers.get(SPOKEN)
+    if version is not None and version not in PROTOCOLS:
+        raise problem(
+            400,
+            "bad_request",
+            f"`{SPOKEN}: {version[:40]}` is not one of {', '.join(PROTOCOLS)}: initialize anew",
+        )
 
 
 def _rpc(value: dict[str, object], headers: dict[str, str]) -> web.Response:

@@ -57,7 +57,9 @@ async def _complete(request: web.Request) -> web.StreamResponse:
     call = await begin(request, caller, "chat", model, body, arguments)
     try:
         if body.get("stream"):
-            return await openai_stream.answer(request, call)
+            options = body.get("stream_options")
+            usage = isinstance(options, dict) and options.get("include_usage") is True
+            return await openai_stream.answer(request, call, usage=usage)
         answer = await call.answer()
     except NotReleased as error:
         return refused(error, call.headers)

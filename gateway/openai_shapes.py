@@ -16,6 +16,8 @@ from sluicegate.streams.replies import Held
 EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Headers of a stream of events."""
 SESSION, INTENT = "x-sluicegate-session", "x-sluicegate-intent"
+ONCE = {"x-should-retry": "false"}
+"""Of an answer to a call that was asked: OpenAI's clients repeat 409 and 5xx by themselves, without a key, and that were another call."""
 
 
 REPLACED: dict[str, object] = {
@@ -64,8 +66,8 @@ def refused(error: NotReleased, headers: Mapping[str, str]) -> web.Response:
         **headers, "x-sluicegate-stage": error.stage, "x-sluicegate-reason": error.reason,
         "x-sluicegate-policies": ",".join(error.policies),
     }  # fmt: skip
-    if status in (429, 503):
-        told["Retry-After"] = "1"
+    # INVARIANT: no client repeats by itself a call that was asked (tests/integration/test_gateway_models.py).
+    told |= {"Retry-After": "1"} if status in (429, 503) else ONCE
     return web.Response(status=status, body=orjson.dumps(error_of(error)), content_type=JSON, headers=told)
 
 
@@ -76,7 +78,7 @@ def held_call(held: Held, headers: Mapping[str, str]) -> web.Response:
             "param": None, "sluicegate": {"developer": held.why, "policies": list(held.policies), "intent_id": held.intent_id},
         }
     }  # fmt: skip
-    return web.Response(status=409, body=orjson.dumps(body), content_type=JSON, headers=headers)
+    return web.Response(status=409, body=orjson.dumps(body), content_type=JSON, headers={**headers, **ONCE})
 
 
 def calls_of(answer: dict[str, Json]) -> list[dict[str, object]]:

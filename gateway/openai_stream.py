@@ -20,16 +20,19 @@ from sluicegate.streams.assembly import Part, Started, Text, ToolCall
 from sluicegate.streams.client_json import Json
 
 
-async def answer(request: web.Request, call: ModelCall) -> web.StreamResponse:
-    """Answer with what comes. Raises `NotReleased` as long as nothing was said; afterwards it is an error in the stream."""
-    return await streamed.answer(request, call, lambda response: _Writer(response, call))
+async def answer(request: web.Request, call: ModelCall, *, usage: bool = False) -> web.StreamResponse:
+    """Answer with what comes. Raises `NotReleased` as long as nothing was said; afterwards it is an error in the stream.
+
+    `usage`: tokens in a last chunk without choices, which only who asked for it expects.
+    """
+    return await streamed.answer(request, call, lambda response: _Writer(response, call, usage))
 
 
 class _Writer:
     """Chunks of one completion."""
 
-    def __init__(self, response: web.StreamResponse, call: ModelCall) -> None:
-        self._response = response
+    def __init__(self, response: web.StreamResponse, call: ModelCall, usage: bool) -> None:
+        self._response, self._usage = response, usage
         self._about = about(call)
         self._common: dict[str, object] = {
             "id": f"chatcmpl-{call.step.ident}", "object": "chat.completion.chunk", "created": int(time.time()),
@@ -80,13 +83,10 @@ class _Writer:
 
     async def _end(self, result: dict[str, Json]) -> None:
         reason = result.get("finish_reason") or "stop"
-        await _event(
-            self._response, {**self._common, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
-        )
-        await _event(
-            self._response,
-            {**self._common, "choices": [], "usage": usage_of(result), "sluicegate": self._about},
-        )
+        last = {"index": 0, "delta": {}, "finish_reason": reason}
+        await _event(self._response, {**self._common, "choices": [last], "sluicegate": self._about})
+        if self._usage:
+            await _event(self._response, {**self._common, "choices": [], "usage": usage_of(result)})
 
 
 async def _event(response: web.StreamResponse, value: Mapping[str, object]) -> None:

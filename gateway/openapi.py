@@ -145,7 +145,17 @@ PATHS: dict[str, dict[str, dict[str, object]]] = {
     "/access/v1/evaluations": {
         "post": {
             **_answers("AuthZEN: may it, several at once", _OBJECT),
-            "requestBody": _body({**_EVALUATION, "evaluations": {"type": "array", "items": _OBJECT}}),
+            "requestBody": _body(
+                {
+                    **_EVALUATION, "evaluations": {"type": "array", "items": _OBJECT},
+                    "options": {
+                        "type": "object",
+                        "properties": {
+                            "evaluations_semantic": {"enum": ["execute_all", "deny_on_first_deny", "permit_on_first_permit"]}
+                        },
+                    },
+                }
+            ),
         }
     },
     "/healthz": {"get": _answers("whether it serves", _OBJECT)},

@@ -241,4 +241,5 @@ class Gateway:
             "sluicegate_gateway_connections": self.gate.connections.open,
             "sluicegate_gateway_connections_turned_away_total": self.gate.connections.turned_away,
             "sluicegate_gateway_connections_too_slow_total": self.gate.connections.too_slow,
+            "sluicegate_gateway_connections_unread_total": self.gate.connections.unread,
         }

@@ -9,7 +9,8 @@
 
 Whoever has the role `sentinel`, or is the process of that name, may raise alarms and, citing one, do the one thing that it
 asks for: `release.rolled_back`, `canary.aborted`, `agent.rolled_back`, `quarantine.added`, `review.begun`. How often is
-bounded here, so that neither two sentinels nor one that went mad can do more. People are bound by none of this.
+bounded here, so that neither two sentinels nor one that went mad can do more. One that people gave the role `issuers`, too, may give an
+issuer that is asked for its keys newer ones (`renews`). People are bound by none of this.
 Pure. Next: `control.py` (who folds), `drift_rules.py` (what asks for an action), `authorize.py` (reviews).
 """
 
@@ -33,6 +34,9 @@ REVIEW_ENDED: Final = "review.ended"
 
 SENTINEL: Final = "sentinel"
 """The name the process signs with, and the role of a registered person that makes anybody one."""
+
+KEEPER: Final = "issuers"
+"""The role of a registered person that lets a sentinel of a signed environment renew issuers' keys, too."""
 
 NOTIFY, REVIEW, ROLLBACK_AGENT, ROLLBACK, QUARANTINE = (
     "notify", "review", "rollback_agent", "rollback", "quarantine",
@@ -124,6 +128,8 @@ def may_act(control: Control, who: str, kind: str, body: Mapping[str, object]) -
     """
     if not is_sentinel(control, who) or kind in (RAISED, SAMPLED) or judged(control, kind, body):
         return ""
+    if renews(control, who, kind, body):
+        return ""
     action = DOES.get(kind)
     alarm = control.alarms.get(str(body.get("alarm", "")))
     if action is None:
@@ -135,6 +141,24 @@ def may_act(control: Control, who: str, kind: str, body: Mapping[str, object]) -
     if alarm.action != action:
         return f"alarm `{alarm.alarm_id}` asks for `{alarm.action}`"
     return _misses(control, alarm, kind, body) or exhausted(control)
+
+
+def renews(control: Control, who: str, kind: str, body: Mapping[str, object]) -> bool:
+    """Whether it gives an issuer newer keys and changes nothing else of it, by who may.
+
+    Whoever may do this can say for whom sessions are: in a signed environment it takes a role of its own, which only people give.
+    """
+    old = control.issuers.get(str(body.get("issuer", ""))) if kind == "issuer.added" else None
+    # INVARIANT: nothing that acts by itself adds an issuer, or keys of one that people gave by a file (tests/unit/test_issuer_watch.py).
+    if old is None or not old.discover:
+        return False
+    same = (body.get("audience"), body.get("prefix", ""), body.get("discover")) == (
+        old.audience,
+        old.prefix,
+        True,
+    )
+    person = control.people.get(who)
+    return same and (control.signing != "signed" or (person is not None and KEEPER in person.roles))
 
 
 def exhausted(control: Control) -> str:

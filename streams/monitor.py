@@ -3,7 +3,7 @@
 An agent reacts to dead letters (it counts and logs them: an alarm a person can read), and a timer that runs on the
 leader only measures how far inputs and ClickHouse trail the ledger. A webhook, where one is set, is told of held calls
 (`notify.py`), alarms are told to every channel (`alarm_notify.py`), and the leader's sentinel looks for drift
-(`sentinel.py`) and lets a sample be decided again (`reproduce_watch.py`). It only watches and proposes; it never decides
+(`sentinel.py`), lets a sample be decided again (`reproduce_watch.py`) and takes up issuers' newer keys (`issuer_watch.py`). It only watches and proposes; it never decides
 and never writes the ledger. Nothing escapes an agent's body: Faust would acknowledge the event all the same.
 Next: `app.py`.
 """
@@ -26,6 +26,7 @@ from sluicegate.schemas.topics import INPUTS, full_name
 from sluicegate.streams import canary_watcher, kafka, sentinel_service
 from sluicegate.streams.alarm_notify import AlarmNotifier
 from sluicegate.streams.channels import channels_from
+from sluicegate.streams.issuer_watch import IssuerWatch
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.notify import Notifier
 from sluicegate.streams.reproduce_watch import ReproduceWatch
@@ -123,6 +124,7 @@ class SentinelHost(mode.Service):
         self._settings, self._gauges = settings, gauges
         self._sentinel = SentinelService(settings)
         self._sampling = ReproduceWatch(self._sentinel.control, self._sentinel.propose)
+        self._issuers = IssuerWatch(self._sentinel.control, self._sentinel.propose, self._sentinel.who)
 
     async def on_stop(self) -> None:
         """Nothing to drain: a restart reads the same rows again."""
@@ -152,6 +154,12 @@ class SentinelHost(mode.Service):
         if self._sentinel.sentinel is not None:
             await self._sampling.look()
             self._gauges.update(self._sampling.metrics())
+
+    async def renew(self) -> None:
+        """Issuers' newest keys, where it is due; it waits until the sentinel is connected."""
+        if self._sentinel.sentinel is not None:
+            await self._issuers.look()
+            self._gauges.update(self._issuers.metrics())
 
 
 class CanaryService(mode.Service):
@@ -219,6 +227,13 @@ def add_monitor(app: faust.App, settings: Settings, announce: Path, port: int) -
             await sentinels.sample()
         except Exception:
             service.log.exception("the sample could not be decided again")
+
+    @app.timer(interval=sentinel_service.LOOK_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
+    async def issuers() -> None:
+        try:
+            await sentinels.renew()
+        except Exception:
+            service.log.exception("issuers could not be asked for their keys")
 
     @app.timer(interval=canary_watcher.LOOK_EVERY_S, on_leader=True)  # type: ignore[untyped-decorator]
     async def canary() -> None:

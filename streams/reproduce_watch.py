@@ -39,15 +39,15 @@ Run = Callable[[list[str]], Awaitable[tuple[int, bytes, bytes]]]
 log = logging.getLogger("sluicegate.reproduce")
 
 
-def every_s(environ: Mapping[str, str]) -> float:
-    """Seconds between two samples; 0 for none. Raises `Terminal`."""
-    text = environ.get(EVERY, "").strip() or str(EVERY_S)
+def every_s(environ: Mapping[str, str], name: str = EVERY) -> float:
+    """Seconds between two looks, an hour by default; 0 for none. Raises `Terminal`."""
+    text = environ.get(name, "").strip() or str(EVERY_S)
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise Terminal(f"{EVERY}=`{text}` is no number of seconds, write 3600, or 0 for no samples")
+        raise Terminal(f"{name}=`{text}` is no number of seconds, write 3600, or 0 for never")
     return value
 
 

@@ -1,7 +1,7 @@
 """What the example's chart uses of Helm's templates, rendered: values, `quote`, `range` over a list or a map, `if eq`.
 
-Anything else in a template is an error, so the chart stays as small as this. What it renders was held against `helm template`
-once (examples/05_production/README.md); where `helm` is in the path, the test asks it again.
+Anything else in a template is an error, so the chart stays as small as this. What it renders is held against what `helm template` made
+(tests/golden/chart.yaml); where `helm` is in the path, the test asks it again.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ def issuers_refresh(
     dry_run: DryRun = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Take up the keys that issuers publish now, e.g. `sluicegate issuers refresh`, once an hour: for whom a session is goes by these.
+    """Take up the keys that issuers publish now, e.g. `sluicegate issuers refresh`: for whom a session is goes by these.
 
-    One that cannot be asked keeps the keys it has; exit code 1 says so.
+    The monitor does so about once an hour by itself (docs/identity.md). One that cannot be asked keeps the keys it has; exit code 1 says so.
     """
     settings = attach(Settings.from_env())
     rows = asyncio.run(refresh_issuers(settings, Keys(settings.home), issuer, why, dry_run=dry_run))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import jwt
-from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.gateway.people import REVIEW
 from sluicegate.gateway.server import Gateway
 from sluicegate.processors.api_keys import digest_of, token_of
@@ -48,7 +48,10 @@ MODEL = {
 }
 POLICY = """
 @id("model-use")
-permit (principal, action == Action::"model.small", resource);
+permit (principal, action == Action::"model.small", resource) unless { context.args has max_tokens && context.args.max_tokens == 77 };
+@id("model-ask")
+@hold("a person reads it first")
+permit (principal, action == Action::"model.small", resource) when { context.args has max_tokens && context.args.max_tokens == 77 };
 @id("model-not-that")
 forbid (principal, action == Action::"model.small", resource) when { context.args has max_tokens && context.args.max_tokens > 1000 };
 """
@@ -140,6 +143,8 @@ def _signs(kid: str, principal: str, role: str, alg: str, public: str) -> tuple[
 async def completion(dispatch: Dispatch) -> Answer:
     asked = json.loads(dispatch.arguments)
     said = asked["messages"][-1]["content"]
+    if said == "broken":
+        return Failed("refused_by_tool", "it broke")
     if asked.get("tools"):
         arguments = {"city": said}
         call = {"id": "call_7", "name": asked["tools"][0]["function"]["name"], "arguments": arguments}

@@ -17,7 +17,7 @@ from langgraph.prebuilt import ToolNode
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from sluicegate.adapters.langgraph import Governed
-from sluicegate.gateway import openapi
+from sluicegate.gateway import events, openapi
 from sluicegate.gateway.server import MAX_BODY_BYTES, make_app
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Review
@@ -154,7 +154,7 @@ def test_bounds(served: Served) -> None:
     served.loop.run(main())
 
 
-def test_events_are_taken_up_again(served: Served) -> None:
+def test_events_are_taken_up_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     async def read(session: str, count: int, last: str = "") -> list[tuple[str, str, dict[str, object]]]:
         headers = {"Authorization": f"Bearer {served.token()}"} | ({"Last-Event-ID": last} if last else {})
         found: list[tuple[str, str, dict[str, object]]] = []
@@ -189,6 +189,9 @@ def test_events_are_taken_up_again(served: Served) -> None:
         assert await read(session, 1, first[0]) == [second]  # nothing is missed, nothing told twice
         wrong = await served.call("GET", f"/v1/sessions/{session}/events", **{"Last-Event-ID": "9-1"})
         assert wrong[0] == 400
+        monkeypatch.setattr(events, "MAX_BEHIND", -1_000_000)  # as if that many came behind it
+        late = await served.call("GET", f"/v1/sessions/{session}/events", **{"Last-Event-ID": first[0]})
+        assert (late[0], late[1]["error"]["code"]) == (410, "too_far_behind")  # type: ignore[index]
         await until(lambda: not served.gateway.gate.streams, "a stream ends with its client")
 
     served.loop.run(main())
@@ -212,16 +215,20 @@ def test_openai_client(served: Served) -> None:
             assert raw.headers["x-sluicegate-intent"] and raw.headers["x-sluicegate-session"].startswith(
                 "gateway-k1-"
             )
-            pieces = [
-                piece
-                async for piece in await client.chat.completions.create(
-                    model="model.small",
-                    messages=said,
-                    stream=True,  # type: ignore[arg-type]
-                )
-            ]
-            text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
-            assert text == "HELLO THERE" and pieces[-1].usage is not None
+            for options in ({}, {"stream_options": {"include_usage": True}}):
+                stream = await client.chat.completions.create(
+                    model="model.small", messages=said, stream=True, **options
+                )  # type: ignore[call-overload]
+                pieces = [piece async for piece in stream]
+                text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+                assert text == "HELLO THERE" and [
+                    p for p in pieces if (p.model_extra or {}).get("sluicegate")
+                ]
+                # Only who asks for the usage gets a chunk without choices: others read `choices[0]` of each.
+                assert [bool(p.choices) for p in pieces] == [True] * (len(pieces) - len(options)) + [
+                    False
+                ] * len(options)
+                assert (pieces[-1].usage is not None) is bool(options)
             with pytest.raises(openai.PermissionDeniedError) as refused:
                 await client.chat.completions.create(model="model.small", messages=said, max_tokens=5_000)  # type: ignore[arg-type]
             assert refused.value.code == "forbidden" and "model-not-that" in str(refused.value.body)
@@ -260,6 +267,21 @@ def test_decision_api(served: Served) -> None:
         assert [(e["decision"], e["context"]["status"]) for e in said["evaluations"]] == [  # type: ignore[union-attr,index,call-overload]
             (True, "permit"), (False, "hold"), (False, "refuse"),
         ]  # fmt: skip
+        for semantic, count in (
+            ("execute_all", 3),
+            ("deny_on_first_deny", 2),
+            ("permit_on_first_permit", 1),
+            ("", 0),
+            (7, 0),
+        ):
+            asked = {
+                **body,
+                "evaluations": rows,
+                "context": {},
+                "options": {"evaluations_semantic": semantic},
+            }
+            status, said, _ = await served.call("POST", "/access/v1/evaluations", asked)
+            assert (status, len(said.get("evaluations", []))) == (200 if count else 400, count), semantic  # type: ignore[arg-type]
         stop = ("quarantine.added", {"scope": "tool", "value": "desk.pay", "why": "a drill"})
         head = await control_log.append(served.gate.settings, served.gate.keys, [stop], who="a test", why="")
         await until(lambda: served.gateway.gate.control.head >= head, "the gateway read of it")
@@ -314,6 +336,12 @@ def test_mcp_client(served: Served) -> None:
         assert found[0] == 400 and "Mcp-Session-Id" in str(found[1])
         found = await served.call("POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "resources/list"})
         assert found[1]["error"]["code"] == -32_601  # type: ignore[index]
+        for version, method, answers in (
+            ("1999-01-01", "ping", 400), ("2025-06-18", "ping", 200), ("2026-07-28", "server/discover", 200),
+        ):  # fmt: skip
+            asked = {"jsonrpc": "2.0", "id": 1, "method": method}
+            found = await served.call("POST", "/mcp", asked, **{"MCP-Protocol-Version": version})
+            assert (found[0], "result" in found[1]) == (answers, version == "2025-06-18"), found
         found = await served.call(
             "POST", "/mcp", {"method": "ping"}, Origin="http://evil.example", Host="evil.example"
         )

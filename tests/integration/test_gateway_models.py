@@ -183,6 +183,48 @@ def test_the_same_key_and_body_find_the_first_answer(served: Served) -> None:
     served.loop.run(main())
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("said", "more", "error", "code"),
+    [
+        ("hello", {"max_tokens": 77}, openai.ConflictError, "held"),
+        ("broken", {}, openai.InternalServerError, "refused_by_tool"),
+        (
+            "slowly",
+            {"extra_headers": {"x-sluicegate-timeout": "1"}},
+            openai.InternalServerError,
+            "unavailable",
+        ),
+    ],
+)
+def test_the_client_repeats_nothing_that_was_asked(
+    said: str,
+    more: dict[str, object],
+    error: type[openai.APIStatusError],
+    code: str,
+    stream: bool,
+    served: Served,
+) -> None:
+    """With the retries that the real client makes by default: 409 and 5xx, without a key, so that each were a call of its own."""
+
+    async def main() -> None:
+        counts = served.gateway.gate.counts
+        before = counts.total()
+        async with openai.AsyncOpenAI(base_url=served.gateway.url + "/v1", api_key=served.token()) as client:
+            assert client.max_retries == 2
+            with pytest.raises(error) as told:
+                messages = [{"role": "user", "content": said}]
+                await client.chat.completions.create(
+                    model="model.small", messages=messages, stream=stream, **more
+                )  # type: ignore[call-overload]
+        assert told.value.code == code and counts.total() == before + 1
+        for waiting in WAITING:
+            waiting.set()
+        WAITING.clear()
+
+    served.loop.run(main())
+
+
 def test_requests_that_are_sent_again(served: Served) -> None:
     async def main() -> None:
         key = {"Idempotency-Key": "k-1"}

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 
+import aiohttp
 import orjson
 import pytest
 import yaml
@@ -16,10 +17,12 @@ from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.model import ModelAdapter
 from sluicegate.executors.outlet import KafkaOutlet
 from sluicegate.executors.verifier import Follower
+from sluicegate.gateway.server import Gateway
+from sluicegate.processors.api_keys import token_of
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable
+from sluicegate.streams import control_log, quarantines
 from sluicegate.streams import kafka as kafka_clients
-from sluicegate.streams import quarantines
 from sluicegate.streams.cli import app
 from sluicegate.streams.client import AgentClient, Ended, Failed, Session, Started, Text, Withheld
 from sluicegate.streams.client_transport import KafkaTransport
@@ -34,6 +37,7 @@ from tests.servers.faults import Journal
 from tests.servers.model_server import model_server
 from tests.stream_fakes import Screen
 from tests.unit.test_attempts import contract
+from tests.unit.test_gateway_access import KEY
 
 SAID = "The first sentence stands here. Write to bob@example.com now. The third one follows."
 MODELS = {  # contract -> fault and how it streams
@@ -95,6 +99,11 @@ class Running:
         self.loop.run(until(ends, f"the end of `{ident}`"))
         (end,) = ends()
         return end
+
+    def settled(self, ident: str) -> list[int]:
+        """What its budget was charged, once that is so."""
+        mine = [e.facts for _, e in self.gate.events if e.header.intent_id == ident]
+        return [sum(f.spent) for f in mine if isinstance(f, r.BudgetFacts) and f.what == "settled"]
 
     def explain(self, ident: str, monkeypatch: pytest.MonkeyPatch) -> str:
         self.environment(monkeypatch)
@@ -235,15 +244,48 @@ def test_a_reader_that_goes_away_costs_the_call_and_nothing_else(running: Runnin
     ident = running.last_id()
     end = running.end_of(ident)
     assert end.same and end.streamed
-
-    def settled() -> list[int]:
-        mine = [e.facts for _, e in running.gate.events if e.header.intent_id == ident]
-        return [sum(f.spent) for f in mine if isinstance(f, r.BudgetFacts) and f.what == "settled"]
-
-    running.loop.run(until(settled, "the settling"))
-    assert settled() == [12] == [end.input_tokens + end.output_tokens], (
+    running.loop.run(until(lambda: running.settled(ident), "the settling"))
+    assert running.settled(ident) == [12] == [end.input_tokens + end.output_tokens], (
         "what the server counted, to its last word"
     )
+
+
+@pytest.mark.parametrize("door", ["/v1/chat/completions", "/v1/responses"])
+def test_a_client_of_the_gateway_that_goes_away_in_mid_stream(running: Running, door: str) -> None:
+    """It heard a word and hangs up: the call goes on to its end and is settled, and the gateway keeps nothing of it."""
+    gate, ident, text = running.gate, f"gone{door.replace('/', '-')}", "one two three four five six"
+    asked = {"input": text} if door.endswith("responses") else {"messages": messages(text)}
+
+    async def main() -> None:
+        key = ("api_key.added", {**KEY, "key_id": ident})
+        await control_log.append(gate.settings, gate.keys, [key], who="a test", why="")
+        gateway = Gateway(gate.settings)
+        await gateway.start()
+        headers = {"x-api-key": token_of(gate.settings.env, ident, "s"), "x-sluicegate-intent": ident}
+        async with aiohttp.ClientSession() as client:
+            body = {"model": "endless", "stream": True, **asked}
+            async with client.post(gateway.url + door, json=body, headers=headers) as answer:
+                assert answer.status == 200, await answer.text()
+                async for line in answer.content:
+                    if b"one " in line:
+                        break
+                assert gateway.gate.under_way == 1 and "released" not in gate.life(ident)
+                answer.close()
+            await until(
+                lambda: not gateway.gate.under_way and not gateway.gate.under_way_of,
+                "nobody waits at the door",
+            )
+            [asker] = gateway.gate.hub._askers.values()
+            assert not len(asker.inbox) and not asker.feeds._feeds
+            async with client.get(f"{gateway.url}/v1/intents/{ident}?wait_s=20", headers=headers) as told:
+                assert (told.status, (await told.json())["result"]["text"]) == (200, text)
+        await gateway.stop()
+
+    running.loop.run(main())
+    end = running.end_of(ident)
+    assert end.same and end.streamed
+    running.loop.run(until(lambda: running.settled(ident), "the settling"))
+    assert running.settled(ident) == [12] == [end.input_tokens + end.output_tokens]
 
 
 def test_a_quarantine_ends_a_stream_that_runs(running: Running) -> None:

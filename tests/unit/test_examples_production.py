@@ -1,4 +1,5 @@
-"""Example 05 as far as it can be checked without Docker and a cluster: commands, users, networks, no secret; the chart rendered.
+"""Example 05 as far as it can be checked without Docker and a cluster: commands, users, networks, no secret; the chart rendered, as helm
+renders it, and each document by the schemas of Kubernetes.
 
 Nothing here proves that the containers run, or that a cluster takes the chart.
 """
@@ -30,6 +31,9 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 CHART = FOLDER / "chart"
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+HELMS = Path(__file__).parents[1] / "golden" / "chart.yaml"
+KUBERNETES = json.loads((Path(__file__).parents[1] / "vectors" / "kubernetes.json").read_text("utf-8"))
+"""Version -> definitions of its API (tests/vectors/NOTICE.md)."""
 OURS = {name: s for name, s in SERVICES.items() if "build" in s}
 AGENTS = {name: s for name, s in SERVICES.items() if name.startswith("agent-")}
 
@@ -132,14 +136,43 @@ def test_the_chart_renders() -> None:
     assert len(policies[("", "sg-gateway")]["ingress"]) == 2 and policies[("", "sg-roles")]["ingress"] == []
 
 
+def refuses(document: dict[str, Any], version: str) -> bool:
+    """Whether the API server of this version would not take it, by its own schemas with no field more than they name."""
+    schema = {"$ref": f"#/$defs/{document['kind']}", "$defs": KUBERNETES[version]}
+    return not jsonschema_rs.validator_for(schema).is_valid(document)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_a_cluster_would_take_each_document(version: str) -> None:
+    documents = rendered()
+    assert [d["metadata"]["name"] for d in documents if refuses(d, version)] == []
+    for wrong in documents:  # a field that nobody knows, and one of another type: the check sees both
+        wrong["spec"]["replica"] = 1
+        assert refuses(wrong, version)
+        del wrong["spec"]["replica"]
+        wrong["metadata"]["name"] = 7
+        assert refuses(wrong, version)
+
+
+def test_helm_rendered_the_same() -> None:
+    """What `helm template` made of the chart: after a change to it run `python -m tests.unit.test_examples_production` where helm is."""
+    helms = [d for d in yaml.safe_load_all(HELMS.read_text("utf-8")) if d]
+    assert of(helms) == of(rendered())
+
+
 @pytest.mark.skipif(
-    shutil.which("helm") is None, reason="no helm here: the chart was held against it once, see README"
+    shutil.which("helm") is None, reason="no helm here: the test above holds the chart against what it made"
 )
-def test_helm_renders_the_same() -> None:
-    told = subprocess.run(
-        ["helm", "template", "sg", str(CHART), "--namespace", "sluicegate"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert of([d for d in yaml.safe_load_all(told.stdout) if d]) == of(rendered())
+def test_helm_renders_the_same_here() -> None:
+    subprocess.run(["helm", "lint", "--strict", str(CHART)], capture_output=True, check=True)
+    assert of([d for d in yaml.safe_load_all(by_helm()) if d]) == of(rendered())
+
+
+def by_helm() -> str:
+    """The chart as helm in the path renders it."""
+    command = ["helm", "template", "sg", str(CHART), "--namespace", "sluicegate"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    HELMS.write_text(by_helm(), "utf-8")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 from aiohttp import web
-from sluicegate.gateway.connections import Connections
+from sluicegate.gateway import context, server
+from sluicegate.gateway.connections import Connections, Watched
 from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
 from sluicegate.streams.settings import Settings
 
@@ -20,14 +22,17 @@ Ask = Callable[[bytes], Awaitable[bytes]]
 
 
 async def serve(
-    home: Path, body: Callable[[int, Gateway], Awaitable[None]], connections: Connections | None = None
-) -> None:
-    """A gateway's web server as `Gateway.start` makes it, without what is behind it."""
+    home: Path, body: Callable[[int, Gateway], Awaitable[None]], connections: Connections | None = None,
+    routes: Sequence[web.RouteDef] = (),
+) -> None:  # fmt: skip
+    """A gateway's web server as `Gateway.start` makes it, without what is behind it; `routes`: of the test."""
     gateway = Gateway(Settings(home=home))
     if connections is not None:
         gateway.gate.connections = connections
+    app = make_app(gateway.gate)
+    app.add_routes(routes)
     async with asyncio.timeout(LIMIT_S):
-        await gateway.listen(make_app(gateway.gate))
+        await gateway.listen(app)
         try:
             await body(gateway.port, gateway)
         finally:
@@ -113,11 +118,7 @@ def test_a_head_that_comes_byte_by_byte_has_an_end(tmp_path: Path) -> None:
 
     async def body(port: int, gateway: Gateway) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        trickle = asyncio.create_task(_trickle(writer))
-        assert await reader.read() == b""  # cut off, without an answer
-        trickle.cancel()
-        await asyncio.gather(trickle, return_exceptions=True)
-        writer.close()
+        assert await _cut_off(reader, writer, GET[:-4] + b"\r\nx-a: ") == b""  # without an answer
         assert connections.too_slow == 1
         assert (await said(port, *(GET[n : n + 1] for n in range(len(GET))))).startswith(b"HTTP/1.1 ")
         while connections.open:
@@ -126,11 +127,124 @@ def test_a_head_that_comes_byte_by_byte_has_an_end(tmp_path: Path) -> None:
     asyncio.run(serve(tmp_path, body, connections))
 
 
-async def _trickle(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nx-a: ")
+async def _trickle(writer: asyncio.StreamWriter, begin: bytes) -> None:
+    writer.write(begin)
     while True:
         writer.write(b"b")
         await asyncio.sleep(0.02)
+
+
+async def _cut_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, begin: bytes) -> bytes:
+    """What comes back to a client that goes on byte by byte behind `begin`, until the server ends it."""
+    trickle, found = asyncio.create_task(_trickle(writer, begin)), b""
+    try:
+        while part := await reader.read(65_536):
+            found += part
+    except ConnectionError:
+        pass  # cut off in the middle of what it sends: what came before counts
+    finally:
+        trickle.cancel()
+        await asyncio.gather(trickle, return_exceptions=True)
+        writer.close()
+    return found
+
+
+def test_the_next_head_has_an_end_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One good request does not buy the connection: what follows byte by byte is cut off as one that waits."""
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.3)
+
+    async def body(port: int, gateway: Gateway) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET.replace(b"Connection: close\r\n", b""))
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", head)
+        assert head.startswith(b"HTTP/1.1 ") and length
+        await reader.readexactly(int(length[1]))
+        assert await _cut_off(reader, writer, b"GET /healthz HTTP/1.1\r\nHost: a\r\nx-a: ") == b""
+
+    asyncio.run(serve(tmp_path, body))
+
+
+async def _read_body(request: web.Request) -> web.Response:
+    return web.json_response(await context.body_of(request))
+
+
+def test_a_body_that_comes_byte_by_byte_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "READ_LIMIT_S", 0.3)
+
+    async def body(port: int, gateway: Gateway) -> None:
+        for framing, begin in (
+            (f"Content-Length: {MAX_BODY_BYTES}", b"{"),
+            ("Transfer-Encoding: chunked", b"40000\r\n{"),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            answer = await _cut_off(reader, writer, ask("/read", framing, body=begin))
+            assert answer.startswith(b"HTTP/1.1 408") and b'"too_slow"' in answer, answer
+        assert not gateway.gate.under_way
+
+    asyncio.run(serve(tmp_path, body, routes=[web.post("/read", _read_body)]))
+
+
+def test_a_client_that_reads_nothing_has_an_end(tmp_path: Path) -> None:
+    """It asks, and takes none of its answer: what writes is ended, and its place is free again."""
+    connections = Connections(write_limit_s=0.3)
+    ended = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * 65_536)
+        finally:
+            ended.set()
+
+    async def body(port: int, gateway: Gateway) -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, GET.replace(b"/healthz", b"/endless"))
+            await ended.wait()
+            while connections.open:
+                await asyncio.sleep(0.01)
+        assert connections.unread == 1 and not gateway.gate.under_way
+
+    asyncio.run(serve(tmp_path, body, connections, [web.get("/endless", endless)]))
+
+
+def test_who_reads_on_is_not_cut_off() -> None:
+    class Cut(asyncio.Transport):
+        aborted = False
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    class Inner(asyncio.Protocol):
+        def __init__(self) -> None:
+            self.paused: list[bool] = []
+
+        def pause_writing(self) -> None:
+            self.paused.append(True)
+
+        def resume_writing(self) -> None:
+            self.paused.append(False)
+
+    async def main() -> None:
+        connections, transport, inner = Connections(write_limit_s=0.0), Cut(), Inner()
+        watched = Watched(connections, inner)
+        watched.connection_made(transport)
+        watched.pause_writing()
+        watched.resume_writing()
+        watched.pause_writing()
+        watched.connection_lost(None)
+        for _ in range(3):
+            await asyncio.sleep(0)  # time for what is due
+        assert not transport.aborted and connections.unread == 0
+        assert inner.paused == [True, False, True]
+
+    asyncio.run(main())
 
 
 def test_no_more_connections_than_there_is_room_for(tmp_path: Path) -> None:
@@ -154,11 +268,6 @@ def test_no_more_connections_than_there_is_room_for(tmp_path: Path) -> None:
 
 
 def test_bodies_that_are_no_json_object(tmp_path: Path) -> None:
-    from sluicegate.gateway.context import body_of
-
-    async def read(request: web.Request) -> web.Response:
-        return web.json_response(await body_of(request))
-
     async def body(port: int, gateway: Gateway) -> None:
         bodies = (b"{", b"[]", b"7", b"\xff", b'{"a": NaN}', b"[" * 100_000, b'{"a": "\\ud800"}')
         for wrong in bodies:
@@ -171,14 +280,4 @@ def test_bodies_that_are_no_json_object(tmp_path: Path) -> None:
         answer = await said(port, ask("/read", "Transfer-Encoding: chunked"), *(chunks for _ in range(count)))
         assert b" 413 " in answer or answer == b""  # cut off in mid-body: the answer may be lost in the reset
 
-    async def main() -> None:
-        gateway = Gateway(Settings(home=tmp_path))
-        app = make_app(gateway.gate)
-        app.router.add_post("/read", read)
-        await gateway.listen(app)
-        try:
-            await body(gateway.port, gateway)
-        finally:
-            await gateway.close()
-
-    asyncio.run(main())
+    asyncio.run(serve(tmp_path, body, routes=[web.post("/read", _read_body)]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import tracemalloc
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -12,13 +14,18 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from sluicegate.gateway import kept
+from sluicegate.gateway.access import caller_of
+from sluicegate.gateway.context import session_of
 from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.kept import KNOWN_BYTES, MAX_KNOWN, MAX_READERS, MAX_SCANNED, Known, Readers
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
-from sluicegate.schemas.records import Reply
+from sluicegate.schemas.records import Intent, Reply
+from sluicegate.streams.client_transport import Acknowledged, Headers
 from sluicegate.streams.in_process import MAX_ERRANDS, Errand
 from sluicegate.streams.settings import Settings
+
+from tests.unit.test_gateway_access import TOKEN, a_gate, asked, control_with_key
 
 AGENT = "north-1"
 PLACE = TopicPartition("dev.replies", 0)
@@ -213,23 +220,42 @@ def test_agents_share_the_room_for_what_they_asked(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+class Opening(Hub):
+    """A hub on a bus that opens every session at once."""
+
+    offset = 0
+
+    async def send_for(self, agent_id: str, topic: str, value: bytes, headers: Headers) -> Acknowledged:
+        asked = codec.decode_as(Intent, value)
+        opened = Reply(
+            bytes(16), asked.intent_id, agent_id, asked.session_id, "opened", "session", "", [], 1, release="sha256:x"
+        )  # fmt: skip
+        self.offset += 1
+        self._tell(Record(agent_id.encode(), codec.encode(opened), self.offset))  # type: ignore[arg-type]
+        return self._taken
+
+    async def _taken(self) -> None:
+        await asyncio.sleep(0)  # the loop lets go of time-outs that are over
+
+
 def test_a_hundred_thousand_sessions_cost_what_one_does(tmp_path: Path) -> None:
-    """Nothing is kept of a session while nobody listens, but what is bounded: places of replies, and releases of the newest ones."""
-    hub = Hub(Settings(home=tmp_path, partitions=1))
+    """Opened as the doors open them. Nothing is kept of one while nobody listens, but what is bounded: places of replies."""
+    driver = control_with_key()
+    gate, hub = a_gate(driver, tmp_path), Opening(Settings(home=tmp_path, partitions=1), known=1_000)
+    gate.hub, hub.partitions = hub, 1
+    caller = caller_of(asked(x_api_key=TOKEN), driver.control, driver.now, gate.rates)
+
+    async def opened(*numbers: int) -> int:
+        """Memory blocks of this process once they are open."""
+        for number in range(*numbers):
+            await session_of(gate, caller, f"s-{number}", goal="a test", new=True)
+        gc.collect()
+        return sys.getallocatedblocks()
 
     async def run() -> None:
-        asker = await hub.asker(AGENT, None, None)
-        for number in range(100_000):
-            name = f"s-{number}"
-            asker.inbox.standing.watch(name)
-            opened = Reply(
-                bytes(16), f"m-{number}", AGENT, name, "opened", "session", "", [], 1, release="sha256:x"
-            )
-            asker.inbox.take(opened)
-            hub._known.note((AGENT.encode(), 1, opened.intent_id), number)
-        assert not asker.inbox.standing._found and not len(asker.inbox)
-        assert len(hub._known) <= MAX_KNOWN
-        [told] = hub._told.values()
-        assert not told.listeners
+        before = await opened(2_000)  # by now what is bounded is full
+        grown = await opened(2_000, 102_000) - before
+        assert grown < 5_000, f"{grown} blocks for 100,000 sessions"
+        assert hub.offset == 102_000 and hub.sizes() == {"known": 1_000, "agents": 1, "errands": 0}
 
     asyncio.run(run())

@@ -1,5 +1,7 @@
 """Sessions and deadlines: who may say what the user said, and that nothing begins after nobody waits."""
 
+import pytest
+from sluicegate.processors import sessions
 from sluicegate.schemas.records import Intent
 
 from tests.driver import AGENT, SESSION, Driver
@@ -33,3 +35,18 @@ def test_decide_is_total_for_any_bytes() -> None:
         decision = d.feed("intents", value)
         assert decision.outcomes[0].status == "unreadable"
         assert decision.dead_letters
+
+
+def test_no_more_open_sessions_than_a_partition_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    d = driver()
+
+    def step(ident: str, session: str, kind: str) -> tuple[str, str]:
+        [outcome] = d.feed("intents", Intent(ident, AGENT, session, kind, "", b"{}", d.now, None)).outcomes
+        return outcome.status, outcome.reason
+
+    assert step("o-2", "second", "session.open") == ("opened", "")
+    assert step("o-3", "third", "session.open") == ("session_refused", "overloaded")
+    assert len(d.state.sessions) == 2
+    assert step("c-2", "second", "session.close")[0] == "closed"
+    assert step("o-4", "third", "session.open") == ("opened", "")
