@@ -127,6 +127,24 @@ SELECT 1, unhex('{log}'), 0, 2 + number, randomFixedString(16), 'control', 2 + n
 FROM numbers(24 * 7)
 """
 
+CHANGES = """
+INSERT INTO `{d}`.events (v, log_id, src_partition, seq, event_id, src_topic, src_offset, stage, status, facts_hash, prev_hash, header_hash,
+    intent_id, decided_at, kind, body, facts_type, who, why)
+WITH arrayJoin([
+    (200, 31, 'release.published', '{{"digest":"sha256:1a","name":"desk","version":"1"}}'), (201, 31, 'release.deployed', '{{"digest":"sha256:1a"}}'),
+    (202, 11, 'release.published', '{{"digest":"sha256:2b","name":"desk","version":"2"}}'), (203, 10, 'release.deployed', '{{"digest":"sha256:2b"}}'),
+    (204, 5, 'release.published', '{{"digest":"sha256:3c","name":"desk","version":"3"}}'), (205, 5, 'canary.started', '{{"digest":"sha256:3c","weight_bp":1000}}'),
+    (206, 2, 'alarm.raised', '{{"id":"3fa9","rule":"refused","said":"15 % of 132","stream":"refused agent=agent-7"}}'),
+    (207, 2, 'quarantine.added', '{{"alarm":"3fa9","scope":"agent","value":"agent-7"}}'), (208, 1, 'release.rolled_back', '{{"to":"sha256:1a"}}')
+]) AS one
+SELECT 1, unhex('{log}'), 0, one.1, randomFixedString(16), 'control', one.1, 'control', 'recorded', randomFixedString(32), randomFixedString(32),
+    randomFixedString(32), '', toDateTime64({end}, 6, 'UTC') - toIntervalHour(24 * one.2 - 1), one.3, one.4, 'control_facts', 'olga', 'a reason'
+"""
+FILES = """
+INSERT INTO `{d}`.releases (digest, path, body)
+SELECT arrayJoin(['sha256:1a', 'sha256:2b', 'sha256:3c']) AS release_, arrayJoin(['release.yaml', 'prompts/desk.md', 'policies/desk.cedar']) AS path_, release_ || path_
+"""
+
 
 def questions() -> dict[str, str]:
     """The sentence above each question of the page -> its SQL; panels of the dashboard by title."""
@@ -171,6 +189,8 @@ def fill(client: Any, events: int) -> int:
     client.command(SESSIONS.format(**common))
     client.command(AGENTS.format(**common))
     client.command(SAMPLES.format(**common))
+    client.command(CHANGES.format(**common))
+    client.command(FILES.format(**common))
     for partition in range(PARTITIONS):
         client.command(CONTENTS.format(partition=partition, **common))
     client.command(MANIFEST.format(**common))

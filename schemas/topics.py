@@ -124,7 +124,17 @@ TOPICS: tuple[Topic, ...] = (
         False,
         -1,
         ("operator",),
-        ("pipeline", "checkpointer", "executor", "auditor", "operator", "gateway", "monitor", "evaluator"),
+        (
+            "pipeline",
+            "checkpointer",
+            "executor",
+            "projector",
+            "auditor",
+            "operator",
+            "gateway",
+            "monitor",
+            "evaluator",
+        ),
     ),
     # Whoever folds the ledger begins with the newest one.
     Topic(

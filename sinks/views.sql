@@ -66,7 +66,7 @@ COMMENT 'Executions that failed, were withheld or are in doubt, with the tool th
 
 CREATE OR REPLACE VIEW `{database}`.`latency` AS
 SELECT
-    tenant, agent_id, intent_id, tool, state, issued_at,
+    tenant, agent_id, release, intent_id, tool, state, issued_at,
     decided_at_first AS decided_at,
     dateDiff('microsecond', issued_at, decided_at_first) / 1000 AS to_decision_ms,
     dateDiff('microsecond', decided_at_first, dispatched_at) / 1000 AS to_dispatch_ms,
@@ -78,6 +78,7 @@ SELECT
 FROM (
     SELECT
         tenant, agent_id, intent_id,
+        argMin(e.release, e.seq) AS release,
         argMinIf(e.tool, e.seq, e.tool != '') AS tool,
         argMaxIf(e.status, e.seq, e.status IN ({steps})) AS state,
         minOrNull(e.issued_at) AS issued_at,
@@ -253,6 +254,37 @@ SELECT
 FROM `{database}`.`events` FINAL
 WHERE src_topic = 'control' AND kind = 'reproduce.sampled'
 COMMENT 'One row a scheduled sample that was decided again: how many intents of that partition and period, what came out by verdict, and the share that is reproducible. The same sample again: sluicegate reproduce --sample 20 --seed … --partition … --from-time … --to-time ….';
+
+CREATE OR REPLACE VIEW `{database}`.`release_names` AS
+SELECT
+    JSONExtractString(body, 'digest') AS release, argMax(JSONExtractString(body, 'name'), e.seq) AS name,
+    argMax(JSONExtractString(body, 'version'), e.seq) AS version, argMax(JSONExtractString(body, 'parent'), e.seq) AS parent,
+    min(e.decided_at) AS published_at, argMin(e.who, e.seq) AS published_by
+FROM `{database}`.`events` AS e FINAL
+WHERE src_topic = 'control' AND kind = 'release.published'
+GROUP BY release
+COMMENT 'One row a published release: its name and version for the digest that stands in `release` everywhere. SELECT name, version, calls FROM tool_mix LEFT JOIN release_names USING (release). Its files are in `releases`.';
+
+CREATE OR REPLACE VIEW `{database}`.`control_changes` AS
+SELECT
+    decided_at, seq AS control_event, kind, who,
+    if(kind = 'alarm.raised', JSONExtractString(body, 'said'), why) AS why,
+    multiIf(
+        JSONHas(body, 'to'), JSONExtractString(body, 'to'), JSONHas(body, 'digest'), JSONExtractString(body, 'digest'),
+        JSONExtractString(body, 'release')
+    ) AS release,
+    multiIf(
+        JSONHas(body, 'scope'), concat(JSONExtractString(body, 'scope'), ' ', JSONExtractString(body, 'value')),
+        kind = 'alarm.raised', JSONExtractString(body, 'stream'), JSONExtractString(body, 'agent_id')
+    ) AS about,
+    if(kind = 'alarm.raised', JSONExtractString(body, 'id'), JSONExtractString(body, 'alarm')) AS alarm,
+    lower(hex(log_id)) AS log, event
+FROM `{database}`.`events` FINAL
+WHERE src_topic = 'control' AND kind IN (
+    'release.deployed', 'release.rolled_back', 'release.pinned', 'release.unpinned', 'canary.started', 'canary.paused', 'canary.promoted',
+    'canary.aborted', 'agent.rolled_back', 'quarantine.added', 'quarantine.lifted', 'review.begun', 'review.ended', 'mode.set', 'alarm.raised'
+)
+COMMENT 'One row an event of control that changes what is decided, and each alarm: when, by whom, why, about which agent, tool or stream, to which release, and the alarm that ordered it. As it was written: what its author was not permitted is here too, without having had an effect.';
 
 CREATE OR REPLACE VIEW `{database}`.`tool_mix` AS
 SELECT

@@ -28,13 +28,17 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import deployments, kafka, topics
+from sluicegate.streams.contents import Opener
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operations import Row
+from sluicegate.streams.remembering import Value, open_cells
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.stores import FETCH_WAIT_MS, KafkaStore
 
 TAKEN_IN_LIMIT_S = 120.0
 """For the owner to fold its ledger up to the cut: 1,000,000 events are some ten seconds."""
+SHOWN_CHARS = 60
+"""Of a remembered value, in a row."""
 MAX_EFFECTS = 1_000
 """Calls since the cut that are named; all are counted."""
 
@@ -43,11 +47,12 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class To:
-    """Where an agent goes back to: a seq, a moment, or before an earlier rollback."""
+    """Where an agent goes back to: a seq, a moment, or before an earlier rollback. `partition`: that of the seq, where it was said."""
 
     cut: int | None = None
     at: int | None = None
     undo: int = -1
+    partition: int | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Look:
     Attributes:
         calls: that have not ended, and what becomes of each.
         effects: calls since the cut that were executed and are more than reading: those are not taken back by this.
+        values: cell -> what it holds now and then held, where `open_values` looked.
     """
 
     agent_id: str
@@ -69,6 +75,7 @@ class Look:
     calls: list[Row] = field(default_factory=list)
     effects: list[Row] = field(default_factory=list)
     effects_count: int = 0
+    values: dict[bytes, list[Value]] = field(default_factory=dict)
 
 
 async def look(
@@ -78,6 +85,10 @@ async def look(
     if agent_id not in control.agents:
         raise Terminal(f"agent `{agent_id[:80]}` is not registered, see `sluicegate agents list`")
     partition = partition_of(agent_id, await topics.partitions_of(settings))
+    if to.partition not in (None, partition):
+        raise Terminal(
+            f"agent `{agent_id[:80]}` is in partition {partition}, not in {to.partition}: write {partition}:SEQ, or a time"
+        )
     store = KafkaStore(settings)
     await store.open()
     try:
@@ -178,6 +189,17 @@ def _call(entry: OpenIntent) -> Row:
     }
 
 
+async def open_values(settings: Settings, found: Look, opener: Opener, advance: Advance) -> None:
+    """Keys and values of the memory that would be otherwise: one more reading of the partition, for who looks before acting."""
+    have = agent_values.values_of(found.fold.state, found.agent_id).cells
+    cells = [(key, have[key]) for key in found.changes.forgotten]
+    for key, (cell, _) in found.changes.cells.items():
+        cells += [(key, one) for one in (have.get(key), cell) if one is not None]
+    opened = await open_cells(settings, found.partition, [cell for _, cell in cells], opener, advance)
+    for (key, _), value in zip(cells, opened, strict=True):
+        found.values.setdefault(key, []).append(value)
+
+
 def as_rows(found: Look) -> list[tuple[str, str, str, str]]:
     """(what, which, now, then) of everything that would be otherwise."""
     state, new = found.fold.state, found.changes
@@ -195,14 +217,30 @@ def as_rows(found: Look) -> list[tuple[str, str, str, str]]:
         rows += [
             ("session", f"{name} {f}", _short(getattr(known, f)), _short(getattr(one, f))) for f in parted
         ]
-    rows += [
-        ("memory", key.hex(), f"version {have.cells[key].version}", "forgotten") for key in new.forgotten
-    ]
+    for key in new.forgotten:
+        was = f"version {have.cells[key].version}{_held(found, key, 0)}"
+        rows.append(("memory", _cell(found, key), was, "forgotten"))
     for key, (cell, of) in new.cells.items():
         is_cell = have.cells.get(key)
-        was = f"version {is_cell.version}" if is_cell is not None else "forgotten"
-        rows.append(("memory", key.hex(), was, f"version {cell.version}, the value of version {of}"))
+        was = f"version {is_cell.version}{_held(found, key, 0)}" if is_cell is not None else "forgotten"
+        then = f"version {cell.version}, the value of version {of}{_held(found, key, -1)}"
+        rows.append(("memory", _cell(found, key), was, then))
     return rows + [("call", str(c["intent_id"]), str(c["state"]), str(c["then"])) for c in found.calls]
+
+
+def _cell(found: Look, key: bytes) -> str:
+    """What an agent calls it, where that could be opened."""
+    named = next((one for one in found.values.get(key, ()) if one.key is not None), None)
+    return key.hex() if named is None else f"{named.cell.scope} {named.key}"
+
+
+def _held(found: Look, key: bytes, index: int) -> str:
+    values = found.values.get(key)
+    if not values:
+        return ""
+    value = values[index].value
+    text = "gone" if value is None else value.decode()
+    return f": {text}" if len(text) <= SHOWN_CHARS else f": {text[:SHOWN_CHARS]}…"
 
 
 def _labels(mark: int) -> str:

@@ -23,7 +23,7 @@ from sluicegate.streams.sentinel import began_at
 from sluicegate.streams.windows import Cut, Windows
 
 INCIDENT_US = 24 * 3_600 * 1_000_000
-"""An alarm within this after the incident is about it; any other is for nothing, as far as the label says."""
+"""An alarm within this after an incident is about it; any other is for nothing, as far as the labels say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Fired:
     Attributes:
         at: end of the bucket it would have been raised after, microseconds.
         action: what would have been done; notify when it was held back.
-        late_s: seconds after the incident; None without one, or before it.
-        verdict: hit, false, or empty without an incident.
+        late_s: seconds after the newest incident; None without one, or before it.
+        verdict: hit, false, or empty where no incident was named.
     """
 
     at: int
@@ -50,34 +50,40 @@ class Fired:
 
 @dataclass(slots=True)
 class Backtest:
-    """What came of it."""
+    """What came of it. `incidents`: when something went wrong, in order."""
 
     start: int
     end: int
+    incidents: tuple[int, ...] = ()
     fired: list[Fired] = field(default_factory=list)
     buckets: int = 0
     streams: int = 0
     missing: int = 0
 
     @property
-    def false(self) -> int:
-        """Alarms for nothing."""
-        return sum(one.verdict == "false" for one in self.fired)
+    def false(self) -> int | None:
+        """Alarms for nothing; None where nobody said what went wrong: then nobody knows."""
+        return sum(one.verdict == "false" for one in self.fired) if self.incidents else None
 
     @property
-    def late_s(self) -> float | None:
-        """Seconds from the incident to the first alarm about it."""
-        return next((one.late_s for one in self.fired if one.verdict == "hit"), None)
+    def late_s(self) -> dict[int, float | None]:
+        """Incident -> seconds to the first alarm about it; None when there was none."""
+        found: dict[int, float | None] = dict.fromkeys(self.incidents)
+        for one in self.fired:
+            about = _about(one.at, self.incidents)
+            if about is not None and found[about] is None:
+                found[about] = one.late_s
+        return found
 
 
 def backtest(
-    windows: Windows, drift: Drift, history: Sequence[Control], start: int, end: int, incident: int | None = None,
+    windows: Windows, drift: Drift, history: Sequence[Control], start: int, end: int, incidents: Sequence[int] = (),
     on_bucket: Callable[[int], None] = lambda until: None,
 ) -> Backtest:  # fmt: skip
     """Feed the past between two times. `history`: control after each of its events."""
     log_id = history[-1].log_id.hex()
     cut = {p: head.seq for p, head in windows.stored(log_id).items()}
-    found = Backtest(start, end, missing=_missing(windows, log_id, cut))
+    found = Backtest(start, end, tuple(sorted(set(incidents))), missing=_missing(windows, log_id, cut))
     feed = Feed(windows, drift, log_id, start, {})
     done = Control()
     for after, upto in _stretches(history, start, end):
@@ -89,7 +95,7 @@ def backtest(
             on_bucket(until)
             found.buckets += 1
             done = _as_of(after, done, until)
-            done = _judge(feed, drift, done, log_id, cut, incident, found)
+            done = _judge(feed, drift, done, log_id, cut, found)
         found.streams = max(found.streams, len(feed.watch.runs))
     return found
 
@@ -112,9 +118,7 @@ def _as_of(real: Control, done: Control, at: int) -> Control:
     )  # fmt: skip
 
 
-def _judge(
-    feed: Feed, drift: Drift, control: Control, log_id: str, cut: Cut, incident: int | None, found: Backtest
-) -> Control:
+def _judge(feed: Feed, drift: Drift, control: Control, log_id: str, cut: Cut, found: Backtest) -> Control:
     standing = control
     for signal in feed.watch.signals():
         events = plan(control, drift, signal, log_id, cut, feed.watch.until)
@@ -122,7 +126,7 @@ def _judge(
             control = _folded(control, event)
         if events:
             alarm = next(a for a in control.alarms.values() if a.alarm_id == events[0][1]["id"])
-            found.fired.append(_fired(alarm, str(events[0][1]["said"]), incident))
+            found.fired.append(_fired(alarm, str(events[0][1]["said"]), found.incidents))
             feed.watch.reset(alarm.rule, alarm.stream, alarm.until)
     # The deployment itself stays what it was: the traffic that follows is that of history.
     return replace(control, deployed=standing.deployed, previous=standing.previous, canary=standing.canary)
@@ -138,11 +142,15 @@ def _folded(control: Control, event: Event) -> Control:
     return replace(after, release=control.release, signing=control.signing)
 
 
-def _fired(alarm: Alarm, said: str, incident: int | None) -> Fired:
-    late, verdict = None, ""
-    if incident is not None:
-        verdict = "hit" if incident <= alarm.at <= incident + INCIDENT_US else "false"
-        late = (alarm.at - incident) / 1e6 if verdict == "hit" else None
+def _about(at: int, incidents: Sequence[int]) -> int | None:
+    """The newest incident that an alarm at this time can be about."""
+    return max((one for one in incidents if one <= at <= one + INCIDENT_US), default=None)
+
+
+def _fired(alarm: Alarm, said: str, incidents: Sequence[int]) -> Fired:
+    about = _about(alarm.at, incidents)
+    late = None if about is None else (alarm.at - about) / 1e6
+    verdict = "" if not incidents else "false" if about is None else "hit"
     return Fired(
         alarm.at, alarm.rule, alarm.stream, alarm.release, alarm.action, alarm.held_back, said, late, verdict
     )

@@ -69,7 +69,9 @@ async def find(settings: Settings, event: int | None) -> Verdict:
             if event is None
             else f"control event {event} is no verdict on a canary"
         )
-        raise Terminal(f"{which}, see what people did with `sluicegate query`")
+        raise Terminal(
+            f'{which}, see what people did: sluicegate query "select * from control_changes order by decided_at"'
+        )
     seq, facts, evidence = found
     history = (await control_log.read(settings, keep_history=True)).history
     assert history is not None

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import re
 from collections.abc import Iterable
 
 from sluicegate.processors.findings import nearest
 from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import WrongUsage
+
+_POSITION = re.compile(r"(?:([0-9]{1,9}):)?(-1|[0-9]{1,18})")
 
 MIN_PART_CHARS = 3
 """A shorter word is a part of too many names."""
@@ -41,6 +44,13 @@ def an_id(text: str) -> str:
     if not valid_id(text):
         raise WrongUsage(f"`{text[:80]}` is no id: 1 to 256 printable characters")
     return text
+
+
+def position_of(text: str) -> tuple[int | None, int] | None:
+    """(partition, seq) of `SEQ` or `PARTITION:SEQ`, -1 for before everything; a partition of None where none is named, and
+    None for what is no position."""
+    found = _POSITION.fullmatch(text)
+    return found and (int(found[1]) if found[1] else None, int(found[2]))
 
 
 def micros_of(text: str, expected: str = "no time, write ISO 8601 such as") -> int:

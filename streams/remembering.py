@@ -32,20 +32,21 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Whose memory. `session`: of the scope `session`. `tenant`: of a shared one; else the agent's, as control has it."""
+    """Whose memory. `session`: of the scope `session`. A shared one is the agent's tenant's, as control has it."""
 
     agent: str
     scope: str = SESSION
     session: str = ""
-    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Up to where the ledger counts: its `seq`, or a time in microseconds, both inclusive. With neither, to its end."""
+    """Up to where the ledger counts: its `seq`, or a time in microseconds, both inclusive. With neither, to its end.
+    `partition`: the one that the seq is meant of, where it was said."""
 
     seq: int | None = None
     at: int | None = None
+    partition: int | None = None
 
     def passed(self, seq: int, decided_at: int) -> bool:
         """Whether a record lies behind it."""
@@ -77,7 +78,7 @@ async def remembered(
     opener: Opener,
     on_start: Callable[[int], Advance] = lambda total: lambda count: None,
 ) -> Remembered:
-    """Everything a scope held at a cut, the last one written first. Raises `Terminal` for a scope that cannot be."""
+    """Everything a scope held at a cut, the last one written first. Raises `Terminal` for a scope or a cut that cannot be."""
     if not known_scope(where.scope):
         raise Terminal(
             f"`{where.scope}` is no scope, write `session`, `agent` or `shared:<name>` in small letters"
@@ -86,32 +87,55 @@ async def remembered(
         raise Terminal("the scope `session` is a session's own, name it with `--session`")
     partitions = await topics.partitions_of(settings)
     shared = where.scope.startswith(SHARED)
-    tenant = where.tenant or (await _tenant(settings, where.agent) if shared else "")
+    tenant = await _tenant(settings, where.agent) if shared else ""
     partition = partition_of(where.scope if shared else where.agent, partitions)
+    if cut.partition not in (None, partition):
+        raise Terminal(
+            f"`{where.scope}` of `{where.agent[:80]}` is kept in partition {partition}, not in {cut.partition}: write {partition}:SEQ, or a time"
+        )
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         [stretch] = await stretches(consumer, places(settings.space, "outcomes", [partition]))
         advance = on_start(2 * (stretch.end - stretch.begin))
         state = await _fold(consumer, stretch, cut, advance)
         values = [Value(cell) for cell in _cells(state, where, tenant)]
-        wanted = {(piece.topic, piece.offset) for one in values for piece in pieces_of(one.cell)}
-        opened = await _open(consumer, stretch, wanted, opener, advance)
+        await _fill(consumer, stretch, values, opener, advance)
     finally:
         await consumer.stop()
+    return Remembered(partition, state.seq - 1, values)
+
+
+async def open_cells(
+    settings: Settings, partition: int, cells: Iterable[Cell], opener: Opener, advance: Advance
+) -> list[Value]:
+    """What these cells of a partition hold, in their order."""
+    values = [Value(cell) for cell in cells]
+    consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
+    try:
+        [stretch] = await stretches(consumer, places(settings.space, "outcomes", [partition]))
+        await _fill(consumer, stretch, values, opener, advance)
+    finally:
+        await consumer.stop()
+    return values
+
+
+async def _fill(
+    consumer: AIOKafkaConsumer, stretch: Stretch, values: list[Value], opener: Opener, advance: Advance
+) -> None:
+    """Keys and values of what can be opened."""
+    wanted = {(piece.topic, piece.offset) for one in values for piece in pieces_of(one.cell)}
+    opened = await _open(consumer, stretch, wanted, opener, advance)
     for one in values:
         raws = [opened.get((piece.topic, piece.offset)) for piece in pieces_of(one.cell)]
         said = put_together(one.cell, raws)
         if said is not None:
             one.key, one.value = said
-    return Remembered(partition, state.seq - 1, values)
 
 
 async def _tenant(settings: Settings, agent: str) -> str:
     known = (await control_log.read(settings)).control.agents.get(agent)
     if known is None:
-        raise Terminal(
-            f"agent `{agent}` is not registered, name one of `sluicegate agents list`, or a `--tenant`"
-        )
+        raise Terminal(f"agent `{agent}` is not registered, name one of `sluicegate agents list`")
     return known.tenant
 
 

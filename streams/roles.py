@@ -251,27 +251,32 @@ class ProjectorRole:
         from sluicegate.sinks.checkpoints import CheckpointCopier
         from sluicegate.sinks.clickhouse import Projector
         from sluicegate.sinks.embedded import connect
+        from sluicegate.sinks.releases import ReleaseCopier
         from sluicegate.streams.keys import Keys
 
         self._keys = Keys(settings.home)
         assert settings.kafka is not None  # `worker` attaches before it makes a role
         self._projector = Projector(settings, settings.kafka, lambda: connect(settings, "sink"), self._keys)
-        self._checkpoints = CheckpointCopier(settings, lambda: connect(settings, "sink"), self._projector)
+        self._beside = [
+            kind(settings, lambda: connect(settings, "sink"), self._projector)
+            for kind in (CheckpointCopier, ReleaseCopier)
+        ]
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._copier: asyncio.Task[None] | None = None
+        self._copiers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to copy."""
         self._task = asyncio.create_task(self._projector.run(self._stop), name="projector")
-        self._copier = asyncio.create_task(self._checkpoints.run(), name="checkpoints")
+        self._copiers = [asyncio.create_task(one.run(), name=one.TOPIC) for one in self._beside]
 
     async def stop(self) -> None:
         """Finish the range at hand."""
         self._stop.set()
-        if self._copier is not None:
-            self._copier.cancel()
-            await asyncio.wait([self._copier])
+        for copier in self._copiers:
+            copier.cancel()
+        if self._copiers:
+            await asyncio.wait(self._copiers)
         if self._task is not None:
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 async with asyncio.timeout(10):
@@ -282,8 +287,9 @@ class ProjectorRole:
         """What is wrong, or nothing."""
         if self._task is not None and self._task.done() and not self._stop.is_set():
             return f"the projector ended: {self._task.exception()!r}"
-        if self._copier is not None and self._copier.done() and not self._stop.is_set():
-            return f"the copier of checkpoints ended: {self._copier.exception()!r}"
+        for copier in self._copiers:
+            if copier.done() and not self._stop.is_set():
+                return f"the copier of {copier.get_name()} ended: {copier.exception()!r}"
         return ""
 
     def metrics(self) -> Metrics:

@@ -46,12 +46,18 @@ class Marks:
         return found
 
 
+def buckets(seen: list[int], moments: list[tuple[float, str]]) -> list[int]:
+    """Every bucket from the first with traffic to the last with traffic or a moment: what happened after all was quiet shows, too."""
+    last = max([*seen, *(int(at) // BUCKET_S * BUCKET_S for at, _ in moments)])
+    return list(range(min(seen), last + 1, BUCKET_S))
+
+
 async def made(settings: Settings, verdict: Verdict, since_us: int, moments: list[tuple[float, str]]) -> str:
     """The page as HTML."""
     client = connect(settings, "reader", database(settings))
     mix = client.query(MIX.format(bucket=BUCKET_S, since=since_us)).result_rows
     rate = client.query(RATE.format(bucket=BUCKET_S, since=since_us)).result_rows
-    times = sorted({int(t) for t, *_ in mix})
+    times = buckets([int(t) for t, *_ in mix], moments)
     marks = Marks(moments)
     names = {verdict.canary.digest: "candidate", verdict.control.deployed: "deployed"}
     charts = [

@@ -115,20 +115,24 @@ def alarms_backtest(
     rules: Annotated[Path, typer.Option("--rules", help="a release.yaml, or its `drift:` section alone")],
     start: Annotated[str, typer.Option("--from", help="ISO 8601; UTC unless it says otherwise")],
     end: Annotated[str, typer.Option("--to", help="until then; now when absent")] = "",
-    incident: Annotated[str, typer.Option(help="when something went wrong: alarms within a day after it are about it")] = "",
+    incident: Annotated[list[str] | None, typer.Option(help="when something went wrong: alarms within a day after it are about it; may be repeated")] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:  # fmt: skip
     """Ask when rules would have fired, what they would have done, how late, and how often for nothing.
 
     E.g. `sluicegate alarms backtest --rules candidate.yaml --from 2026-11-01 --incident 2026-11-20T14:03`. What an action
-    would have changed did not happen: the traffic after it is what it was. Exits with 1 when an incident was missed.
+    would have changed did not happen: the traffic after it is what it was. What is about no incident is for nothing, so name
+    all that there were. Exits with 1 when one was missed.
     """
     drift = compile_drift(read_rules(rules))
     settings = attach(Settings.from_env())
     begin, until = micros_of(start), micros_of(end) if end else _now_us()
     if begin >= until:
         raise WrongUsage(f"`--from {start}` is not before `--to {end or 'now'}`, exchange them")
-    labelled = micros_of(incident) if incident else None
+    labelled = [micros_of(text) for text in incident or ()]
+    for text, when in zip(incident or (), labelled, strict=True):
+        if not begin <= when < until:
+            raise WrongUsage(f"`--incident {text}` is not between `--from {start}` and `--to {end or 'now'}`")
     history = asyncio.run(control_log.read(settings, keep_history=True, with_release=True)).history or []
     if not history:
         raise Terminal("control holds nothing yet, start with `sluicegate up`")
@@ -141,8 +145,8 @@ def alarms_backtest(
             at[0] += (now - at[0]) // 60_000_000 * 60_000_000
 
         found = alarm_backtest.backtest(clickhouse(settings), drift, history, begin, until, labelled, moved)
-    _report(found, labelled, output)
-    if labelled is not None and found.late_s is None:
+    _report(found, output)
+    if None in found.late_s.values():
         raise typer.Exit(EXIT_FOUND)
 
 
@@ -162,7 +166,7 @@ def read_rules(path: Path) -> DriftRow:
         raise Terminal(f"`{where or path}` of `{path}`: {first['msg']}, see docs/monitoring.md") from error
 
 
-def _report(found: Backtest, incident: int | None, output: Format) -> None:
+def _report(found: Backtest, output: Format) -> None:
     rows = [
         (iso(f.at), f.stream, f.release.removeprefix("sha256:")[:12], f.action, f.held_back, f.late_s, f.verdict, f.said)
         for f in found.fired
@@ -170,8 +174,8 @@ def _report(found: Backtest, incident: int | None, output: Format) -> None:
     if output is Format.JSON:
         print(json.dumps({
             "alarms": [dict(zip(FIRED, row, strict=True)) for row in rows], "from": iso(found.start), "to": iso(found.end),
-            "buckets": found.buckets, "streams": found.streams, "false": found.false, "late_s": found.late_s,
-            "missing_outcomes": found.missing,
+            "buckets": found.buckets, "streams": found.streams, "false": found.false,
+            "incidents": [{"at": iso(at), "late_s": late} for at, late in found.late_s.items()], "missing_outcomes": found.missing,
         }, indent=2))  # fmt: skip
         return
     print_rows(FIRED, rows, output)
@@ -180,9 +184,11 @@ def _report(found: Backtest, incident: int | None, output: Format) -> None:
     out = console()
     hours = (found.end - found.start) / 3.6e9
     out.print(f"{len(rows)} alarm(s) of {found.streams} streams in {hours:,.1f} h", markup=False)
-    if incident is not None:
-        late = "missed" if found.late_s is None else f"found {found.late_s:,.0f} s after it"
-        out.print(f"incident: {late}; {found.false} alarm(s) for nothing", markup=False)
+    for at, late in found.late_s.items():
+        said = "missed" if late is None else f"found {late:,.0f} s after it"
+        out.print(f"incident of {iso(at)}: {said}", markup=False)
+    if found.false is not None:
+        out.print(f"{found.false} alarm(s) for nothing", markup=False)
     if found.missing:
         out.print(
             f"blind: {found.missing:,} outcomes are missing in ClickHouse; what is not there fires nothing",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from sluicegate.processors.detectors import detects
 from sluicegate.schemas.times import iso
+from sluicegate.streams.commands.output import printable
 from sluicegate.streams.pending import Pending, afterwards, json_of
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
@@ -36,11 +37,6 @@ def lines_of(arguments: bytes) -> list[str]:
     except ValueError:
         text = arguments.decode("utf-8", "replace")
     return [printable(line) for line in text.splitlines()]
-
-
-def printable(text: str) -> str:
-    """Every letter that does not show itself, as its code."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def difference(old: bytes, new: bytes) -> list[str]:

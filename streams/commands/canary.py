@@ -96,9 +96,11 @@ def canary_status(
         follow(look, output, lambda: time.sleep(every))
         return
     found = look()
-    if found is None:
+    if found is None and output is Format.TABLE:
         console().print(NONE)
         return
+    if found is None:
+        found = "", []
     if output is Format.TABLE:
         console().print(found[0], markup=False)
     show(COLUMNS, found[1], output)

@@ -24,7 +24,7 @@ COLUMNS = (
     "metric", "canary_sessions", "control_sessions", "canary", "control", "e_value", "abort_at", "worse_by", "margin", "says",
     "in_words",
 )  # fmt: skip
-NONE = "no canary is running"
+NONE = "no canary is running; why the last one ended: sluicegate canary explain"
 
 Look = Callable[[], tuple[str, list[Row]] | None]
 

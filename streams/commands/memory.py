@@ -11,8 +11,9 @@ import typer
 from sluicegate.processors.labels import CONFIDENTIALITY, names_of
 from sluicegate.schemas.times import iso
 from sluicegate.streams.attach import attach
-from sluicegate.streams.cli_words import micros_of
-from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.cli_words import position_of
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, printable, show
+from sluicegate.streams.commands.rebuild import moment
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.remembering import Cut, Remembered, Value, Where, remembered
 from sluicegate.streams.settings import Settings
@@ -24,7 +25,9 @@ SHOWN_CHARS = 500
 AgentOption = Annotated[str, typer.Option("--agent", help="whose memory; of a shared scope, an agent of its tenant")]  # fmt: skip
 ScopeOption = Annotated[str, typer.Option("--scope", help="session, agent or shared:<name>")]
 SessionOption = Annotated[str, typer.Option("--session", help="of the scope `session`: which one")]
-AsOfOption = Annotated[str, typer.Option("--as-of", help="a ledger `seq`, or a time in ISO 8601")]
+AsOfOption = Annotated[
+    str, typer.Option("--as-of", help="the last thing that counts: SEQ, PARTITION:SEQ or ISO 8601")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +67,7 @@ def memory_get(
         show((*COLUMNS, "value"), [(*_row(one), json.dumps(value, ensure_ascii=False))], output)
         return
     out = console()
-    out.print(json.dumps(value, ensure_ascii=False, indent=2), markup=False)
+    out.print(printable(json.dumps(value, ensure_ascii=False, indent=2), keep="\n"), markup=False)
     for name, text in zip(COLUMNS[1:], _row(one)[1:], strict=True):
         out.print(f"  {name:<16}{text}", markup=False)
     out.print(f"  {'partition':<16}{found.partition}, as of seq {found.seq}", markup=False)
@@ -83,6 +86,14 @@ def memory_list(
     show(COLUMNS, [_row(one) for one in found.values], output)
 
 
+def parse_as_of(text: str) -> Cut:
+    """A position or a moment; empty: the end. Raises `WrongUsage` with what to write instead."""
+    at = position_of(text)
+    if at is not None:
+        return Cut(seq=at[1], partition=at[0])
+    return Cut(at=moment(text)) if text else Cut()
+
+
 def _row(one: Value) -> tuple[object, ...]:
     cell = one.cell
     return (
@@ -93,7 +104,7 @@ def _row(one: Value) -> tuple[object, ...]:
 
 
 def _remembered(where: Where, as_of: str) -> Remembered:
-    cut = Cut(seq=int(as_of)) if as_of.isdecimal() else Cut(at=micros_of(as_of) if as_of else None)
+    cut = parse_as_of(as_of)
     settings = attach(Settings.from_env())
     keys = Keys(settings.home)
     try:

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 T = TypeVar("T")
 Row = Sequence[object]
@@ -81,11 +82,8 @@ def bars(*texts: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
 def show(columns: Sequence[str], rows: Sequence[Row], output: Format, title: str = "") -> None:
     """Print a listing in the format asked for."""
     if output is Format.JSON:
-        print(
-            json.dumps(
-                [dict(zip(columns, r, strict=True)) for r in rows], indent=2, default=str, ensure_ascii=False
-            )
-        )
+        found = [dict(zip(columns, r, strict=True)) for r in rows]
+        print(json.dumps(found, indent=2, default=str, ensure_ascii=False))
     elif output is Format.JSONL:
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
@@ -93,13 +91,21 @@ def show(columns: Sequence[str], rows: Sequence[Row], output: Format, title: str
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-    elif sys.stdout.isatty():
-        table = Table(*columns, title=title or None, title_justify="left", header_style="bold")
-        for row in rows:
-            table.add_row(*[_cell(v) for v in row])
-        console().print(table)
     else:
+        _table([printable(name) for name in columns], rows, printable(title))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:
+    if not sys.stdout.isatty():
         _plain(columns, rows, title)
+        return
+    # `Text`: what stands in a ledger is no markup of ours, nor an end of it.
+    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold")
+    for name in columns:
+        table.add_column(Text(name))
+    for row in rows:
+        table.add_row(*[Text(_cell(v)) for v in row])
+    console().print(table)
 
 
 def _plain(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:
@@ -117,7 +123,15 @@ def _cell(value: object) -> str:
         return f"{value:,.1f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "" if value is None else str(value)
+    # INVARIANT: no cell moves the cursor or hides a letter (tests/unit/test_output.py).
+    return "" if value is None else printable(str(value), keep="\n\t")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Every letter that does not show itself, as its code."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else f"\\u{ord(c):04x}" for c in text)
 
 
 def run(work: Awaitable[T]) -> T:

@@ -195,8 +195,10 @@ def _bar(text: str, total: int) -> Iterator[Advance]:
 
 
 def _same_cut(as_of: AsOf, result: Rebuilt) -> AsOf:
-    """The other store is cut where this one ended: it may be ahead by now."""
-    return as_of if as_of.until is not None else AsOf(cut={p.partition: p.seq for p in result.partitions})
+    """The other store is cut where this one ended: it may be ahead by now. At a time, where this one may lag, by that time."""
+    if as_of.until is not None and result.source != stores.KAFKA:
+        return as_of
+    return AsOf(cut={p.partition: p.seq for p in result.partitions})
 
 
 async def _with_store(
@@ -241,7 +243,10 @@ def _with_live(mine: Folded, live: live_state.Live | None, as_of: AsOf) -> dict[
     if not digest:
         why = "give no --as-of to compare" if as_of != AsOf() else f"{mine.source} is not as far"
         return {**row, "verdict": f"PENDING: it is at seq {live.seq}, {why}"}
-    return {**row, "verdict": "same" if digest == live.digest else "different"}
+    if digest == live.digest:
+        return {**row, "verdict": "same"}
+    said = f"no event differs: the ledger up to there folds to {digest[:16]}…, and what is held is {live.digest[:16]}…"
+    return {**row, "verdict": "different", "said": said}
 
 
 def _expected(result: Rebuilt, text: str) -> dict[str, object]:
@@ -282,6 +287,8 @@ def _print(result: Rebuilt, output: Format) -> None:
         parted = row.get("first_difference")
         if isinstance(parted, dict):
             out.print(f"  first at seq {parted['seq']}, event {parted['event_id']}: {parted['what']}")
+        elif row.get("said"):
+            out.print(f"  {row['said']}", markup=False)
     events = sum(p.events for p in result.partitions)
     rate = events / result.seconds if result.seconds else 0.0
     out.print(f"{events:,} events in {result.seconds:.1f} s ({rate:,.0f}/s)")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.processors import release_file
 from sluicegate.processors.release import compile_release
+from sluicegate.processors.release_schema import FILE_NAME, release_schema
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, deployments, releases
 from sluicegate.streams.attach import attach
@@ -78,7 +80,9 @@ def get(
     found, files = asyncio.run(fetched())
     files = release_file.with_parent(files, found)
     if not dry_run:
-        write(folder, files, force)
+        # What its first line names for editors; no part of a release.
+        schema = json.dumps(release_schema(), indent=2) + "\n"
+        write(folder, {**files, FILE_NAME: schema}, force)
     done = "would write" if dry_run else "wrote"
     console().print(f"{done} {len(files)} files to {folder}, derived from {found}", markup=False)
 

@@ -13,6 +13,7 @@ from sluicegate.schemas.times import iso
 from sluicegate.streams import agent_rollback, control_log
 from sluicegate.streams.agent_rollback import Look, To
 from sluicegate.streams.attach import attach
+from sluicegate.streams.cli_words import position_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.rebuild import moment
 from sluicegate.streams.control_events import control_events
@@ -46,7 +47,7 @@ def rollback_agent(
 
     Sessions opened since are withdrawn and calls in flight end without their result being released. What was spent is not
     given back, and what calls did outside is not undone: `sluicegate rollback call` does that. `--undo EVENT` brings back
-    what a rollback took away.
+    what a rollback took away. `--dry-run` opens what is remembered: keys and values, now and then.
     """
     if bool(to) is (undo >= 0):
         raise WrongUsage("give --to or --undo, one of them")
@@ -57,6 +58,8 @@ def rollback_agent(
     with bar:
         found = asyncio.run(agent_rollback.look(settings, control, agent, back_to, advance))
     event, taken = -1, None
+    if dry_run:
+        _open(settings, found)
     if output is Format.TABLE:
         _print(found)
     if not dry_run:
@@ -80,14 +83,22 @@ def rollback_agent(
         show(COLUMNS, agent_rollback.as_rows(found), output)
 
 
+def _open(settings: Settings, found: Look) -> None:
+    keys = Keys(settings.home)
+    bar, advance = progress("opening what is remembered (offsets)", None)
+    try:
+        with bar:
+            asyncio.run(agent_rollback.open_values(settings, found, keys.open, advance))
+    finally:
+        keys.close()
+
+
 def parse_to(text: str, undo: int = -1) -> To:
     """A position or a moment. Raises `Terminal` with what to write instead."""
     if undo >= 0:
         return To(undo=undo)
-    _, _, seq = text.rpartition(":")
-    if text.replace(":", "", 1).isdecimal() or text == "-1":
-        return To(cut=int(seq))
-    return To(at=moment(text))
+    at = position_of(text)
+    return To(at=moment(text)) if at is None else To(cut=at[1], partition=at[0])
 
 
 def _print(found: Look) -> None:

@@ -84,6 +84,7 @@ def test_a_release_comes_and_goes(shared: tuple[Loop, Gate], command: Command, t
     stands = {row["digest"]: row["stands"] for row in rows}
     assert (stands[first], stands[second]) == ("deployed", "rolled back")
     assert "no earlier release" in command("rollback", "release", code=1)
+    assert json.loads(command("canary", "status", "-o", "json")) == []
     loop.run(gate.intact())
 
 

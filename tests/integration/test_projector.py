@@ -19,15 +19,18 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from sluicegate.processors import release_file
+from sluicegate.processors.release import digest_of
 from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks import clickhouse, ddl, ranges
 from sluicegate.sinks.checkpoints import CheckpointCopier
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
+from sluicegate.sinks.releases import ReleaseCopier
 from sluicegate.sinks.rows import Record
 from sluicegate.streams import kafka as clients
-from sluicegate.streams import topics
+from sluicegate.streams import releases, topics
 from sluicegate.streams.failpoints import SINK_POINTS
 from sluicegate.streams.resink import resink
 from sluicegate.streams.settings import Settings
@@ -516,3 +519,40 @@ def test_checkpoints_are_copied_once_over_restarts(settings: Settings, server: E
     ]
     again = asyncio.run(copy(1, codec.encode(record(7))))
     assert [row[2] for row in again] == [1, 5, 7]  # nothing twice
+
+
+def test_releases_are_copied_file_by_file_over_restarts(
+    settings: Settings, server: EmbeddedClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In chunks, published twice, beside bytes that are no release's: each file once, as it was published."""
+    monkeypatch.setattr(releases, "CHUNK_BYTES", 1_000)
+    first = {"release.yaml": "name: a\nversion: '1'\n", "prompts/desk.md": "Be exact. ß\n" * 300}
+    second = {**first, "prompts/desk.md": "Be generous.\n"}
+
+    async def copy(rows: int, *published: dict[str, str]) -> list[tuple[object, ...]]:
+        for files in published:
+            await releases.publish(settings, files)
+        ddl.ensure_schema(server.connect("sink"), settings.env)
+        copier = ReleaseCopier(settings, lambda: server.connect("sink"), clickhouse.Counters())
+        task = asyncio.create_task(copier.run())
+        await until(lambda: copier.rows >= rows or task.done())
+        task.cancel()
+        await asyncio.wait([task])
+        assert copier.rows == rows
+        found = server.connect(database=settings.env).query(
+            "SELECT digest, path, body FROM releases ORDER BY 1, 2"
+        )
+        return [tuple(row) for row in found.result_rows]
+
+    async def nonsense() -> None:
+        lie = codec.encode(records.ReleaseChunk("sha256:" + "0" * 64, 0, 1, release_file.pack(first)))
+        producer = await clients.connect(clients.producer(settings))
+        for key, value in (("sha256:x", b"nonsense"), ("sha256:" + "0" * 64, lie)):
+            await producer.send_and_wait(f"{settings.env}.releases", value, key=key.encode())
+        await producer.stop()
+
+    asyncio.run(nonsense())
+    wanted = [(digest_of(first), path, body) for path, body in sorted(first.items())]
+    assert asyncio.run(copy(2, first, first)) == wanted
+    wanted += [(digest_of(second), path, body) for path, body in sorted(second.items())]
+    assert asyncio.run(copy(2, second)) == sorted(wanted)

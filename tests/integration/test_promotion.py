@@ -74,6 +74,7 @@ def test_from_staging_to_prod(kafka: str, tmp_path: Path, run: Command) -> None:
         loop.run(gate.intact())
         derived = tmp_path / "derived"
         run(staging, "release", "get", digest[:20], str(derived))
+        assert (derived / "release.schema.json").is_file()
         assert "nothing differs" in run(staging, "release", "diff", digest[:20], str(built))
         assert "parent" in run(staging, "release", "diff", str(derived), code=1), (
             "against the parent it names"

@@ -216,6 +216,13 @@ def test_an_agent_goes_back_with_a_call_in_flight_and_that_is_undone(stand: Stan
     dry = json.loads(stand.cli("rollback", "agent", AGENT, "--to", str(cut), "--dry-run", "-o", "json"))
     assert (dry["order"], dry["cut"]) == (-1, cut)
     assert {c["what"] for c in dry["changes"]} >= {"memory", "call"}
+    [memory] = [c for c in dry["changes"] if c["what"] == "memory"]
+    assert (
+        memory["which"] == "agent iban" and '"DE-poisoned"' in memory["now"] and '"DE-good"' in memory["then"]
+    )
+    assert stand.recall() == "DE-poisoned"
+    wrong = CliRunner().invoke(app, ["rollback", "agent", AGENT, "--to", f"{1 - place}:{cut}"])
+    assert f"write {place}:SEQ" in str(wrong.exception)
     assert stand.recall() == "DE-poisoned"
     said = stand.cli("rollback", "agent", AGENT, "--to", f"{place}:{cut}", "--why", "a poisoned document")
     assert "rolled back by control event" in said
@@ -401,6 +408,13 @@ def test_a_row_that_was_changed_is_named(stand: Stand) -> None:
     assert (parted["partition"], parted["first_difference"]["seq"]) == (place, seq)
     assert "facts" in parted["first_difference"]["what"]
     assert f"first at seq {seq}" in stand.cli("rebuild", "--against", "clickhouse", code=1)
+    # A store that is not as far, also as of a moment, lags: nothing differs.
+    tail = f"src_topic = 'outcomes' AND src_partition = {1 - place} AND seq > 5"
+    sink.command(f"ALTER TABLE `{name}`.events DELETE WHERE {tail} SETTINGS mutations_sync = 2")
+    for as_of in ((), ("--as-of", "2100-01-01T00:00:00")):
+        found = stand.rebuilt(*as_of, "--against", "clickhouse", code=1)
+        [late] = [c for c in found["compared"] if c["partition"] == 1 - place]  # type: ignore[attr-defined]
+        assert late["verdict"].startswith("PENDING: clickhouse lags by"), late
 
 
 def _killed(stand: Stand, point: str) -> None:

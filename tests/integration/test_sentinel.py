@@ -243,8 +243,11 @@ def test_what_other_rules_would_have_done(
     rules_fired = {row["stream"].split()[0]: row for row in found["alarms"]}
     assert {"misuse", "broken"} <= rules_fired.keys()
     assert (rules_fired["misuse"]["action"], rules_fired["misuse"]["verdict"]) == ("rollback", "hit")
-    assert 0 < found["late_s"] < 120
+    [labelled] = found["incidents"]
+    assert 0 < labelled["late_s"] < 120
     assert (found["false"], found["missing_outcomes"]) == (0, 0)
     rules.write_text(RULES.replace("per: release", "per: release, at_least: 0.9").replace("expected: 0.02", "expected: 0.999"), "utf-8")  # fmt: skip
     deaf = json.loads(command(*words, code=1))
-    assert deaf["late_s"] is None
+    assert deaf["incidents"][0]["late_s"] is None
+    outside = CliRunner().invoke(app, [*words, "--incident", "2020-01-01T00:00:00"])
+    assert "is not between" in str(outside.exception)

@@ -149,11 +149,15 @@ def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.M
     command = ["memory", "get", "--agent", LEFT, "--scope", SCOPE, "--key", "steel"]
     told = CliRunner().invoke(app, [*command, "--as-of", str(first + 1), "-o", "json"])
     assert told.exit_code == 0, told.output
+    placed = CliRunner().invoke(app, [*command, "--as-of", f"{HOME}:{first + 1}", "-o", "json"])
+    assert placed.output == told.output
     row = json.loads(told.output)
     assert (row["value"], row["version"], row["writer"], row["partition"]) == ({"eur": 7}, first, LEFT, HOME)
     assert row["confidentiality"] == "public"
     own = CliRunner().invoke(app, ["memory", "get", "--agent", LEFT, "--scope", "agent", "--key", "own"])
     assert own.exit_code == 0 and '"writer' not in own.output and "[\n  1,\n  2\n]" in own.output, own.output
+    elsewhere = CliRunner().invoke(app, [*command, "--as-of", f"{HOME + 1}:0"])
+    assert f"write {HOME}:SEQ" in str(elsewhere.exception), elsewhere.output
     never = CliRunner().invoke(app, [*command, "--as-of", "2020-01-01T00:00:00"])
     assert never.exit_code == 1 and "nothing is remembered" in never.output
     listed = (

@@ -42,7 +42,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedClickHo
 def test_there_is_a_question_for_each_concern() -> None:
     text = " ".join(questions().values())
     views = ("refusals", "violations", "approvals", "quality", "spend", "tool_failures", "tool_mix", "tool_sequences",
-             "argument_shapes", "models_served", "call_times", "latency_since", "intents_since", "sessions", "freshness", "reproducible")  # fmt: skip
+             "argument_shapes", "models_served", "call_times", "latency_since", "intents_since", "sessions", "freshness", "reproducible",
+             "control_changes", "releases")  # fmt: skip
     for view in views:
         assert f"from {view}" in text or f"FROM {view}" in text, view
     assert len(questions()) >= 30
@@ -119,8 +120,15 @@ def test_variables_and_marks_of_the_dashboard_run(server: EmbeddedClickHouse) ->
     for variable in BOARD["templating"]["list"]:
         if variable["type"] == "query":
             assert client.query(filled(variable["query"])).result_rows
-    for mark in BOARD["annotations"]["list"]:
-        client.query(filled(mark["target"]["rawSql"]))
+    [mark] = BOARD["annotations"]["list"]
+    found = client.query(filled(mark["target"]["rawSql"])).result_rows
+    # The charts mark what changed them: of the last seven days all but what was published.
+    assert [(row[1].partition(" by ")[0], row[2]) for row in found] == [
+        ("canary.started", "desk 3: a reason"),
+        ("alarm.raised", "refused agent=agent-7: 15 % of 132"),
+        ("quarantine.added", "agent agent-7: a reason"),
+        ("release.rolled_back", "desk 1: a reason"),
+    ]
 
 
 def test_grafana_is_provisioned_with_it() -> None:

@@ -223,7 +223,7 @@ def test_tables_and_views_are_documented() -> None:
     named = set(re.findall(r"^\| `(\w+)` \| ", page, re.MULTILINE))
     views = {m for v in ddl.views("d") if (m := re.findall(r"VIEW `d`\.`(\w+)`", v)[0])}
     assert named >= views
-    documented = {"events", "contents", "ingest_batches", "checkpoints", "drift_1m", "session_1m"}
+    documented = {"events", "contents", "ingest_batches", "releases", "checkpoints", "drift_1m", "session_1m"}
     assert named - views == documented <= {t.name for t in tables.TABLES}
     assert "'open'" in "".join(blocks(DOCS / "analysts.md", "sql")) and OPEN
 

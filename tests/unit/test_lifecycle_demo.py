@@ -11,7 +11,7 @@ from sluicegate.streams.local import Gate
 
 from examples.lifecycle import tools
 from examples.lifecycle.desk import GENEROUS
-from examples.lifecycle.page import Marks
+from examples.lifecycle.page import Marks, buckets
 
 FOLDER = Path(__file__).parents[2] / "examples" / "lifecycle" / "release"
 
@@ -38,3 +38,10 @@ def test_the_desk_under_its_release() -> None:
 def test_moments_are_marked_in_their_bucket() -> None:
     marks = Marks([(103.0, "canary starts"), (111.5, "alarm")])
     assert marks.labels([100, 105, 110]) == ["0 s ▲1", "5 s", "10 s ▲2"]
+
+
+def test_what_happened_after_the_last_call_is_marked_too() -> None:
+    moments = [(103.0, "canary starts"), (121.0, "restored")]
+    times = buckets([110, 100], moments)
+    assert times == [100, 105, 110, 115, 120]
+    assert Marks(moments).labels(times)[-1] == "20 s ▲2"

@@ -13,12 +13,15 @@ from sluicegate.processors.reading import head, split_two
 from sluicegate.processors.state import PartitionState
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import rebuild, rebuild_files
+from sluicegate.streams.agent_rollback import To
+from sluicegate.streams.commands.memory import parse_as_of as memory_as_of
 from sluicegate.streams.commands.rebuild import parse_as_of
 from sluicegate.streams.commands.rollback_agent import parse_to
 from sluicegate.streams.rebuild import AsOf, Folded, Task, fold, tasks_for
 from sluicegate.streams.rebuild_agent import fold_agent
 from sluicegate.streams.rebuild_compare import Difference, first_difference
 from sluicegate.streams.recovery import fold_record
+from sluicegate.streams.remembering import Cut
 from sluicegate.streams.stores import Batch, Event
 
 from tests.driver import AGENT, LOG_ID, T0, Driver, read
@@ -206,9 +209,13 @@ def test_positions_cuts_and_moments() -> None:
     assert parse_as_of("2:1200") == AsOf(cut={2: 1200})
     assert parse_as_of("0:500,1:-1") == AsOf(cut={0: 500, 1: -1})
     assert parse_as_of("2026-11-18T00:00:00").until == parse_as_of("2026-11-18T01:00:00+01:00").until
-    assert (parse_to("7").cut, parse_to("2:7").cut, parse_to("-1").cut, parse_to("", 5).undo) == (7, 7, -1, 5)
+    assert parse_to("7") == To(cut=7) and parse_to("2:7") == To(cut=7, partition=2)
+    assert parse_to("-1") == To(cut=-1) and parse_to("", 5) == To(undo=5)
+    assert memory_as_of("2:7") == Cut(seq=7, partition=2) and memory_as_of("7") == Cut(seq=7)
+    assert memory_as_of("") == Cut() and memory_as_of("2026-11-18").at == parse_to("2026-11-18").at
     for text in ("2:", "x:1", "yesterday", "2:1,x"):
-        with pytest.raises(Terminal, match=r"write `2:1200`"):
-            parse_as_of(text)
+        for parse in (parse_as_of, parse_to, memory_as_of):
+            with pytest.raises(Terminal, match=r"write `2:1200`"):
+                parse(text)
     with pytest.raises(Terminal, match="does not exist"):
         tasks_for("kafka", [0, 1], LOG_ID, AsOf(cut={5: 1}), {})

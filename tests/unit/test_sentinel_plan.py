@@ -174,10 +174,11 @@ def test_a_backtest_says_when_what_and_how_late() -> None:
     drift = compile_drift(DriftRow.model_validate({"alarms": only(ROLLBACK)}))
     history = world.__dict__["history"]
     seen: list[int] = []
-    found = backtest(world.windows, drift, history, incident - 1_800 * S, world.now, incident, seen.append)
+    found = backtest(world.windows, drift, history, incident - 1_800 * S, world.now, [incident], seen.append)
     [one] = [f for f in found.fired if f.verdict == "hit"][:1]
     assert (one.action, one.release, one.stream) == ("rollback", "bad", "refused")
-    assert found.late_s is not None and 10 <= found.late_s < 120
+    [late] = found.late_s.values()
+    assert late is not None and 10 <= late < 120
     assert (found.false, found.missing) == (0, 0)
     assert seen == sorted(seen) and found.buckets == len(seen) > 200
     assert world.control.alarms == {}  # nothing was written
@@ -186,13 +187,31 @@ def test_a_backtest_says_when_what_and_how_late() -> None:
 def test_a_backtest_of_rules_that_see_nothing() -> None:
     world, incident = past()
     deaf = compile_drift(DriftRow.model_validate({"alarms": only([{"id": "refused", "stream": "refused", "at_least": 0.5}])}))  # fmt: skip
-    found = backtest(world.windows, deaf, world.__dict__["history"], incident - 900 * S, world.now, incident)
-    assert (found.fired, found.late_s) == ([], None)
+    found = backtest(
+        world.windows, deaf, world.__dict__["history"], incident - 900 * S, world.now, [incident]
+    )
+    assert (found.fired, found.late_s) == ([], {incident: None})
     nervous = compile_drift(DriftRow.model_validate({"alarms": only([{"id": "refused", "stream": "refused", "expected": 0.0005, "at_least": 0.001, "cool_down_s": 60}]), "run_length_h": 0.02}))  # fmt: skip
     found = backtest(
-        world.windows, nervous, world.__dict__["history"], incident - 900 * S, world.now, incident
+        world.windows, nervous, world.__dict__["history"], incident - 900 * S, world.now, [incident]
     )
-    assert found.false > 0
+    assert found.false
+
+
+def test_a_backtest_of_several_incidents_or_of_none() -> None:
+    world, incident = past()
+    drift = compile_drift(DriftRow.model_validate({"alarms": only(ROLLBACK)}))
+    history, start = world.__dict__["history"], incident - 1_800 * S
+    unlabelled = backtest(world.windows, drift, history, start, world.now)
+    assert unlabelled.fired and (unlabelled.false, unlabelled.late_s) == (None, {})
+    assert {one.verdict for one in unlabelled.fired} == {""}
+    # An alarm is about the newest incident before it: an earlier one, and one after it, were missed.
+    at = unlabelled.fired[0].at
+    early, late = incident - 600 * S, at + S
+    found = backtest(world.windows, drift, history, start, world.now, [late, incident, early])
+    assert found.late_s == {early: None, incident: (at - incident) / 1e6, late: None}
+    assert found.false == 0
+    assert backtest(world.windows, drift, history, start, world.now, [late]).false == 1
 
 
 def test_a_backtest_says_what_is_missing() -> None:
