@@ -13,8 +13,7 @@ import logging
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from sluicegate.processors import release_file
-from sluicegate.processors.release import digest_of
-from sluicegate.processors.release_file import MAX_PACKED_BYTES
+from sluicegate.processors.release_file import MAX_PACKED_BYTES, digest_of
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal, Unreadable
 from sluicegate.schemas.records import ReleaseChunk

@@ -21,6 +21,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.entries import OpenIntent
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.reading import head, rest, split_two
+from sluicegate.processors.rederive import Opener
 from sluicegate.processors.session import Session, from_mark
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -28,7 +29,6 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import deployments, kafka, topics
-from sluicegate.streams.contents import Opener
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operations import Row
 from sluicegate.streams.remembering import Value, open_cells

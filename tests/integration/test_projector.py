@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from sluicegate.processors import release_file
-from sluicegate.processors.release import digest_of
+from sluicegate.processors.release_file import digest_of
 from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks import clickhouse, ddl, ranges

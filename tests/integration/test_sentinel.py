@@ -21,10 +21,12 @@ from sluicegate.schemas.records import Dispatch, Reply
 from sluicegate.streams import control_log, releases
 from sluicegate.streams.alarm_notify import AlarmNotifier
 from sluicegate.streams.channels import WebhookChannel
+from sluicegate.streams.cli import app
 from sluicegate.streams.ledger_service import LedgerService
 from sluicegate.streams.roles import ProjectorRole
 from sluicegate.streams.sentinel_service import SentinelService
 from sluicegate.streams.webhook import Webhook, WebhookSettings
+from typer.testing import CliRunner
 
 from tests.driver import PEOPLE, release_files
 from tests.integration import gate as gates
