@@ -21,7 +21,7 @@ from sluicegate.processors.control import Control
 from sluicegate.processors.entries import OpenIntent
 from sluicegate.processors.labels import header_labels
 from sluicegate.processors.reading import head, rest, split_two
-from sluicegate.processors.rederive import Opener
+from sluicegate.processors.recorded import Opener
 from sluicegate.processors.session import Session, from_mark
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
