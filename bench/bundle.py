@@ -26,7 +26,6 @@ from bench.common import Result
 
 EVENTS = int(os.environ.get("BENCH_EVENTS", "100000"))
 RUNS = int(os.environ.get("BENCH_RUNS", "3"))
-BAR_S = 20.0
 
 
 def make(folder: Path, events: int) -> tuple[Path, int]:

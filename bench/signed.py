@@ -33,7 +33,6 @@ from bench.common import Result
 
 COUNT = int(os.environ.get("BENCH_COUNT", "2000"))
 RUNS = int(os.environ.get("BENCH_RUNS", "7"))
-KEYS_PER_EVENT = 200
 ROLES = ("banking", "slack", "retail", "airline")
 Event = tuple[str, dict[str, object]]
 

@@ -43,9 +43,6 @@ MAX_PAUSES = 199
 
 PIN_SCOPES = ("agent", "session")
 
-Pins = Mapping[tuple[str, str], str]
-"""(agent | session, its id) -> digest."""
-
 
 @dataclass(frozen=True, slots=True)
 class Canary:

@@ -65,15 +65,6 @@ def compare(reference: Mapping[str, int], window: Mapping[str, int]) -> Shift | 
     return Shift(n, m, b, psi, js, log_p, tuple(rows[:5]))
 
 
-def psi_threshold(cells: int, n: int, m: int, alpha: float) -> float:
-    """What PSI exceeds with probability alpha when nothing changed."""
-    low, high = 0.0, 10.0 * cells + 200.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if log_chi2_above(middle, cells - 1) > math.log(alpha) else (low, middle)
-    return high * (1 / n + 1 / m)
-
-
 def merged(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
     """Both samples over the same cells, names too rare to say anything put together."""
     n, m = sum(a.values()), sum(b.values())

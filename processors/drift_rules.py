@@ -24,8 +24,6 @@ from sluicegate.processors.findings import Finding
 
 RATES = ("refused", "failed", "withheld", "ungrounded", "low_quality")
 """Streams of ones and noughts, or of badness from 0 to 1: a detector of a rise."""
-MIXES = ("tools", "bigrams", "shapes")
-"""Streams of names: a window against a reference."""
 NEWS = ("model",)
 """Streams of names where one that was never seen is the alarm."""
 

@@ -39,11 +39,6 @@ def mode_for(control: Control, agent_id: str, tool: str) -> str:
     return OBSERVE if observed else ENFORCE
 
 
-def policy_mode(control: Control, policy_id: str, annotated: str = ENFORCE) -> str:
-    """The mode of one policy or rule: control's word, else what its `@mode` annotation says."""
-    return control.modes.get(("policy", policy_id), annotated)
-
-
 def with_mode(modes: Modes, scope: str, value: str, mode: str) -> dict[tuple[str, str], str]:
     """The settings after one `mode.set`. A setting of another form changes nothing."""
     new = dict(modes)

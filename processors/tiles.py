@@ -18,10 +18,9 @@ from sluicegate.schemas.errors import Terminal
 WIDTH = 256
 HEIGHT = 8
 """Tree levels of one tile: 2^8 = 256."""
-MAX_LEVEL = 7
-"""8 levels of 8 are 2^64 leaves."""
 _PAIR = 2 * HASH_BYTES
 _sha256 = hashlib.sha256
+# 8 levels of 8 are 2^64 leaves.
 _PATH = re.compile(r"tile/([0-7])/((?:x\d{3}/)*\d{3})(?:\.p/([1-9]\d{0,2}))?")
 
 

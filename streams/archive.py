@@ -69,10 +69,6 @@ class LogArchive:
             self._count = self._end()
         return self._count
 
-    def refresh(self) -> None:
-        """Look again how far it is: another process may have archived more."""
-        self._count = None
-
     @property
     def next_offset(self) -> int:
         """Where Kafka goes on behind it; 0 when nothing is archived."""

@@ -55,7 +55,6 @@ def _view(view: str, condition: str = "1", at: str = "decided_at") -> str:
 
 
 _STARTS = "facts_type = 'intent_facts'"
-_REFUSED = "status = 'refused' and stage in ('route', 'conform', 'authorize', 'validate')"
 
 CONTROLS = (
     Control(OWASP, "ASI01", "Agent goal hijack", "every value that neither the user nor a trusted source gave, refused or held before the call",

@@ -12,7 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.schemas.topics import BY_NAME, DAY_MS, TOPICS, Topic, full_name
+from sluicegate.schemas.topics import DAY_MS, TOPICS, Topic, full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.settings import Settings
 
@@ -140,8 +140,3 @@ def judge(settings: Settings, found: dict[str, int]) -> list[tuple[str, int, str
         state = "ok" if have == want else "missing" if not have else f"needs {want} partitions"
         rows.append((name, have, state))
     return rows
-
-
-def topic_names(env: str, *names: str) -> list[str]:
-    """Full names of the named topics."""
-    return [full_name(env, BY_NAME[n].name) for n in names]

@@ -20,7 +20,6 @@ from sluicegate.streams.settings import Settings
 
 memory = typer.Typer(help="What agents remember.", no_args_is_help=True)
 COLUMNS = ("key", "version", "bytes", "integrity", "confidentiality", "writer", "written_at", "seq")
-SHOWN_CHARS = 500
 
 AgentOption = Annotated[str, typer.Option("--agent", help="whose memory; of a shared scope, an agent of its tenant")]  # fmt: skip
 ScopeOption = Annotated[str, typer.Option("--scope", help="session, agent or shared:<name>")]

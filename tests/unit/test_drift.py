@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.drift import OTHER, compare, log_chi2_above, merged, psi_threshold
+from sluicegate.processors.drift import OTHER, compare, log_chi2_above, merged
 from sluicegate.processors.drift_rules import DriftRow, compile_drift
 from sluicegate.processors.drift_runs import MixRun, RateRun, reference_of
 from sluicegate.processors.drift_streams import Row, Tally
@@ -39,8 +39,9 @@ def fits(hits: int, n: int, p: float) -> bool:
         (2, 500, 500, 0.001, 0.0433),
     ],
 )
-def test_psi_threshold(cells: int, n: int, m: int, alpha: float, threshold: float) -> None:
-    assert psi_threshold(cells, n, m, alpha) == pytest.approx(threshold, abs=5e-5)
+def test_what_psi_exceeds_by_chance(cells: int, n: int, m: int, alpha: float, threshold: float) -> None:
+    found = log_chi2_above(threshold / (1 / n + 1 / m), cells - 1)
+    assert found == pytest.approx(math.log(alpha), abs=0.02)
 
 
 @pytest.mark.parametrize(

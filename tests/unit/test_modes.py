@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from sluicegate.processors.cedar import PolicyBook, slice_for
 from sluicegate.processors.control import Control
-from sluicegate.processors.modes import MAX_MODES, mode_for, policy_mode, with_mode
+from sluicegate.processors.modes import MAX_MODES, mode_for, with_mode
+from sluicegate.processors.policy_files import read_policies
 
 SETTINGS = (None, "observe", "enforce")
 
@@ -27,11 +29,13 @@ def test_settings_of_others_do_not_count() -> None:
 
 
 def test_control_overrules_an_annotation() -> None:
-    control = Control(modes={("policy", "p"): "enforce", ("policy", "q"): "observe"})
-    assert policy_mode(control, "p", "observe") == "enforce"
-    assert policy_mode(control, "q") == "observe"
-    assert policy_mode(control, "r", "observe") == "observe"
-    assert policy_mode(control, "r") == "enforce"
+    texts = ('@id("p") @mode("observe")', '@id("q")', '@id("r") @mode("observe")', '@id("s")')
+    policies, unread = read_policies(
+        {"policies/a.cedar": "\n".join(f"{text} permit (principal, action, resource);" for text in texts)}
+    )
+    assert unread == []
+    cut = slice_for(PolicyBook(policies), (), "t", (("p", "enforce"), ("q", "observe")))
+    assert {p.policy_id for p in cut.policies} == {"p", "s"}
 
 
 def test_the_number_of_settings_is_bounded() -> None:
