@@ -92,7 +92,7 @@ def _text(text: str, arguments: Mapping[str, object]) -> object:
     names = _ARGUMENT.findall(text)
     if any(name not in arguments for name in names):
         return _MISSING
-    # INVARIANT: an argument is a value and never read as a template (tests/unit/test_http_body.py).
+    # INVARIANT: an argument is a value and never read as a template (tests/unit/test_http_body.py::test_an_argument_is_a_value_and_never_a_template).
     if len(names) == 1 and text == "{" + names[0] + "}":
         return arguments[names[0]]
     return _ARGUMENT.sub(lambda match: _plain(arguments[match[1]]), text) if names else text
