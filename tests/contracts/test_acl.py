@@ -41,7 +41,7 @@ from typer.testing import CliRunner
 ENV, OTHER = "acl", "acl-2"
 """`acl-2` begins with `acl`: a prefix without its dot would let one environment into the other."""
 PASSWORD = "a long enough password"
-LIMIT_S = 30
+LIMIT_S = 60
 ROLES = acl.ROLES
 
 

@@ -14,8 +14,10 @@ from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import TOPICS
 from sluicegate.sinks.ddl import ensure_schema
 from sluicegate.sinks.embedded import connect
-from sluicegate.streams import broker_process, kafka, stack
+from sluicegate.streams import kafka, stack
 from sluicegate.streams.settings import Settings
+
+from tests.ports import unused
 
 SERVICES: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[2] / "docker-compose.yml").read_text("utf-8")
@@ -43,7 +45,7 @@ def engine() -> Any:
 
 @pytest.fixture(scope="module")
 def settings(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    port, _ = broker_process.free_ports(0)  # the address Kafka advertises has to be known before it starts
+    [port] = unused(1)  # the address Kafka advertises has to be known before it starts
     broker = engine(SERVICES["kafka"]["image"]).with_bind_ports(port, port)
     for name, value in SERVICES["kafka"]["environment"].items():
         broker = broker.with_env(name, str(value))

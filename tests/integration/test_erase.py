@@ -222,7 +222,7 @@ def test_nothing_of_an_erased_subject_is_left(
                 _before(settings, gate, marks, topic_files, tmp_path, client)
                 until_us = gates.now_us()
                 code, before = bundle(settings, tmp_path / "before.zip", until_us, "--disclose", "secret")
-                assert (code, before["verdict"]) == (0, "VALID") and not before["erased"], before
+                assert (code, before["verdict"]) == (0, "VALID") and not before["erased"], json.dumps(before)
                 _two_people(gate, monkeypatch)
                 event = _erased(settings, loop, gate, marks, going_on, client)
                 _again(settings, tmp_path / "after.zip", until_us, before, event)
@@ -345,7 +345,7 @@ def bundle(
 def _again(settings: Settings, path: Path, until_us: int, before: dict[str, Any], event: int) -> None:
     """The same period after the erasure: everything holds, and what is gone is named, with who was told to."""
     code, after = bundle(settings, path, until_us, "--disclose", "secret", ahead_s=600)
-    assert (code, after["verdict"]) == (6, "ERASED"), after
+    assert (code, after["verdict"]) == (6, "ERASED"), json.dumps(after)
     assert set(after["erased"]) == {str(event)} and after["counts"]["events"] == before["counts"]["events"]
     assert len(after["erased"][str(event)]) >= 5
     with zipfile.ZipFile(path) as archive:

@@ -394,7 +394,7 @@ async def play(t: Town, running: Stack, rng: random.Random) -> None:
             await t.do(step)
 
     await asyncio.gather(*(runner() for _ in range(AT_ONCE)))
-    assert victim.process.wait(10) == -signal.SIGKILL
+    assert victim.process.wait(LIMIT_S) == -signal.SIGKILL
 
 
 async def deploy_open(settings: Settings) -> None:

@@ -246,7 +246,7 @@ def test_what_other_rules_would_have_done(
     assert {"misuse", "broken"} <= rules_fired.keys()
     assert (rules_fired["misuse"]["action"], rules_fired["misuse"]["verdict"]) == ("rollback", "hit")
     [labelled] = found["incidents"]
-    assert 0 < labelled["late_s"] < 120
+    assert 0 < labelled["late_s"] < 300  # what the whole story may take
     assert (found["false"], found["missing_outcomes"]) == (0, 0)
     rules.write_text(RULES.replace("per: release", "per: release, at_least: 0.9").replace("expected: 0.02", "expected: 0.999"), "utf-8")  # fmt: skip
     deaf = json.loads(command(*words, code=1))
