@@ -113,6 +113,8 @@ class Account:
     money: int = -1
     input_tokens: int = -1
     output_tokens: int = -1
+    answered: tuple[int, int] = (-1, -1)
+    """Tokens by the answer that counts: what is said where the release has no `spend: true`."""
 
 
 def account(records: Iterable[tuple[r.Header, object]]) -> Account:
@@ -123,6 +125,10 @@ def account(records: Iterable[tuple[r.Header, object]]) -> Account:
             if touch not in made.data:
                 made.data.append(touch)
         _add(made, header, facts)
+    # INVARIANT: an answer is counted once: by what was spent, which comes after it, or by itself
+    # (tests/unit/test_spend.py::test_an_answer_is_counted_once).
+    if made.input_tokens < 0:
+        made.input_tokens, made.output_tokens = made.answered
     return made
 
 
@@ -158,8 +164,8 @@ def _ended(made: Account, header: r.Header, facts: r.ResultFacts) -> None:
     one.claimed_by = one.claimed_by or facts.executed_by
     if isinstance(facts, r.AnswerFacts) and facts.served_model:
         made.served.append(facts.served_model)
-    if isinstance(facts, r.AnswerFacts) and made.input_tokens < 0:  # a release without `spend: true`
-        made.input_tokens, made.output_tokens = facts.input_tokens, facts.output_tokens
+    if isinstance(facts, r.AnswerFacts):
+        made.answered = (facts.input_tokens, facts.output_tokens)
 
 
 def _sum(so_far: int, more: int) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import orjson
+import pytest
+from sluicegate.processors.account import account
 from sluicegate.processors.rederive import Rederive
 from sluicegate.processors.release import build, compile_release
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 
-from tests.driver import AGENT, Driver, agents
+from tests.driver import AGENT, Driver, agents, read
 from tests.unit import test_attempts, test_budgets
 from tests.unit.test_verify import verify
 
@@ -104,3 +106,14 @@ def test_prices_without_it_are_a_warning() -> None:
     files = test_budgets.files(ROWS.replace("spend: true\n", "").replace("model.small", "ask"))
     said = [f for f in build(files)[1] if f.rule == "spend"]
     assert [f.severity for f in said] == ["warning"] and "spend: true" in said[0].sentence
+
+
+@pytest.mark.parametrize("rows", [ROWS, ""])
+def test_an_answer_is_counted_once(rows: str) -> None:
+    """`explain` says as many tokens as the server counted, whether the release records what was spent or not."""
+    d = driver(rows)
+    second = test_attempts.next_of(d, test_attempts.ask(d), "timeout")
+    d.finish(second, test_attempts.answer("small-2026-10"))
+    events = [read(record) for record in d.records]
+    made = account((e.header, e.facts) for e in events if e.header.intent_id == second.intent_id)
+    assert (made.input_tokens, made.output_tokens) == (3, 2)
