@@ -1,7 +1,8 @@
 """Who touched an asset: a fold over ledger records that gives the same rows from Kafka and from ClickHouse.
 
 A source may leave out records that neither name the asset, nor are of an intent that did before, nor open a session
-(`needle` says what a record that names it has in its facts). Rows come in ledger order, partition by partition.
+(`needle` says what a record that names it has in its facts). Rows come in ledger order, partition by partition, those of an earlier
+generation of the log first: a session that was opened before a repartition is the same after.
 Pure; reads headers and facts only, so an erasure changes nothing. Next: `account.py` (what an asset is),
 `streams/access.py` (the sources).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sluicegate.processors import lifecycle
-from sluicegate.processors.account import CELL, DIGEST, EVENT, KINDS, touches
+from sluicegate.processors.account import CELL, DIGEST, EVENT, KINDS, asked_anew, touches
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 
@@ -22,7 +23,7 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Access:
-    """One touch. `state`: where the intent stands now; `on_behalf_of`: of the session, as it was opened."""
+    """One touch. `state`: where the intent stands now; `on_behalf_of`: of the session, as it was opened; `generation`: of the log."""
 
     at: int
     partition: int
@@ -39,6 +40,7 @@ class Access:
     release: str
     event: str
     state: str = ""
+    generation: int = 0
 
 
 def asset_of(text: str) -> str:
@@ -75,7 +77,7 @@ class Accesses:
         """Whether the record is of an intent that touched it."""
         return (header.agent_id, header.intent_id) in self._mine
 
-    def take(self, partition: int, header: r.Header, facts: object) -> None:
+    def take(self, partition: int, header: r.Header, facts: object, generation: int = 0) -> None:
         """One record. Raises `Terminal` past `MAX_ROWS`."""
         h = header
         if isinstance(facts, r.SessionFacts):
@@ -91,12 +93,12 @@ class Accesses:
             row = Access(
                 h.decided_at, partition, h.seq, h.tenant, h.agent_id, h.session_id,
                 self._behalf.get((h.agent_id, h.session_id), ""), h.intent_id, touch.asset, touch.how, touch.about,
-                h.status, h.release, h.event_id.hex(),
+                h.status, h.release, h.event_id.hex(), generation=generation,
             )  # fmt: skip
             self.rows.append(row)
             self._mine.setdefault(key, []).append(row)
         if key in self._mine:
-            state = self._states.get(key, "")
+            state = "" if asked_anew(h.status, facts) else self._states.get(key, "")
             following = lifecycle.follow(state, h.status)
             if following is None and not state and h.status != lifecycle.ATTACHED:
                 following = h.status  # its earlier records did not name the asset

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from sluicegate.processors.lifecycle import ATTACHED
 from sluicegate.schemas import records as r
 
 TOOL: Final = "tool:"
@@ -36,6 +37,11 @@ class Touch:
     asset: str
     how: str
     about: str = ""
+
+
+def asked_anew(status: str, facts: object) -> bool:
+    """Whether a record begins a life, whatever its id stood for before: a refusal that was not remembered, or was forgotten."""
+    return isinstance(facts, r.IntentFacts) and facts.remembered and status != ATTACHED
 
 
 def touches(facts: object) -> Iterator[Touch]:

@@ -115,6 +115,7 @@ def control_schema(group: str = "") -> dict[str, Json]:
 def _guarding() -> dict[str, Json]:
     """The events of `registry.GUARDING`: resource and context of each, as `control_policy.py` makes them."""
     bounds = ("unacknowledged", "per_day", "unacknowledged_before", "per_day_before")
+    parts = dict.fromkeys(("partitions", "partitions_before"), LONG)
     about: dict[str, tuple[list[str], dict[str, Type]]] = {
         "agents.registered": (["Environment"], {"roles": STRINGS}),
         "agent.rolled_back": (["Agent"], {}),
@@ -123,6 +124,8 @@ def _guarding() -> dict[str, Json]:
         "alarm.acked": (["Environment"], {"rule": STRING, "action": STRING}),
         "alarms.bounded": (["Environment"], dict.fromkeys(bounds, LONG)),
         "release.attested": (["Environment"], {}),
+        "generation.begun": (["Environment"], parts),
+        "generation.started": (["Environment"], parts),
     }
     return {
         kind: {

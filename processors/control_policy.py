@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import cedarpy
 import orjson
+from sluicegate.processors import generations
 from sluicegate.processors.cedar import PolicyBook, evaluate, handle_of, names_action
 from sluicegate.processors.deployments import DEPLOYING
 from sluicegate.processors.holds import EXPIRES, MAX_HOLD_US, QUORUM, parse_hold
@@ -152,6 +153,10 @@ def _guarded(
         for name, now in (("unacknowledged", bounds.unacknowledged), ("per_day", bounds.per_day)):
             context[name] = cast(int, body.get(name, now))
             context[f"{name}_before"] = now
+    elif kind in (generations.BEGUN, generations.STARTED):
+        begun = control.repartition.partitions if control.repartition is not None else 0
+        context["partitions"] = cast(int, body.get("partitions", begun))
+        context["partitions_before"] = control.partitions
     return resource, context
 
 

@@ -71,7 +71,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class _Kept:
+class Kept:
     """An input's sealed bytes, for decisions that ask for them later."""
 
     subject: str
@@ -102,7 +102,10 @@ class Rederive:
         self._was_unavailable = False
         self._deciding: tuple[Place, bytes] = ("", -1), b""
         self._end = 0
-        self._kept: dict[Place, _Kept] = {}
+        self._kept: dict[Place, Kept] = {}
+        self.far: dict[Place, Kept] = {}
+        """What stands before a seam, as far as somebody read it there; `missed`: what was asked for, and nobody did."""
+        self.missed: set[Place] = set()
         self._library = Library()
         partitions = controls[0].partitions if controls else 0
         self._cuts = Cuts(orders_in(controls), partition, partitions)
@@ -164,7 +167,7 @@ class Rederive:
             self._cuts.drop(first.facts.order)
         if h.input_topic != TICK and first.sealed is not None:
             partial = isinstance(first.facts, r.IntakeFacts) and first.facts.length > MAX_INTENT_BYTES
-            self._kept[h.input_topic, h.input_offset] = _Kept(h.subject, h.event_id, first.sealed, partial)
+            self._kept[h.input_topic, h.input_offset] = Kept(h.subject, h.event_id, first.sealed, partial)
             if len(self._kept) > 2 * len(state.intents) + _KEEP_SLACK:
                 self._forget()
 
@@ -252,11 +255,14 @@ class Rederive:
     def _load(self, place: Place) -> bytes | None:
         if place[0] == PLACE:
             return self._cuts.values.get(place[1])
-        if stand(place[1]) is not None:
-            raise BeforeSeamError(place[0])
         if place[0] == ARGUMENTS:
             return self._arguments(("intents", place[1]))
         kept = self._kept.get(place)
+        if stand(place[1]) is not None:
+            kept = self.far.get(place)
+            if kept is None:
+                self.missed.add(place)
+                raise BeforeSeamError(place[0])
         if kept is None or kept.partial:
             return None
         value = self._open(kept.subject, kept.event_id, kept.sealed)

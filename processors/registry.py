@@ -26,9 +26,11 @@ person."""
 
 GUARDING = (
     "agents.registered", "agent.rolled_back", "quarantine.lifted", "review.ended", "alarm.acked", "alarms.bounded", "release.attested",
+    "generation.begun", "generation.started",
 )  # fmt: skip
 """Further events that `control.cedar` may ask for a permit: they give agents roles, take agents back, end what protects, widen what
-is done without a person, or vouch for a release. Their opposites (quarantine, review, suspend) are never asked."""
+is done without a person, vouch for a release, or stop all new calls and lead the log on elsewhere. Their opposites (quarantine,
+review, suspend, a repartition called off) are never asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sluicegate.processors.control import Control
+<<<<<<< HEAD
 from sluicegate.processors.missing import ErasedError, GoneError
+=======
+from sluicegate.processors.missing import BeforeSeamError
+>>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.recorded import Difference, Event, Opener
 from sluicegate.processors.rederive import Rederive
@@ -78,6 +82,7 @@ class Remade:
     remade: str = ""
     cause: str = ""
     why: str = ""
+    generation: int = 0
 
 
 @dataclass(slots=True)
@@ -160,6 +165,9 @@ class Reproduce(Rederive):
                 ERASED,
                 f"its arguments `{gone.subject}` are not in the artifact store any more",
             )
+        except BeforeSeamError:
+            row.verdict = EXPIRED
+            row.why = "it asks for bytes of a generation before, and neither kafka nor the archive has them any more"
         except ErasedError as error:
             row.verdict, row.why = ERASED, self._erased_by(error.subject or group[0].header.subject)
         except SluicegateError as error:  # a ciphertext that does not belong to its key

@@ -267,13 +267,15 @@ def _budget(state: PartitionState, name: str) -> Iterator[dict[str, object]]:
 
 
 def imports(seal: Seal, rows: Sequence[bytes]) -> list[ImportFacts]:
-    """A slice as facts of imports: one at least, so that an empty slice is seen to be empty."""
+    """A slice as facts of imports. The first holds no rows: an empty slice is seen to be empty, and what was sealed can be shown
+    to who may not see the rows."""
     digest = hashlib.sha256()
+    # INVARIANT: the statement of a seam is a record without anybody's state (tests/unit/test_seam.py, tests/unit/test_evidence_seam.py).
     pieces: list[Rows] = [[]]
     size = 0
     for row in rows:
         digest.update(len(row).to_bytes(8, "big") + row)
-        if pieces[-1] and size + len(row) > PIECE_BYTES:
+        if len(pieces) == 1 or (pieces[-1] and size + len(row) > PIECE_BYTES):
             pieces.append([])
             size = 0
         pieces[-1].append(row)

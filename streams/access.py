@@ -3,6 +3,8 @@
     clickhouse   rows of `events` whose facts have the asset's bytes, whose intent has such a row, or that open a session
     kafka        the whole ledger
 
+In every generation of the log up to the one that the settings name.
+
 Both give the same header and facts to the same fold (`processors/access.py`), so they answer the same; what ClickHouse's
 sink has not reached is not in its answer, and is said. Reads only. Next: `commands/access.py`.
 """
@@ -17,37 +19,39 @@ from sluicegate.processors.access import Access, Accesses, needle
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import kafka, topics
+from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.find import decode
+from sluicegate.streams.generation import part_name, up_to
 from sluicegate.streams.scan import FETCH_WAIT_MS, OnStart, announce, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 CLICKHOUSE, KAFKA = "clickhouse", "kafka"
 
 _ROWS = """
-SELECT src_partition, header, facts FROM `{database}`.events FINAL
-WHERE src_topic = 'outcomes' AND (
+SELECT indexOf({logs:Array(String)}, lower(hex(log_id))) - 1, src_partition, header, facts FROM `{database}`.events FINAL
+WHERE src_topic = 'outcomes' AND has({logs:Array(String)}, lower(hex(log_id))) AND (
     position(facts, unhex({needle:String})) > 0 OR (facts_type IN ('session_facts', 'opening_facts') AND status = 'opened')
     OR (agent_id, intent_id) IN (
         SELECT agent_id, intent_id FROM `{database}`.events
         WHERE src_topic = 'outcomes' AND intent_id != '' AND position(facts, unhex({needle:String})) > 0
     )
 )
-ORDER BY src_partition, seq
+ORDER BY 1, src_partition, seq
 """
-_UNTIL = (
-    "SELECT src_partition, toInt64(max(seq)) FROM `{database}`.events WHERE src_topic = 'outcomes' GROUP BY 1"
-)
+_UNTIL = """
+SELECT indexOf({logs:Array(String)}, lower(hex(log_id))) - 1, src_partition, toInt64(max(seq)) FROM `{database}`.events
+WHERE src_topic = 'outcomes' AND has({logs:Array(String)}, lower(hex(log_id))) GROUP BY 1, 2
+"""
 
 
 @dataclass(slots=True)
 class Found:
-    """Who touched it. `until`: ledger partition -> seq up to which the source was read."""
+    """Who touched it. `until`: ledger partition, as `generation.part_name` names it -> seq up to which the source was read."""
 
     asset: str
     source: str
     rows: list[Access] = field(default_factory=list)
-    until: dict[int, int] = field(default_factory=dict)
+    until: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """For `-o json`."""
@@ -81,17 +85,19 @@ async def _kafka(
     found: Found,
     on_start: OnStart | None,
 ) -> None:
-    count = await topics.partitions_of(settings)
+    every = [(one.generation or 0, one.space, await topics.partitions_of(one)) for one in up_to(settings)]
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        ledgers = await stretches(consumer, places(settings.space, "outcomes", range(count)))
+        numbers = [number for number, _, count in every for _ in range(count)]
+        all_of = [place for _, space, count in every for place in places(space, "outcomes", range(count))]
+        ledgers = await stretches(consumer, all_of)
         advance = announce(on_start, ledgers)
-        for stretch in ledgers:
+        for number, stretch in zip(numbers, ledgers, strict=True):
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
                 for record in batch:
                     event = decode(stretch.place.partition, record.offset, record.value)
-                    fold.take(event.partition, event.header, event.facts)
-                    found.until[event.partition] = event.header.seq
+                    fold.take(event.partition, event.header, event.facts, number)
+                    found.until[part_name(number, event.partition)] = event.header.seq
                 advance(len(batch))
     finally:
         await consumer.stop()
@@ -101,18 +107,21 @@ async def _clickhouse(settings: Settings, fold: Accesses, found: Found) -> None:
     from clickhouse_connect.driver.exceptions import Error
     from sluicegate.sinks.embedded import connect, database
 
+    generations = (await control_log.read(settings)).control.generations
+    logs = [one.log_id.hex() for one in generations[: (settings.generation or 0) + 1]]
     client: Any = await asyncio.to_thread(connect, settings)
     name = database(settings)
     try:
-        until = await asyncio.to_thread(client.query, _UNTIL.replace("{database}", name))
+        until = await asyncio.to_thread(client.query, _UNTIL.replace("{database}", name), {"logs": logs})
         rows = await asyncio.to_thread(
             client.query,
             _ROWS.replace("{database}", name),
-            {"needle": needle(fold.asset).hex()},
+            {"needle": needle(fold.asset).hex(), "logs": logs},
             column_formats={"header": "bytes", "facts": "bytes"},
         )
     except Error as error:
         raise Terminal(f"clickhouse did not answer: {str(error).splitlines()[0][:300]}, use --source kafka") from error  # fmt: skip
-    found.until = {int(p): int(seq) for p, seq in until.result_rows}
-    for partition, header, facts in rows.result_rows:
-        fold.take(int(partition), codec.decode_as(r.Header, bytes(header)), codec.decode(bytes(facts)))
+    found.until = {part_name(int(g), int(p)): int(seq) for g, p, seq in until.result_rows}
+    for number, partition, header, facts in rows.result_rows:
+        decoded = codec.decode_as(r.Header, bytes(header)), codec.decode(bytes(facts))
+        fold.take(int(partition), *decoded, int(number))

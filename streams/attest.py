@@ -24,6 +24,7 @@ from sluicegate.schemas.times import iso
 from sluicegate.streams import control_log, kafka, releases, topics
 from sluicegate.streams.key_files import PrivateKey
 from sluicegate.streams.scan import Stretch, places, scan, stretches
+from sluicegate.streams.scan import since as first_since
 from sluicegate.streams.settings import Settings
 
 MARGIN_US = 60_000_000
@@ -68,10 +69,10 @@ async def ran(
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=5))
     try:
         wanted = places(settings.space, "outcomes", range(await topics.partitions_of(settings)))
-        begun = await consumer.offsets_for_times(dict.fromkeys(wanted, max(0, since - MARGIN_US) // 1000))
+        whole = await stretches(consumer, wanted)
+        begun = await first_since(consumer, whole, max(0, since - MARGIN_US) // 1000)
         ledgers = [
-            Stretch(s.place, begun[s.place].offset if begun.get(s.place) else s.begin, s.end)
-            for s in await stretches(consumer, wanted)
+            Stretch(s.place, begun[s.place] if begun[s.place] < s.end else s.begin, s.end) for s in whole
         ]
         advance = on_start(sum(s.end - s.begin for s in ledgers)) if on_start else lambda count: None
         for stretch in ledgers:

@@ -25,7 +25,7 @@ from sluicegate.schemas.scores import QUALITY
 from sluicegate.schemas.topics import full_name
 from sluicegate.sinks.embedded import connect, database
 from sluicegate.streams import kafka
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import places, scan, since, stretches
 from sluicegate.streams.settings import Settings
 
 CHUNK_ROWS = 20_000
@@ -194,11 +194,9 @@ async def from_ledger(
     consumer = await kafka.connect(kafka.consumer(settings))
     try:
         ledgers = await stretches(consumer, places(settings.space, "outcomes", range(partitions)))
-        times = await consumer.offsets_for_times({s.place: begin // 1000 for s in ledgers})
+        starts = await since(consumer, ledgers, begin // 1000)
         for stretch in ledgers:
-            found = times[stretch.place]
-            start = found.offset if found is not None else stretch.end
-            async for batch in scan(consumer, stretch.place, start, stretch.end):
+            async for batch in scan(consumer, stretch.place, starts[stretch.place], stretch.end):
                 rows = [row_of(stretch.place.partition, record.value) for record in batch]
                 yield [row for row in rows if row is not None and row.seq <= until.get(row.partition, -1)]
     finally:

@@ -57,6 +57,36 @@ async def write(
     return head, waits
 
 
+async def write_alone(settings: Settings, keys: Keys, head: int, event: tuple[str, Row], why: str) -> int:
+    """Write one event on control as it was at `head`, for a command that cannot go on without it; the new head.
+
+    Where it takes several people it is proposed, once, and `Terminal` says who has to agree before the command is run again.
+    """
+    control = (await control_log.read(settings, with_release=True, any_generation=True)).control
+    if control.head != head:
+        raise Terminal(f"control moved from {head} to {control.head}, look at it and try again")
+    now = control_log.clock(control)
+    if (waiting := proposed(control, *event, now)) is None:
+        written, waits = await write(settings, keys, control, [event], why)
+        if not waits:
+            return written
+        waiting = written
+    raise Terminal(
+        f"`{event[0]}` takes several people, and is proposed as control event {waiting}. Once another one agreed "
+        f"(`sluicegate changes agree {waiting}`), run this again"
+    )
+
+
+def proposed(control: Control, kind: str, body: Row, now: int) -> int | None:
+    """The open change that proposes this event already. An id that is drawn anew for each proposal does not count."""
+
+    def same(one: Change) -> bool:
+        return all(one.body.get(name) == value for name, value in body.items() if name != "log_id")
+
+    found = (seq for seq, c in control.changes.items() if c.kind == kind and same(c))
+    return next((seq for seq in found if not changes.ended(control, control.changes[seq], now)), None)
+
+
 def came_of(done: str, head: int, waits: int) -> str:
     """What `write` did, in words: done, or proposed."""
     if not waits:

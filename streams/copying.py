@@ -157,7 +157,7 @@ async def copy(
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
         found = await stretches(consumer, places(settings.space, window.topic, sorted(window.partitions) or range(count)))  # fmt: skip
-        starts = await beginnings(consumer, window, found)
+        starts = await beginnings(consumer, window, found, position.at)
         producer = await kafka.connect(kafka.producer(settings))
         try:
             made = Copier(

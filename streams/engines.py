@@ -99,9 +99,13 @@ def _unpacked(where: Path, wheel: Path, digest: str) -> Path:
     return target
 
 
-async def run(engine: Engine, chosen: Chosen, *, timeout_s: float = TIMEOUT_S) -> list[Remade]:
-    """Let an engine decide again. Raises `FailedError`."""
+async def run(
+    engine: Engine, chosen: Chosen, *, generation: int | None = None, timeout_s: float = TIMEOUT_S
+) -> list[Remade]:
+    """Let an engine decide again, in a generation of the log. Raises `FailedError`."""
     environ = dict(os.environ)
+    if generation is not None:
+        environ["SLUICEGATE_GENERATION"] = str(generation)
     if engine.path:
         environ["PYTHONPATH"] = engine.path
     process = await asyncio.create_subprocess_exec(

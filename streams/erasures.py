@@ -38,6 +38,7 @@ from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, Wron
 from sluicegate.streams import changes, kafka, topics
 from sluicegate.streams.artifacts import Artifacts
 from sluicegate.streams.expiry import Expiry, expiries
+from sluicegate.streams.generation import up_to
 from sluicegate.streams.keys import LIVE, Keys
 from sluicegate.streams.open_intents import IN_FLIGHT, open_intents
 from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
@@ -140,8 +141,12 @@ async def _read_ledger(
     needles = [name.encode() for name in names]
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        count = await topics.partitions_of(settings)
-        for stretch in await stretches(consumer, places(settings.space, "outcomes", range(count))):
+        every = [
+            place
+            for one in up_to(settings)
+            for place in places(one.space, "outcomes", range(await topics.partitions_of(one)))
+        ]
+        for stretch in await stretches(consumer, every):
             async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
                 for record in batch:
                     value = record.value or b""

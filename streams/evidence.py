@@ -1,8 +1,8 @@
 """`sluicegate evidence`: read one agent's partition and control from Kafka, and make a bundle that an auditor checks alone.
 
-    1. heads     published checkpoints of control and of the partition, those that the witness policy accepts
-    2. control   from its first event to its end
-    3. records   the agent's partition from its first record to its end: 32 bytes a leaf, and the period's lines in a file
+    1. control   from its first event to its end
+    2. records   the agent's partition of each generation from its first record to its end: 32 bytes a leaf, and the period's lines in a file
+    3. heads     published checkpoints of control and of these partitions, those that the witness policy accepts
     4. bundle    releases, keys of what is disclosed, proofs, pages, seal
 
 Reads only; contents stay sealed unless they are asked for. Never says that anything is compliant with anything.
@@ -13,27 +13,35 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiokafka import AIOKafkaConsumer
-from sluicegate.processors import log_files
-from sluicegate.processors.checkpoints import CheckpointFault, Signed, age, partition_name
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from sluicegate.processors.checkpoints import (
+    CONTROL,
+    CheckpointFault,
+    Signed,
+    age,
+    keys_of,
+    origin_of,
+)
 from sluicegate.processors.control import Control
 from sluicegate.processors.erasure import is_erased
+from sluicegate.processors.generations import Generation
 from sluicegate.processors.labels import CONFIDENTIALITY
 from sluicegate.processors.verify_control import ControlChecker
 from sluicegate.processors.witness_policy import Policy, parse_policy
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas.errors import Terminal
-from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import checkpoint_topic, generation, kafka, releases, topics, verify_releases
+from sluicegate.schemas.topics import full_name, partition_of, space_of
+from sluicegate.streams import checkpoint_topic, kafka, releases, topics, verify_releases
 from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.evidence_build import WITHHELD, Ask, Json, Nodes, Picker, b64, control_line, proof_of
 from sluicegate.streams.evidence_file import Archive, verifier
 from sluicegate.streams.evidence_html import summary, time_of
+from sluicegate.streams.generation import part_name
 from sluicegate.streams.keys import Keys, keys_at
 from sluicegate.streams.scan import FETCH_WAIT_MS, OnStart, announce, places, scan, stretches
 from sluicegate.streams.settings import Settings
@@ -54,21 +62,41 @@ Files = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(slots=True)
+class Part:
+    """The agent's partition in one generation; `lines` are those of its events."""
+
+    generation: Generation
+    partition: int
+    picker: Picker
+    lines: Iterable[bytes]
+    nodes: Nodes = field(default_factory=Nodes)
+
+    @property
+    def name(self) -> str:
+        """As findings name it: the partition, and of a later generation that too."""
+        return part_name(self.generation.number, self.partition)
+
+    @property
+    def mark(self) -> str:
+        """What its member and its proofs have in their names."""
+        return f".g{self.generation.number}" if self.generation.number else ""
+
+
+@dataclass(slots=True)
 class Gathered:
     """All that goes into a bundle.
 
     Attributes:
-        heads, earlier: by log (`control`, or the partition's number): the head to prove against, and some of before.
+        parts: one a generation that the period touches, the earliest first.
+        heads, earlier: by log (`control`, or the part's name): the head to prove against, and some of before.
         keys: subject -> key, of what is disclosed.
         without_effect: control events that the fold left out.
     """
 
     control: Control
-    picker: Picker
-    partition: int
+    parts: list[Part]
     control_lines: list[bytes] = field(default_factory=list)
     control_nodes: Nodes = field(default_factory=Nodes)
-    nodes: Nodes = field(default_factory=Nodes)
     heads: dict[str, Signed] = field(default_factory=dict)
     earlier: dict[str, list[Signed]] = field(default_factory=dict)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -78,26 +106,25 @@ class Gathered:
     without_effect: list[int] = field(default_factory=list)
 
 
-def assemble(
-    path: Path, found: Gathered, events: Iterable[bytes], pages: Mapping[str, str] | None = None
-) -> Json:
+def assemble(path: Path, found: Gathered, pages: Mapping[str, str] | None = None) -> Json:
     """Write the bundle. Returns its manifest. Raises `Terminal`."""
-    picker, control = found.picker, found.control
-    ask, name = picker.ask, partition_name(found.partition)
+    control, parts = found.control, found.parts
+    picker = parts[-1].picker
+    ask, name = picker.ask, parts[-1].name
     counts = picker.counts()
     trees = {
         "control": proof_of(0, found.control_nodes.size, found.heads.get("control"), found.earlier.get("control", []), found.control_nodes),
-        "partition": proof_of(picker.start, picker.end, found.heads.get(name), found.earlier.get(name, []), found.nodes),
+        **{f"partition{p.mark}": proof_of(p.picker.start, p.picker.end, found.heads.get(p.name), found.earlier.get(p.name, []), p.nodes) for p in parts},
     }  # fmt: skip
     manifest: Json = {
-        "agent": ask.agent, "from": ask.since, "to": ask.until, "env": control.env, "log_id": control.log_id.hex(),
-        "partition": found.partition, "made_at": found.made_at, "engine": ENGINE, "counts": counts,
+        "agent": ask.agent, "from": ask.since, "to": ask.until, "env": control.env, "log_id": control.own_log.hex(),
+        "ledgers": [[p.generation.number, p.partition] for p in parts], "made_at": found.made_at, "engine": ENGINE, "counts": counts,
         "disclosed": "nothing" if ask.disclose == WITHHELD else CONFIDENTIALITY[ask.disclose],
         "without_effect": found.without_effect,
     }  # fmt: skip
     head = found.heads.get(name)
     about = [
-        ("made at", time_of(found.made_at)), ("engine", ENGINE), ("partition", name),
+        ("made at", time_of(found.made_at)), ("engine", ENGINE), ("partition", ", ".join(p.name for p in parts)),
         ("signed head", f"{head.head.size:,} events, signed at {time_of(head.second * 10**6)} with key {head.kid}" if head else "none yet"),
         ("releases that decided", ", ".join(sorted(picker.releases)) or "none"),
     ]  # fmt: skip
@@ -105,12 +132,13 @@ def assemble(
         archive.add("README.txt", [README.encode()])
         archive.add("verify.py", [verifier().encode()])
         archive.add(
-            "summary.html", [summary(ask, control.env, control.log_id.hex(), picker, counts, about).encode()]
+            "summary.html", [summary(ask, control.env, control.own_log.hex(), picker, counts, about).encode()]
         )
         for member, text in (pages or {}).items():
             archive.add(member, [text.encode()])
         archive.add("control.jsonl", found.control_lines)
-        archive.add("events.jsonl", events)
+        for part in parts:
+            archive.add(f"events{part.mark}.jsonl", part.lines)
         archive.add("tree.json", [json.dumps(trees, indent=1).encode()])
         if found.policy:
             archive.add("policy.txt", [found.policy.encode()])
@@ -153,6 +181,15 @@ def choose(
     return head, [by_size[size] for size in sorted({*before, *kept})]
 
 
+def touched(parts: Sequence[Part], ask: Ask) -> list[Part]:
+    """Those that the period touches: from the last one that began before it, to the first that was not sealed in it."""
+    low = max((i for i, part in enumerate(parts) if part.picker.began < ask.since), default=0)
+    high = low
+    while high + 1 < len(parts) and parts[high].picker.sealed < ask.until:
+        high += 1
+    return list(parts[low : high + 1])
+
+
 class Gathering:
     """One run."""
 
@@ -169,81 +206,77 @@ class Gathering:
             kafka.consumer(self._settings, fetch_wait_ms=FETCH_WAIT_MS)
         )
         try:
-            with tempfile.TemporaryFile() as events:
-                found = await self._gather(events.write, on_start)
-                if not found.picker.tally["events"]:
+            with ExitStack() as files:
+                found = await self._gather(files, on_start)
+                if not found.parts[-1].picker.tally["events"]:
                     raise Terminal(
                         f"agent `{self._ask.agent}` has no events from {time_of(self._ask.since)} until {time_of(self._ask.until)}: "
                         "look for its first and last with `sluicegate intents --agent`, and give another --from and --to"
                     )
-                events.seek(0)
-                return assemble(path, found, events, pages)
+                return assemble(path, found, pages)
         finally:
             await stop_consumer(self._consumer)
 
-    async def _gather(self, write: Callable[[bytes], object], on_start: OnStart | None) -> Gathered:
-        env = self._settings.env
+    async def _gather(self, files: ExitStack, on_start: OnStart | None) -> Gathered:
         checker, values = await self._control()
-        control = self._seen(checker)
+        control = checker.controls[-1]
         if self._ask.agent not in control.agents:
             raise Terminal(
-                f"agent `{self._ask.agent[:80]}` is not registered in `{env}`, see `sluicegate agents list`"
+                f"agent `{self._ask.agent[:80]}` is not registered in `{self._settings.env}`, see `sluicegate agents list`"
             )
-        with closing(Disclosed(self._settings, control)) as disclosed:
-            return await self._read(checker, values, disclosed, write, on_start)
-
-    async def _read(
-        self, checker: ControlChecker, values: list[bytes], disclosed: Disclosed, write: Callable[[bytes], object],
-        on_start: OnStart | None,
-    ) -> Gathered:  # fmt: skip
-        env, control = self._settings.env, self._seen(checker)
-        partition = partition_of(self._ask.agent, control.partitions)
-        picker = Picker(self._ask, write, disclosed.may)
-        found = Gathered(control, picker, partition, policy=self._policy_text, made_at=self._made_at)
+        found = Gathered(control, [], policy=self._policy_text, made_at=self._made_at)
         for value in values:
             line, leaf = control_line(value, self._ask.agent)
             found.control_lines.append(line)
             found.control_nodes.append(leaf)
         wrong = checker.findings.first.get("authority")
         found.without_effect = [wrong.seq] if wrong else []
-        log = log_files.of_control(control)
-        wanted = {
-            o: o.rpartition("/")[2]
-            for o in log.origins
-            if o.rpartition("/")[2] in ("control", str(partition))
-        }
-        heads = await checkpoint_topic.newest(
-            self._consumer, env, wanted, log.keys, every=bool(self._kept), recent=True
-        )
-        [stretch] = await stretches(self._consumer, places(self._settings.space, "outcomes", [partition]))
-        advance = announce(on_start, [stretch])
-        async for batch in scan(self._consumer, stretch.place, stretch.begin, stretch.end):
-            for record in batch:
-                found.nodes.append(picker.add(record.value or b""))
-            advance(len(batch))
-        picker.finish()
-        for origin, name in wanted.items():
-            nodes = found.control_nodes if name == "control" else found.nodes
-            fit = [h for h in sorted(heads[origin], key=age) if h.head.size <= nodes.size]
-            kept = [size for o, size in self._kept.items() if o == origin]
-            head, earlier = choose(fit, 0 if name == "control" else picker.start, kept, self._policy)
-            found.earlier[name] = earlier
-            if head is not None:
-                found.heads[name] = head
-        for digest in sorted(picker.releases):
+        with closing(Disclosed(self._settings, control)) as disclosed:
+            found.parts = touched(await self._parts(control, disclosed, files, on_start), self._ask)
+        await self._heads(found)
+        for digest in sorted(found.parts[-1].picker.releases):
             found.files[digest] = await releases.fetch(self._settings, digest)
         found.keys = disclosed.keys
         return found
 
-    def _seen(self, checker: ControlChecker) -> Control:
-        """Control as the generation stands under it whose bundle is made."""
-        control = generation.seen(self._settings, checker.controls[-1])
-        if self._settings.generation:
-            raise Terminal(
-                "a bundle is made of the first generation only: its check cannot cross a seam yet. Set SLUICEGATE_GENERATION=0 for what "
-                "was before, and show what is after by `sluicegate explain` and `ledger verify`"
-            )
-        return control
+    async def _parts(
+        self, control: Control, disclosed: Disclosed, files: ExitStack, on_start: OnStart | None
+    ) -> list[Part]:
+        """The agent's partition of every generation, each read once."""
+        generations = control.generations
+        homes = [partition_of(self._ask.agent, one.partitions) for one in generations]
+        names = [full_name(space_of(self._settings.env, one.number), "outcomes") for one in generations]
+        found = await stretches(self._consumer, map(TopicPartition, names, homes))
+        advance, parts = announce(on_start, found), list[Part]()
+        for one, partition, stretch in zip(generations, homes, found, strict=True):
+            events = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 -- the stack closes it
+            picker = Picker(self._ask, events.write, disclosed.may, parts[-1].picker if parts else None)
+            part = Part(one, partition, picker, events)
+            async for batch in scan(self._consumer, stretch.place, stretch.begin, stretch.end):
+                for record in batch:
+                    part.nodes.append(picker.add(record.value or b""))
+                advance(len(batch))
+            picker.finish()
+            events.seek(0)
+            parts.append(part)
+        return parts
+
+    async def _heads(self, found: Gathered) -> None:
+        """The heads to prove against, and those of before."""
+        control = found.control
+        logs = {origin_of(control.env, control.own_log, CONTROL): ("control", 0, found.control_nodes)}
+        for part in found.parts:
+            origin = origin_of(control.env, part.generation.log_id, part.partition)
+            logs[origin] = (part.name, part.picker.start, part.nodes)
+        heads = await checkpoint_topic.newest(
+            self._consumer, self._settings.env, logs, keys_of(control), every=bool(self._kept), recent=True
+        )
+        for origin, (name, start, nodes) in logs.items():
+            fit = [h for h in sorted(heads[origin], key=age) if h.head.size <= nodes.size]
+            kept = [size for o, size in self._kept.items() if o == origin]
+            head, found.earlier[name] = choose(fit, start, kept, self._policy)
+            if head is not None:
+                found.heads[name] = head
 
     async def _control(self) -> tuple[ControlChecker, list[bytes]]:
         checker = ControlChecker(await verify_releases.rules(self._consumer, self._settings.env))

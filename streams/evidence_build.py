@@ -20,6 +20,8 @@ from sluicegate.processors.checkpoints import Signed
 from sluicegate.processors.labels import CONFIDENTIALITY, read_header
 from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.reading import Head, Rest
+from sluicegate.processors.seam_fold import SEALED
+from sluicegate.processors.seam_fold import STAGE as SEAM
 from sluicegate.processors.verify_lives import Lives
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
@@ -74,28 +76,33 @@ MAX_CALLS = 5_000
 """Calls that the summary lists, 300 bytes each: a page of 1.5 MB. The rest is counted, and in `events.jsonl`."""
 
 
+NEVER = 1 << 62
+
+
 class Picker:
     """A partition's records from its first on; `write` takes the lines of those that belong in the bundle.
 
     Attributes:
         start, end: seqs of the stretch that was written.
-        releases, control_head: what the agent's events in it were decided under.
+        began, sealed: when the partition's first record was decided, and its seal; `NEVER` while it was not.
+        releases: what the agent's events in it were decided under.
+        before: that of the generation before; what is told of calls, and how narrow sessions are, goes on from there.
     """
 
     def __init__(
-        self, ask: Ask, write: Callable[[bytes], object], may_open: Callable[[str], bool] = lambda _: True
-    ) -> None:
-        self.ask, self._write, self._may_open = ask, write, may_open
+        self, ask: Ask, write: Callable[[bytes], object], may_open: Callable[[str], bool] = lambda _: True,
+        before: Picker | None = None,
+    ) -> None:  # fmt: skip
+        self.ask, self._write, self._may_open, self.before = ask, write, may_open, before
         self.start = self.end = 0
-        self.releases: set[str] = set()
-        self.control_head = -1
-        self.calls: dict[str, Call] = {}
-        self.tally: Counter[str] = Counter()
+        self.began = self.sealed = NEVER
+        self.releases: set[str] = set() if before is None else before.releases
+        self.calls: dict[str, Call] = {} if before is None else before.calls
+        self.tally: Counter[str] = Counter() if before is None else before.tally
         self.closed = False
         self._lives = Lives(lambda _, __: None)
-        self._agent = ask.agent.encode()
-        self._before: tuple[int, bytes] | None = None
-        self._sessions: dict[str, int] = {}
+        self._before: tuple[Head, reading.Parts] | None = None
+        self._sessions: dict[str, int] = {} if before is None else before._sessions
         self._started: set[str] = set()
         self._carried: set[str] = set()
 
@@ -107,8 +114,11 @@ class Picker:
         rest = reading.rest(head.rest)
         own = rest.agent_id == self.ask.agent
         rank = self._rank(head, rest, parts.header) if own else INTERNAL
+        self.began = min(self.began, rest.decided_at)
+        if head.status == SEALED and head.stage == SEAM:
+            self.sealed = rest.decided_at
         if rest.decided_at < self.ask.since:
-            self._before = (head.seq, parts.header)
+            self._before = head, parts
         elif rest.decided_at >= self.ask.until:
             if not self.closed:
                 self._begin(head.seq)
@@ -119,25 +129,24 @@ class Picker:
             if own:
                 self._own(head, rest, parts, rank)
             else:
-                self.tally["others"] += 1
-                self._line(
-                    head.seq, {"header": b64(parts.header)} if self.ask.others else {"leaf": b64(leaf)}
-                )
+                row = _other(head, parts)
+                self.tally["others"] += "seam" not in row
+                self._line(head.seq, row if self.ask.others or "seam" in row else {"leaf": b64(leaf)})
         return leaf
 
     def finish(self) -> None:
         """The ledger ends here."""
         if self._before is not None and not self.end:
-            self._begin(self._before[0] + 1)
+            self._begin(self._before[0].seq + 1)
 
     def _begin(self, seq: int) -> None:
         if self.end:
             return
         self.start = self.end = seq
         if self._before is not None:
-            self.start, header = self._before
-            self.end = self.start
-            self._line(self.start, {"header": b64(header)})
+            head, parts = self._before
+            self.start = self.end = head.seq
+            self._line(head.seq, _other(head, parts))
 
     def _line(self, seq: int, row: Json) -> None:
         self._write(json.dumps({"seq": seq, **row}, separators=(",", ":")).encode() + b"\n")
@@ -160,7 +169,6 @@ class Picker:
             self.tally["withheld"] += 1
         self._line(head.seq, row)
         self.tally["events"] += 1
-        self.control_head = max(self.control_head, rest.control_head)
         self.releases |= {rest.release} if rest.release else set()
         self._lives.begin(rest)
         self._lives.step(head.stage, head.status, rest, parts.facts)
@@ -194,17 +202,41 @@ class Picker:
             call.people.append(f"{facts.reviewer} ({facts.verdict})")
 
     def counts(self) -> Json:
-        """intents = refused + expired + voided + executed + in_doubt + open."""
+        """intents = refused + expired + voided + executed + in_doubt + open; over all generations up to this one's."""
+        ends, one = Counter[str](), self
+        while True:
+            ends += one._ends()
+            if one.before is None:
+                break
+            one = one.before
+        names = ("intents", "refused", "expired", "voided", "executed", "in_doubt", "open", "begun_before")
+        return {
+            "events": self.tally["events"], **{name: ends[name] for name in names},
+            "approvals": self.tally["approvals"], "events_of_others": self.tally["others"] if self.ask.others else 0,
+        }  # fmt: skip
+
+    def _ends(self) -> Counter[str]:
         found = self._lives.counts()
         still = found["open"]
         assert isinstance(still, dict)
-        executed = sum(n for n in (found[s] for s in lifecycle.EXECUTED_TERMINAL) if isinstance(n, int))
-        return {
-            "events": self.tally["events"], "intents": found["in"], "refused": found["refused"], "expired": found["expired"],
-            "voided": found["voided"], "executed": executed, "in_doubt": still.get("in_doubt", 0),
-            "open": sum(still.values()) - still.get("in_doubt", 0), "begun_before": len(self._carried),
-            "approvals": self.tally["approvals"], "events_of_others": self.tally["others"] if self.ask.others else 0,
-        }  # fmt: skip
+        sums = {"in_doubt": still.get("in_doubt", 0), "open": sum(still.values()) - still.get("in_doubt", 0)}
+        for name, states in (("intents", ("in",)), ("executed", lifecycle.EXECUTED_TERMINAL), *_ALONE):
+            sums[name] = sum(n for n in (found[s] for s in states) if isinstance(n, int))
+        return Counter({**sums, "begun_before": len(self._carried)})
+
+
+_ALONE = (("refused", ("refused",)), ("expired", ("expired",)), ("voided", ("voided",)))
+
+
+def _other(head: Head, parts: reading.Parts) -> Json:
+    """A record that is none of the agent's: its header alone, but for what a seam says of whole partitions, which is about nobody."""
+    row: Json = {"header": b64(parts.header)}
+    if head.stage == SEAM:
+        facts = codec.decode(parts.facts)
+        # INVARIANT: no row of another agent's state is in a bundle (tests/unit/test_evidence_seam.py).
+        if isinstance(facts, r.SealFacts) or (isinstance(facts, r.ImportFacts) and not facts.rows):
+            row["seam"] = b64(parts.facts)
+    return row
 
 
 NEEDED = (
@@ -218,6 +250,7 @@ NEEDED = (
     "mode.",
     "quarantine.",
     "rollback.",
+    "generation.",
 )
 """Kinds of control events that are told whole; of others only that they happened."""
 

@@ -27,6 +27,8 @@ SCHEMAS = {
     "50007c769e65335f": "hold_facts action_digest:b tool_class:s executor:s expires_at:l timeout_ms:l quorum:l reviewers:[s release:s grounded_arguments:[s grounded_from:[s grounded_labels:[s grounded_events:[b grounded_paths:[s observed:[s redacted:[s",
     "03aa76bc9eaa158e": "hold_facts action_digest:b tool_class:s executor:s expires_at:l timeout_ms:l quorum:l reviewers:[s release:s grounded_arguments:[s grounded_from:[s grounded_labels:[s grounded_events:[b grounded_paths:[s observed:[s redacted:[s tool:s",
     "07ddf75b16099e00": "review_facts verdict:s reviewer:s action_digest:b approvals:[s quorum:l reviewers:[s edited:? authenticated:?",
+    "9abc07b594e66aef": "seal_facts generation:l next_log_id:b size:l root:b",
+    "8e6be48507504701": "import_facts generation:l log_id:b partition:l seq:l root:b piece:l pieces:l digest:b rows:[b",
     "2e90ab417cb02f86": "envelope kid:s alg:s audience:s signed_at:l expires_at:l payload:b signature:b",
 }  # fmt: skip
 

@@ -57,9 +57,11 @@ class Ledger:
     """A stretch of one ledger: its chain, and its place in the tree whose head was signed."""
 
     def __init__(
-        self, report: Report, name: str, log_id: bytes, env: str, tree: Record, kept: list[Note]
-    ) -> None:
-        self.report, self.name, self.log_id = report, name, log_id
+        self, report: Report, name: str, log_id: bytes, env: str, tree: Record, kept: list[Note], generation: int = 0,
+    ) -> None:  # fmt: skip
+        self.report, self.log_id, self.generation = report, log_id, generation
+        self.name = f"g{generation}/{name}" if generation else name
+        self.partition = 0 if name == "control" else int(name)
         self.origin = f"sluicegate.dev/{env}/{log_id.hex()}/{name}"
         self.note = Note(tree["checkpoint"]) if tree["checkpoint"] else None
         self.earlier = [(Note(e["checkpoint"]), [b64(h) for h in e["proof"]]) for e in tree["earlier"]]
@@ -94,7 +96,7 @@ class Ledger:
                 seq,
                 "it does not name the hash of the event before",
             )
-        place = (h["log_id"], h["partition"]) == (self.log_id, 0 if name == "control" else int(name))
+        place = (h["log_id"], h["partition"]) == (self.log_id, self.partition)
         judge(place, "log", name, seq, "it is an event of another log or partition")
         judge(h["decided_at"] >= self.time, "time", name, seq, "it was decided before the event before it")
         self.time, self.prev = h["decided_at"], sha(b"\0", raw)
@@ -113,28 +115,25 @@ class Ledger:
         )
         return facts
 
-    def close(self, keys: Keys, policy: Policy) -> int:
-        """Judge the signed heads. Returns the second at which the last one was signed, 0 where nothing is signed."""
+    def close(self, keys: Keys, policy: Policy, held: bool = False) -> int:
+        """Judge the signed heads. Returns the second at which the last one was signed, 0 where nothing is signed.
+
+        `held`: the next generation names the root of all of it, so that its own heads need not reach to its end.
+        """
         report, name, end = self.report, self.name, self.tree.size
+
+        def pending(ok: bool, check: str, seq: int, sentence: str) -> None:
+            report.judge(ok or held, check, name, seq, sentence, "PENDING")
+
         if self.note is None:
-            report.add(
-                "PENDING",
-                "checkpoint",
-                name,
-                self.start,
-                "no head of this log was signed yet: only the chain holds it together",
-            )
+            pending(False, "checkpoint", self.start, "no head of this log was signed yet: only the chain holds it together")  # fmt: skip
+            for kept in self.kept if held else []:
+                self.compare(kept, end)
             return 0
         size = self.note.size
         kid, second, witnesses = self.signer(self.note, keys, policy)
         if size < self.start:
-            report.add(
-                "PENDING",
-                "checkpoint",
-                name,
-                self.start,
-                f"the signed head of {size} events does not reach these",
-            )
+            pending(False, "checkpoint", self.start, f"the signed head of {size} events does not reach these")
             return 0
         try:
             self.tree.extend(self.right, max(size, end))
@@ -147,23 +146,9 @@ class Ledger:
             self.start,
             f"these events do not lead to the signed root of {size} events",
         )
-        report.judge(
-            size >= end,
-            "checkpoint",
-            name,
-            size,
-            f"{end - size} events are newer than the signed head",
-            "PENDING",
-        )
-        missing = not policy.holds(set(witnesses))
-        report.judge(
-            not missing,
-            "witnesses",
-            name,
-            size - 1,
-            f"quorum `{policy.quorum}` is not met, signed by {', '.join(witnesses) or 'no witness'}",
-            "PENDING",
-        )
+        pending(size >= end, "checkpoint", size, f"{end - size} events are newer than the signed head")
+        said = f"quorum `{policy.quorum}` is not met, signed by {', '.join(witnesses) or 'no witness'}"
+        pending(policy.holds(set(witnesses)), "witnesses", size - 1, said)
         for note, proof in self.earlier:
             self.signer(note, keys, policy)
             self.follow(self.note, note, proof)
@@ -243,3 +228,138 @@ class Ledger:
 def valid(key: Record, second: int) -> bool:
     """Whether a key could sign in that second of 1970."""
     return bool((second + 1) * 10**6 > key["not_before"] and second * 10**6 < key["not_after"])
+<<<<<<< HEAD
+=======
+
+
+Keys = dict[str, Record]
+
+
+class Control(Ledger):
+    """The control ledger from its first event: who had which key and which role when, which generations there are, and what was
+    erased."""
+
+    NEEDED = ("genesis", "key.", "people.", "release.", "subject.", "change.", "generation.")
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.states: list[tuple[Keys, dict[str, list[str]]]] = []
+        self.keys: Keys = {}
+        self.people: dict[str, list[str]] = {}
+        self.changes: dict[int, tuple[str, Record, list[str], int, int]] = {}
+        self.erased: dict[str, list[int]] = {}
+        self.releases: set[str] = set()
+        self.genesis: Record = {}
+        self.operated, self.moved, self.leaves = False, -1, list[bytes]()
+        self.generations: list[Record] = []
+        self.begun: Record = {}
+
+    def add(self, row: Record) -> None:
+        """One event. Those whose kind does not matter here may be there without their facts: the header names the kind."""
+        h = self.link(row)
+        seq, report = self.tree.size - 1, self.report
+        self.leaves.append(self.prev)
+        kind = h.get("reason", "")
+        if "facts" in row:
+            f = decode(self.facts(row, h), "control_facts")
+            report.judge(
+                f["kind"] == kind,
+                "control",
+                self.name,
+                seq,
+                f"its header says `{kind}`, and it is `{f['kind']}`",
+            )
+            if report.judge(
+                self.may(f, seq), "authority", self.name, seq, f"`{kind}` is not signed by an operator's key"
+            ):
+                self.perform(seq, f["kind"], json.loads(f["body"]), f["who"])
+        elif not h or kind.startswith(self.NEEDED):
+            report.add(
+                "INCOMPLETE",
+                "control",
+                self.name,
+                seq,
+                f"the facts of this control event (`{kind or 'unknown'}`) are not here",
+            )
+        self.states.append((self.keys, self.people))
+
+    def may(self, f: Record, seq: int) -> bool:
+        """Once a signed environment has an operator's key, only such keys change control. What Cedar says is not asked."""
+        if self.genesis.get("signing") != "signed" or not self.operated:
+            return True
+        key = self.keys.get(f.get("kid", ""))
+        if key is None or key["role"] != "operator" or not key["not_after"] or f["who"] != key["principal"]:
+            return False
+        texts = b"".join(field(f[n].encode()) for n in ("kind", "who", "why", "kid"))
+        message = b"sluicegate/control/1\0" + field(self.log_id) + number(seq) + texts + field(f["body"])
+        return key["principal"] in self.people and signed_by(
+            bytes.fromhex(key["public"]), f["signature"], message
+        )
+
+    def perform(self, seq: int, kind: str, body: Record, who: str) -> None:
+        """What an event changes, of what is needed here."""
+        if kind in MOVING:
+            self.moved = seq
+        if kind == "genesis":
+            self.genesis = body
+            self.generations = [{**body, "number": 0, "at": 0}]
+            self.people = {str(body["operator"]): ["operator"]} if body.get("operator") else {}
+        elif kind == "key.added" and body["kid"] not in self.keys:
+            self.keys = {**self.keys, body["kid"]: body}
+            self.operated = self.operated or body["role"] == "operator"
+        elif kind == "key.revoked" and body["kid"] in self.keys:
+            key = self.keys[body["kid"]]
+            self.keys = {
+                **self.keys,
+                body["kid"]: {**key, "not_after": min(key["not_after"], body.get("at", 0))},
+            }
+        elif kind == "people.registered":
+            self.people = {**self.people, **{p["person_id"]: p.get("roles", []) for p in body["people"]}}
+        elif kind == "people.removed":
+            self.people = {k: v for k, v in self.people.items() if k not in body["people"]}
+        elif kind == "release.published":
+            self.releases.add(body["digest"])
+        elif kind.startswith("generation."):
+            self.generation_step(kind, body)
+        elif kind == "subject.erased":
+            for subject in set(body["subjects"]):
+                self.erased.setdefault(subject, []).append(seq)
+        elif kind == "change.proposed":
+            self.changes[seq] = (body["kind"], body["body"], [who], body["quorum"], body["expires_at"])
+        elif kind == "change.agreed" and body["change"] in self.changes:
+            inner, what, agreed, quorum, until = self.changes[body["change"]]
+            live = self.time < until and self.moved < body["change"] and who in self.people
+            if (
+                live
+                and who not in agreed
+                and body["digest"] == sha(canonical({"kind": inner, "body": what})).hex()
+            ):
+                agreed.append(who)
+                if len(agreed) == quorum:
+                    self.perform(seq, inner, what, agreed[0])
+
+    def generation_step(self, kind: str, body: Record) -> None:
+        """Another number of partitions: a log of its own that goes on, from its start."""
+        last = self.generations[-1]
+        if kind == "generation.begun":
+            fits = body["number"] == last["number"] + 1 and body["partitions"] not in (0, last["partitions"])
+            fresh = body["log_id"] not in [one["log_id"] for one in self.generations]
+            self.begun = body if fits and fresh and not self.begun else self.begun
+        elif self.begun and body["number"] == self.begun["number"]:
+            if kind == "generation.started":
+                self.generations = [*self.generations, {**self.begun, "at": self.time}]
+            self.begun = {}
+
+    def erased_by(self, name: str) -> int | None:
+        """The event that erased what was sealed under this subject; after an erasure a subject goes on as `NAME#EVENT`."""
+        base, _, event = name.rpartition("#")
+        times = [str(e) for e in self.erased.get(base, [])]
+        subject, at = (base, times.index(event) + 1) if event in times else (name, 0)
+        found = self.erased.get(subject, [])
+        return found[at] if at < len(found) else None
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785 for what is hashed here: text, whole numbers, lists and objects."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+>>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)

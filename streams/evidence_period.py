@@ -61,11 +61,13 @@ class Period(Ledger):
     """The agent's partition: every event between the period's ends, those of other agents by their headers only."""
 
     def __init__(
-        self, report: Report, control: Control, manifest: Record, tree: Record, kept: list[Note], keys: Record
-    ) -> None:
-        genesis = control.genesis
-        log_id = bytes.fromhex(genesis["log_id"])
-        super().__init__(report, str(int(manifest["partition"])), log_id, genesis["env"], tree, kept)
+        self, report: Report, control: Control, manifest: Record, place: tuple[int, int], first: bool, tree: Record, kept: list[Note],
+        keys: Record,
+    ) -> None:  # fmt: skip
+        """`place`: generation and partition. `first`: the period begins in it."""
+        generation, partition = place
+        log_id = bytes.fromhex(control.generations[generation]["log_id"])
+        super().__init__(report, str(partition), log_id, control.genesis["env"], tree, kept, generation)
         self.control, self.agent, self.since, self.until = (
             control, manifest["agent"], manifest["from"], manifest["to"],
         )  # fmt: skip
@@ -74,18 +76,32 @@ class Period(Ledger):
         self.carried: set[str] = set()
         self.started, self.seen = Counter[str](), Counter[str]()
         self.closed = self.hidden = False
-        self.began = self.start == 0
+        self.began = self.start == 0 and not (first and generation)
+        self.seal: Record | None = None
+        self.imported: dict[int, Record] = {}
+        self.decides, self.opened = False, -1
         self.head, self.input = -1, ("", -1)
         self.approvals, self.releases, self.rows = list[Record](), set[str](), list[Record]()
-        self.erased: dict[int, list[int]] = {}
+        self.erased: dict[int, list[int | str]] = {}
+
+    def at(self, seq: int) -> int | str:
+        """A position, told apart from that of another generation."""
+        return f"{self.name}:{seq}" if self.generation else seq
 
     def add(self, row: Record) -> None:
         """One event of the partition."""
+        if "seam" in row:
+            self.tree.keep()  # what a seal names is the root of all before it
         h, seq, report = self.link(row), self.tree.size - 1, self.report
+        report.judge(self.seal is None, "seam", self.name, seq, "it follows the seal of its generation")
         if not h:
             self.hidden = True
             self.seen["hidden"] += 1
             return
+        self.opened = h["decided_at"] if seq == 0 else self.opened
+        if "seam" in row:
+            self.seam(seq, h, decode(self.facts({"facts": row["seam"]}, h)))
+        self.decides = self.decides or h["stage"] not in ("seam", "genesis")
         first = self.input != (h["input_topic"], h["input_offset"])
         self.input = (h["input_topic"], h["input_offset"])
         if h["decided_at"] < self.since:
@@ -98,7 +114,7 @@ class Period(Ledger):
             return
         report.judge(not self.closed, "period", self.name, seq, "it stands behind the period's end")
         if h["agent_id"] != self.agent:
-            self.seen["others"] += 1
+            self.seen["others"] += "seam" not in row
             return
         self.seen["events"] += 1
         known = self.head <= h["control_head"] < len(self.control.states)
@@ -119,6 +135,51 @@ class Period(Ledger):
             self.content(row, h, facts, first)
             self.step(seq, h, facts)
 
+    # -- seams: where a generation ends, and another one goes on ------------------------------------------------
+
+    def seam(self, seq: int, h: Record, f: Record) -> None:
+        """A partition's seal, or what a partition of the next generation says of the seals that it goes on from."""
+        judge, name = self.report.judge, self.name
+        judge(
+            h["stage"] == "seam", "seam", name, seq, f"an event of stage `{h['stage']}` is told as a seam's"
+        )
+        if f.get("") == "seal_facts":
+            self.seal = f
+            right = (f["generation"], f["size"], f["root"]) == (self.generation, seq, self.tree.roots[seq])
+            judge(right, "seam", name, seq, "its seal names other events than stand before it")
+        elif f.get("") == "import_facts" and f["piece"] == 0:
+            known = self.imported.setdefault(f["partition"], f)
+            right = not self.decides and f["generation"] == self.generation - 1 and known == f
+            judge(right, "seam", name, seq, "it goes on from a seal where it cannot")
+
+    def goes_on(self, after: Period) -> bool:
+        """Whether the next generation's partition of the agent says that it goes on from exactly these events."""
+        self.tree.keep()
+        report, name, last = self.report, self.name, self.tree.size - 1
+        missing = self.seal is None or self.partition not in after.imported
+        said = "the seal of its generation, or what the next one says of it, is not here: events may be missing between"
+        if not report.judge(not missing, "seam", name, last, said, "INCOMPLETE"):
+            return False
+        assert self.seal is not None
+        one, root = after.imported[self.partition], self.tree.roots[last + 1]
+        right = (one["log_id"], one["seq"], one["root"]) == (self.log_id, last, root)
+        right = right and self.seal["next_log_id"] == after.log_id and self.time <= after.opened
+        said = f"the next generation goes on from other events than these: from event {one['seq']} with root {one['root'].hex()}"
+        report.judge(right, "seam", name, last, said)
+        report.said.setdefault("seams", []).append(
+            {"from": name, "to": after.name, "log_id": self.log_id.hex(), "seq": last, "root": root.hex()}
+        )
+        return right
+
+    def over(self) -> None:
+        """The last generation in the bundle: whether the period goes on in a later one."""
+        later = self.control.generations[self.generation + 1 : self.generation + 2]
+        said = f"the period goes on in generation {self.generation + 1}, which is not here"
+        missing = bool(later) and later[0]["at"] < self.until
+        if self.report.judge(not missing, "seam", self.name, self.tree.size, said, "INCOMPLETE"):
+            waits = self.seal is not None and self.time < self.until
+            self.report.judge(not waits, "seam", self.name, self.tree.size, said, "PENDING")
+
     # -- what became of each intent -----------------------------------------------------------------------------
 
     def step(self, seq: int, h: Record, f: Record) -> None:
@@ -126,7 +187,7 @@ class Period(Ledger):
         status, key = h["status"], f"{h['tenant']}\0{h['intent_id']}"
         start, life = f.get("") == "intent_facts", self.lives.get(key)
         tool = f["tool"] if start else life.tool if life else ""
-        self.rows.append({"seq": seq, "at": h["decided_at"], "stage": h["stage"], "status": status, "reason": h["reason"],
+        self.rows.append({"ledger": self.name, "seq": seq, "at": h["decided_at"], "stage": h["stage"], "status": status, "reason": h["reason"],
                           "policies": h["policies"], "intent": h["intent_id"], "tool": tool, "labels": h["labels"]})  # fmt: skip
         if h["stage"] in OTHER_STAGES or status == "noted":
             return
@@ -231,7 +292,7 @@ class Period(Ledger):
         seq, sealed = h["seq"], row.get("content")
         event = self.control.erased_by(h["subject"]) if h["content_commitment"] else None
         if event is not None:
-            self.erased.setdefault(event, []).append(seq)
+            self.erased.setdefault(event, []).append(self.at(seq))
             self.report.add(
                 "ERASED", "content", self.name, seq, f"its content was erased by control event {event}"
             )

@@ -28,6 +28,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from sluicegate.streams.evidence_formats import Note, Policy, Record, b64, decode, partition_of, sha
@@ -36,7 +37,7 @@ from sluicegate.streams.evidence_people import Control, canonical
 from sluicegate.streams.evidence_period import CLOSING_US, Period
 
 MAX_BYTES = 8 << 30
-MEMBER = re.compile(r"(manifest|tree|keys)\.json|(events|control)\.jsonl|policy\.txt|README\.txt|verify\.py|"
+MEMBER = re.compile(r"(manifest|tree|keys)\.json|(events|events\.g[1-9][0-9]*|control)\.jsonl|policy\.txt|README\.txt|verify\.py|"
                     r"(summary|controls)\.html|releases/[0-9a-f]{64}\.json")  # fmt: skip
 # -- the bundle ---------------------------------------------------------------------------------------------------
 
@@ -160,18 +161,8 @@ def check_into(
     if newer is not None:
         take_newer(report, control, zipfile.ZipFile(newer))
     keys = json.loads(archive.read("keys.json")) if "keys.json" in members else {}
-    period = Period(report, control, manifest, tree["partition"], kept, keys)
-    for row in lines(archive, "events.jsonl"):
-        period.add(row)
-    home = partition_of(period.agent, control.genesis["partitions"])
-    report.judge(
-        str(home) == period.name,
-        "partition",
-        period.name,
-        period.start,
-        f"the agent's events stand in partition {home}",
-    )
-    reaches = shown * 10**6 >= period.until
+    periods = read_periods(archive, tree, report, control, manifest, kept, keys)
+    reaches = shown * 10**6 >= manifest["to"]
     report.judge(
         reaches,
         "control",
@@ -180,6 +171,7 @@ def check_into(
         "control's signed head is older than the period's end: a revocation may be missing",
         "PENDING",
     )
+<<<<<<< HEAD
     second = period.close(trusted, policy)
     finish(report, archive, manifest, period, second)
     believed(report, (control.origin, period.origin), policy, log, kept)
@@ -207,6 +199,17 @@ def believed(
     """Whether it is of the log that the auditor knows, and a note of all that is taken on the bundle's own word."""
     named = log is None or set(origins) <= set(log["origins"])
     report.judge(named, "log", "bundle", -1, f"it is of log `{origins[1]}`, which your --log does not name")
+=======
+    held = [one.goes_on(after) for one, after in pairwise(periods)]
+    seconds = [one.close(trusted, policy, over) for one, over in zip(periods, [*held, False], strict=True)]
+    finish(report, archive, manifest, periods, seconds[-1])
+    mine = [one.origin for one in periods]
+    if log is not None:  # generations that name each other need one name only
+        known = [origin for origin in mine if origin in log["origins"]]
+        named = control.origin in log["origins"] and (known if all(held) else known == mine)
+        sentence = f"it is of log `{mine[-1]}`, which your --log does not name"
+        report.judge(named, "log", "bundle", -1, sentence)
+>>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
     if not policy.witnesses:
         report.notes.append(
             "no witness policy was given: nobody but the operator vouches for the signed heads"
@@ -216,6 +219,10 @@ def believed(
             "log and keys are those that the bundle itself names: compare log id and keys with what you were told otherwise, or give --log"
         )
     for note in kept:
+<<<<<<< HEAD
+=======
+        judged = note.origin in (control.origin, *mine)
+>>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
         report.judge(
             note.origin in origins,
             "kept",
@@ -225,18 +232,47 @@ def believed(
         )
 
 
-def finish(report: Report, archive: zipfile.ZipFile, manifest: Record, period: Period, second: int) -> None:
+def read_periods(
+    archive: zipfile.ZipFile, tree: Record, report: Report, control: Control, manifest: Record, kept: list[Note], keys: Record
+) -> list[Period]:  # fmt: skip
+    """The agent's partition in each generation that the period touches, the earliest first."""
+    periods: list[Period] = []
+    places = manifest.get("ledgers") or [[0, manifest["partition"]]]
+    if [int(g) for g, _ in places] != list(range(places[0][0], places[0][0] + len(places))) or places[0][
+        0
+    ] < 0:
+        raise ValueError("its ledgers are not those of generations that follow each other")
+    for generation, partition in places:
+        mark = f".g{generation}" if generation else ""
+        place = int(generation), int(partition)
+        part = tree[f"partition{mark}"]
+        period = Period(report, control, manifest, place, not periods, part, kept, keys)
+        for row in lines(archive, f"events{mark}.jsonl"):
+            period.add(row)
+        home = partition_of(period.agent, control.generations[generation]["partitions"])
+        where = f"the agent's events stand in partition {home}"
+        report.judge(home == period.partition, "partition", period.name, period.start, where)
+        periods.append(period)
+    return periods
+
+
+def finish(
+    report: Report, archive: zipfile.ZipFile, manifest: Record, periods: list[Period], second: int
+) -> None:
     """What can be said once all events were read: heads, the period's ends, counts, releases."""
+    period = periods[-1]
     end, name = period.tree.size, period.name
     head = report.said.get("heads", {}).get(name, {"size": 0})
-    report.judge(
-        period.began,
-        "period",
-        name,
-        period.start,
-        "the event before the period is not here: something may stand before",
-        "INCOMPLETE",
-    )
+    for one in periods:
+        report.judge(
+            one.began,
+            "period",
+            one.name,
+            one.start,
+            "the event before the period is not here: something may stand before",
+            "INCOMPLETE",
+        )
+    period.over()
     ended = period.closed or (head["size"] == end and second * 10**6 >= period.until + CLOSING_US)
     report.judge(
         ended,
@@ -246,15 +282,17 @@ def finish(report: Report, archive: zipfile.ZipFile, manifest: Record, period: P
         "no signed head shows yet that the period is over: events may follow",
         "PENDING",
     )
-    if period.hidden:
-        report.add(
-            "INCOMPLETE",
-            "omission",
-            name,
-            period.start,
-            f"{period.seen['hidden']} events are here by their hash only: whose they are is not shown, so events of the agent may be among them",
-        )
-    counts = period.counts()
+    for one in periods:
+        if one.hidden:
+            report.add(
+                "INCOMPLETE",
+                "omission",
+                one.name,
+                one.start,
+                f"{one.seen['hidden']} events are here by their hash only: whose they are is not shown, so events of the agent may be among them",
+            )
+    each = [one.counts() for one in periods]
+    counts = {n: sum(one[n] for one in each) for n in each[0]}
     report.judge(
         counts == manifest["counts"],
         "counts",
@@ -262,7 +300,7 @@ def finish(report: Report, archive: zipfile.ZipFile, manifest: Record, period: P
         period.start,
         f"the events give {counts}, the manifest says {manifest['counts']}",
     )
-    for digest in sorted(period.releases):
+    for digest in sorted({digest for one in periods for digest in one.releases}):
         member = f"releases/{digest.removeprefix('sha256:')}.json"
         if report.judge(
             member in manifest["members"],
@@ -283,9 +321,11 @@ def finish(report: Report, archive: zipfile.ZipFile, manifest: Record, period: P
             )
     genesis = period.control.genesis
     report.said |= {
-        "env": genesis["env"], "log_id": genesis["log_id"], "signing": genesis["signing"], "partition": name,
-        "first": period.start, "end": end, "counts": counts, "approvals": period.approvals, "erased": period.erased,
-        "contents": {n: period.seen[n] for n in ("contents", "withheld", "signed", "unsigned")}, "events": period.rows,
+        "env": genesis["env"], "log_id": genesis["log_id"], "signing": genesis["signing"],
+        "partition": ", ".join(one.name for one in periods), "first": periods[0].start, "end": end, "counts": counts,
+        "approvals": [row for one in periods for row in one.approvals], "events": [row for one in periods for row in one.rows],
+        "erased": {e: [at for one in periods for at in one.erased.get(e, [])] for one in periods for e in one.erased},
+        "contents": {n: sum(one.seen[n] for one in periods) for n in ("contents", "withheld", "signed", "unsigned")},
     }  # fmt: skip
 
 

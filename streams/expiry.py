@@ -3,7 +3,7 @@
 Only the ledger's content is sealed; these topics hold bytes as they were sent, for as long as the topic keeps them. Kafka
 deletes whole segments: a record goes when the newest of its segment is too old, so the latest moment is the topic's
 retention and the time a segment may be written to (`segment.ms`). Asks the broker, since somebody may have changed both.
-Never changes a topic. Next: `schemas/topics.py` (what each is kept for), `erasures.py`.
+After a repartition also those of earlier generations. Never changes a topic. Next: `schemas/topics.py` (what each is kept for), `erasures.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from sluicegate.schemas.topics import DAY_MS, TOPICS, full_name
 from sluicegate.streams import topics
+from sluicegate.streams.generation import up_to
 from sluicegate.streams.settings import Settings
 
 SEALED = ("outcomes", "control", "releases", "snapshots", "checkpoints")
@@ -45,9 +46,14 @@ class Expiry:
 
 async def expiries(settings: Settings, now_ms: int) -> list[Expiry]:
     """When the last of what these topics hold at `now_ms` is gone, the latest first."""
-    names = {full_name(settings.space, name): name for name in IN_THE_CLEAR}
+    # INVARIANT: what was said before a repartition is not forgotten here (tests/unit/test_erasures.py).
+    spaces = [one.space for one in up_to(settings)]
+    full = [full_name(space, name) for space in spaces for name in IN_THE_CLEAR]
+    names = {name: name.removeprefix(settings.topic_prefix) for name in full}
     found = []
     for name, values in (await topics.configs_of(settings, names)).items():
+        if not values:  # one of an earlier generation that somebody deleted
+            continue
         retention = int(values.get("retention.ms", -1))
         segment = int(values.get("segment.ms", 7 * DAY_MS))
         gone = None if retention < 0 else now_ms + retention + segment + CHECK_MS

@@ -8,12 +8,12 @@ ERASED. Reads only. Next: `named.py` (what a name means), `story.py` (the data),
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import lifecycle
-from sluicegate.processors.account import account
+from sluicegate.processors.account import account, asked_anew
 from sluicegate.processors.budgets import STAGE as BUDGET
 from sluicegate.processors.compensate import undo_id
 from sluicegate.processors.control import Control
@@ -28,6 +28,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.times import iso
+from sluicegate.schemas.topics import space_of
 from sluicegate.streams import control_log, engines, kafka, named, releases
 from sluicegate.streams.contents import ERASED, content_of
 from sluicegate.streams.find import LedgerEvent
@@ -58,30 +59,44 @@ async def explain_all(
     settings: Settings, name: str, opener: Opener, *, agent: str = "", caused: bool = True
 ) -> list[Story]:
     """The stories of every intent that a name means. Raises `Terminal` when it means none."""
-    found = await named.find(settings, name, opener, agent=agent)
     control = await control_log.read(settings, keep_history=True)
+    found = await named.find(settings, name, opener, agent=agent)
     intents, history = found.intents(), control.history or []
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        used = {events[0].partition for events in intents.values()}
-        ledgers = await stretches(consumer, places(settings.space, "outcomes", sorted(used)))
-        begins = {one.place.partition: one.begin for one in ledgers}
+        used = {(e.generation, e.partition) for events in intents.values() for e in events}
+        begins = await _begins(settings, consumer, used)
         texts: dict[str, dict[str, str] | str] = {}
         stories = []
         for events in intents.values():
-            causes = set(events[0].header.caused_by)
+            causes = set(named.first_caused(events).header.caused_by)
             opened = next((e for e in reversed(found.opened) if e.header.event_id in causes), None)
             story = tell(events, opened, history, opener)
             story.policies = await _policy_texts(settings, story, texts)
             story.taken_back = _taken_back(control.control, story)
             story.source = found.source
-            story.reproducible = _at_hand(settings, story, events, opener, history, begins[story.partition])
+            begin = max(begins[e.generation, e.partition] for e in events)
+            story.reproducible = _at_hand(settings, story, events, opener, history, begin)
             if caused:
-                story.caused = await _caused(settings, consumer, story)
+                there = replace(settings, generation=story.generation)
+                story.caused = await _caused(there, consumer, story)
             stories.append(story)
         return stories
     finally:
         await consumer.stop()
+
+
+async def _begins(
+    settings: Settings, consumer: AIOKafkaConsumer, used: set[tuple[int, int]]
+) -> dict[tuple[int, int], int]:
+    """Where these partitions, by (generation, partition), begin."""
+    order = sorted(used)
+    spaces = [space_of(settings.env, number) for number, _ in order]
+    found = [
+        place for space, (_, p) in zip(spaces, order, strict=True) for place in places(space, "outcomes", [p])
+    ]
+    ledgers = await stretches(consumer, found)
+    return {key: one.begin for key, one in zip(order, ledgers, strict=True)}
 
 
 async def _caused(settings: Settings, consumer: AIOKafkaConsumer, story: Story) -> list[dict[str, object]]:
@@ -120,7 +135,8 @@ def _at_hand(
         if content_of(event, opener) == ERASED:
             return {"verdict": ERASED, "why": erased_by(history, event.header.subject)}
     if begin > 0:
-        return {"verdict": EXPIRED, "why": f"the ledger partition begins at offset {begin} in kafka"}
+        why = f"the ledger partition begins at offset {begin} in kafka, restore what was before from the archive"
+        return {"verdict": EXPIRED, "why": why}
     missing = [text for text in story.policies.values() if text.startswith(NOT_AT_HAND)]
     if missing:
         return {"verdict": RELEASE_MISSING, "why": missing[0]}
@@ -146,6 +162,7 @@ def tell(
     story = Story(
         first.intent_id, first.agent_id, first.tenant, partition=first.partition, session_id=first.session_id
     )
+    story.generation = events[0].generation
     story.control_head, story.release, story.engine = first.control_head, first.release, first.engine
     if 0 <= first.control_head < len(history):
         control = history[first.control_head]
@@ -161,7 +178,7 @@ def tell(
         content = content_of(event, opener)
         step = Step(
             h.seq, event.offset, iso(h.decided_at, "milliseconds"), (h.decided_at - first.decided_at) / 1000, h.stage, h.status,
-            h.reason, h.policies, input=place, event=h.event_id.hex(), release=h.release,
+            h.reason, h.policies, input=place, event=h.event_id.hex(), release=h.release, generation=event.generation,
         )  # fmt: skip
         known_reason = REASONS.get(h.reason)
         step.remedy = known_reason.remedy if known_reason else ""
@@ -175,6 +192,8 @@ def tell(
             said = None
         previous = place
         story.steps.append(step)
+        if asked_anew(h.status, event.facts):
+            story.state = ""
         following = lifecycle.follow(story.state, h.status)
         story.state = following if following is not None else story.state or h.status
     story.times_ms = _times(events)

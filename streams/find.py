@@ -2,12 +2,13 @@
 partition.
 
 What is returned always comes from Kafka: ClickHouse only says where to look, and what its sink has not reached is read
-here. Never writes. Next: `explain.py`.
+here. Offsets of two generations are told apart by the log id. Never writes. Next: `explain.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +17,22 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams import topics
+from sluicegate.streams import generation, topics
 from sluicegate.streams.recovery import read_one
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import Stretch, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
 _OFFSETS = """
-SELECT DISTINCT src_partition, src_offset FROM `{{database}}`.events
-WHERE src_topic = 'outcomes' AND {column} = {{{{name:String}}}} ORDER BY src_partition, src_offset
+SELECT DISTINCT lower(hex(log_id)), src_partition, src_offset FROM `{{database}}`.events
+WHERE src_topic = 'outcomes' AND {column} = {{{{name:String}}}} ORDER BY 1, 2, 3
 """
 _BY_INTENT, _BY_SESSION = _OFFSETS.format(column="intent_id"), _OFFSETS.format(column="session_id")
-_UNTIL = "SELECT src_partition, toInt64(max(src_offset)) FROM `{database}`.events WHERE src_topic = 'outcomes' GROUP BY 1"
+_UNTIL = (
+    "SELECT lower(hex(log_id)), src_partition, toInt64(max(src_offset)) FROM `{database}`.events "
+    "WHERE src_topic = 'outcomes' GROUP BY 1, 2"
+)
 _OPENED = """
-SELECT src_offset FROM `{database}`.events
+SELECT lower(hex(log_id)), src_offset FROM `{database}`.events
 WHERE src_topic = 'outcomes' AND src_partition = {{partition:UInt32}} AND event_id = unhex({{event:String}}) LIMIT 1
 """
 
@@ -41,20 +45,26 @@ FIRST_EVENTS = 20
 
 @dataclass(slots=True)
 class LedgerEvent:
-    """One ledger record, decoded; `sealed` is its content as it stands there."""
+    """One ledger record, decoded; `sealed` is its content as it stands there. `generation`: whose partition it is."""
 
     partition: int
     offset: int
     header: r.Header
     facts: object
     sealed: bytes | None
+    generation: int = 0
 
 
-def decode(partition: int, offset: int, value: bytes) -> LedgerEvent:
+Log = tuple[str, int]
+"""Log id in hex, and partition."""
+
+
+def decode(partition: int, offset: int, value: bytes, generation: int | None = 0) -> LedgerEvent:
     """A ledger record taken apart."""
     outcome = codec.decode_as(r.Outcome, value)
     header = codec.decode_as(r.Header, outcome.header)
-    return LedgerEvent(partition, offset, header, codec.decode(outcome.facts), outcome.content)
+    facts = codec.decode(outcome.facts)
+    return LedgerEvent(partition, offset, header, facts, outcome.content, generation or 0)
 
 
 def _ends(offsets: list[int]) -> list[int]:
@@ -64,10 +74,17 @@ def _ends(offsets: list[int]) -> list[int]:
 
 
 class Finder:
-    """Looks in one environment's ledger. `source` says afterwards where the places came from."""
+    """Looks in one environment's ledger. `source` says afterwards where the places came from.
 
-    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+    `seams`: in every generation up to the one that the settings name, else in that one alone.
+    """
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, *, seams: bool = False) -> None:
         self._settings, self._consumer = settings, consumer
+        self._where = generation.up_to(settings) if seams else [settings]
+        self._logs: dict[TopicPartition, str] = {}
+        self._only = ""
+        """The log id, where ClickHouse knows one, and there never was a repartition as far as the settings know."""
         self._client: Any = None
         self._database = ""
         self.source = "kafka"
@@ -83,7 +100,7 @@ class Finder:
             self._client = None
 
     async def intent(self, intent_id: str, agent: str = "") -> list[LedgerEvent]:
-        """Every record that names the intent, in ledger order, partition by partition."""
+        """Every record that names the intent, in ledger order, generation by generation and partition by partition."""
         found = await self._naming(_BY_INTENT, intent_id, agent)
         return [e for e in found if e.header.intent_id == intent_id and agent in ("", e.header.agent_id)]
 
@@ -93,49 +110,74 @@ class Finder:
         return [e for e in found if e.header.session_id == session_id and agent in ("", e.header.agent_id)]
 
     async def _naming(self, query: str, name: str, agent: str, *, cut: bool = False) -> list[LedgerEvent]:
-        count = await topics.partitions_of(self._settings)
-        wanted = [partition_of(agent, count)] if agent else list(range(count))
         known, until = await self._places(query, name)
-        needle, found = name.encode(), []
-        for stretch in await stretches(self._consumer, places(self._settings.space, "outcomes", wanted)):
-            index = stretch.place.partition
-            offsets = known.get(index, [])
-            for offset in _ends(offsets) if cut else offsets:
-                record = await read_one(self._consumer, stretch.place, offset)
-                if record is not None:
-                    found.append(decode(index, offset, record.value))
-            start = max(stretch.begin, until.get(index, -1) + 1)
-            async for batch in scan(self._consumer, stretch.place, start, stretch.end):
-                found += [decode(index, b.offset, b.value) for b in batch if needle in b.value]
+        needle, found = name.encode(), list[LedgerEvent]()
+        for where in self._where:
+            count = await topics.partitions_of(where)
+            wanted = [partition_of(agent, count)] if agent else list(range(count))
+            for stretch in await stretches(self._consumer, places(where.space, "outcomes", wanted)):
+                index = stretch.place.partition
+                log = (await self._log(stretch), index) if until else ("", index)
+                offsets = known.get(log, [])
+                for offset in _ends(offsets) if cut else offsets:
+                    record = await read_one(self._consumer, stretch.place, offset)
+                    if record is not None:
+                        found.append(decode(index, offset, record.value, where.generation))
+                start = max(stretch.begin, until.get(log, -1) + 1)
+                async for batch in scan(self._consumer, stretch.place, start, stretch.end):
+                    some = [b for b in batch if needle in b.value]
+                    found += [decode(index, b.offset, b.value, where.generation) for b in some]
         return found
 
-    async def event(self, partition: int, event_id: bytes, before: int) -> LedgerEvent | None:
-        """The record of an event id, which stands before an offset."""
-        place = TopicPartition(full_name(self._settings.space, "outcomes"), partition)
-        rows = await self._query(_OPENED, {"partition": partition, "event": event_id.hex()})
-        if rows:
-            record = await read_one(self._consumer, place, int(rows[0][0]))
-            return None if record is None else decode(partition, record.offset, record.value)
-        [stretch] = await stretches(self._consumer, [place])
-        async for batch in scan(self._consumer, place, stretch.begin, min(before, stretch.end)):
-            for record in batch:
-                if event_id in record.value:
-                    event = decode(partition, record.offset, record.value)
-                    if event.header.event_id == event_id:
-                        return event
+    async def _log(self, stretch: Stretch) -> str:
+        """Which log a partition is of, by its first record: ClickHouse holds those of all generations."""
+        if self._only:
+            return self._only
+        if stretch.place not in self._logs:
+            # INVARIANT: no offset of another log is taken for one of this (tests/integration/test_rebuild.py).
+            self._logs[stretch.place] = ""
+            async with aclosing(scan(self._consumer, stretch.place, stretch.begin, stretch.end)) as batches:
+                async for batch in batches:
+                    self._logs[stretch.place] = decode(0, 0, batch[0].value).header.log_id.hex()
+                    break
+        return self._logs[stretch.place]
+
+    async def event(self, after: LedgerEvent, event_id: bytes) -> LedgerEvent | None:
+        """The record of an event id, which stands before another one of the same agent."""
+        for where in reversed([one for one in self._where if (one.generation or 0) <= after.generation]):
+            same = (where.generation or 0) == after.generation
+            agent = after.header.agent_id
+            index = after.partition if same else partition_of(agent, await topics.partitions_of(where))
+            place = TopicPartition(full_name(where.space, "outcomes"), index)
+            [stretch] = await stretches(self._consumer, [place])
+            rows = await self._query(_OPENED, {"partition": index, "event": event_id.hex()})
+            for log, offset in rows or []:
+                if log == await self._log(stretch):
+                    record = await read_one(self._consumer, place, int(offset))
+                    if record is not None:
+                        return decode(index, record.offset, record.value, where.generation)
+            end = min(after.offset, stretch.end) if same else stretch.end
+            async for batch in scan(self._consumer, place, stretch.begin, end):
+                for record in batch:
+                    if event_id in record.value:
+                        event = decode(index, record.offset, record.value, where.generation)
+                        if event.header.event_id == event_id:
+                            return event
         return None
 
-    async def _places(self, query: str, name: str) -> tuple[dict[int, list[int]], dict[int, int]]:
-        """Offsets by partition that ClickHouse knows, and up to where it knows everything."""
+    async def _places(self, query: str, name: str) -> tuple[dict[Log, list[int]], dict[Log, int]]:
+        """Offsets by log and partition that ClickHouse knows, and up to where it knows everything."""
         until = await self._query(_UNTIL, {})
         rows = await self._query(query, {"name": name}) if until else None
         if not until or rows is None:
             return {}, {}
         self.source = "clickhouse, kafka"
-        known: dict[int, list[int]] = {}
-        for partition, offset in rows:
-            known.setdefault(int(partition), []).append(int(offset))
-        return known, {int(p): int(o) for p, o in until}
+        logs = {log for log, _, _ in until}
+        self._only = logs.pop() if len(logs) == 1 and not self._settings.generation else ""
+        known: dict[Log, list[int]] = {}
+        for log, partition, offset in rows:
+            known.setdefault((log, int(partition)), []).append(int(offset))
+        return known, {(log, int(p)): int(o) for log, p, o in until}
 
     async def _query(self, query: str, parameters: dict[str, Any]) -> Any:
         """Rows, or None when ClickHouse does not answer: then Kafka is read."""

@@ -7,6 +7,8 @@ Next: `repartition.py`, `processors/generations.py`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from sluicegate.processors import generations
@@ -16,6 +18,16 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.places import stand
 from sluicegate.schemas.topics import full_name, space_of
 from sluicegate.streams.settings import Settings
+
+
+def part_name(generation: int, partition: int) -> str:
+    """A partition as people read it: `3`, and of a later generation `g1/3`."""
+    return f"g{generation}/{partition}" if generation else str(partition)
+
+
+def up_to(settings: Settings) -> list[Settings]:
+    """Settings of each generation up to the one that these name, the earliest first: for who looks across seams."""
+    return [replace(settings, generation=number) for number in range((settings.generation or 0) + 1)]
 
 
 def lane_id(settings: Settings, partition: int) -> str:

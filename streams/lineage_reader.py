@@ -21,7 +21,7 @@ from sluicegate.schemas.topics import partition_of
 from sluicegate.streams import topics
 from sluicegate.streams.find import Finder, LedgerEvent, decode
 from sluicegate.streams.recovery import read_one
-from sluicegate.streams.scan import places, scan, stretches
+from sluicegate.streams.scan import places, scan, since, stretches
 from sluicegate.streams.settings import Settings
 
 CLOCKS_MS = 5_000
@@ -101,8 +101,7 @@ class LineageReader:
         self._loaded.add(partition)
         [place] = places(self._settings.space, "outcomes", [partition])
         [stretch] = await stretches(self._consumer, [place])
-        start = (await self._consumer.offsets_for_times({place: self._since_ms}))[place]
-        begin = stretch.end if start is None else max(stretch.begin, start.offset)
+        begin = (await since(self._consumer, [stretch], self._since_ms))[place]
         async for batch in scan(self._consumer, place, begin, stretch.end):
             self._take(decode(partition, record.offset, record.value) for record in batch)
             self._advance(len(batch))

@@ -6,7 +6,7 @@
     trace      32 hex digits, or a whole `traceparent`: all intents that were asked under it. It is content: it is found
                only where the key store opens it, and by reading the ledger
 
-Reads only. Next: `find.py` (where it looks), `explain.py`, `reproduce.py`.
+In every generation of the log up to the one that the settings name. Reads only. Next: `find.py` (where it looks), `explain.py`, `reproduce.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from sluicegate.processors import lifecycle, reading
 from sluicegate.processors.payload import record_in
 from sluicegate.processors.recorded import Opener
@@ -24,6 +24,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.streams import kafka, topics
 from sluicegate.streams.find import Finder, LedgerEvent
+from sluicegate.streams.generation import up_to
 from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
 from sluicegate.streams.settings import Settings
 
@@ -58,22 +59,24 @@ async def find(settings: Settings, name: str, opener: Opener, *, agent: str = ""
         raise WrongUsage("an intent's id is not empty, name one that `sluicegate intents` lists")
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=FETCH_WAIT_MS))
     try:
-        finder = Finder(settings, consumer)
+        finder = Finder(settings, consumer, seams=True)
         await finder.open()
         found = await _found(settings, consumer, finder, name, opener, agent)
         found.source = finder.source
         intents = found.intents()
         if not intents:
             who = f" of agent `{agent}`" if agent else ""
-            raise Terminal(f"the ledger of `{settings.env}` knows no intent `{name}`{who}, nor a session, trace or event of this name, look for it with `sluicegate intents`")  # fmt: skip
+            gone = await _gone(settings, consumer)
+            raise Terminal(f"the ledger of `{settings.env}` knows no intent `{name}`{who}, nor a session, trace or event of this name, look for it with `sluicegate intents`{gone}")  # fmt: skip
         agents = sorted({key[0] for key in intents})
         if found.what == "intent" and len(agents) > 1:
             raise Terminal(f"intent `{name}` was asked by {len(agents)} agents, say which: --agent {' or '.join(agents)}")  # fmt: skip
         if len(intents) > MAX_INTENTS:
             raise Terminal(f"{found.what} `{name}` has {len(intents):,} intents, {MAX_INTENTS:,} are told at once, name one of them")  # fmt: skip
         for events in intents.values():
-            for cause in events[0].header.caused_by:
-                one = await finder.event(events[0].partition, cause, events[0].offset)
+            begun = first_caused(events)
+            for cause in begun.header.caused_by:
+                one = await finder.event(begun, cause)
                 found.opened += [] if one is None else [one]
             if found.what != "intent":
                 break  # those of a session have the same opening
@@ -102,8 +105,30 @@ async def _found(
     for owner, intent in sorted(keys):
         if agent in ("", owner):
             events += await finder.intent(intent, owner)
-    events.sort(key=lambda e: (e.header.decided_at, e.partition, e.header.seq))
+    events.sort(key=lambda e: (e.header.decided_at, e.generation, e.partition, e.header.seq))
     return Named(name, what, events)
+
+
+def first_caused(events: list[LedgerEvent]) -> LedgerEvent:
+    """Of an intent's records the first that says by what it was caused: a refusal that was not remembered may not."""
+    return next((e for e in events if e.header.caused_by), events[0])
+
+
+async def _gone(settings: Settings, consumer: AIOKafkaConsumer) -> str:
+    """What nobody can look through: old records that neither kafka nor the archive has."""
+    lost = [one for one in await stretches(consumer, await _ledgers(settings)) if one.begin > 0]
+    if not lost:
+        return ""
+    return f"; `{lost[0].place.topic}`/{lost[0].place.partition} begins at offset {lost[0].begin}: what was before is read where SLUICEGATE_ARCHIVE has it"
+
+
+async def _ledgers(settings: Settings) -> list[TopicPartition]:
+    """Every partition of the ledger, of every generation."""
+    return [
+        place
+        for one in up_to(settings)
+        for place in places(one.space, "outcomes", range(await topics.partitions_of(one)))
+    ]
 
 
 def _key(event: LedgerEvent) -> Key:
@@ -115,8 +140,7 @@ async def _by_hex(
 ) -> tuple[str, set[Key]]:
     """The intents of an event, or of a trace, by reading the whole ledger once."""
     event_id, traced = bytes.fromhex(ident), set()
-    count = await topics.partitions_of(settings)
-    for stretch in await stretches(consumer, places(settings.space, "outcomes", range(count))):
+    for stretch in await stretches(consumer, await _ledgers(settings)):
         async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
             for record in batch:
                 parts = reading.split(record.value or b"")

@@ -31,7 +31,7 @@ from sluicegate.processors.seam import Census
 from sluicegate.processors.state import MAX_REMEMBERED_IDS, MAX_SESSIONS
 from sluicegate.schemas.errors import Retryable, Terminal, WrongUsage
 from sluicegate.schemas.topics import full_name, space_of
-from sluicegate.streams import control_log, kafka, topics
+from sluicegate.streams import changes, control_log, kafka, topics
 from sluicegate.streams.carrying import carry
 from sluicegate.streams.failpoints import hit
 from sluicegate.streams.keys import Keys
@@ -121,18 +121,18 @@ async def call_off(settings: Settings, keys: Keys, why: str, who: str) -> int:
     )
 
 
-async def repartition(settings: Settings, keys: Keys, asked: Asked, who: str) -> Told:
+async def repartition(settings: Settings, keys: Keys, asked: Asked) -> Told:
     """The seven steps, from wherever an earlier run ended. Raises `Terminal` or `Retryable`."""
-    return await _Run(settings, keys, asked, who).all()
+    return await _Run(settings, keys, asked).all()
 
 
-async def finish(settings: Settings, keys: Keys, asked: Asked, who: str) -> Told | None:
+async def finish(settings: Settings, keys: Keys, asked: Asked) -> Told | None:
     """What was left when a run was killed between the steps 6 and 7; None where this is no such generation."""
     control = (await control_log.read(settings, any_generation=True)).control
     now = generations.current(control)
     if control.repartition is not None or not now.number or now.partitions != asked.to:
         return None
-    run = _Run(settings, keys, asked, who)
+    run = _Run(settings, keys, asked)
     run.take(control, now)
     async with _consumer(settings) as consumer:
         run.folded = await _folded(settings, consumer, run.old, asked.advance)
@@ -142,8 +142,8 @@ async def finish(settings: Settings, keys: Keys, asked: Asked, who: str) -> Told
 class _Run:
     """One run of the command."""
 
-    def __init__(self, settings: Settings, keys: Keys, asked: Asked, who: str) -> None:
-        self.settings, self.keys, self.asked, self.who = settings, keys, asked, who
+    def __init__(self, settings: Settings, keys: Keys, asked: Asked) -> None:
+        self.settings, self.keys, self.asked = settings, keys, asked
         self.control = Control()
         self.folded: list[Folded] = []
         self.old = self.new = Generation(0, b"", 0)
@@ -182,14 +182,7 @@ class _Run:
         return replace(self.settings, generation=self.new.number, partitions=self.new.partitions)
 
     async def _append(self, kind: str, body: dict[str, object]) -> None:
-        await control_log.append(
-            self.settings,
-            self.keys,
-            [(kind, body)],
-            who=self.who,
-            why=self.asked.why,
-            expected_head=self.control.head,
-        )
+        await changes.write_alone(self.settings, self.keys, self.control.head, (kind, body), self.asked.why)
         self.control = (await control_log.read(self.settings, any_generation=True)).control
 
     async def _begin(self) -> None:

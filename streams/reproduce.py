@@ -12,18 +12,24 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import erasure, lifecycle, reading, reproduce
 from sluicegate.processors.control import Control
+<<<<<<< HEAD
 from sluicegate.processors.recorded import Event, Opener
+=======
+from sluicegate.processors.inputs import Place
+from sluicegate.processors.rederive import Event, Kept, Opener
+>>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
 from sluicegate.processors.reproduce import EXPIRED, Key, Remade, Reproduce, Result, row_of
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec
-from sluicegate.streams import control_log, engines, kafka, topics
+from sluicegate.streams import before_seam, control_log, engines, kafka, topics
 from sluicegate.streams.content_store import Read, reader
 from sluicegate.streams.engines import Chosen, FailedError, MissingError
 from sluicegate.streams.find import LedgerEvent, decode
@@ -110,10 +116,12 @@ async def reproduced(
         else:
             try:
                 engine = engines.find(where or engines.folder(settings), version)
-                rows = await engines.run(engine, chosen)
+                rows = await engines.run(engine, chosen, generation=settings.generation)
             except (MissingError, FailedError) as error:
                 rows = list(targets.missing(version, *engines.absent(error)))
         result.rows += [row for row in rows if version in (ANY, row.engine)]
+    for row in result.rows:
+        row.generation = settings.generation or 0
     result.rows.sort(key=lambda row: (row.partition, row.seq))
     result.seconds = time.monotonic() - started
     return result
@@ -140,29 +148,41 @@ async def here(
             if stretch.begin > 0:
                 rows += await _expired(consumer, stretch, chosen[stretch.place.partition])
             else:
-                rows += await _one(consumer, stretch, control.history, chosen[stretch.place.partition], opener, stored, advance)  # fmt: skip
+                again = partial(_fresh, stretch.place.partition, control.history, chosen[stretch.place.partition], opener, stored)  # fmt: skip
+                rows += await _one(settings, consumer, stretch, again, advance)
         return rows
     finally:
         await consumer.stop()
 
 
-async def _one(
-    consumer: AIOKafkaConsumer,
-    stretch: Stretch,
-    history: list[Control],
-    chosen: set[Key],
-    opener: Opener,
-    stored: Read,
-    advance: Advance,
-) -> list[Remade]:
-    again = Reproduce(stretch.place.partition, history, opener, chosen, lambda subject: erased_by(history, subject))  # fmt: skip
+def _fresh(
+    partition: int, history: list[Control], chosen: set[Key], opener: Opener, stored: Read
+) -> Reproduce:
+    again = Reproduce(partition, history, opener, chosen, lambda subject: erased_by(history, subject))
     again.stored = stored
-    async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
-        for record in batch:
-            again.add(record.offset, record.value or b"")
-        advance(len(batch))
-    again.finish()
-    return again.rows
+    return again
+
+
+async def _one(
+    settings: Settings, consumer: AIOKafkaConsumer, stretch: Stretch, fresh: Callable[[], Reproduce], advance: Advance
+) -> list[Remade]:  # fmt: skip
+    """Fold it; and again, once what its decisions ask of generations before was read there."""
+    asked: set[Place] = set()
+    far: dict[Place, Kept] = {}
+    while True:
+        again = fresh()
+        again.far = far
+        async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
+            for record in batch:
+                again.add(record.offset, record.value or b"")
+            advance(len(batch))
+        again.finish()
+        missed = again.missed - asked
+        # INVARIANT: a decision of after a seam comes out again with the bytes of before (tests/unit/test_before_seam.py).
+        if not missed:
+            return again.rows
+        asked |= missed
+        far |= await before_seam.read(settings, consumer, missed)
 
 
 async def _expired(consumer: AIOKafkaConsumer, stretch: Stretch, chosen: set[Key]) -> list[Remade]:

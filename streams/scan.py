@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -50,6 +50,26 @@ async def stretches(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]
     # INVARIANT: what kafka forgot is read from the archive, or said to be gone (tests/integration/test_archive.py).
     archived = {p: await archive.below(consumer, p, begin=begins[p]) is not None for p in wanted}
     return [Stretch(p, 0 if archived[p] else begins[p], ends[p]) for p in wanted]
+
+
+async def since(
+    consumer: AIOKafkaConsumer, found: Sequence[Stretch], at_ms: int
+) -> dict[TopicPartition, int]:
+    """Where records of this time and later begin, at the latest; the end where there are none.
+
+    What is older in the archive alone is not looked up by its time: then it is the archive's beginning.
+    """
+    places = [one.place for one in found]
+    begins = await consumer.beginning_offsets(places)
+    answers = await consumer.offsets_for_times(dict.fromkeys(places, at_ms))
+    starts = {}
+    for one in found:
+        answer = answers[one.place]
+        offset = one.end if answer is None else answer.offset
+        # INVARIANT: what kafka let go of is not taken for younger than it is (tests/integration/test_archive.py).
+        archived = one.begin < begins[one.place] and offset <= begins[one.place]
+        starts[one.place] = one.begin if archived else offset
+    return starts
 
 
 def announce(on_start: OnStart | None, found: Iterable[Stretch]) -> Advance:

@@ -43,6 +43,7 @@ class Step:
     input: str = ""
     event: str = ""
     release: str = ""
+    generation: int = 0
 
 
 @dataclass(slots=True)
@@ -83,6 +84,8 @@ class Story:
     cost: dict[str, int | None] = field(default_factory=dict)
     caused: list[dict[str, Any]] = field(default_factory=list)
     reproducible: dict[str, str] = field(default_factory=dict)
+    generation: int = 0
+    """Of the log, in which it was asked for."""
 
     def as_json(self) -> dict[str, Any]:
         """For `-o json`."""

@@ -5,14 +5,14 @@ Reads only. Next: `replay.py` (decides again), `copying.py` (copies).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors.recorded import Event
 from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.times import iso
-from sluicegate.streams.scan import Stretch
+from sluicegate.streams.scan import Stretch, since
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +82,31 @@ def check_times(window: Window, now: int) -> None:
             raise WrongUsage(f"the window of partition {partition} ends at {window.last[partition]}, before it begins at {first}")  # fmt: skip
 
 
-def check_offsets(window: Window, found: Iterable[Stretch], *, removed: bool) -> None:
-    """Raises `Terminal` for offsets that are not there yet and, with `removed`, for those that are gone."""
+def check_offsets(
+    window: Window, found: Iterable[Stretch], *, removed: bool, at: Mapping[int, int] | None = None
+) -> None:
+    """Raises `Terminal` for offsets that are not there yet and, with `removed`, for those that are gone.
+
+    `at`: where a run goes on: what it has done before need not be there any more.
+    """
     for stretch in found:
         partition, name = stretch.place.partition, f"`{stretch.place.topic}`/{stretch.place.partition}"
         first = window.first.get(partition)
         if first is None:
             continue
-        if removed and first < stretch.begin:
+        if removed and max(first, (at or {}).get(partition, 0)) < stretch.begin:
             raise Terminal(f"{name} begins at offset {stretch.begin}, what stood before is gone by its retention: use --from-offset {partition}:{stretch.begin}")  # fmt: skip
         if first > stretch.end:
             raise Terminal(f"{name} ends before offset {stretch.end}, `{partition}:{first}` is not there yet")
 
 
-async def beginnings(consumer: AIOKafkaConsumer, window: Window, found: list[Stretch]) -> dict[int, int]:
-    """Partition -> the first offset to read."""
-    check_offsets(window, found, removed=True)
+async def beginnings(
+    consumer: AIOKafkaConsumer, window: Window, found: list[Stretch], at: Mapping[int, int] | None = None
+) -> dict[int, int]:
+    """Partition -> the first offset to read, of a run that begins; `at` as `check_offsets` has it."""
+    check_offsets(window, found, removed=True, at=at)
     starts = {s.place.partition: max(s.begin, window.first.get(s.place.partition, 0)) for s in found}
     if window.since is not None:
-        at = await consumer.offsets_for_times({s.place: window.since // 1000 for s in found})
-        for stretch in found:
-            one = at[stretch.place]
-            partition = stretch.place.partition
-            starts[partition] = max(starts[partition], stretch.end if one is None else one.offset)
+        for place, offset in (await since(consumer, found, window.since // 1000)).items():
+            starts[place.partition] = max(starts[place.partition], offset)
     return starts

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sluicegate.processors import checkpoints, merkle
@@ -22,7 +22,7 @@ from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.reading import split
 from sluicegate.schemas import notes
 from sluicegate.schemas.notes import COSIGNATURE, VKey
-from sluicegate.streams.evidence import Gathered, assemble
+from sluicegate.streams.evidence import Gathered, Part, assemble, touched
 from sluicegate.streams.evidence_build import WITHHELD, Ask, Nodes, Picker, control_line
 from sluicegate.streams.evidence_file import seal
 
@@ -56,7 +56,8 @@ def head(
     nodes = Nodes()
     for leaf in leaves(records)[:size]:
         nodes.append(leaf)
-    found = Checkpoint(checkpoints.origin_of("test", LOG_ID, partition), size, merkle.root_at(size, nodes))
+    log = LOG_ID if partition == CONTROL else driver.log_id
+    found = Checkpoint(checkpoints.origin_of("test", log, partition), size, merkle.root_at(size, nodes))
     note = checkpoints.sign_head(found, notes.public_of(secret), notes.ed25519_signer(secret), at)
     if witnessed:
         note = note.with_signatures(
@@ -66,10 +67,15 @@ def head(
 
 
 class Made:
-    """A ledger whose heads are signed when a bundle is made."""
+    """A ledger whose heads are signed when a bundle is made. `before`: the agent's partition in the generations before."""
 
-    def __init__(self, driver: Driver, files: Mapping[str, Mapping[str, str]] | None = None) -> None:
-        self.driver = driver
+    def __init__(
+        self,
+        driver: Driver,
+        files: Mapping[str, Mapping[str, str]] | None = None,
+        before: Sequence[Driver] = (),
+    ) -> None:
+        self.driver, self.drivers = driver, [*before, driver]
         self.files = {k: dict(v) for k, v in (files or _files(driver)).items()}
         if "log.1" not in driver.control.keys:
             key_added(driver)
@@ -85,7 +91,7 @@ class Made:
         earlier: tuple[int, ...] = (), name: str = "bundle.zip", without_effect: tuple[int, ...] = (),
     ) -> Path:  # fmt: skip
         """Make one, as `streams/evidence.py` does of what it read."""
-        d, lines = self.driver, list[bytes]()
+        d = self.driver
         since, until = span or self.span
         destroyed = d.keys.destroyed
 
@@ -93,32 +99,41 @@ class Made:
             return subject not in destroyed
 
         ask = Ask(agent, since, until, disclose, others)
-        picker = Picker(ask, lines.append, may)
-        found = Gathered(d.control, picker, d.partition, policy=POLICY, made_at=until + DAY_US)
+        parts = self._parts(ask, may)
+        found = Gathered(d.control, touched(parts, ask), policy=POLICY, made_at=until + DAY_US)
         found.without_effect = list(without_effect)
         found.files = self.files
         for record in d.control_records:
             line, leaf = control_line(record.value, agent)
             found.control_lines.append(line)
             found.control_nodes.append(leaf)
-        for record in d.records:
-            found.nodes.append(picker.add(record.value))
-        picker.finish()
         at = (d.now + DAY_US) // 10**6
         if signed:
-            found.heads = {
-                "control": head(d, CONTROL, len(d.control_records), at),
-                str(d.partition): head(d, d.partition, len(d.records), at),
-            }
+            found.heads = {"control": head(d, CONTROL, len(d.control_records), at)}
+            for part in found.parts:
+                mine = self.drivers[part.generation.number]
+                found.heads[part.name] = head(mine, mine.partition, len(mine.records), at)
             found.earlier = {str(d.partition): [head(d, d.partition, n, at - 60) for n in earlier]}
             if heads is not None:
                 heads(found.heads)
         if disclose != WITHHELD:
-            names = {e for x in d.records for e in [_subject(x)] if e and may(e)}
+            names = {e for one in self.drivers for x in one.records for e in [_subject(x)] if e and may(e)}
             found.keys = {n: (n.encode() or b"-").ljust(64, b"\0")[:64] for n in names}
         path = folder / name
-        assemble(path, found, lines)
+        assemble(path, found)
         return path
+
+    def _parts(self, ask: Ask, may: Callable[[str], bool]) -> list[Part]:
+        parts: list[Part] = []
+        for one, driver in zip(self.driver.control.generations, self.drivers, strict=True):
+            lines: list[bytes] = []
+            picker = Picker(ask, lines.append, may, parts[-1].picker if parts else None)
+            part = Part(one, driver.partition, picker, lines)
+            for record in driver.records:
+                part.nodes.append(picker.add(record.value))
+            picker.finish()
+            parts.append(part)
+        return parts
 
 
 def _subject(record: Record) -> str:

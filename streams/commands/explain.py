@@ -11,6 +11,7 @@ from rich.markup import escape
 from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console
 from sluicegate.streams.explain import explain_all
+from sluicegate.streams.generation import part_name
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.story import Story
@@ -90,7 +91,7 @@ def _print(story: Story) -> None:
     if story.arguments:
         say(f"  arguments  {escape(story.arguments[:500])}")
     name = f"{story.release_name} " if story.release_name else ""
-    say(f"  release    {escape(name)}{story.release[:19]}, control {story.control_head}, engine {story.engine}, partition {story.partition}")  # fmt: skip
+    say(f"  release    {escape(name)}{story.release[:19]}, control {story.control_head}, engine {story.engine}, partition {part_name(story.generation, story.partition)}")  # fmt: skip
     for step in story.steps:
         colour = COLOURS.get(step.status, "default")
         parts = [f"{step.ms:>10,.1f} ms  {step.stage:<9} [{colour}]{step.status:<10}[/{colour}]"]

@@ -70,14 +70,14 @@ def repartition(
 
 
 async def _do(settings: Settings, keys: Keys, asked: Asked, yes: bool) -> Told:
-    done = await work.finish(settings, keys, asked, operators.operator())
+    done = await work.finish(settings, keys, asked)
     if done is not None:
         return done
     if not yes and not typer.confirm(
         f"stop all new calls of `{settings.env}` and go on with {asked.to} partitions?"
     ):
         raise Terminal("nothing was done: give --yes, or --dry-run to look first")
-    return await work.repartition(settings, keys, asked, operators.operator())
+    return await work.repartition(settings, keys, asked)
 
 
 def console_said(text: str, output: Format) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from sluicegate.streams import engines, named
 from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.generation import part_name
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.reproduce import Period, Targets, drawn, here, reproduced
 from sluicegate.streams.scan import OnStart
@@ -98,15 +100,20 @@ def _run(
     async def work(on_start: OnStart) -> Result:
         if stdin:
             return Result(rows=await here(settings, engines.unpacked(sys.stdin.buffer.read()), keys.open))
+        by_generation: dict[int | None, Targets] = {}
         if period is not None:
-            targets = await drawn(settings, period, on_start)
+            by_generation[settings.generation] = await drawn(settings, period, on_start)
         else:
-            targets = Targets()
-            targets.add((await named.find(settings, name, keys.open, agent=agent)).events)
-        result = await reproduced(
-            settings, targets, keys.open, any_engine=any_engine, where=where, on_start=on_start
-        )
-        result.seed = period.seed if period is not None else ""
+            for event in (await named.find(settings, name, keys.open, agent=agent)).events:
+                by_generation.setdefault(event.generation, Targets()).add([event])
+        result = Result(seed=period.seed if period is not None else "")
+        for number, targets in by_generation.items():
+            there = replace(settings, generation=number) if settings.generation is not None else settings
+            part = await reproduced(
+                there, targets, keys.open, any_engine=any_engine, where=where, on_start=on_start
+            )
+            result.rows += part.rows
+            result.seconds += part.seconds
         return result
 
     try:
@@ -118,7 +125,7 @@ def _run(
 
 def _row(row: Remade) -> tuple[object, ...]:
     return (
-        row.partition, row.seq, row.intent_id, row.stage, row.status, row.verdict, row.field, row.recorded, row.remade,
+        part_name(row.generation, row.partition), row.seq, row.intent_id, row.stage, row.status, row.verdict, row.field, row.recorded, row.remade,
         row.cause,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import ranges
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import identities, replay, reproduce, snapshots
+from sluicegate.streams import explain, identities, named, replay, reproduce, snapshots
 from sluicegate.streams import kafka as clients
 from sluicegate.streams.archive import VARIABLE
 from sluicegate.streams.checkpointer import Checkpointer
@@ -32,7 +33,7 @@ from sluicegate.streams.stores import KafkaStore
 from sluicegate.streams.verify import verify
 from typer.testing import CliRunner
 
-from tests.driver import AGENT, Driver
+from tests.driver import AGENT, Driver, read
 from tests.integration.test_ledger_tools import publish
 
 T = TypeVar("T")
@@ -169,6 +170,7 @@ def test_old_records_are_kept_elsewhere_and_read_from_there(
     assert [r["forgets"] for r in rows("archive", "trim", "--keep", "0s")] == [0]
 
     _read_back(settings, driver)
+    _nobody_has_it(settings, driver, monkeypatch, tmp_path)
     assert run(lambda: head_of(settings, len(driver.records), tmp_path / "lost")) == signed
     _filled_anew(settings, driver)
     _damage(settings, tmp_path / "elsewhere")
@@ -238,6 +240,49 @@ def _read_back(settings: Settings, driver: Driver) -> None:
     assert intent in command("explain", intent)
     again = run(lambda: reproduce.here(settings, {0: {(AGENT, intent)}}, driver.keys.open))
     assert {row.verdict for row in again} == {"SAME"}  # not EXPIRED: its state is folded from the archive
+    copied = json.loads(
+        command("replay", "--mode", "copy", "--topic", "outcomes", "--into", "mine", "--create", "--from-time", "2026-01-01", "-o", "json")
+    )  # fmt: skip
+    assert copied["copied"] == len(driver.records), "by time, too, the archive's come first"
+
+
+async def remade(settings: Settings, driver: Driver, intent: str) -> reproduce.Result:
+    """What `sluicegate reproduce INTENT` finds."""
+    targets = reproduce.Targets()
+    targets.add((await named.find(settings, intent, driver.keys.open)).events)
+    return await reproduce.reproduced(settings, targets, driver.keys.open)
+
+
+def _nobody_has_it(
+    settings: Settings, driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What kafka let go of, and an archive that this process was not told of: EXPIRED, and never another answer."""
+    at = begin(settings)
+    events = [read(x).header for x in driver.records]
+    asked = [h.intent_id for h in events if h.status == "routed"]
+    there = {h.intent_id for h in events[at:]}
+    first, last = next(i for i in asked if i not in there), asked[-1]
+    for intent in (first, last):
+        assert run(partial(remade, settings, driver, intent)).verdict == "SAME"
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, str(tmp_path / "nowhere"))
+        said = run(lambda: remade(settings, driver, last))
+        assert {row.verdict for row in said.rows} == {"EXPIRED"} and said.share == 0
+        assert f"begins at offset {at}" in said.rows[0].why and "archive" in said.rows[0].why
+        told = run(lambda: explain.explain(settings, last, driver.keys.open, caused=False))
+        assert told.reproducible["verdict"] == "EXPIRED"
+        rows = run(lambda: reproduce.here(settings, {0: {(AGENT, first)}}, driver.keys.open))
+        assert [(row.verdict, row.seq) for row in rows] == [("EXPIRED", -1)]
+        for words in (("reproduce", first), ("explain", first)):
+            done = CliRunner().invoke(app, words)
+            assert f"begins at offset {at}: what was before is read where {VARIABLE} has it" in str(
+                done.exception
+            )
+        done = CliRunner().invoke(app, ["replay", "--mode", "check"])
+        assert (
+            done.exit_code and f"begins at {at}" in str(done.exception) and "archive" in str(done.exception)
+        )
+    assert run(lambda: remade(settings, driver, first)).verdict == "SAME"
 
 
 def _damage(settings: Settings, folder: Path) -> None:

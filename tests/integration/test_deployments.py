@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
+<<<<<<< HEAD
 from sluicegate.streams import control_log, deployments
+=======
+from sluicegate.streams import control_log, deployments, operators, stack
+from sluicegate.streams.cli import app
+>>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, release_files
@@ -142,7 +148,18 @@ def test_two_operators_at_once(shared: tuple[Loop, Gate], monkeypatch: pytest.Mo
 
 def test_who_may_deploy(shared: tuple[Loop, Gate], command: Command, tmp_path: Path) -> None:
     closed = folder(tmp_path / "closed", "closed")
-    (closed / "control.cedar").write_text('@id("a") permit (principal in Role::"lead", action == Action::"release.deployed", resource);')  # fmt: skip
+    (closed / "control.cedar").write_text(
+        '@id("a") permit (principal in Role::"lead", action == Action::"release.deployed", resource);'
+        '@id("g") @quorum("2") permit (principal in Role::"lead", action == Action::"generation.begun", resource);'
+    )
     command("deploy", str(closed))
     assert "is no registered person" in command("deploy", str(folder(tmp_path / "four", "four")), code=1)
+    repartition = ("topics", "repartition", "--to", "3", "--yes")
+    assert "is no registered person" in command(*repartition, code=1)
+    command("people", "register", operators.operator(), "--role", "lead")
+    first = command(*repartition, code=1)
+    assert "takes several people, and is proposed as control event" in first
+    assert command(*repartition, code=1) == first, "it is proposed once"
+    control = asyncio.run(control_log.read(shared[1].settings)).control
+    assert len(control.changes) == 1 and control.repartition is None
     command("rollback", "release")  # no policy names it

@@ -346,6 +346,12 @@ def _copies(settings: Settings, driver: Driver) -> None:
     assert "has 1 partitions and" in str(done.exception)
     done = CliRunner().invoke(app, [*copy, "--into", "mine", "--from-offset", "0:1"])
     assert "begins at offset 3" in str(done.exception) and "--from-offset 0:3" in str(done.exception)
+    checked = invoked("replay", "--mode", "check", "--topic", "intents", "--from-offset", "0:0")
+    assert checked["ok"] and not checked["partitions"]["0"]["erased"], (
+        "the ledger has the bytes that the topic lost"
+    )
+    lost = next(e.header.intent_id for e in map(read, driver.records) if e.header.input_topic == "intents")
+    assert invoked("reproduce", lost)["verdict"] == "SAME"
 
 
 def _another_engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,8 @@ OLGA = "olga"
 RULES = """
 @id("two-leads") @quorum("2")
 permit (principal in Role::"lead", action == Action::"release.deployed", resource);
+@id("leads-repartition")
+permit (principal in Role::"lead", action in [Action::"generation.begun", Action::"generation.started"], resource);
 """
 Name = str
 Place = tuple[int, int]
@@ -112,7 +114,9 @@ class Scene:
         self.put(events)
         return at
 
-    def write_control(self, kind: str, who: str, kid: str = "", secret: bytes = b"", **body: object) -> int:
+    def write_control(
+        self, kind: str, who: str, kid: str = "", secret: bytes = b"", /, **body: object
+    ) -> int:
         """Append a control event as whoever may write the topic could. Returns its seq."""
         last = read(self.control[-1]) if self.control else None
         seq = len(self.control)
@@ -230,6 +234,8 @@ def signed() -> Scene:
     d.control_event("people.registered", people=[{"person_id": OLGA, "roles": ["operator", "lead"]}])
     d.control_event("key.added", **key_body("operator:olga", OLGA, "operator"))
     scene = _of(d)
+    otto = key_body("operator:otto", "otto", "operator")
+    scene.write_control("key.added", OLGA, "operator:olga", secret_of("operator:olga"), **otto)
     scene.write_control("quarantine.added", OLGA, "operator:olga", secret_of("operator:olga"), scope="tool", value="no.tool", why="")  # fmt: skip
     d.control_records = scene.control
     d.open_session()

@@ -8,13 +8,15 @@ from sluicegate.processors.policy_check import check_control
 from sluicegate.processors.registry import GUARDING
 from sluicegate.processors.release import compile_release
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.changes import proposals
+from sluicegate.streams.changes import proposals, proposed
 
 from tests.driver import Driver, release_files
 
 RULES = """
 @id("leads") permit (principal in Role::"lead", action in [Action::"agents.registered", Action::"agent.rolled_back",
-  Action::"review.ended", Action::"alarm.acked", Action::"release.attested"], resource);
+  Action::"review.ended", Action::"alarm.acked", Action::"release.attested", Action::"generation.started"], resource);
+@id("not-too-many") permit (principal in Role::"lead", action == Action::"generation.begun", resource)
+  when { context.partitions <= 12 && context.partitions_before < context.partitions };
 @id("no-admins") forbid (principal, action == Action::"agents.registered", resource) when { context.roles.contains("admin") };
 @id("lift") permit (principal in Role::"lead", action == Action::"quarantine.lifted", resource == Tool::"desk.set");
 @id("lift-two") @quorum("2") permit (principal in Role::"lead", action == Action::"quarantine.lifted", resource is Agent);
@@ -30,6 +32,8 @@ BODIES: dict[str, dict[str, object]] = {
     "alarm.acked": {"id": "a1"},
     "alarms.bounded": {"unacknowledged": 1, "per_day": 2},
     "release.attested": {"payload": "", "kid": "", "signature": ""},
+    "generation.begun": {"number": 1, "log_id": "07" * 16, "partitions": 3},
+    "generation.started": {"number": 1},
 }
 
 
@@ -68,12 +72,13 @@ def test_the_fold_leaves_out_what_nobody_may() -> None:
     for kind in GUARDING:
         d.control_event(kind, who="olga", **BODIES[kind])
     assert (d.control.quarantines, d.control.reviews, d.control.bounds, d.control.agents) == before
-    assert d.control.alarms["a1"].open and not d.control.agent_orders
+    assert d.control.alarms["a1"].open and not d.control.agent_orders and d.control.repartition is None
     for kind in GUARDING:
         d.control_event(kind, who="lena", **BODIES[kind])
     assert ("tool", "desk.set") not in d.control.quarantines and not d.control.reviews
     assert (d.control.bounds.unacknowledged, d.control.bounds.per_day) == (1, 2)
     assert "new" in d.control.agents and not d.control.alarms["a1"].open
+    assert [one.partitions for one in d.control.generations] == [1, 3]
 
 
 def test_what_the_context_says() -> None:
@@ -88,6 +93,28 @@ def test_what_the_context_says() -> None:
     assert "not-rollbacks" in asked("alarm.acked", {"id": "a2"})
     assert "does not permit" in asked("alarms.bounded", {"per_day": 11})
     assert "does not permit" in asked("quarantine.lifted", {"scope": "session", "value": "s1"})
+    assert "does not permit" in asked("generation.begun", {**BODIES["generation.begun"], "partitions": 13})
+
+
+def test_a_repartition_that_takes_two_people_is_proposed_once() -> None:
+    d = driver(
+        '@id("g") @quorum("2") permit (principal in Role::"lead", action == Action::"generation.begun", resource);'
+    )
+    body = BODIES["generation.begun"]
+    d.control_event("generation.begun", who="lena", **body)
+    assert d.control.repartition is None, "one alone begins none"
+    ((kind, proposal),), waits = proposals(d.control, [("generation.begun", body)], "lena", d.control.at)
+    assert waits == 2 and proposed(d.control, "generation.begun", body, d.control.at) is None
+    d.control_event(kind, who="lena", **proposal)
+    (change,) = d.control.changes.values()
+    drawn_anew = {**body, "log_id": "08" * 16}
+    assert proposed(d.control, "generation.begun", drawn_anew, d.control.at) == change.seq
+    assert proposed(d.control, "generation.begun", {**body, "partitions": 5}, d.control.at) is None
+    assert proposed(d.control, "generation.begun", body, change.expires_at) is None
+    d.control_event("change.agreed", who="lars", change=change.seq, digest=change.digest)
+    assert d.control.repartition is not None and d.control.repartition.partitions == 3
+    d.control_event("generation.called_off", who="nobody", number=1)  # what takes it back is never asked
+    assert d.control.repartition is None
 
 
 def test_two_people() -> None:

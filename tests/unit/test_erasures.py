@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +14,9 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import DAY_MS, HOUR_MS, TOPICS
 from sluicegate.sinks import erasing
 from sluicegate.streams.erasures import Look, _known
-from sluicegate.streams.expiry import FOR_EVER, IN_THE_CLEAR, Expiry
+from sluicegate.streams.expiry import FOR_EVER, IN_THE_CLEAR, Expiry, expiries
 from sluicegate.streams.keys import Keys
+from sluicegate.streams.settings import Settings
 from sluicegate.streams.topics import config_of
 
 from tests.driver import Driver
@@ -140,3 +143,17 @@ def test_until_when_topics_hold_it() -> None:
     assert not {"outcomes", "control", "snapshots"} & set(IN_THE_CLEAR)
     assert Expiry("replies", -1, HOUR_MS, None).text == FOR_EVER
     assert Expiry("replies", DAY_MS, HOUR_MS, 1_777_777_777_000).text == "2026-05-03T03:09+00:00"
+
+
+def test_topics_of_before_a_repartition_are_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def configs(_: Settings, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        kept = {"retention.ms": "3600000", "segment.ms": "600000"}
+        return {name: {} if name == "test.pieces" else kept for name in names}  # somebody deleted that one
+
+    monkeypatch.setattr("sluicegate.streams.expiry.topics.configs_of", configs)
+    told = {one.topic for one in asyncio.run(expiries(Settings(env="test", generation=1), 0))}
+    assert {"intents", "g1.intents", "g1.pieces", "dead-letters"} <= told
+    assert not {"pieces", "g1.dead-letters"} & told
+    assert {one.topic for one in asyncio.run(expiries(Settings(env="test"), 0))} == {*IN_THE_CLEAR} - {
+        "pieces"
+    }

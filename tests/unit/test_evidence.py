@@ -324,7 +324,9 @@ def test_the_manifest_is_believed_in_nothing(sound: Path) -> None:
     assert "period" in names(claim("from", made.span[0] + 20_000))
     assert "period" in names(claim("to", made.span[1] - 20_000))
     assert claim("to", made.span[1] + 10 * DAY_US).verdict == "PENDING"
-    assert claim("partition", 3).verdict == "INVALID"
+    assert claim("ledgers", [[0, 3]]).verdict == "INVALID"
+    for other in ([[1, 0]], [[-1, 0]], [[0, 0], [2, 0]], [[0, 0], [0, 0]]):
+        assert claim("ledgers", other).verdict == "INVALID", other
 
 
 # -- heads, keys, witnesses ---------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal, Unreadable
 from sluicegate.schemas.topics import TOPICS
-from sluicegate.streams import access, find, named, scan, window
+from sluicegate.streams import access, copying, find, named, scan, window
 from sluicegate.streams import replay as replay_module
 from sluicegate.streams import reproduce as reproduce_module
 from sluicegate.streams.copying import Copier, Told
@@ -131,6 +131,9 @@ def test_offsets_that_are_gone_or_not_there_yet() -> None:
     ):
         check_offsets(Window(first={2: 6}), found, removed=True)
     check_offsets(Window(first={2: 6}), found, removed=False)
+    check_offsets(Window(first={2: 6}), found, removed=True, at={2: 9})  # a run that is past it goes on
+    with pytest.raises(Terminal, match="begins at offset 7"):
+        check_offsets(Window(first={2: 5}), found, removed=True, at={2: 6})
     with pytest.raises(Terminal, match="`2:21` is not there yet"):
         check_offsets(Window(first={2: 21}), found, removed=False)
 
@@ -259,6 +262,19 @@ def test_a_copy_that_was_ended_goes_on_without_a_hole(tmp_path: Path) -> None:
     asyncio.run(copier(second, position, MINE).take(1, [x for x in records if x.offset >= position.at[1]]))
     assert [c.value for _, c in first.written + second.written] == intents
     assert position.counts == {"copied": 1_800}
+
+
+def test_a_copy_does_not_go_on_over_what_retention_removed_since(tmp_path: Path) -> None:
+    """INVARIANT: a copy that was ended never goes on with a hole in it."""
+    position = PositionFile(None, {})
+    position.at = {1: 4}
+    made = copier(Memory(), position, MINE)
+    place = TopicPartition("t.intents", 1)
+    with pytest.raises(
+        Terminal, match=r"begins at 9 by now, the position file is at 4: .* start anew without --resume"
+    ):
+        asyncio.run(copying._all(None, made, [Stretch(place, 9, 20)], {1: 9}, None))  # type: ignore[arg-type]
+    assert not made.told.copied
 
 
 def test_a_window_by_time_is_of_kafkas_times() -> None:

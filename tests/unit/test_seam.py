@@ -151,7 +151,13 @@ def test_rows_are_bounded_and_a_slice_is_never_nothing() -> None:
     assert [len(f.rows) for f in seam.imports(seal, [])] == [0]
     rows = [orjson.dumps({"kind": "x", "n": "y" * 100_000, "at": at}) for at in range(7)]
     made = seam.imports(seal, rows)
-    assert [(f.piece, f.pieces, len(f.rows)) for f in made] == [(0, 4, 2), (1, 4, 2), (2, 4, 2), (3, 4, 1)]
+    assert [(f.piece, f.pieces, len(f.rows)) for f in made] == [
+        (0, 5, 0),
+        (1, 5, 2),
+        (2, 5, 2),
+        (3, 5, 2),
+        (4, 5, 1),
+    ]
     assert len({f.digest for f in made}) == 1
 
 

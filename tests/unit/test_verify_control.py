@@ -92,6 +92,8 @@ GATED: list[tuple[str, dict[str, object]]] = [
     ("agent.rolled_back", {"agent_id": AGENT, "cut": 0, "why": ""}),
     ("agents.registered", {"agents": [{"agent_id": "x"}]}),
     ("release.attested", {}),
+    ("generation.begun", {"number": 1, "log_id": "07" * 16, "partitions": 3}),
+    ("generation.started", {"number": 1}),
 ]
 
 

@@ -15,6 +15,7 @@ from tests.mutations.scenes import OLGA, Scene
 from tests.signed_driver import secret_of
 
 KEY = "operator:olga"
+OTTO, OTTOS = "otto", "operator:otto"
 SECOND = {"digest": release(edition="2").digest}
 
 
@@ -47,7 +48,19 @@ def alone(scene: Scene) -> int:
     control=True,
 )
 def not_permitted(scene: Scene) -> int:
-    return scene.write_control("release.deployed", "otto", KEY, secret_of(KEY), **SECOND)
+    return scene.write_control("release.deployed", OTTO, OTTOS, secret_of(OTTOS), **SECOND)
+
+
+@kind(
+    "a repartition is begun by one whom `control.cedar` does not permit it",
+    "authority",
+    scene=scenes.signed,
+    control=True,
+)
+def repartition_not_permitted(scene: Scene) -> int:
+    return scene.write_control(
+        "generation.begun", OTTO, OTTOS, secret_of(OTTOS), number=1, log_id="07" * 16, partitions=3
+    )
 
 
 @kind("a sentinel does what no alarm asks for", "authority", control=True)

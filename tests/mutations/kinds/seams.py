@@ -25,12 +25,23 @@ def first_with(events: list[Event], row_kind: bytes) -> tuple[int, int]:
     raise AssertionError("no such row")
 
 
-def fitting(facts: r.ImportFacts, rows: list[bytes]) -> r.ImportFacts:
-    """Other rows, and the digest that goes with them."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(len(row).to_bytes(8, "big") + row)
-    return replace(facts, rows=rows, digest=total.digest())
+def slice_of(events: list[Event], partition: int) -> list[int]:
+    """Where the pieces of an old partition's slice stand."""
+    facts = [(at, event.facts) for at, event in enumerate(events)]
+    return [at for at, one in facts if isinstance(one, r.ImportFacts) and one.partition == partition]
+
+
+def fit(events: list[Event], partition: int) -> int:
+    """The digest of a slice is made to fit its rows, in all its pieces; where its first one stands."""
+    total, places = hashlib.sha256(), slice_of(events, partition)
+    for at in places:
+        facts = events[at].facts
+        assert isinstance(facts, r.ImportFacts)
+        for row in facts.rows:
+            total.update(len(row).to_bytes(8, "big") + row)
+    for at in places:
+        events[at] = with_facts(events[at], digest=total.digest())
+    return places[0]
 
 
 def forged(scene: Scene, row_kind: bytes, change: dict[str, object]) -> int:
@@ -41,9 +52,10 @@ def forged(scene: Scene, row_kind: bytes, change: dict[str, object]) -> int:
     assert isinstance(facts, r.ImportFacts)
     rows = list(facts.rows)
     rows[row] = orjson.dumps({**orjson.loads(rows[row]), **change}, option=orjson.OPT_SORT_KEYS)
-    events[at] = Event(events[at].header, fitting(facts, rows), events[at].sealed)
+    events[at] = with_facts(events[at], rows=rows)
+    first = fit(events, facts.partition)
     scene.put(events)
-    return at
+    return first
 
 
 @kind("an agent is imported without the labels of what it saw", "seam", scene=scenes.across)
@@ -59,7 +71,8 @@ def forgotten(scene: Scene) -> int:
 @kind("a slice is left out", "seam", scene=scenes.across)
 def left_out(scene: Scene) -> int:
     events = scene.events()
-    del events[2]
+    places = slice_of(events, 1)
+    del events[places[0] : places[-1] + 1]
     scene.put(events)
     return -1
 
@@ -67,7 +80,8 @@ def left_out(scene: Scene) -> int:
 @kind("an import names another root than was sealed", "seam", scene=scenes.across)
 def other_root(scene: Scene) -> int:
     events = scene.events()
-    events[1] = with_facts(events[1], root=bytes(32))
+    for at in slice_of(events, 0):
+        events[at] = with_facts(events[at], root=bytes(32))
     scene.put(events)
     return 1
 
