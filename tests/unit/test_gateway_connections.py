@@ -67,6 +67,9 @@ WRONG = {
     "other chunks": ask("/mcp", "Transfer-Encoding: xchunked", body=SMUGGLED),
     "chunks twice": ask("/mcp", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
     "chunks and identity": ask("/mcp", "Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n" + SMUGGLED),
+    # What the parser lets pass and a proxy may read otherwise.
+    "another coding before the chunks": ask("/mcp", "Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n" + SMUGGLED),
+    "chunks in chunks": ask("/mcp", "Transfer-Encoding: chunked, chunked", body=b"0\r\n\r\n" + SMUGGLED),
     "a space before the colon": ask("/mcp", "Content-Length : 0", body=SMUGGLED),
     "a folded line": ask("/mcp", "x-a: b", " Transfer-Encoding: chunked", body=SMUGGLED),
     "a bare carriage return": ask("/mcp", "x-a: b\rTransfer-Encoding: chunked", body=SMUGGLED),
