@@ -136,7 +136,9 @@ def check_key(control: Control, kid: str, principal: str, role: str, valid_us: i
     if role not in ROLES:
         raise WrongUsage(f"role `{role}` is not one of {', '.join(ROLES)}, choose one")
     if not valid_id(kid) or not valid_id(principal):
-        raise Terminal(f"`{kid[:80]}` or `{principal[:80]}` is not 1 to 256 printable characters, change it")
+        raise WrongUsage(
+            f"`{kid[:80]}` or `{principal[:80]}` is not 1 to 256 printable characters, change it"
+        )
     if kid in control.keys:
         raise Terminal(
             f"key `{kid}` is registered already, and a kid never means another key, choose another"
@@ -144,7 +146,7 @@ def check_key(control: Control, kid: str, principal: str, role: str, valid_us: i
     if len(control.keys) >= MAX_AGENTS:
         raise Terminal(f"control holds {MAX_AGENTS} keys already, use another environment")
     if role == OPERATOR and valid_us:
-        raise Terminal("an operator's key is valid until it is revoked, leave --valid out")
+        raise WrongUsage("an operator's key is valid until it is revoked, leave --valid out")
     if role == "agent" and principal not in control.agents:
         raise Terminal(f"agent `{principal}` is not registered: sluicegate agents register {principal}")
     if role in ("person", "operator") and principal not in control.people:

@@ -14,7 +14,7 @@ from sluicegate.processors.control import MAX_AGENTS, MAX_PEOPLE
 from sluicegate.processors.registry import RETIRED
 from sluicegate.processors.release import compile_release
 from sluicegate.processors.route import valid_id
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import changes, control_log, releases
 from sluicegate.streams.keys import Keys
 from sluicegate.streams.operators import operator as operator
@@ -65,7 +65,9 @@ async def register_agents(settings: Settings, keys: Keys, rows: list[Row], why: 
     for row in rows:
         agent_id = str(row["agent_id"])
         if not valid_id(agent_id):
-            raise Terminal(f"the agent id `{agent_id[:80]}` is not 1 to 256 printable characters, change it")
+            raise WrongUsage(
+                f"the agent id `{agent_id[:80]}` is not 1 to 256 printable characters, change it"
+            )
         if agent_id in control.people:
             raise Terminal(f"`{agent_id}` is a person, and an agent never reviews, choose another id")
         known = control.agents.get(agent_id)
@@ -86,7 +88,7 @@ async def register_people(
     for row in rows:
         person_id, roles = str(row["person_id"]), cast("list[str]", row["roles"])
         if not valid_id(person_id) or not all(valid_id(r) and not r.split()[1:] for r in roles):
-            raise Terminal(f"`{person_id[:80]}` or its roles are not 1 to 256 printable characters, and a role has no spaces")  # fmt: skip
+            raise WrongUsage(f"`{person_id[:80]}` or its roles are not 1 to 256 printable characters, and a role has no spaces")  # fmt: skip
         if person_id in control.agents:
             raise Terminal(f"`{person_id}` is an agent, and an agent never reviews, choose another id")
     if len(control.people.keys() | {str(row["person_id"]) for row in rows}) > MAX_PEOPLE:

@@ -21,7 +21,7 @@ from sluicegate.processors.inputs import Place
 from sluicegate.processors.memory_ops import pieces_of, put_together
 from sluicegate.processors.recorded import Opener
 from sluicegate.processors.state import PartitionState, session_key
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.topics import TICK, partition_of
 from sluicegate.streams import control_log, kafka, topics
 from sluicegate.streams.scan import FETCH_WAIT_MS, Stretch, places, scan, stretches
@@ -71,6 +71,16 @@ class Remembered:
     values: list[Value] = field(default_factory=list)
 
 
+def check_scope(where: Where) -> None:
+    """Raise `WrongUsage` for a scope that cannot be, whatever is asked of it."""
+    if not known_scope(where.scope):
+        raise WrongUsage(
+            f"`{where.scope[:80]}` is no scope, write `session`, `agent` or `shared:<name>` in small letters"
+        )
+    if where.scope == SESSION and not where.session:
+        raise WrongUsage("the scope `session` is a session's own, name it with `--session`")
+
+
 async def remembered(
     settings: Settings,
     where: Where,
@@ -78,13 +88,9 @@ async def remembered(
     opener: Opener,
     on_start: Callable[[int], Advance] = lambda total: lambda count: None,
 ) -> Remembered:
-    """Everything a scope held at a cut, the last one written first. Raises `Terminal` for a scope or a cut that cannot be."""
-    if not known_scope(where.scope):
-        raise Terminal(
-            f"`{where.scope}` is no scope, write `session`, `agent` or `shared:<name>` in small letters"
-        )
-    if where.scope == SESSION and not where.session:
-        raise Terminal("the scope `session` is a session's own, name it with `--session`")
+    """Everything a scope held at a cut, the last one written first. Raises `WrongUsage` for a scope and `Terminal` for a cut
+    that cannot be."""
+    check_scope(where)
     partitions = await topics.partitions_of(settings)
     shared = where.scope.startswith(SHARED)
     tenant = await _tenant(settings, where.agent) if shared else ""

@@ -49,6 +49,7 @@ GATEWAY_ORIGINS = "SLUICEGATE_GATEWAY_ORIGINS"
 GATEWAY_KNOWN = "SLUICEGATE_GATEWAY_KNOWN"
 """Of how many replies a gateway remembers the place: 260 bytes each, 100,000 when it is not set (`gateway/kept.py`)."""
 DEFAULT_LISTEN = "127.0.0.1:8484"
+MAX_PORT = 65_535
 """Where a gateway listens when nobody says otherwise: this machine only."""
 
 Metrics = Mapping[str, float]
@@ -305,17 +306,23 @@ class ProjectorRole:
         return found
 
 
+def listen_at(text: str) -> tuple[str, int]:
+    """Host and port of an address to listen on. Raises `WrongUsage` for what is none."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > MAX_PORT:
+        raise WrongUsage(f"`{text[:80]}` is no address to listen on, write HOST:PORT")
+    return host, int(port)
+
+
 def _gateway(settings: Settings) -> Component:
     from sluicegate.gateway.kept import MAX_KNOWN
     from sluicegate.gateway.server import Gateway
 
-    host, _, port = os.environ.get(GATEWAY_LISTEN, DEFAULT_LISTEN).rpartition(":")
-    if not host or not port.isdigit():
-        raise Terminal(f"`{host}:{port}` is no address to listen on: set {GATEWAY_LISTEN} to HOST:PORT")
+    host, port = listen_at(os.environ.get(GATEWAY_LISTEN, DEFAULT_LISTEN))
     known = os.environ.get(GATEWAY_KNOWN, str(MAX_KNOWN))
     if not known.isdigit() or not int(known):
         raise Terminal(f"`{known[:40]}` is no number of replies: set {GATEWAY_KNOWN} to 1 or more")
-    return Gateway(settings, host, int(port), os.environ.get(GATEWAY_ORIGINS, "").split(), int(known))
+    return Gateway(settings, host, port, os.environ.get(GATEWAY_ORIGINS, "").split(), int(known))
 
 
 def _evaluator(settings: Settings) -> Component:

@@ -114,7 +114,7 @@ async def status(settings: Settings) -> Status:
 def _blind(settings: Settings, result: Status, patience_us: int) -> str:
     """Why nobody would see a change now: no monitor runs, or what it reads is not there."""
     if not result.members.get("monitor"):
-        return "no monitor runs, start one: sluicegate worker monitor"
+        return "no monitor runs, start one: sluicegate worker --role monitor"
     if result.clickhouse:
         return "clickhouse does not answer"
     now = time.time_ns() // 1000

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from sluicegate.streams.attach import attach
-from sluicegate.streams.roles import DEFAULT_LISTEN, GATEWAY_LISTEN
+from sluicegate.streams.roles import DEFAULT_LISTEN, GATEWAY_LISTEN, listen_at
 from sluicegate.streams.settings import Settings
 
 
@@ -26,5 +26,6 @@ def register(app: typer.Typer) -> None:
         """
         from sluicegate.streams.app import run_worker
 
+        listen_at(listen)
         os.environ[GATEWAY_LISTEN] = listen
         run_worker("gateway", attach(Settings.from_env()))

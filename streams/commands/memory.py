@@ -15,7 +15,7 @@ from sluicegate.streams.cli_words import position_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, printable, show
 from sluicegate.streams.commands.rebuild import moment
 from sluicegate.streams.keys import Keys
-from sluicegate.streams.remembering import Cut, Remembered, Value, Where, remembered
+from sluicegate.streams.remembering import Cut, Remembered, Value, Where, check_scope, remembered
 from sluicegate.streams.settings import Settings
 
 memory = typer.Typer(help="What agents remember.", no_args_is_help=True)
@@ -104,6 +104,7 @@ def _row(one: Value) -> tuple[object, ...]:
 
 def _remembered(where: Where, as_of: str) -> Remembered:
     cut = parse_as_of(as_of)
+    check_scope(where)
     settings = attach(Settings.from_env())
     keys = Keys(settings.home)
     try:

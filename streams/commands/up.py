@@ -10,7 +10,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.settings import Settings
 
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
         from sluicegate.streams import stack
 
         if signing not in ("", "dev", "signed"):
-            raise Terminal(f"signing `{signing}` is not dev or signed, choose one")
+            raise WrongUsage(f"signing `{signing}` is not dev or signed, choose one")
         out = console()
         extra = tools_env(tools_url, os.environ.get("SLUICEGATE_EGRESS", "")) if tools_url else {}
         names = tuple(r.strip() for r in roles.split(",") if r.strip())
@@ -63,14 +63,14 @@ def register(app: typer.Typer) -> None:
 
 def tools_env(url: str, egress: str) -> dict[str, str]:
     """What executors are told of a tool server that the operator named: its address, and that they may reach it, beside
-    what SLUICEGATE_EGRESS lists. Raises `Terminal` for what is no URL."""
+    what SLUICEGATE_EGRESS lists. Raises `WrongUsage` for what is no URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
         host, port = None, 0
     if not host:
-        raise Terminal(f"tools url `{url[:80]}` is not http://HOST:PORT, write it so")
+        raise WrongUsage(f"tools url `{url[:80]}` is not http://HOST:PORT, write it so")
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return {"SLUICEGATE_TOOL_TOOLS_URL": url, "SLUICEGATE_EGRESS": ",".join(filter(None, (egress, place)))}
 

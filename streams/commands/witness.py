@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.schemas.errors import Terminal
+from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.notes import COSIGNATURE, BadNote, VKey, check_name
 from sluicegate.schemas.times import iso
 from sluicegate.streams import key_files
@@ -59,7 +59,7 @@ def witness_run(
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
-        raise Terminal(f"`{listen[:80]}` is no address to listen at, write HOST:PORT")
+        raise WrongUsage(f"`{listen[:80]}` is no address to listen at, write HOST:PORT")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     asyncio.run(_serve(_named(name), key_files.load(key), memory, log, host.strip("[]"), int(port)))
 

@@ -29,6 +29,7 @@ evidence --agent a --from 2026-05-02 --to 2026-05-01 -o x.zip
 evidence --agent a --from soon --to 2026-05-01 -o x.zip
 evidence --from 2026-05-01 --to 2026-05-02 -o x.zip
 evidence controls --framework nobodys
+gateway --listen nowhere
 feedback s --score 2 --agent a
 in-doubt resolve i perhaps
 in-doubt resolve i happened --result '{'
@@ -41,6 +42,7 @@ keys new a --role agent --valid long
 keys create a --scope moon
 keys create a --rate 0
 memory get --agent a --key k --as-of soon
+memory list --agent a --scope Everything
 mode set planet earth enforce
 mode set tool t perhaps
 pin planet earth sha256:0
@@ -71,6 +73,9 @@ rollback call i --seen
 status --no-such-option
 tail -o csv
 topics create --signing maybe
+up --signing maybe
+up --tools-url nowhere
+witness run --name w.example/a --log x --listen nowhere
 traces export --from-time soon
 worker --role cook
 """
