@@ -82,9 +82,9 @@ class Cut:
 
     @property
     def bound_by(self) -> str:
-        """What keeps Kafka from forgetting more."""
+        """What keeps Kafka from forgetting more. ClickHouse is looked at as far as the others reach, so of equals it is last."""
         bounds = {
-            "archive": self.archived, "clickhouse": self.in_clickhouse, "snapshot": self.snapshot, "age": self.old,
+            "archive": self.archived, "snapshot": self.snapshot, "age": self.old, "clickhouse": self.in_clickhouse,
         }  # fmt: skip
         return min(bounds, key=lambda name: bounds[name])
 

@@ -105,7 +105,7 @@ def archive_trim(
     """Let Kafka forget old records of the ledger, e.g. `sluicegate archive trim --keep 30d --dry-run`.
 
     Only what is archived and read back just now, in ClickHouse, below a snapshot, and older than `--keep`. Who reads the ledger
-    reads what is gone from the archive.
+    reads what is gone from the archive. `in clickhouse` is counted only as far as the other three reach.
     """
     keep_us = span_us(keep) if keep else KEEP_US
     cuts = asyncio.run(_trim(attach(Settings.from_env()), keep_us, dry_run))

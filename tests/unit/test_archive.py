@@ -17,7 +17,7 @@ from sluicegate.processors.tiles import WIDTH, TileNodes, TileWriter, check_all
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import archive
 from sluicegate.streams.archive import ARCHIVED, LogArchive
-from sluicegate.streams.archiving import Archiving
+from sluicegate.streams.archiving import Archiving, Cut
 from sluicegate.streams.object_store import ObjectStore
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore, folder_of
@@ -170,3 +170,10 @@ def test_the_archive_is_what_was_signed(tmp_path: Path, events: int, signed: int
 def registered() -> Key:
     """The checkpointer's key, as control has it."""
     return Key(KEY.kid, "log", ROLE, "Ed25519", PUBLIC, 0, 2**60)
+
+
+def test_what_bounds_a_trim_is_never_clickhouse_that_has_all_it_was_asked_for() -> None:
+    """ClickHouse is asked only as far as the others reach: a young ledger without a snapshot is bound by that."""
+    assert Cut(0, 0, archived=512, in_clickhouse=0, snapshot=0, old=256).bound_by == "snapshot"
+    assert Cut(0, 0, archived=512, in_clickhouse=0, snapshot=512, old=0).bound_by == "age"
+    assert Cut(0, 0, archived=512, in_clickhouse=9, snapshot=512, old=256).bound_by == "clickhouse"
