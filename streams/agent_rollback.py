@@ -19,7 +19,7 @@ from sluicegate.processors.agent_restore import Changes, at_cut_of, changes
 from sluicegate.processors.agent_restore_fold import STAGE
 from sluicegate.processors.control import Control
 from sluicegate.processors.entries import OpenIntent
-from sluicegate.processors.labels import header_labels
+from sluicegate.processors.labels import CONFIDENTIALITY, header_labels, names_of
 from sluicegate.processors.reading import head, rest, split_two
 from sluicegate.processors.recorded import Opener
 from sluicegate.processors.session import Session, from_mark
@@ -215,7 +215,8 @@ def as_rows(found: Look) -> list[tuple[str, str, str, str]]:
             continue
         parted = [f.name for f in fields(Session) if getattr(known, f.name) != getattr(one, f.name)]
         rows += [
-            ("session", f"{name} {f}", _short(getattr(known, f)), _short(getattr(one, f))) for f in parted
+            ("session", f"{name} {f}", _short(f, getattr(known, f)), _short(f, getattr(one, f)))
+            for f in parted
         ]
     for key in new.forgotten:
         was = f"version {have.cells[key].version}{_held(found, key, 0)}"
@@ -247,7 +248,12 @@ def _labels(mark: int) -> str:
     return ", ".join(header_labels(*from_mark(mark))) or "none"
 
 
-def _short(value: object) -> str:
+def _short(name: str, value: object) -> str:
+    """A field of a session for people; labels by their names."""
+    if name == "integrity" and isinstance(value, int):
+        return ", ".join(names_of(value)) or "user"
+    if name == "confidentiality" and isinstance(value, int):
+        return CONFIDENTIALITY[value]
     if isinstance(value, tuple):
         return f"{len(value)}"
     return value.hex()[:16] if isinstance(value, bytes) else str(value)[:40]
