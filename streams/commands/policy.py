@@ -64,6 +64,7 @@ def suggest(
             "--from", help="executed: calls that were permitted, or observed only; all: refused ones too"
         ),
     ] = From.EXECUTED,
+    agent: Annotated[str, typer.Option("--agent", help="only what this agent asked")] = "",
     min_calls: Annotated[
         int, typer.Option("--min-calls", min=1, help="leave out what was called less often")
     ] = 1,
@@ -89,7 +90,7 @@ def suggest(
     suggester = Suggester(tools, by.value)
 
     def take(seen: Observation) -> None:
-        if calls is From.ALL or seen.executed:
+        if (calls is From.ALL or seen.executed) and agent in ("", seen.agent.agent_id):
             suggester.add(seen)
 
     window = window_of("outcomes", from_offset or [], from_time, to or [])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import control_log, stack
 from sluicegate.streams.cli import app
 from sluicegate.streams.operations import operator
@@ -79,6 +80,9 @@ def test_an_agent_goes_from_observing_to_enforcing(
     policies = command("policy", "suggest", "--min-calls", "2")[1]
     assert 'permit (principal in Role::"newcomers", action == Action::"desk.never", resource)' in policies
     assert 'context.args has value && context.args.value like "card_*"' in policies
+    assert command("policy", "suggest", "--min-calls", "2", "--agent", NEW)[1] == policies
+    with pytest.raises(Terminal, match="nothing was observed"):
+        command("policy", "suggest", "--agent", "somebody-else")
     candidate = folder(tmp_path, "candidate", files)
     code, said = command("policy", "suggest", "--release", str(candidate), "--out", str(candidate))
     assert code == 0 and "wrote 1 file(s)" in said
