@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 @dead.command("list")
 def list_letters(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="the newest so many")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="the newest so many")] = 50,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """List dead letters, newest last, e.g. `sluicegate dead-letters list`."""
