@@ -42,7 +42,9 @@ def register(app: typer.Typer) -> None:
     def intents(
         agent: Annotated[str, typer.Option("--agent", help="only this agent's")] = "",
         status: Annotated[str, typer.Option("--status", help="a state, or open, decided, executed")] = "",
-        limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="the newest so many")] = 50,
+        limit: Annotated[
+            int, typer.Option("--limit", "-n", min=1, max=100_000, help="the newest so many")
+        ] = 50,
         output: OutputOption = Format.TABLE,
     ) -> None:
         """List intents, newest first, e.g. `sluicegate intents --status in_doubt`.

@@ -42,7 +42,8 @@ keys new a --role agent --valid long
 keys create a --scope moon
 keys create a --rate 0
 memory get --agent a --key k --as-of soon
-memory list --agent a --scope Everything
+memory list --agent a
+memory list --agent a --scope shared:A
 mode set planet earth enforce
 mode set tool t perhaps
 pin planet earth sha256:0
