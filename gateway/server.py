@@ -196,9 +196,10 @@ class Gateway:
             )
         except OSError as error:
             raise Terminal(
-                f"cannot listen on {self._host}:{self.port}: {error}: choose another with --port"
+                f"cannot listen on {self._host}:{self.port}: {error}: choose another, `sluicegate gateway --listen HOST:PORT`"
             ) from error
         self.port = int(self._listening.sockets[0].getsockname()[1])
+        log.info("answers at http://%s:%d", self._host, self.port)
 
     async def close(self) -> None:
         """Serve no more."""
