@@ -21,11 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from sluicegate.processors.control import Control
-<<<<<<< HEAD
-from sluicegate.processors.missing import ErasedError, GoneError
-=======
-from sluicegate.processors.missing import BeforeSeamError
->>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
+from sluicegate.processors.missing import BeforeSeamError, ErasedError, GoneError
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.recorded import Difference, Event, Opener
 from sluicegate.processors.rederive import Rederive

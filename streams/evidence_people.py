@@ -1,4 +1,4 @@
-"""Control in an evidence bundle: who had which key and which role when, and what was erased.
+"""Control in an evidence bundle: who had which key and which role when, which generations there are, and what was erased.
 
 A part of a bundle's `verify.py`, between `evidence_ledger.py` and `evidence_period.py`. Standard library and `cryptography` only.
 Folds of control only what an auditor needs, and asks no Cedar policy. Next: `evidence_period.py`.
@@ -17,9 +17,10 @@ MOVING = ("release.deployed", "release.rolled_back", "release.pinned", "release.
 
 
 class Control(Ledger):
-    """The control ledger from its first event: who had which key and which role when, and what was erased."""
+    """The control ledger from its first event: who had which key and which role when, which generations there are, and what was
+    erased."""
 
-    NEEDED = ("genesis", "key.", "people.", "release.", "subject.", "change.")
+    NEEDED = ("genesis", "key.", "people.", "release.", "subject.", "change.", "generation.")
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -31,6 +32,8 @@ class Control(Ledger):
         self.releases: set[str] = set()
         self.genesis: Record = {}
         self.operated, self.moved, self.leaves = False, -1, list[bytes]()
+        self.generations: list[Record] = []
+        self.begun: Record = {}
 
     def add(self, row: Record) -> None:
         """One event. Those whose kind does not matter here may be there without their facts: the header names the kind."""
@@ -80,6 +83,7 @@ class Control(Ledger):
             self.moved = seq
         if kind == "genesis":
             self.genesis = body
+            self.generations = [{**body, "number": 0, "at": 0}]
             self.people = {str(body["operator"]): ["operator"]} if body.get("operator") else {}
         elif kind == "key.added" and body["kid"] not in self.keys:
             self.keys = {**self.keys, body["kid"]: body}
@@ -96,6 +100,8 @@ class Control(Ledger):
             self.people = {k: v for k, v in self.people.items() if k not in body["people"]}
         elif kind == "release.published":
             self.releases.add(body["digest"])
+        elif kind.startswith("generation."):
+            self.generation_step(kind, body)
         elif kind == "subject.erased":
             for subject in set(body["subjects"]):
                 self.erased.setdefault(subject, []).append(seq)
@@ -112,6 +118,18 @@ class Control(Ledger):
                 agreed.append(who)
                 if len(agreed) == quorum:
                     self.perform(seq, inner, what, agreed[0])
+
+    def generation_step(self, kind: str, body: Record) -> None:
+        """Another number of partitions: a log of its own that goes on, from its start."""
+        last = self.generations[-1]
+        if kind == "generation.begun":
+            fits = body["number"] == last["number"] + 1 and body["partitions"] not in (0, last["partitions"])
+            fresh = body["log_id"] not in [one["log_id"] for one in self.generations]
+            self.begun = body if fits and fresh and not self.begun else self.begun
+        elif self.begun and body["number"] == self.begun["number"]:
+            if kind == "generation.started":
+                self.generations = [*self.generations, {**self.begun, "at": self.time}]
+            self.begun = {}
 
     def erased_by(self, name: str) -> int | None:
         """The event that erased what was sealed under this subject; after an erasure a subject goes on as `NAME#EVENT`."""

@@ -171,10 +171,10 @@ def check_into(
         "control's signed head is older than the period's end: a revocation may be missing",
         "PENDING",
     )
-<<<<<<< HEAD
-    second = period.close(trusted, policy)
-    finish(report, archive, manifest, period, second)
-    believed(report, (control.origin, period.origin), policy, log, kept)
+    held = [one.goes_on(after) for one, after in pairwise(periods)]
+    seconds = [one.close(trusted, policy, over) for one, over in zip(periods, [*held, False], strict=True)]
+    finish(report, archive, manifest, periods, seconds[-1])
+    believed(report, control.origin, [one.origin for one in periods], all(held), policy, log, kept)
 
 
 def take_newer(report: Report, control: Control, newer: zipfile.ZipFile) -> None:
@@ -194,22 +194,16 @@ def take_newer(report: Report, control: Control, newer: zipfile.ZipFile) -> None
 
 
 def believed(
-    report: Report, origins: tuple[str, str], policy: Policy, log: Record | None, kept: list[Note]
-) -> None:
-    """Whether it is of the log that the auditor knows, and a note of all that is taken on the bundle's own word."""
-    named = log is None or set(origins) <= set(log["origins"])
-    report.judge(named, "log", "bundle", -1, f"it is of log `{origins[1]}`, which your --log does not name")
-=======
-    held = [one.goes_on(after) for one, after in pairwise(periods)]
-    seconds = [one.close(trusted, policy, over) for one, over in zip(periods, [*held, False], strict=True)]
-    finish(report, archive, manifest, periods, seconds[-1])
-    mine = [one.origin for one in periods]
-    if log is not None:  # generations that name each other need one name only
+    report: Report, control: str, mine: list[str], joined: bool, policy: Policy, log: Record | None, kept: list[Note],
+) -> None:  # fmt: skip
+    """Whether it is of the log that the auditor knows, and a note of all that is taken on the bundle's own word.
+
+    `mine`: the origins of the agent's partitions, a generation each; `joined`: each names the one before, so one known name is enough.
+    """
+    if log is not None:
         known = [origin for origin in mine if origin in log["origins"]]
-        named = control.origin in log["origins"] and (known if all(held) else known == mine)
-        sentence = f"it is of log `{mine[-1]}`, which your --log does not name"
-        report.judge(named, "log", "bundle", -1, sentence)
->>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
+        named = control in log["origins"] and (bool(known) if joined else known == mine)
+        report.judge(named, "log", "bundle", -1, f"it is of log `{mine[-1]}`, which your --log does not name")
     if not policy.witnesses:
         report.notes.append(
             "no witness policy was given: nobody but the operator vouches for the signed heads"
@@ -219,16 +213,9 @@ def believed(
             "log and keys are those that the bundle itself names: compare log id and keys with what you were told otherwise, or give --log"
         )
     for note in kept:
-<<<<<<< HEAD
-=======
-        judged = note.origin in (control.origin, *mine)
->>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
+        judged = note.origin in (control, *mine)
         report.judge(
-            note.origin in origins,
-            "kept",
-            "bundle",
-            -1,
-            f"you kept a head of `{note.origin}`, and this is another log",
+            judged, "kept", "bundle", -1, f"you kept a head of `{note.origin}`, and this is another log"
         )
 
 

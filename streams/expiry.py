@@ -49,7 +49,7 @@ async def expiries(settings: Settings, now_ms: int) -> list[Expiry]:
     # INVARIANT: what was said before a repartition is not forgotten here (tests/unit/test_erasures.py).
     spaces = [one.space for one in up_to(settings)]
     full = [full_name(space, name) for space in spaces for name in IN_THE_CLEAR]
-    names = {name: name.removeprefix(settings.topic_prefix) for name in full}
+    names = {name: name.removeprefix(f"{settings.env}.") for name in full}
     found = []
     for name, values in (await topics.configs_of(settings, names)).items():
         if not values:  # one of an earlier generation that somebody deleted

@@ -20,12 +20,9 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors import erasure, lifecycle, reading, reproduce
 from sluicegate.processors.control import Control
-<<<<<<< HEAD
-from sluicegate.processors.recorded import Event, Opener
-=======
 from sluicegate.processors.inputs import Place
-from sluicegate.processors.rederive import Event, Kept, Opener
->>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
+from sluicegate.processors.recorded import Event, Opener
+from sluicegate.processors.rederive import Kept
 from sluicegate.processors.reproduce import EXPIRED, Key, Remade, Reproduce, Result, row_of
 from sluicegate.processors.work import ENGINE
 from sluicegate.schemas import codec

@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
-<<<<<<< HEAD
-from sluicegate.streams import control_log, deployments
-=======
-from sluicegate.streams import control_log, deployments, operators, stack
-from sluicegate.streams.cli import app
->>>>>>> 1af7675 (Over a seam: one evidence bundle of all generations, explain, access, reproduce and erase find what stands before; control.cedar may name a repartition; what only the archive has is read by time, too)
+from sluicegate.streams import control_log, deployments, operators
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, release_files
