@@ -307,6 +307,13 @@ def rest(b: bytes) -> Rest:
                             Rest,
                             _tuple(Rest, (b[1:p].decode(), *names, x >> 1, topic, b[r] >> 1, n >> 1, *end)),
                         )
+    except (
+        IndexError
+    ):  # a text of 64 bytes and more, whose length takes two, leads past the end; or it is damaged
+        pass
+    except ValueError as error:
+        raise Unreadable("malformed_record", f"the header is damaged ({error})") from error
+    try:
         return _unknown_rest(b)
     except (IndexError, ValueError) as error:
         raise Unreadable("malformed_record", f"the header is damaged ({error})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sluicegate.processors import reading
 from sluicegate.processors.folding import Folder
 from sluicegate.processors.outcomes import Origin, Outcome, seal
 from sluicegate.processors.reading import split, split_two
@@ -155,6 +157,22 @@ def test_a_header_is_taken_apart_as_it_was_put_together(
                  "control_head", "release", "engine"):  # fmt: skip
         assert getattr(got.origin, name) == getattr(origin, name)
     assert state.prev_hash == digest
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 127, 128, 300])
+@pytest.mark.parametrize("letter", ["x", "~", "\U00010000"])
+@pytest.mark.parametrize(
+    "field", ["intent_id", "tenant", "agent_id", "session_id", "subject", "topic", "engine"]
+)
+def test_names_whose_length_takes_two_bytes(field: str, letter: str, length: int) -> None:
+    """Twice: the second time the names are known."""
+    plain = Origin("i", "t", "a", "s", "p", 5, "intents", 3, 7, 2, "sha256:x", "0.1.0")
+    origin = replace(plain, **{field: letter * length})  # type: ignore[arg-type]
+    outcome = Outcome(origin, bytes(16), "route", "routed", "", r.IntakeFacts("", 0, b""), [], [], [], None)
+    header = split(seal(outcome, bytes(16), 3, 0, bytes(32), lambda s, e, c: c)[0])[0]
+    for _ in range(2):
+        got = reading.rest(reading.head(header).rest)
+        assert all(value == getattr(origin, name) for name, value in got._asdict().items()), got
 
 
 def test_what_does_not_continue_the_chain_is_refused() -> None:
