@@ -7,9 +7,11 @@ BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 AUDIT_VENV := .venv-bench-audit
 AUDIT_STAMP := $(AUDIT_VENV)/.installed
+S3_VENV := .venv-s3
+S3_STAMP := $(S3_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo-lifecycle test check lint types format bench bench-agentdojo bench-recorded bench-airline bench-audit crash mutations clean lock
+.PHONY: help setup run demo-lifecycle test test-s3 check lint types format bench bench-agentdojo bench-recorded bench-airline bench-audit crash mutations clean lock
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +35,14 @@ test: setup ## run the tests two at a time; those that kill and measure bounds o
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/properties tests/golden
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/contracts tests/integration
 	@$(BIN)/python -m pytest tests/crash
+
+$(S3_STAMP): tests/s3-requirements.lock
+	@test -d $(S3_VENV) || $(PYTHON) -m venv $(S3_VENV)
+	@$(S3_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/s3-requirements.lock
+	@touch $@
+
+test-s3: setup $(S3_STAMP) ## artifacts, tiles and archive on a server that speaks S3 (moto, in a venv of its own)
+	@$(BIN)/python -m tests.s3 $(S3_VENV)/bin/moto_server $(ARGS)
 
 lint: setup ## ruff: lint and format
 	@$(BIN)/ruff check .
@@ -83,7 +93,8 @@ bench-airline: setup ## recorded airline runs under its written rules; TRAFFIC=f
 lock: ## pin the dependencies again (needs uv)
 	uv pip compile pyproject.toml --extra embedded --extra dev --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements.lock
 	uv pip compile pyproject.toml --extra embedded --extra bench -c requirements.lock --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o bench/requirements.lock
+	uv pip compile tests/s3-requirements.in --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o tests/s3-requirements.lock
 	uv pip compile bench/audit-requirements.in --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links --no-annotate -q -o bench/audit-requirements.lock
 
 clean: ## remove the virtual environment and all local state
-	rm -rf $(VENV) $(BENCH_VENV) $(AUDIT_VENV) .sluicegate
+	rm -rf $(VENV) $(BENCH_VENV) $(AUDIT_VENV) $(S3_VENV) .sluicegate

@@ -40,7 +40,7 @@ from sluicegate.streams.verify import Report, verify
 from tests.servers.tool_server import ToolProcess
 
 PARTITIONS = 3
-LIMIT_S = 40.0
+LIMIT_S = 90.0
 POLL_S = 0.05
 REPEATS = 3
 """Times an answered intent is sent again with the same bytes: what makes a ledger load bytes (step 2)."""

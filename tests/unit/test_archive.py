@@ -22,6 +22,7 @@ from sluicegate.streams.object_store import ObjectStore
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore, folder_of
 
+from tests import s3
 from tests.driver import LOG_ID
 from tests.unit.test_checkpoints import KEY, PUBLIC
 from tests.unit.test_entry_bundles import RECORDS, archived
@@ -41,11 +42,14 @@ def again(store: TileStore) -> LogArchive:
     return LogArchive(store, "test", LOG_ID, 0)
 
 
-@pytest.mark.parametrize("kind", ["memory", "folder", "object store"])
-def test_it_is_read_back_by_another_process(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "folder", "object store", "s3"])
+def test_it_is_read_back_by_another_process(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store: TileStore = MemoryStore()
     if kind != "memory":
-        store = FolderStore(tmp_path) if kind == "folder" else ObjectStore.at("memory:///")
+        url = s3.new_prefix(monkeypatch) if kind == "s3" else "memory:///"
+        store = FolderStore(tmp_path) if kind == "folder" else ObjectStore.at(url)
     log = again(store)
     log.put([bundle_of(archived(index), index) for index in range(2)], log.writer())
     other = again(store)

@@ -32,12 +32,12 @@ from sluicegate.streams.artifact_sweep import Sweeper, days_of
 from sluicegate.streams.artifacts import Artifacts, FolderArtifacts, fetch, opened, seal, store_of, unseal
 from sluicegate.streams.settings import Settings
 
+from tests import s3
 from tests.driver import AGENT, SESSION, Driver, release_files
 from tests.unit import test_attempts as attempts
 from tests.unit.test_cache import intact
 
 TOOL = "desk.report"
-S3 = "SLUICEGATE_TEST_S3"
 MOST = 4 * 1024 * 1024
 BIG = orjson.dumps({"text": "x" * 100_000, "secret": "1234"})
 
@@ -224,14 +224,27 @@ async def stands(store: Artifacts) -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "memory", "files", "s3"])
 def test_every_store_is_one(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kind == "s3":
-        if S3 not in os.environ:
-            pytest.skip(f"{S3} names no s3 server with a bucket `sluicegate`")
-        for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "us-east-1",
-                            "ENDPOINT": os.environ[S3], "ALLOW_HTTP": "true"}.items():  # fmt: skip
-            monkeypatch.setenv(f"AWS_{name}", value)
-    url = {"memory": "memory:///", "files": tmp_path.as_uri(), "s3": f"s3://sluicegate/{tmp_path.name}"}
-    asyncio.run(stands(ObjectArtifacts.at(url[kind]) if kind in url else FolderArtifacts(tmp_path)))
+    if kind == "folder":
+        asyncio.run(stands(FolderArtifacts(tmp_path)))
+        return
+    where = s3.new_prefix(monkeypatch) if kind == "s3" else ""
+    url = {"memory": "memory:///", "files": tmp_path.as_uri(), "s3": where}[kind]
+    asyncio.run(stands(ObjectArtifacts.at(url)))
+
+
+def test_from_the_tool_to_the_agent_by_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an executor stores and an agent fetches, by what the environment says: nothing in it can be read there."""
+    store = store_of(Settings(), {"SLUICEGATE_ARTIFACTS": s3.new_prefix(monkeypatch)})
+    d = driver()
+    dispatch = d.call(TOOL).dispatches[0]
+    kept = asyncio.run(Keeper(store, Gates(COMPILED)).keep(dispatch, BIG, 10.0))
+    assert isinstance(kept, Finished) and kept.stored
+    told = orjson.loads(d.receipt(dispatch, "stored", result=kept.result).replies[-1].result or b"")
+    assert b"x" * 100_000 in asyncio.run(fetch(store, told))
+    reference = reference_of(told)
+    assert reference is not None
+    sealed = asyncio.run(store.get(reference.stored))
+    assert sealed is not None and b"xxxx" not in sealed and len(sealed) > 100_000
 
 
 def test_a_sweep_leaves_what_is_not_an_artifact(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sluicegate.streams.object_store import ObjectStore
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore
 
+from tests import s3
 from tests.ledger_records import Ledger
 from tests.unit.test_checkpoints import KEY, NOW, PUBLIC, SECRET
 from tests.unit.test_merkle import mth
@@ -70,8 +71,10 @@ def code_of(work: Callable[[], object]) -> str:
     return caught.value.code
 
 
-@pytest.fixture(params=["memory", "folder", "objects"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> TileStore:
+@pytest.fixture(params=["memory", "folder", "objects", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TileStore:
+    if request.param == "s3":
+        return ObjectStore.at(s3.new_prefix(monkeypatch))
     if request.param == "objects":
         pytest.importorskip("obstore")
         return ObjectStore.at("memory:///")  # obstore's own: what the client does, not what S3 does
