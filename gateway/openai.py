@@ -62,7 +62,7 @@ async def _complete(request: web.Request) -> web.StreamResponse:
             return await openai_stream.answer(request, call, usage=usage)
         answer = await call.answer()
     except NotReleased as error:
-        return refused(error, call.headers)
+        return refused(error, call.headers, call.alias)
     if isinstance(answer, Held):
         return held_call(answer, call.headers)
     return said(_completion(call, answer), 200, **call.headers)

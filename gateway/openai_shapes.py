@@ -41,7 +41,7 @@ class Call(Protocol):
     def alias(self) -> str: ...
 
 
-def error_of(error: NotReleased) -> dict[str, object]:
+def error_of(error: NotReleased) -> dict[str, dict[str, object]]:
     """In OpenAI's shape; the message is for the model."""
     return {
         "error": {
@@ -59,16 +59,22 @@ def about(call: Call) -> dict[str, object]:
     return {"intent_id": call.step.ident, "session_id": call.session_id, "alias": call.alias}
 
 
-def refused(error: NotReleased, headers: Mapping[str, str]) -> web.Response:
-    """No completion."""
-    status = status_of(error)
+def refused(error: NotReleased, headers: Mapping[str, str], alias: str) -> web.Response:
+    """No completion. A model that is not there is 404 `model_not_found`, as at OpenAI."""
+    status, body = status_of(error), error_of(error)
+    if error.reason == "unknown_tool":
+        status = 404
+        body["error"] |= {
+            "message": f"the model `{alias}` does not exist here: GET /v1/models lists those that do",
+            "code": "model_not_found",
+        }
     told = {
         **headers, "x-sluicegate-stage": error.stage, "x-sluicegate-reason": error.reason,
         "x-sluicegate-policies": ",".join(error.policies),
     }  # fmt: skip
     # INVARIANT: no client repeats by itself a call that was asked (tests/integration/test_gateway_models.py).
     told |= {"Retry-After": "1"} if status in (429, 503) else ONCE
-    return web.Response(status=status, body=orjson.dumps(error_of(error)), content_type=JSON, headers=told)
+    return web.Response(status=status, body=orjson.dumps(body), content_type=JSON, headers=told)
 
 
 def held_call(held: Held, headers: Mapping[str, str]) -> web.Response:

@@ -42,7 +42,7 @@ async def _respond(request: web.Request) -> web.StreamResponse:
             return await responses_stream.answer(request, call, frame(call, body))
         answer = await call.answer()
     except NotReleased as error:
-        return refused(error, call.headers)
+        return refused(error, call.headers, call.alias)
     if isinstance(answer, Held):
         return held_call(answer, call.headers)
     return said(finished(frame(call, body), answer), 200, **call.headers)

@@ -77,7 +77,9 @@ _ALL = (
     Reason("suspended_agent", "This agent is suspended.", "resume it: sluicegate agents resume AGENT"),
     Reason("retired_agent", "This agent is retired.", "retired is for ever: register another agent id"),
     Reason(
-        "unknown_session", "The session is not open.", "publish session.open first and wait for its reply"
+        "unknown_session",
+        "The session is not open.",
+        "open it first and wait for the answer: `agent.session()`, POST /v1/sessions, or the message `session.open`",
     ),
     Reason(
         "loop",

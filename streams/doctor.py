@@ -191,7 +191,8 @@ def roles(home: Path) -> list[Check]:
     for role in ROLES:
         found = [_role(role, path) for path in role_files.role_files(home, role)]
         if not found:
-            todo = f"start one: `sluicegate worker --role {role}`, unless it runs elsewhere"
+            command = "gateway" if role == "gateway" else f"worker --role {role}"
+            todo = f"start one: `sluicegate {command}`, unless it runs elsewhere"
             found = [Check(f"role {role}", WARN, "no process here", todo)]
         checks += found
     return checks

@@ -62,6 +62,9 @@ def register(app: typer.Typer) -> None:
         if output is Format.TABLE:
             agents = len({row.agent_id for row in found.rows})
             console().print(f"{len(found.rows):,} times by {agents} agents, from {found.source}")
+        if not found.rows and output is Format.TABLE:
+            hint = f"nobody touched `{found.asset}`, or it is written otherwise: sluicegate explain INTENT lists the assets of an intent"
+            console().print(hint, markup=False)
 
 
 def _row(row: Access) -> tuple[object, ...]:

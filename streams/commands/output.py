@@ -106,6 +106,8 @@ def _table(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:
     for row in rows:
         table.add_row(*[Text(_cell(v)) for v in row])
     console().print(table)
+    if not rows:
+        console().print("none", style="dim")
 
 
 def _plain(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:

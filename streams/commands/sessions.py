@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 import uuid
 from pathlib import Path
@@ -35,22 +36,25 @@ def register(app: typer.Typer) -> None:
 def sessions_list(
     halted: Annotated[bool, typer.Option("--halted", help="only those that were halted, and why")] = False,
     agent: Annotated[str, typer.Option("--agent", help="only this agent's")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="those last used, so many")] = 50,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """List open sessions, e.g. `sluicegate sessions list --halted -o json`, then `sluicegate sessions resume`.
 
-    Read from the ledger itself. `halted` is the limit that was reached: `loop`, `no_progress` or `step_cap`.
+    Read from the ledger itself, those last used first. `halted` is the limit that was reached: `loop`, `no_progress` or `step_cap`.
     """
     found = asyncio.run(open_sessions(attach(Settings.from_env()), halted=halted))
+    mine = [s for s in found if agent in ("", s.agent_id)]
     rows = [
         (
             s.session_id, s.agent_id, s.on_behalf_of, s.halted, s.calls, s.idle, INTEGRITY[worst(s.integrity)],
             iso(s.opened_at), iso(s.last_at),
         )
-        for s in found
-        if agent in ("", s.agent_id)
+        for s in heapq.nlargest(limit, mine, key=lambda s: s.last_at)
     ]  # fmt: skip
     show(COLUMNS, rows, output)
+    if output is Format.TABLE and len(rows) < len(mine):
+        console().print(f"{len(mine) - len(rows):,} more that were used before: -n {len(mine)}")
 
 
 @sessions.command("resume")

@@ -12,13 +12,15 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,11 @@ class Example:
         """A command as this service's user, in this process: a new one takes seconds to import everything."""
         others: dict[str, str | None] = {k: None for k in os.environ if k.startswith("SLUICEGATE_")}
         done = CliRunner().invoke(app, list(words), env={**others, **self.environ(service)})
-        assert done.exit_code == 0, (words, done.output[-2000:], done.exception)
+        assert done.exit_code == 0, (
+            words,
+            done.output[-2000:],
+            traceback.format_exception(*(done.exc_info or ())),
+        )
         return done.stdout
 
     def run_apart(self, service: str, *words: str) -> None:
@@ -366,6 +372,25 @@ def test_a_person_agrees_by_the_gateway(example: Example, keys: dict[str, str]) 
     status, said = example.ask(ana, "POST", "/v1/approvals/held", word)
     assert (status, said["word"]) == (200, "rejected"), said
     assert example.ask(keys["north-1"], "GET", "/v1/intents/held?wait_s=20")[0] == 403
+
+
+def test_status_of_inputs_that_wait(example: Example, keys: dict[str, str]) -> None:
+    """An operator may describe the inputs, and not read them."""
+    ledger = example.running["ledger"]
+    ledger.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            body = {"session_id": "late", "goal": "prices"}
+            asked = beside.submit(example.ask, keys["north-1"], "POST", "/v1/sessions", body)
+            deadline = time.monotonic() + LIMIT_S
+            while not any(
+                p["input_lag"] for p in json.loads(example.run("init", "status", "-o", "json"))["partitions"]
+            ):
+                assert time.monotonic() < deadline and not asked.done()
+            ledger.send_signal(signal.SIGCONT)
+            assert asked.result(LIMIT_S)[0] == 201
+    finally:
+        ledger.send_signal(signal.SIGCONT)
 
 
 def test_what_an_operator_does_goes_by_the_operators_rights(example: Example, keys: dict[str, str]) -> None:

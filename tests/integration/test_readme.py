@@ -1,6 +1,7 @@
 """The README's code runs, and its claims about itself hold."""
 
 import asyncio
+import json
 import os
 import re
 from dataclasses import replace
@@ -46,6 +47,9 @@ def test_its_python_runs_against_a_real_gate(
         too_much = {"recipient": "DE1", "amount": 5000, "subject": "rent", "date": "2022-01-01"}
         answer = asyncio.run(pay(too_much))  # type: ignore[operator]
         assert answer.startswith("no: forbidden: forbidden by `banking-"), answer
+        (said,) = re.findall(r"`pay\((\{.*?\})\)`", README)
+        paid = asyncio.run(pay(json.loads(said)))  # type: ignore[operator]
+        assert "Transaction to GB29NWBK60161331926819 for 10.0 sent" in str(paid), paid
         answer = asyncio.run(pay({"recipient": "DE1"}))  # type: ignore[operator]
         assert answer.startswith("no: schema_violation"), answer
     finally:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from sluicegate.gateway import openai_shapes
 from sluicegate.gateway.repeats import once
 from sluicegate.gateway.responses_input import arguments_of, messages_of
+from sluicegate.streams.client_errors import Refused
 from sluicegate.streams.client_json import Json
 from sluicegate.streams.once import Once
 
@@ -122,3 +125,12 @@ def test_options() -> None:
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
     }  # fmt: skip
+
+
+def test_a_model_that_is_not_there_is_what_openais_clients_expect() -> None:
+    answer = openai_shapes.refused(Refused("unknown_tool", intent_id="i", stage="route"), {}, "gpt-none")
+    said = orjson.loads(answer.body)["error"]
+    assert (answer.status, said["code"]) == (404, "model_not_found") and "`gpt-none`" in said["message"]
+    assert said["sluicegate"]["stage"] == "route" and answer.headers["x-sluicegate-reason"] == "unknown_tool"
+    other = openai_shapes.refused(Refused("no_permit", intent_id="i", stage="authorize"), {}, "gpt-none")
+    assert (other.status, orjson.loads(other.body)["error"]["code"]) == (403, "no_permit")

@@ -27,3 +27,12 @@ def test_a_cell_is_text_whatever_it_says(
 def test_other_formats_hold_the_very_text(capsys: pytest.CaptureFixture[str]) -> None:
     show(("id",), [(EVIL,)], Format.JSON)
     assert OVERRIDE in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_empty_listing_says_so_to_people(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output.sys.stdout, "isatty", lambda: terminal, raising=False)
+    show(("id",), [], Format.TABLE)
+    assert ("none" in capsys.readouterr().out) is terminal
