@@ -30,7 +30,7 @@ from bench.common import Result
 from tests.mutations.__main__ import on_clickhouse
 from tests.mutations.table import results
 
-EVENTS = int(os.environ.get("BENCH_EVENTS", "300000"))
+EVENTS = int(os.environ.get("BENCH_EVENTS", "1000000"))
 RUNS = int(os.environ.get("BENCH_RUNS", "3"))
 
 

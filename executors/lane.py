@@ -157,8 +157,8 @@ class Lane:
             self._calls.counters.fetched += len(records)
             wall, arrived = self._calls.clock(), time.monotonic()
             # INVARIANT: a clock behind the ledger's never lengthens a lease: a record from the future shows by how much
-            # it is behind, at least, and from then on that much is added (test_clock_behind_the_ledger). A clock that
-            # is ahead only drops offers that were still good.
+            # it is behind, at least, and from then on that much is added (test_clock_behind_the_ledger_does_not_lengthen_a_lease).
+            # A clock that is ahead only drops offers that were still good.
             self.behind_us = max(self.behind_us, records[-1].appended_at - wall)
             for record in records:
                 await self._take(record, wall, arrived)

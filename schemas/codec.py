@@ -3,7 +3,7 @@
 Spec: Avro 1.12, "Single-object encoding". Encoders are compiled once per schema into a Python function,
 because a ledger record is written four times an intent; a property test holds them to fastavro, which does
 all the reading. Never guesses: an unknown fingerprint, a short body or trailing bytes are `Unreadable`.
-Next: `records.py` (the structs), `header.py` (the ledger's header, encoded in two halves).
+Next: `records.py` (the structs), `processors/outcomes.py` (the ledger's header, encoded in two halves).
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Lane:
         self._pause_s = min(RETRY_MAX_S, self._pause_s * 2)
 
     async def _open(self) -> None:
-        """Fence the predecessor, then recover, then seek: in this order (notes/kafka-loop.md, trap 4)."""
+        """Fence the predecessor, then recover, then seek: in this order (docs/commit-protocol.md)."""
         service = self.service
         started = time.monotonic()
         self._producer = await kafka.connect(
