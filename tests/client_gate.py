@@ -141,7 +141,9 @@ def run(main: Coroutine[object, object, T]) -> T:
             others = asyncio.all_tasks() - {asyncio.current_task()}
             noise.extend(others)
 
-    before, sys.unraisablehook = sys.unraisablehook, lambda found: noise.append(found.exc_value)
+    before, sys.unraisablehook = sys.unraisablehook, lambda found: None
+    gc.collect()  # what tests before this one left is not its noise
+    sys.unraisablehook = lambda found: noise.append(found.exc_value)
     try:
         result = asyncio.run(watched())
         gc.collect()
