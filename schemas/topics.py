@@ -49,6 +49,11 @@ class Topic:
     max_bytes: int = RECORD_LIMIT_BYTES
 
 
+DECIDERS_AND_WATCHERS = (
+    "pipeline", "checkpointer", "executor", "projector", "auditor", "operator", "gateway", "monitor", "evaluator",
+)  # fmt: skip
+"""Who follows what decides: control, and the releases it names."""
+
 TOPICS: tuple[Topic, ...] = (
     Topic(
         "intents",
@@ -107,34 +112,14 @@ TOPICS: tuple[Topic, ...] = (
         False,
         -1,
         ("operator", "monitor"),
-        (
-            "pipeline",
-            "checkpointer",
-            "executor",
-            "projector",
-            "auditor",
-            "operator",
-            "gateway",
-            "monitor",
-            "evaluator",
-        ),
+        DECIDERS_AND_WATCHERS,
     ),
     Topic(
         "releases",
         False,
         -1,
         ("operator",),
-        (
-            "pipeline",
-            "checkpointer",
-            "executor",
-            "projector",
-            "auditor",
-            "operator",
-            "gateway",
-            "monitor",
-            "evaluator",
-        ),
+        DECIDERS_AND_WATCHERS,
     ),
     # Whoever folds the ledger begins with the newest one.
     Topic(

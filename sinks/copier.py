@@ -7,6 +7,7 @@ control. Next: `checkpoints.py`, `releases.py` (the two that do it), `clickhouse
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -38,7 +39,7 @@ class Client(Protocol):
         ...
 
 
-class TopicCopier:
+class TopicCopier(ABC):
     """The copier of one process. A subclass says where to begin and what a record's rows are.
 
     Attributes:
@@ -73,13 +74,13 @@ class TopicCopier:
         finally:
             await stop_consumer(consumer)
 
+    @abstractmethod
     async def _start(self, consumer: AIOKafkaConsumer) -> int:
         """The offset to begin at."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _rows_of(self, record: ConsumerRecord) -> list[Row]:
         """What a record adds to the table."""
-        raise NotImplementedError
 
     @property
     def _table(self) -> str:

@@ -12,13 +12,13 @@ import asyncio
 import logging
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from sluicegate.processors import release_file
-from sluicegate.processors.release_file import MAX_PACKED_BYTES, digest_of
+from sluicegate.processors.release_file import MAX_PACKED_BYTES
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal, Unreadable
 from sluicegate.schemas.records import ReleaseChunk
 from sluicegate.sinks.copier import Row, TopicCopier
 from sluicegate.sinks.tables import RELEASES
+from sluicegate.streams.releases import unpack
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,7 @@ class ReleaseCopier(TopicCopier):
         try:
             chunk = codec.decode_as(ReleaseChunk, record.value)
             data = self._assembly.add(chunk)
-            files = release_file.unpack(data) if data is not None else {}
-            if files and digest_of(files) != chunk.digest:
-                raise Terminal("its files have another digest")
+            files = unpack(data, chunk.digest) if data is not None else {}
         except (Unreadable, Terminal) as error:
             log.warning("record %d of releases is passed over: %s", record.offset, error)
             return []

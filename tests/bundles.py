@@ -9,19 +9,24 @@ The heads are real notes over the ledger's leaves. Next: `tests/unit/test_eviden
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 from sluicegate.processors import checkpoints, merkle
 from sluicegate.processors.checkpoints import CONTROL, Checkpoint, Signed
 from sluicegate.processors.outcomes import header_hash
 from sluicegate.processors.reading import split
 from sluicegate.schemas import notes
 from sluicegate.schemas.notes import COSIGNATURE, VKey
+from sluicegate.streams import evidence_formats
 from sluicegate.streams.evidence import Gathered, Part, assemble, touched
 from sluicegate.streams.evidence_build import WITHHELD, Ask, Nodes, Picker, control_line
 from sluicegate.streams.evidence_file import seal
@@ -175,6 +180,15 @@ def rows(path: Path, member: str = "events.jsonl") -> list[dict[str, object]]:
     """The lines of a member."""
     with zipfile.ZipFile(path) as archive:
         return [json.loads(line) for line in io.BytesIO(archive.read(member))]
+
+
+def flip_a_bit(draw: Callable[[SearchStrategy[Any]], Any], row: dict[str, object]) -> None:
+    """Another bit in one of a row's encoded parts."""
+    part = draw(st.sampled_from(sorted(k for k in row if k != "seq")))
+    raw = bytearray(evidence_formats.b64(str(row[part])))
+    at, bit = draw(st.integers(0, len(raw) - 1)), draw(st.integers(0, 7))
+    raw[at] ^= 1 << bit
+    row[part] = base64.b64encode(bytes(raw)).decode()
 
 
 def dumped(lines: list[dict[str, object]]) -> bytes:

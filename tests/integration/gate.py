@@ -14,7 +14,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
+from click.testing import Result
 from sluicegate.executors.adapter import Adapter, Answer, Finished
 from sluicegate.executors.artifact_keeper import Keeper
 from sluicegate.executors.dispatcher import Executor
@@ -235,15 +236,28 @@ class Gate:
             self.letters.append(codec.decode_as(DeadLetter, value))
 
 
-def commands(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Commands in the gate's environment."""
+def invoker(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Sequence[str], int], tuple[Result, str]]:
+    """Commands in the gate's environment that end with this code; the second is all that was said, of an exception, too."""
     for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
         monkeypatch.setenv(name, value)
 
-    def run(*words: str, code: int = 0) -> str:
+    def invoked(words: Sequence[str], code: int) -> tuple[Result, str]:
         found = CliRunner().invoke(app, list(words))
         said = found.output + (str(found.exception) if found.exception else "")
         assert found.exit_code == code, said
+        return found, said
+
+    return invoked
+
+
+def commands(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Commands in the gate's environment."""
+    invoked = invoker(gate, monkeypatch)
+
+    def run(*words: str, code: int = 0) -> str:
+        found, said = invoked(words, code)
         return found.output if "json" in words else " ".join(said.split())
 
     return run

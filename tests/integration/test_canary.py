@@ -32,9 +32,7 @@ from sluicegate.streams import (
     stack,
 )
 from sluicegate.streams.canary_watcher import Watched, Watcher
-from sluicegate.streams.cli import app
 from sluicegate.streams.keys import Keys
-from typer.testing import CliRunner
 
 from tests.driver import release_files
 from tests.integration import gate as gates
@@ -81,13 +79,10 @@ def shared(kafka: str, server: EmbeddedClickHouse) -> Iterator[Shared]:
 @pytest.fixture
 def command(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Command:
     _, gate = shared
-    for name, value in {**stack.environment_of(gate.settings), "SLUICEGATE_PARTITIONS": "2"}.items():
-        monkeypatch.setenv(name, value)
+    invoked = gates.invoker(gate, monkeypatch)
 
     def run(*words: str, code: int = 0) -> str:
-        found = CliRunner().invoke(app, list(words))
-        said = found.output + (str(found.exception) if found.exception else "")
-        assert found.exit_code == code, said
+        found, said = invoked(words, code)
         return found.stdout if code == 0 else said
 
     return run

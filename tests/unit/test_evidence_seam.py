@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import zipfile
 from functools import cache
@@ -21,7 +20,7 @@ from sluicegate.streams.evidence_file import verifier
 from sluicegate.streams.evidence_formats import Note, Record
 from sluicegate.streams.evidence_verify import Report, check
 
-from tests.bundles import LOG_SECRET, Made, dumped, head, reseal, rows
+from tests.bundles import LOG_SECRET, Made, dumped, flip_a_bit, head, reseal, rows
 from tests.driver import AGENT, OTHER_AGENT, Driver, Event, agents, read, release_files
 from tests.exchange_driver import World
 from tests.forging import rechain, with_facts, with_header
@@ -318,11 +317,7 @@ def test_no_byte_of_either_generation_can_be_forged(tmp_path: Path, data: st.Dat
         row = data.draw(st.sampled_from([i for i, line in enumerate(lines) if "seam" in line]))
     else:
         row = data.draw(st.integers(0, len(lines) - 1))
-    part = data.draw(st.sampled_from(sorted(k for k in lines[row] if k != "seq")))
-    raw = bytearray(evidence_formats.b64(str(lines[row][part])))
-    at, bit = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.integers(0, 7))
-    raw[at] ^= 1 << bit
-    lines[row][part] = base64.b64encode(bytes(raw)).decode()
+    flip_a_bit(data.draw, lines[row])
     forged = reseal(path, {member: dumped(lines)})
     assert check(forged).verdict == "INVALID"
     forged.unlink()
