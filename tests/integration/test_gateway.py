@@ -232,8 +232,9 @@ def test_openai_client(served: Served) -> None:
             with pytest.raises(openai.PermissionDeniedError) as refused:
                 await client.chat.completions.create(model="model.small", messages=said, max_tokens=5_000)  # type: ignore[arg-type]
             assert refused.value.code == "forbidden" and "model-not-that" in str(refused.value.body)
-            with pytest.raises(openai.PermissionDeniedError):
+            with pytest.raises(openai.NotFoundError) as absent:
                 await client.chat.completions.create(model="gpt-nobody", messages=said)  # type: ignore[arg-type]
+            assert absent.value.code == "model_not_found"
             with pytest.raises(openai.BadRequestError):
                 await client.chat.completions.create(model="model.small", messages=said, n=2)  # type: ignore[arg-type]
         async with openai.AsyncOpenAI(
