@@ -24,6 +24,7 @@ from sluicegate.streams.client_json import Json
 
 MAX_EVALUATIONS = 100
 """In one request: about 0.5 ms each, 50 ms of the event loop."""
+MAX_SHOWN_CHARS = 100
 SUBJECTS = ("agent", "")
 STOPS: Mapping[str, bool | None] = {
     "execute_all": None,
@@ -67,8 +68,8 @@ async def _many(request: web.Request) -> web.Response:
 
 
 def _evaluate(gate: Gate, caller: Caller, body: Body) -> dict[str, object]:
-    subject, action, context = (
-        _object(body.get(name, {}), name) for name in ("subject", "action", "context")
+    subject, action, resource, context = (
+        _object(body.get(name, {}), name) for name in ("subject", "action", "resource", "context")
     )
     if (
         subject.get("type", "") not in SUBJECTS
@@ -78,6 +79,14 @@ def _evaluate(gate: Gate, caller: Caller, body: Body) -> dict[str, object]:
     tool = action.get("name")
     if not isinstance(tool, str) or not tool:
         raise problem(400, "bad_request", "`action.name` must be the name of a tool")
+    if resource.get("type") == "tool" and resource.get("id", tool) != tool:
+        # An answer about one tool must not be read as one about the other.
+        given = str(resource["id"])[:MAX_SHOWN_CHARS]
+        raise problem(
+            400,
+            "bad_request",
+            f"`resource.id` is `{given}`: `action.name` is the tool, name it in both or leave `resource` out",
+        )
     lines = context.get("said", [])
     verdict = ask(
         gate.release, caller.agent, tool, client_json.dumps(_object(context.get("arguments", {}), "arguments")),

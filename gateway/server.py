@@ -60,6 +60,9 @@ wire_log = logging.getLogger("sluicegate.gateway.wire")
 wire_log.setLevel(logging.CRITICAL)
 """aiohttp's own words, a stack for each malformed request: whoever is outside would fill the disk. What fails inside is logged below."""
 
+MAX_SHOWN_CHARS = 100
+"""Of a path, in an error."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -76,10 +79,7 @@ async def _identified(request: web.Request, handler: Handler) -> web.StreamRespo
         if error.content_type == JSON:
             gate.counts[f"{error.status // 100}xx"] += 1
             raise
-        text = (
-            error.reason.lower()
-        )  # of aiohttp itself: no such path, another method, a body that is too large
-        answer = plain(error.status, text.replace(" ", "_"), text)
+        answer = _of_aiohttp(request, error)
     except Retryable as error:
         answer = plain(503, "unavailable", str(error), {"Retry-After": "1"})
     except SluicegateError as error:
@@ -89,6 +89,18 @@ async def _identified(request: web.Request, handler: Handler) -> web.StreamRespo
         answer = plain(500, "internal", f"the gateway failed: its log has request {ident}")
     gate.counts[f"{answer.status // 100}xx"] += 1
     return answer
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself refuses: no such path, another method, a body that is too large."""
+    text, headers = error.reason.lower(), {}
+    code, path = text.replace(" ", "_"), request.path[:MAX_SHOWN_CHARS]
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers["Allow"] = allowed = ", ".join(sorted(error.allowed_methods))
+        text = f"`{path}` does not take {request.method[:20]}: send {allowed}"
+    elif error.status == 404:
+        text = f"there is no `{path}` here: the routes stand in /openapi.json"
+    return plain(error.status, code, text, headers)
 
 
 async def _named(request: web.Request, answer: web.StreamResponse) -> None:

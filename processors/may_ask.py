@@ -39,7 +39,9 @@ def may_ask(control: Control, release: CompiledRelease, agent: Agent) -> list[st
 def _possible(
     handle: Handle, release: CompiledRelease, agent: Agent, tool: str, resource: str, tool_class: str
 ) -> bool:
-    entities = entities_for(release.book, agent, resource, tool_class)
+    # Partial evaluation takes an entity it was not given for unknown: `action in [...]` would decide nothing.
+    action = [{"uid": {"type": "Action", "id": tool}, "attrs": {}, "parents": []}]
+    entities = entities_for(release.book, agent, resource, tool_class).with_added_json_str(json.dumps(action))
     request = {
         "principal": f"Agent::{json.dumps(agent.agent_id)}",
         "action": f"Action::{json.dumps(tool)}",

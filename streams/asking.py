@@ -243,7 +243,7 @@ class Asker:
                     reply = await waiting.end
             except (TimeoutError, Retryable) as error:
                 if waiting.rest is None:
-                    raise unanswered(intent_id, timeout_s) from error
+                    raise no_answer_found(intent_id, timeout_s) from error
                 reply = waiting.rest
             except Terminal as error:
                 raise unavailable("the replies cannot be read", intent_id, error) from error
@@ -344,4 +344,15 @@ def unanswered(intent_id: str, timeout_s: float) -> Unanswered:
         for_model="No answer came in time, and the action may still happen: do not repeat it.",
         for_developer=f"it was published but not answered within {timeout_s:g} s: ask "
         f'`agent.result("{intent_id}")`, and look whether workers run and accept what this agent signs',
+    )
+
+
+def no_answer_found(intent_id: str, timeout_s: float) -> Unanswered:
+    """Somebody asks how a call ended, and no answer to one of this id was found. Whether there was such a call nobody here knows."""
+    return Unanswered(
+        "unavailable",
+        intent_id=intent_id,
+        for_model="No answer to it was found, and the action may still happen: do not repeat it.",
+        for_developer=f"no answer was found within {timeout_s:g} s: this agent asked nothing by this id, or it is not answered "
+        f"yet, or was so long ago that its reply is gone; the ledger knows: `sluicegate explain {intent_id}`",
     )

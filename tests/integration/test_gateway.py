@@ -263,7 +263,7 @@ def test_decision_api(served: Served) -> None:
             {"action": {"name": "desk.never"}},
         ]
         _, said, _ = await served.call(
-            "POST", "/access/v1/evaluations", {**body, "evaluations": rows, "context": {}}
+            "POST", "/access/v1/evaluations", {**body, "resource": {}, "evaluations": rows, "context": {}}
         )
         assert [(e["decision"], e["context"]["status"]) for e in said["evaluations"]] == [  # type: ignore[union-attr,index,call-overload]
             (True, "permit"), (False, "hold"), (False, "refuse"),
@@ -277,6 +277,7 @@ def test_decision_api(served: Served) -> None:
         ):
             asked = {
                 **body,
+                "resource": {},
                 "evaluations": rows,
                 "context": {},
                 "options": {"evaluations_semantic": semantic},

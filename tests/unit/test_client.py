@@ -476,6 +476,8 @@ def test_another_process_learns_how_an_intent_ended() -> None:
             with pytest.raises(Unanswered) as raised:
                 await agent.result("never-asked", SHORT_S)
             assert raised.value.intent_id == "never-asked"
+            said = raised.value.for_developer  # nobody knows here whether it was ever published
+            assert "published" not in said and "`sluicegate explain never-asked`" in said
         assert len(gate.sent) == asked  # asking again publishes nothing
 
     run(main())

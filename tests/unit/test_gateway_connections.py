@@ -83,6 +83,37 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("line", "status", "message", "allow"),
+    [
+        (b"GET /v1/messages", 404, "there is no `/v1/messages` here: the routes stand in /openapi.json", b""),
+        (
+            b"GET /" + b"a" * 500,
+            404,
+            f"there is no `/{'a' * 99}` here: the routes stand in /openapi.json",
+            b"",
+        ),
+        (b"PUT /v1/sessions", 405, "`/v1/sessions` does not take PUT: send POST", b"Allow: POST"),
+        (
+            b"POST /openapi.json",
+            405,
+            "`/openapi.json` does not take POST: send GET, HEAD",
+            b"Allow: GET, HEAD",
+        ),
+    ],
+)
+def test_who_asks_at_the_wrong_place_reads_where_to_ask(
+    line: bytes, status: int, message: str, allow: bytes, tmp_path: Path
+) -> None:
+    async def main(port: int, _: Gateway) -> None:
+        answer = await said(port, line + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status) and allow in head
+        assert json.loads(body)["error"]["message"] == message
+
+    asyncio.run(serve(tmp_path, main))
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_what_may_be_understood_in_two_ways_is_refused_and_the_connection_ends(
     name: str, tmp_path: Path
