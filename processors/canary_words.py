@@ -84,7 +84,7 @@ def _share(x: object) -> str:
 
 
 def _signed(x: float) -> str:
-    return f"{100 * x:+.2g} %"
+    return f"{float(f'{100 * x:.2g}'):+g} %"
 
 
 def _p(x: object) -> str:

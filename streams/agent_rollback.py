@@ -8,6 +8,7 @@ Next: `processors/agent_restore.py`, `restoring.py` (the owner's side), `command
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
@@ -84,6 +85,8 @@ async def look(
     """Read the agent's partition. Raises `Terminal` for an agent or a cut that is none."""
     if agent_id not in control.agents:
         raise Terminal(f"agent `{agent_id[:80]}` is not registered, see `sluicegate agents list`")
+    if to.at is not None and to.at > time.time_ns() // 1000:
+        raise Terminal(f"`{iso(to.at, 'microseconds')}` is still to come: name a time that has passed")
     partition = partition_of(agent_id, await topics.partitions_of(settings))
     if to.partition not in (None, partition):
         raise Terminal(

@@ -4,7 +4,7 @@
     4 explain the abort, computed again     5 rebuild the state from Kafka and from ClickHouse
     6 restore one agent to before the incident     7 a page of charts
 
-Every `$` line is a command that you can type yourself. Nothing leaves this machine. Takes about three minutes. Next: `desk.py`.
+Every `$` line is a command that you can type yourself. Nothing leaves this machine. Takes three to four minutes. Next: `desk.py`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from sluicegate.streams.keys import Keys
 from sluicegate.streams.settings import Settings
 
 from examples.lifecycle import page
-from examples.lifecycle.desk import AGENTS, Desk
+from examples.lifecycle.desk import AGENTS, GENEROUS, Desk
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 CARELESS = "Be generous and quick: refund what makes the customer happy."
 PACE_S = 0.25
-"""Between two sessions of one agent: eight agents make about 20 sessions a second."""
+"""Between two sessions of one agent, on average."""
 QUIET_S = 15
 """Of traffic before the canary, for the page."""
 ABORT_LIMIT_S = 150.0
-REBUILD_LIMIT_S = 30.0
 
 
 def say(text: str) -> None:
@@ -147,17 +146,18 @@ async def _play(story: Story, out: Path) -> None:
         desk.stop.set()
         await serving
     say(f"\n{desk.sessions:,} sessions were served.")
-    await asyncio.to_thread(_look_back, story, verdict, before_us)
+    careless = next((name for name in AGENTS if desk.styles.get(name) == GENEROUS), AGENTS[0])
+    await asyncio.to_thread(_look_back, story, verdict, before_us, careless)
     html = await page.made(story.settings, verdict, story.since_us, story.moments)
     await asyncio.to_thread(out.write_text, html)
     say(f"\nThe page: {out}")
 
 
-def _look_back(story: Story, verdict: Verdict, before_us: int) -> None:
+def _look_back(story: Story, verdict: Verdict, before_us: int, agent: str) -> None:
+    """Explain, rebuild, and take one agent, that the candidate left a note with, back to before it."""
     story.run("canary", "explain", str(verdict.event), shown=30)
     story.run("rebuild", "--from", "kafka", "--against", "clickhouse", "--against", "live", shown=20)
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before_us / 1e6))
-    agent = AGENTS[0]
     story.run("rollback", "agent", agent, "--to", when, "--dry-run", shown=20)
     story.mark(f"{agent} restored to {when}")
     story.run(

@@ -1,7 +1,8 @@
 """The refund desk: agents that read their instructions from the release their session stands on, and do as they are told.
 
 No model is asked: an agent is a program that follows the prompt, now and then wrongly. Told to refund what was paid it asks for too
-much in 2 of 100 refunds; told to be generous, in 30. It never learns which release is the better one. Next: `__main__.py`.
+much in 2 of 100 refunds; told to be generous, in 30. It never learns which release is the better one, and what a careless prompt had
+it write down stays in its memory when that release is gone: only a rollback of the agent takes it back. Next: `__main__.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ REFUNDS = 2
 
 @dataclass
 class Desk:
-    """The desk's day. `sessions`: how many were closed."""
+    """The desk's day. `sessions`: how many were closed. `styles`: what each agent wrote into its memory last."""
 
     settings: Settings
     pace_s: float
     seed: int = 7
     sessions: int = 0
+    styles: dict[str, str] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def work(self) -> None:
@@ -64,5 +66,7 @@ class Desk:
                 except NotReleased as refused:
                     if refused.reason != "no_permit":
                         raise
-            if rng.random() < 0.2:
-                await session.remember("style", GENEROUS if generous else "exact", scope="agent")
+            if generous or self.styles.get(agent.agent_id) is None:
+                style = GENEROUS if generous else "exact"
+                await session.remember("style", style, scope="agent")
+                self.styles[agent.agent_id] = style

@@ -20,6 +20,11 @@ from sluicegate.streams.canary_rows import EARLIER_US, from_ledger
 from sluicegate.streams.settings import Settings
 
 BUCKET_S = 5
+LABELLED_S = 30
+MARK_CSS = (
+    ".axis.x .major.guide.line{opacity:1 !important;stroke:#c00 !important;stroke-dasharray:none !important}"
+)
+"""Only what is marked is a major label of an x axis."""
 MIX = """
 SELECT intDiv(toUnixTimestamp(first_decided_at), {bucket}) * {bucket} AS t, tool, count() AS n FROM intents
 WHERE tool != '' AND first_decided_at >= fromUnixTimestamp64Micro({since}) GROUP BY t, tool ORDER BY t
@@ -33,16 +38,17 @@ METRIC = "refusal"
 
 @dataclass
 class Marks:
-    """Moments to be marked: seconds since the epoch -> what happened."""
+    """Moments to be marked, a vertical line each: seconds since the epoch -> what happened."""
 
     moments: list[tuple[float, str]]
 
     def labels(self, times: list[int]) -> list[str]:
-        """A label for each bucket: seconds since the first, and the numbers of what happened in it."""
+        """A label for each bucket: the numbers of what happened in it, else now and then the seconds since the first."""
         found = []
         for t in times:
             here = [str(n) for n, (at, _) in enumerate(self.moments, 1) if t <= at < t + BUCKET_S]
-            found.append(f"{t - times[0]} s" + "".join(f" ▲{n}" for n in here))
+            told = f"{t - times[0]} s" if here or (t - times[0]) % LABELLED_S == 0 else ""
+            found.append(told + "".join(f" ▲{n}" for n in here))
         return found
 
 
@@ -61,9 +67,9 @@ async def made(settings: Settings, verdict: Verdict, since_us: int, moments: lis
     marks = Marks(moments)
     names = {verdict.canary.digest: "candidate", verdict.control.deployed: "deployed"}
     charts = [
-        _chart("Intents by tool, in 5 s", marks.labels(times), _series(times, mix, str), stacked=True),
+        _chart(f"Intents by tool, every {BUCKET_S} s", marks.labels(times), _series(times, mix, str), stacked=True),
         _chart(
-            "Refunds refused, share in 5 s", marks.labels(times),
+            f"Share of refunds refused, every {BUCKET_S} s", marks.labels(times),
             _series(times, rate, lambda digest: names.get(str(digest), str(digest)[:15])),
         ),
         await _e_values(settings, verdict, times, marks),
@@ -72,8 +78,8 @@ async def made(settings: Settings, verdict: Verdict, since_us: int, moments: lis
     body = "".join(f"<figure>{chart}</figure>" for chart in charts)
     return (
         "<!doctype html><meta charset=utf-8><title>The life of a release</title>"
-        "<style>body{font:16px sans-serif;max-width:1000px;margin:2em auto}figure{margin:1em 0}</style>"
-        f"<h1>The life of a release</h1><p>{html.escape(verdict.why)}</p><p>Marked ▲ in the charts:</p><ol>{said}</ol>{body}"
+        f"<style>body{{font:16px sans-serif;max-width:1000px;margin:2em auto}}figure{{margin:1em 0}}{MARK_CSS}</style>"
+        f"<h1>The life of a release</h1><p>{html.escape(verdict.why)}</p><p>Seconds since the first intent. Marked ▲ in the charts:</p><ol>{said}</ol>{body}"
     )
 
 
@@ -95,10 +101,10 @@ def _chart(
     kind = pygal.StackedBar if stacked else pygal.Line
     chart = kind(
         title=title, style=CleanStyle(background="#ffffff"), height=340, width=1000, x_label_rotation=20, y_labels_major_count=5, show_minor_y_labels=False, legend_at_bottom=True,
-        js=[], disable_xml_declaration=True, truncate_label=-1, logarithmic=logarithmic, show_minor_x_labels=False,
+        js=[], disable_xml_declaration=True, truncate_label=-1, logarithmic=logarithmic,
     )  # fmt: skip
     chart.x_labels = labels
-    chart.x_labels_major = [label for n, label in enumerate(labels) if "▲" in label or n % 6 == 0]
+    chart.x_labels_major = [label for label in labels if "▲" in label]
     for name, values in sorted(series.items()):
         chart.add(name, values)
     return str(chart.render(is_unicode=True))
@@ -127,12 +133,12 @@ async def _e_values(settings: Settings, verdict: Verdict, times: list[int], mark
             m for m in cast("list[dict[str, float]]", progress.evidence()["metrics"]) if m["metric"] == METRIC
         )
         bucket = int(row.at / 1e6) // BUCKET_S * BUCKET_S
-        if bucket in times:
+        if bucket in times and row.at >= verdict.canary.at:
             e[times.index(bucket)] = max(metric["e"], 0.001)
             bound = metric["bound"]
     limit: list[float | None] = [bound] * len(times)
     return _chart(
-        "e-value of refusals, and the value that aborts",
+        "e-value of refusals since the canary began, and the value that aborts",
         marks.labels(times),
         {"e-value": e, "aborts at": limit},
         logarithmic=True,

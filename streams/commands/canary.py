@@ -13,7 +13,7 @@ from sluicegate.schemas.errors import SluicegateError
 from sluicegate.streams import canary_evidence, canary_watcher, deployments
 from sluicegate.streams.attach import attach
 from sluicegate.streams.canary_evidence import SOURCES
-from sluicegate.streams.commands.canary_text import COLUMNS, NONE, follow, headline, rows_of
+from sluicegate.streams.commands.canary_text import COLUMNS, NONE, follow, headline, places, rows_of
 from sluicegate.streams.commands.control import DryRun, What, Why, change_now, say
 from sluicegate.streams.commands.output import Format, OutputOption, Row, console, show
 from sluicegate.streams.settings import Settings
@@ -127,7 +127,7 @@ def canary_explain(
         out.print(
             f"control event {verdict.event}, {verdict.kind} by {verdict.who}: {verdict.why}\n"
             f"sessions of both arms by the draw of control event {verdict.canary.started}, in close order up to "
-            f"{verdict.evidence['until']} (time, partition, seq), rows of each partition up to {verdict.evidence['cut']}",
+            f"{places(verdict.evidence)}; shares are of all that closed",
             markup=False,
         )
     show(COLUMNS, rows_of(verdict.evidence), output)

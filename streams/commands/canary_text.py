@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from rich.console import Group
 from rich.live import Live
@@ -16,6 +17,7 @@ from sluicegate.processors import canary_words
 from sluicegate.processors.canary_words import Evidence
 from sluicegate.processors.control import Control
 from sluicegate.processors.deployments import WHOLE_BP
+from sluicegate.schemas.times import iso
 from sluicegate.streams import deployments
 from sluicegate.streams.canary_watcher import Watched, sessions_waiting
 from sluicegate.streams.commands.output import Format, Row, console, show
@@ -30,7 +32,7 @@ Look = Callable[[], tuple[str, list[Row]] | None]
 
 
 def rows_of(evidence: Evidence) -> list[Row]:
-    """A row a metric. Sessions are those that were compared; `worse_by`: where the difference lies, at all times at once."""
+    """A row a metric. Sessions are those that were compared, shares are of all that closed; `worse_by`: where the difference lies, at all times at once."""
     found: list[Row] = []
     for m in canary_words.metrics_of(evidence):
         sessions = m["sessions"]
@@ -42,6 +44,13 @@ def rows_of(evidence: Evidence) -> list[Row]:
             )
         )  # fmt: skip
     return found
+
+
+def places(evidence: Evidence) -> str:
+    """The last session that was compared, and how far each partition was read."""
+    at, partition, seq = cast("Sequence[int]", evidence["until"])
+    cut = ", ".join(f"{p}:{last}" for p, last in cast("Sequence[tuple[int, int]]", evidence["cut"]))
+    return f"{partition}:{seq} at {iso(at, 'milliseconds')}, partitions read up to {cut}"
 
 
 def headline(control: Control, watched: Watched, evidence: Evidence) -> str:

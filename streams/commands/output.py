@@ -21,6 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
+TENTHS_FROM = 100.0
+"""From here on a number is told to the tenth, below it to four digits."""
 Row = Sequence[object]
 
 
@@ -122,7 +124,7 @@ def _plain(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:,.1f}"
+        return f"{value:,.1f}" if abs(value) >= TENTHS_FROM else f"{value:.4g}"  # a share of 0.04 is not 0.0
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     # INVARIANT: no cell moves the cursor or hides a letter (tests/unit/test_output.py).

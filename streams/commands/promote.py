@@ -105,8 +105,9 @@ def _read(file: Path) -> tuple[dict[str, str], dict[str, str]]:
             raise ValueError("it is larger than any")
         body, data = attestation.read(file.read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
+        said = (error.strerror or "").lower() if isinstance(error, OSError) else error
         raise Terminal(
-            f"`{file}` is no attestation ({error}), make one with `sluicegate release attest`"
+            f"`{file}` is no attestation ({said}), make one with `sluicegate release attest`"
         ) from error
     if data is None:
         raise Terminal(f"`{file}` brings no release, make it with `sluicegate release attest`")

@@ -25,6 +25,8 @@ from sluicegate.streams.rebuild_compare import first_difference
 from sluicegate.streams.settings import Settings
 
 EXIT_DIFFERENT = 1
+MIN_RATED = 100_000
+"""Events from which a rate is printed: below it is mostly the start of processes."""
 
 
 class Source(StrEnum):
@@ -291,4 +293,5 @@ def _print(result: Rebuilt, output: Format) -> None:
             out.print(f"  {row['said']}", markup=False)
     events = sum(p.events for p in result.partitions)
     rate = events / result.seconds if result.seconds else 0.0
-    out.print(f"{events:,} events in {result.seconds:.1f} s ({rate:,.0f}/s)")
+    fast = f" ({rate:,.0f}/s)" if events >= MIN_RATED else ""
+    out.print(f"{events:,} events in {result.seconds:.1f} s{fast}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.agent_orders import ROLLED_BACK_KIND
-from sluicegate.schemas.errors import WrongUsage
+from sluicegate.schemas.errors import SluicegateError, WrongUsage
 from sluicegate.schemas.times import iso
 from sluicegate.streams import agent_rollback, control_log
 from sluicegate.streams.agent_rollback import Look, To
@@ -47,7 +47,7 @@ def rollback_agent(
 
     Sessions opened since are withdrawn and calls in flight end without their result being released. What was spent is not
     given back, and what calls did outside is not undone: `sluicegate rollback call` does that. `--undo EVENT` brings back
-    what a rollback took away. `--dry-run` opens what is remembered: keys and values, now and then.
+    what a rollback took away. Where nothing would be otherwise nothing is ordered.
     """
     if bool(to) is (undo >= 0):
         raise WrongUsage("give --to or --undo, one of them")
@@ -57,23 +57,24 @@ def rollback_agent(
     bar, advance = progress("reading the ledger (events)", None)
     with bar:
         found = asyncio.run(agent_rollback.look(settings, control, agent, back_to, advance))
-    event, taken = -1, None
-    if dry_run:
-        _open(settings, found)
-    if output is Format.TABLE:
-        _print(found)
-    if not dry_run:
+    rows, event, taken = agent_rollback.as_rows(found), -1, None
+    if rows and not dry_run:
         keys = Keys(settings.home)
         try:
             event, taken = asyncio.run(agent_rollback.carry_out(settings, keys, found, control, why))
         finally:
             keys.close()
+    if rows:
+        _open(settings, found, must=dry_run)
     if output is Format.TABLE:
+        _print(found)
         done = f"rolled back by control event {event}, undo it with --undo {event}"
         if event >= 0 and taken is None:
             done = (
                 f"proposed as control event {event}: it takes several people, see `sluicegate changes list`"
             )
+        elif not rows:
+            done = "nothing would be otherwise, so nothing was done"
         elif event < 0:
             done = "nothing was done: --dry-run"
         console().print(done, markup=False)
@@ -83,12 +84,16 @@ def rollback_agent(
         show(COLUMNS, agent_rollback.as_rows(found), output)
 
 
-def _open(settings: Settings, found: Look) -> None:
+def _open(settings: Settings, found: Look, *, must: bool) -> None:
+    """Keys and values of what is remembered. An order that stands is told without them where they cannot be opened."""
     keys = Keys(settings.home)
     bar, advance = progress("opening what is remembered (offsets)", None)
     try:
         with bar:
             asyncio.run(agent_rollback.open_values(settings, found, keys.open, advance))
+    except SluicegateError:
+        if must:
+            raise
     finally:
         keys.close()
 
@@ -106,14 +111,14 @@ def _print(found: Look) -> None:
     rows = agent_rollback.as_rows(found)
     show(COLUMNS, rows, Format.TABLE, title)
     out = console()
-    if not rows:
-        out.print("nothing would be otherwise")
     if found.effects_count:
         out.print(f"{found.effects_count} calls since then were executed and are not undone by this:")
         for one in found.effects[:SHOWN]:
             out.print(
                 f"  {one['intent_id']} ({one['class']}, {one['state']}): sluicegate rollback call {one['intent_id']}"
             )
+        if found.effects_count > SHOWN:
+            out.print(f"  and {found.effects_count - SHOWN:,} more, named by -o json")
 
 
 def _as_json(found: Look, event: int, dry_run: bool) -> dict[str, object]:

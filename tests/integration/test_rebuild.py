@@ -224,8 +224,10 @@ def test_an_agent_goes_back_with_a_call_in_flight_and_that_is_undone(stand: Stan
     wrong = CliRunner().invoke(app, ["rollback", "agent", AGENT, "--to", f"{1 - place}:{cut}"])
     assert f"write {place}:SEQ" in str(wrong.exception)
     assert stand.recall() == "DE-poisoned"
+    later = CliRunner().invoke(app, ["rollback", "agent", AGENT, "--to", "2999-01-01T00:00:00"])
+    assert "is still to come" in str(later.exception)
     said = stand.cli("rollback", "agent", AGENT, "--to", f"{place}:{cut}", "--why", "a poisoned document")
-    assert "rolled back by control event" in said
+    assert "rolled back by control event" in said and '"DE-poisoned"' in said and '"DE-good"' in said
     assert stand.recall() == "DE-good"
     stand.loop.run(_let_go(stand))
     assert stand.loop.run(stand.gate.answer(flying.intent_id))[1].reason == "rolled_back"
@@ -234,6 +236,10 @@ def test_an_agent_goes_back_with_a_call_in_flight_and_that_is_undone(stand: Stan
     assert (row["what"], row["to"], row["why"]) == (AGENT, f"seq {cut}", "a poisoned document")
     stand.cli("rollback", "agent", AGENT, "--undo", str(row["event"]))
     assert stand.recall() == "DE-poisoned"
+    ordered = len(json.loads(stand.cli("rollback", "list", "-o", "json")))
+    here = stand.gate.service.lanes[place].state.seq - 1
+    assert "so nothing was done" in stand.cli("rollback", "agent", AGENT, "--to", f"{place}:{here}")
+    assert len(json.loads(stand.cli("rollback", "list", "-o", "json"))) == ordered
     stand.loop.run(stand.gate.intact())
     result = asyncio.run(replay.check(stand.settings, Window(), stand.gate.keys.open))
     assert result.ok, result.as_json()

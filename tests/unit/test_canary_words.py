@@ -14,7 +14,7 @@ from sluicegate.processors.canary_rules import DEFAULT_RULES
 from sluicegate.processors.canary_scores import CANARY, Item
 from sluicegate.processors.deployments import Canary
 from sluicegate.streams.canary_evidence import differences
-from sluicegate.streams.commands.canary_text import COLUMNS, rows_of
+from sluicegate.streams.commands.canary_text import COLUMNS, places, rows_of
 
 from tests.unit.test_canary_judge import drawn
 
@@ -67,3 +67,15 @@ def test_what_differs_is_named() -> None:
     one, other = judged(100, 400).evidence(), judged(100, 400, alpha=0.2).evidence()
     assert differences(one, dict(one)) == [] and differences({**one, "late": 0, "log": "x"}, one) == []
     assert "alpha" in differences(one, other)
+
+
+def test_where_a_difference_lies_is_said_in_plain_numbers() -> None:
+    assert canary_words.interval({"interval": [-1.0, 1.0]}) == "-100 % … +100 %"
+    assert canary_words.interval({"interval": [-0.2345, 0.005]}) == "-23 % … +0.5 %"
+
+
+def test_positions_are_said_as_other_commands_take_them() -> None:
+    evidence = {"until": [1_795_947_848_674_442, 0, 8359], "cut": [[0, 8521], [1, 12651]]}
+    assert (
+        places(evidence) == "0:8359 at 2026-11-29T10:24:08.674+00:00, partitions read up to 0:8521, 1:12651"
+    )

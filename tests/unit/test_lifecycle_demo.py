@@ -11,7 +11,7 @@ from sluicegate.streams.local import Gate
 
 from examples.lifecycle import tools
 from examples.lifecycle.desk import GENEROUS
-from examples.lifecycle.page import Marks, buckets
+from examples.lifecycle.page import MARK_CSS, Marks, _chart, buckets
 
 FOLDER = Path(__file__).parents[2] / "examples" / "lifecycle" / "release"
 
@@ -37,7 +37,8 @@ def test_the_desk_under_its_release() -> None:
 
 def test_moments_are_marked_in_their_bucket() -> None:
     marks = Marks([(103.0, "canary starts"), (111.5, "alarm")])
-    assert marks.labels([100, 105, 110]) == ["0 s ▲1", "5 s", "10 s ▲2"]
+    assert marks.labels([100, 105, 110]) == ["0 s ▲1", "", "10 s ▲2"]
+    assert Marks([]).labels([100, 130, 135]) == ["0 s", "30 s", ""]
 
 
 def test_what_happened_after_the_last_call_is_marked_too() -> None:
@@ -45,3 +46,12 @@ def test_what_happened_after_the_last_call_is_marked_too() -> None:
     times = buckets([110, 100], moments)
     assert times == [100, 105, 110, 115, 120]
     assert Marks(moments).labels(times)[-1] == "20 s ▲2"
+
+
+def test_only_moments_are_marked_with_a_line() -> None:
+    labels = Marks([(103.0, "alarm")]).labels([95, 100, 105])
+    said = _chart("refused", labels, {"deployed": [0.1, 0.2, None]})
+    assert (
+        said.count('class="major guide line" /><text') - said.count('<text x="-5"') == 1 and "5 s ▲1" in said
+    )
+    assert ".axis.x .major.guide.line{opacity:1" in MARK_CSS

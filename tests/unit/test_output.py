@@ -36,3 +36,11 @@ def test_an_empty_listing_says_so_to_people(
     monkeypatch.setattr(output.sys.stdout, "isatty", lambda: terminal, raising=False)
     show(("id",), [], Format.TABLE)
     assert ("none" in capsys.readouterr().out) is terminal
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"), [(0.0374, "0.0374"), (0.05, "0.05"), (-0.25, "-0.25"), (3.0, "3"), (43_366.25, "43,366.2")]
+)  # fmt: skip
+def test_a_small_share_is_not_nothing(value: float, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show(("share",), [(value,)], Format.TABLE)
+    assert capsys.readouterr().out.split() == ["share", cell]
