@@ -18,7 +18,16 @@ from sluicegate.schemas.errors import Terminal
 FORMAT = "sluicegate/evidence/v1"
 SEAL_CHARS = 64
 """At the end of the file, as the archive's comment: sha256 of every byte before them, in hex."""
-PARTS = ("formats", "ledger", "people", "period", "verify")
+PARTS = ("formats", "ledger", "people", "period", "said", "verify")
+GUARD = """
+import importlib.util as _find
+import sys as _sys
+
+if _sys.version_info < (3, 10) or _find.find_spec("cryptography") is None:
+    print("verify.py needs Python 3.10 or newer and the package `cryptography`: pip install cryptography", file=_sys.stderr)
+    _sys.exit(2)
+"""
+"""What `verify.py` begins with: 2 is wrong usage, where a traceback's 1 would be taken for INVALID."""
 
 Json = dict[str, object]
 
@@ -46,7 +55,7 @@ def verifier() -> str:
     bodies = [
         f"{line}\n\n{body}" for line, (_, body) in zip([*said, "# ---- the bundle"], parts, strict=True)
     ]
-    return head + future + "\n" + "\n\n\n".join(bodies) + "\n"
+    return head + future + GUARD + "\n" + "\n\n\n".join(bodies) + "\n"
 
 
 class Archive:

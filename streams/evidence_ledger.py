@@ -27,12 +27,13 @@ Keys = dict[str, Record]
 
 
 class Report:
-    """What was found; the worst verdict counts."""
+    """What was found; the worst verdict counts. `reading`: the line that is being read, for what cannot be."""
 
     def __init__(self) -> None:
         self.verdict, self.found, self.more = "VALID", list[Record](), 0
         self.said: Record = {}
         self.notes: list[str] = []
+        self.reading = ""
 
     def add(self, verdict: str, check: str, log: str, seq: int, sentence: str) -> None:
         """One finding at one position."""

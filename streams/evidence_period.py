@@ -1,7 +1,7 @@
 """An agent's period in an evidence bundle: what became of every intent, who approved, what was disclosed, what was erased.
 
-A part of a bundle's `verify.py`, between `evidence_people.py` and `evidence_verify.py`. Standard library and `cryptography` only.
-Judges no policy: that takes the release and the engine (`sluicegate reproduce`). Next: `evidence_verify.py`.
+A part of a bundle's `verify.py`, between `evidence_people.py` and `evidence_said.py`. Standard library and `cryptography` only.
+Judges no policy: that takes the release and the engine (`sluicegate reproduce`). Next: `evidence_said.py`.
 """
 
 from __future__ import annotations

@@ -21,20 +21,21 @@ is `streams/evidence_verify.py` of Sluicegate: compare the two. docs/evidence.md
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from sluicegate.streams.evidence_formats import Note, Policy, Record, b64, decode, partition_of, sha
-from sluicegate.streams.evidence_ledger import EXIT, RANK, Report
+from sluicegate.streams.evidence_ledger import EXIT, Report
 from sluicegate.streams.evidence_people import Control, canonical
 from sluicegate.streams.evidence_period import CLOSING_US, Period
+from sluicegate.streams.evidence_said import told
 
 MAX_BYTES = 8 << 30
 MEMBER = re.compile(r"(manifest|tree|keys)\.json|(events|events\.g[1-9][0-9]*|control)\.jsonl|policy\.txt|README\.txt|verify\.py|"
@@ -97,17 +98,19 @@ def open_bundle(path: Path, report: Report) -> tuple[zipfile.ZipFile, Record]:
     return archive, manifest
 
 
-def lines(archive: zipfile.ZipFile, name: str) -> Iterator[Record]:
-    """The rows of a member."""
+def lines(archive: zipfile.ZipFile, name: str, report: Report) -> Iterator[Record]:
+    """The rows of a member; the report knows where it reads, for what cannot be read."""
     with archive.open(name) as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
+            report.reading = f"line {number:,} of `{name}`"
             yield json.loads(line)
+    report.reading = ""
 
 
 def read_control(archive: zipfile.ZipFile, tree: Record, report: Report, kept: list[Note]) -> Control:
     """Control, from its first event on."""
     control: Control | None = None
-    for row in lines(archive, "control.jsonl"):
+    for row in lines(archive, "control.jsonl", report):
         if control is None:
             body = json.loads(decode(b64(row["facts"]), "control_facts")["body"])
             control = Control(report, "control", bytes.fromhex(body["log_id"]), body["env"], tree, kept)
@@ -130,7 +133,7 @@ def check(
             "readable",
             "bundle",
             -1,
-            f"it cannot be read: {type(error).__name__}: {str(error)[:200]}",
+            f"{report.reading or 'it'} cannot be read: {type(error).__name__}: {str(error)[:200]}",
         )
     return report
 
@@ -234,7 +237,7 @@ def read_periods(
         place = int(generation), int(partition)
         part = tree[f"partition{mark}"]
         period = Period(report, control, manifest, place, not periods, part, kept, keys)
-        for row in lines(archive, f"events{mark}.jsonl"):
+        for row in lines(archive, f"events{mark}.jsonl", report):
             period.add(row)
         home = partition_of(period.agent, control.generations[generation]["partitions"])
         where = f"the agent's events stand in partition {home}"
@@ -316,16 +319,19 @@ def finish(
     }  # fmt: skip
 
 
-def time_of(micros: int) -> str:
-    """UTC, as --from and --to of `sluicegate evidence` take it."""
-    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=micros)
-    return f"{moment.isoformat()}Z"
+def described(log: Record) -> Record:
+    """The log's description, as `sluicegate checkpoint keys --file` writes it. Raises `ValueError`."""
+    if not isinstance(log, dict) or not all(isinstance(log.get(name), list) for name in ("keys", "origins")):
+        raise ValueError(
+            "it does not list the log's `keys` and `origins`: `sluicegate checkpoint keys --file` writes it"
+        )
+    return log
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check a bundle and print the answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, help="the zip file as you were given it, not unpacked")
     parser.add_argument("--policy", type=Path, help="C2SP witness policy, instead of the bundle's")
     parser.add_argument("--log", type=Path, help="names and keys of the log, got by a way of your own")
     parser.add_argument("--kept", type=Path, action="append", default=[], help="a checkpoint that you kept")
@@ -335,13 +341,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
+    option, path = "bundle", args.bundle
     try:
-        policy = Policy(args.policy.read_text("utf-8")) if args.policy else None
-        kept = [Note(path.read_text("utf-8")) for path in args.kept]
-        log = json.loads(args.log.read_text("utf-8")) if args.log else None
+        if args.bundle.is_dir():
+            raise ValueError("it is a folder: give the zip file, whose every byte is under one hash")
         args.bundle.stat()
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+        option, path = "--policy", args.policy
+        policy = Policy(path.read_text("utf-8")) if path else None
+        option, kept = "--kept", list[Note]()
+        for path in args.kept:
+            kept.append(Note(path.read_text("utf-8")))
+        option, path = "--log", args.log
+        log = described(json.loads(path.read_text("utf-8"))) if path else None
+        option, path = "--newer", args.newer
+        if path:
+            zipfile.ZipFile(path).read("control.jsonl")
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        parser.error(f"{option} `{path}`: {said or 'it cannot be read'}")
     report = check(args.bundle, policy, kept, args.newer, log)
     events = report.said.pop("events", [])
     if args.json:
@@ -354,16 +371,7 @@ def main(argv: list[str] | None = None) -> int:
         }
         print(json.dumps(said | ({"events": events} if args.events else {}), indent=1))
         return EXIT[report.verdict]
-    print(f"{report.verdict}: {args.bundle}, sha256 {report.said.get('bundle', '')}")
-    for key, value in report.said.items():
-        if key not in ("bundle", "erased"):
-            print(f"  {key}: {time_of(value) if key in ('from', 'to') else value}")
-    for found in sorted(report.found, key=lambda f: -RANK.index(f["verdict"])):
-        print(
-            f"  {found['verdict']} {found['check']}: {found['log']} event {found['seq']}: {found['sentence']}"
-        )
-    for note in [*([f"{report.more} more findings"] if report.more else []), *report.notes]:
-        print(f"  note: {note}")
+    print(*told(report, args.bundle), sep="\n")
     for row in events if args.events else []:
         print("  " + "  ".join(str(v) for v in row.values() if v not in ("", [])))
     return EXIT[report.verdict]

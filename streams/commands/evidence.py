@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from sluicegate.streams.evidence_build import WITHHELD, Ask
 from sluicegate.streams.evidence_controls import CONTROLS, SENTENCE, Shown, ask, controls_page
 from sluicegate.streams.evidence_file import verifier
 from sluicegate.streams.evidence_ledger import EXIT
+from sluicegate.streams.evidence_said import findings, numbers
 from sluicegate.streams.evidence_verify import check
 from sluicegate.streams.scan import Advance
 from sluicegate.streams.settings import Settings
@@ -137,15 +139,9 @@ def _make(settings: Settings, wanted: Ask, path: Path, kept: Sequence[Path], pol
         f"{report.verdict}: {path}, {path.stat().st_size:,} bytes, sha256 {report.said['bundle']}",
         markup=False,
     )
-    out.print(
-        ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in report.said["counts"].items()),
-        markup=False,
-    )
-    for found in report.found[:20]:
-        out.print(
-            f"{found['verdict']} {found['check']}: {found['log']} event {found['seq']}: {found['sentence']}",
-            markup=False,
-        )
+    out.print(numbers(report.said["counts"]), markup=False)
+    for line in islice(findings(report), 20):
+        out.print(line.strip(), markup=False)
     out.print("Tell the sha256 to the auditor by another way than the bundle.", markup=False)
     if EXIT[report.verdict] and report.verdict not in ("ERASED", "PENDING"):
         raise typer.Exit(1)

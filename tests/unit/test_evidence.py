@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import re
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from sluicegate.streams import evidence_formats, evidence_people, evidence_perio
 from sluicegate.streams.evidence_build import Nodes, proof_of
 from sluicegate.streams.evidence_file import verifier
 from sluicegate.streams.evidence_formats import Note, Policy, Record, Tree
+from sluicegate.streams.evidence_said import told
 from sluicegate.streams.evidence_verify import Report, check, main
 
 from tests.bundles import (
@@ -513,6 +515,10 @@ def test_answers_and_exit_codes(sound: Path, tmp_path: Path, capsys: pytest.Capt
     assert main([str(sound)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("VALID: ")
+    assert re.search(
+        r"^  head of 0: [0-9,]+ events, signed at [-0-9]+T[.:0-9]+Z with key ", printed, re.MULTILINE
+    )
+    assert "{" not in printed, "it is for people to read"
     assert re.search(r"^  from: [-0-9]+T[.:0-9]+Z$", printed, re.MULTILINE), "times are for people to read"
     bad = tmp_path / "bad.zip"
     bad.write_bytes(sound.read_bytes()[:-1] + b"x")
@@ -520,11 +526,66 @@ def test_answers_and_exit_codes(sound: Path, tmp_path: Path, capsys: pytest.Capt
     policy = tmp_path / "policy.txt"
     policy.write_text(POLICY)
     assert main([str(sound), "--policy", str(policy)]) == 0
-    for wrong in (["nothing.zip"], [str(sound), "--policy", str(bad)], [str(sound), "--kept", str(bad)]):
+
+
+def test_what_cannot_be_read_besides_the_bundle_is_wrong_usage_and_never_invalid(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, other = tmp_path / "bad", tmp_path / "other.json"
+    bad.write_bytes(b"\xc7\x00" * 90)
+    other.write_text("{}")
+    nothing = str(tmp_path / "nothing.zip")
+    for wrong, word in [
+        ([nothing], nothing),
+        ([str(tmp_path)], "folder"),
+        ([str(sound), "--policy", str(bad)], f"--policy `{bad}`"),
+        ([str(sound), "--kept", str(bad)], f"--kept `{bad}`"),
+        ([str(sound), "--log", str(other)], f"--log `{other}`"),
+        ([str(sound), "--newer", nothing], f"--newer `{nothing}`"),
+        ([str(sound), "--newer", str(bad)], f"--newer `{bad}`"),
+    ]:
         with pytest.raises(SystemExit) as caught:
             main(wrong)
-        assert caught.value.code == 2
-    capsys.readouterr()
+        assert caught.value.code == 2 and word in capsys.readouterr().err, wrong
+
+
+def test_without_cryptography_it_says_what_it_needs(sound: Path, tmp_path: Path) -> None:
+    """`-S`: no packages. A traceback would end with 1, which is INVALID."""
+    alone = tmp_path / "verify.py"
+    alone.write_text(verifier())
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(alone), str(sound)], capture_output=True, text=True, check=False
+    )
+    assert (
+        done.returncode == 2 and "pip install cryptography" in done.stderr and "Traceback" not in done.stderr
+    )
+
+
+def test_a_line_that_cannot_be_read_is_named(sound: Path, tmp_path: Path) -> None:
+    for member in ("events.jsonl", "control.jsonl"):
+        for damage in (lambda row: "{" + row, lambda row: row.replace('"header":"', '"header":"!')):
+            with zipfile.ZipFile(sound) as archive:
+                files = {name: archive.read(name) for name in archive.namelist()}
+            rows_of = files[member].decode().splitlines(keepends=True)
+            rows_of[2] = damage(rows_of[2])
+            files[member] = "".join(rows_of).encode()
+            path = tmp_path / "damaged.zip"
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, data in files.items():
+                    archive.writestr(name, data)
+            found = first(check(path), "readable")["sentence"]
+            assert found.startswith(f"line 3 of `{member}` cannot be read"), found
+
+
+def test_the_same_of_many_events_is_one_line() -> None:
+    report = Report()
+    for seq in range(20):
+        report.add("ERASED", "content", "1", seq, "its content was erased by control event 9")
+    report.add("INVALID", "container", "bundle", -1, "the file was changed")
+    assert list(told(report, Path("q3.zip")))[1:] == [
+        "  INVALID container: bundle: the file was changed",
+        "  ERASED content: 1 events 0, 1, 2, 3, 4, 5, 6, 7 and 12 more: its content was erased by control event 9",
+    ]
 
 
 def test_the_schemas_and_tables_are_ours() -> None:
