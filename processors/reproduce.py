@@ -108,9 +108,12 @@ class Result:
     @property
     def share(self) -> float:
         """The reproducible part of the intents: what was erased by order, and what nobody decided, does not count."""
-        counts = self.counts
-        whole = sum(n for verdict, n in counts.items() if verdict not in (ERASED, SKIPPED))
-        return counts.get(SAME, 0) / whole if whole else 1.0
+        return self.counts.get(SAME, 0) / self.whole if self.whole else 1.0
+
+    @property
+    def whole(self) -> int:
+        """Intents of which a share is taken."""
+        return sum(n for verdict, n in self.counts.items() if verdict not in (ERASED, SKIPPED))
 
     @property
     def verdict(self) -> str:
@@ -122,7 +125,8 @@ class Result:
         """One line."""
         counts = self.counts
         parts = [f"{counts[v]:,} {v}" for v in reversed(VERDICTS) if v in counts]
-        return f"{', '.join(parts) or 'nothing chosen'}: {100 * self.share:.2f} % of {len(self.intents):,} intents reproducible"
+        share = f"{100 * self.share:.2f} % of {self.whole:,} intents reproducible"
+        return f"{', '.join(parts) or 'nothing chosen'}: {share if self.whole else 'nothing is left to decide again'}"
 
     def as_json(self) -> dict[str, Any]:
         """For `-o json`, and what one engine tells another."""

@@ -319,6 +319,15 @@ def finish(
     }  # fmt: skip
 
 
+def given(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """The options that name a file."""
+    for option, path in (("--policy", args.policy), ("--log", args.log), ("--newer", args.newer)):
+        if path is not None:
+            yield option, path
+    for path in args.kept:
+        yield "--kept", path
+
+
 def described(log: Record) -> Record:
     """The log's description, as `sluicegate checkpoint keys --file` writes it. Raises `ValueError`."""
     if not isinstance(log, dict) or not all(isinstance(log.get(name), list) for name in ("keys", "origins")):
@@ -342,23 +351,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     option, path = "bundle", args.bundle
+    policy: Policy | None = None
+    kept: list[Note] = []
+    log: Record | None = None
     try:
-        if args.bundle.is_dir():
+        if path.is_dir():
             raise ValueError("it is a folder: give the zip file, whose every byte is under one hash")
-        args.bundle.stat()
-        option, path = "--policy", args.policy
-        policy = Policy(path.read_text("utf-8")) if path else None
-        option, kept = "--kept", list[Note]()
-        for path in args.kept:
-            kept.append(Note(path.read_text("utf-8")))
-        option, path = "--log", args.log
-        log = described(json.loads(path.read_text("utf-8"))) if path else None
-        option, path = "--newer", args.newer
-        if path:
-            zipfile.ZipFile(path).read("control.jsonl")
+        path.stat()
+        for option, path in given(args):
+            if option == "--newer":
+                zipfile.ZipFile(path).read("control.jsonl")
+            elif option == "--policy":
+                policy = Policy(path.read_text("utf-8"))
+            elif option == "--kept":
+                kept.append(Note(path.read_text("utf-8")))
+            else:
+                log = described(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, zlib.error) as error:
-        said = error.strerror if isinstance(error, OSError) else error
-        parser.error(f"{option} `{path}`: {said or 'it cannot be read'}")
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        parser.error(f"{option} `{path}`: {why}")
     report = check(args.bundle, policy, kept, args.newer, log)
     events = report.said.pop("events", [])
     if args.json:

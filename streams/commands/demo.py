@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from rich.console import Console
 from sluicegate.streams import demo as play
 from sluicegate.streams import stack
 from sluicegate.streams.commands.output import Format, console, progress, show
+from sluicegate.streams.commands.up import tools_env
 from sluicegate.streams.settings import Settings
 
 BREAKDOWN = """
@@ -45,7 +47,11 @@ def _demo(keep: bool) -> None:
     running: stack.Stack | None = None
     try:
         started = time.monotonic()
-        running = stack.start(Settings.from_env(), extra_env=tools.env(), say=lambda m: out.print(f"· {m}"))
+        running = stack.start(
+            Settings.from_env(),
+            extra_env=tools_env(tools.url, os.environ.get("SLUICEGATE_EGRESS", "")),
+            say=lambda m: out.print(f"· {m}"),
+        )
         tools.wait_ready()
         head = asyncio.run(play.deploy(running.settings, folder))
         play.wait_for_head(running, head)

@@ -146,6 +146,9 @@ def test_an_intents_verdict_is_the_worst_of_its_inputs_and_the_share_counts_inte
     assert exit_code(Result(rows=rows[2:])) == 4
     assert exit_code(Result(rows=[_row("j", "SAME"), _row("m", "SKIPPED")])) == 0
     assert (Result().share, exit_code(Result())) == (1.0, 0)
+    assert Result(rows=rows[3:4]).said == "1 ERASED: nothing is left to decide again", (
+        "no share of what was erased by order"
+    )
 
 
 def test_what_another_engine_decided_is_missing_without_it() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
 from sluicegate.executors.egress import Denied, Egress
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.commands.demo import _demo
 from sluicegate.streams.commands.up import tools_env
 
 
@@ -30,3 +33,18 @@ def test_the_tool_server_may_be_reached(url: str, place: str) -> None:
 def test_what_is_no_url_is_said(url: str) -> None:
     with pytest.raises(Terminal, match="is not http://HOST:PORT"):
         tools_env(url, "")
+
+
+def test_the_demo_keeps_what_may_be_reached_besides_its_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, str] = {}
+
+    def start(_: object, *, extra_env: dict[str, str], say: object) -> None:
+        told.update(extra_env)
+        raise Terminal("enough")
+
+    monkeypatch.setattr("sluicegate.streams.stack.start", start)
+    monkeypatch.setenv("SLUICEGATE_EGRESS", "127.0.0.1:8901")
+    with pytest.raises(Terminal, match="enough"):
+        _demo(keep=True)
+    tools = urlsplit(told["SLUICEGATE_TOOL_TOOLS_URL"])
+    assert told["SLUICEGATE_EGRESS"] == f"127.0.0.1:8901,127.0.0.1:{tools.port}"
