@@ -60,7 +60,9 @@ async def _show(request: web.Request) -> web.Response:
     reviewer = await reviewer_of(request)
     entry, _ = await _one(request, reviewer, request.query.get("agent", ""))
     shown = await request.app[HELD].show(entry, session=True)
-    return said(as_json(shown))
+    return said(
+        {**as_json(shown), "digest": entry.action_digest.hex()}
+    )  # the name that the list and a word have, too
 
 
 async def _say(request: web.Request) -> web.Response:

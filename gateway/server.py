@@ -60,6 +60,8 @@ wire_log = logging.getLogger("sluicegate.gateway.wire")
 wire_log.setLevel(logging.CRITICAL)
 """aiohttp's own words, a stack for each malformed request: whoever is outside would fill the disk. What fails inside is logged below."""
 
+TOO_LARGE = ("too_large", f"a body has at most {MAX_BODY_BYTES} bytes: pass a reference")
+"""Code and message; of a body without a length, too, that was too large once it came."""
 MAX_SHOWN_CHARS = 100
 """Of a path, in an error."""
 
@@ -98,6 +100,8 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = allowed = ", ".join(sorted(error.allowed_methods))
         text = f"`{path}` does not take {request.method[:20]}: send {allowed}"
+    elif error.status == 413:
+        return plain(413, *TOO_LARGE)
     elif error.status == 404:
         text = f"there is no `{path}` here: the routes stand in /openapi.json"
     return plain(error.status, code, text, headers)
@@ -132,7 +136,7 @@ def _well_framed(request: web.Request) -> None:
     if len(headers.getall("Host", [])) != 1:
         raise _last(problem(400, "bad_request", "send one Host"))
     if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise _last(problem(413, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes: pass a reference"))
+        raise _last(problem(413, *TOO_LARGE))
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise _last(problem(415, "unsupported_encoding", "send the body uncompressed"))
 

@@ -113,7 +113,7 @@ def test_two_people_and_an_edit(served: Served) -> None:
         assert (status, said["word"], said["edited"], said["approvals"]) == (202, "agreed", True, ["ben"])
         shown = (await served.call("GET", path, key="people", **ana))[1]
         assert (shown["arguments"], shown["original"]) == ({"value": "900"}, {"value": "1100"})
-        word = {"verdict": "approve", "digest": shown["action_digest"]}
+        word = {"verdict": "approve", "digest": shown["digest"]}
         status, said, _ = await served.call("POST", path, word, key="people", **ana)
         assert (status, said["word"], said["status"]) == (200, "approved", "released")
         # Who has none of the roles that are asked for sees no such call.

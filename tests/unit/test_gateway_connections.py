@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from sluicegate.gateway import context, server
 from sluicegate.gateway.connections import Connections, Watched
 from sluicegate.gateway.server import MAX_BODY_BYTES, Gateway, make_app
@@ -145,6 +146,14 @@ def test_what_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
         assert ours[0] and ours[1] and ours[0][1] != ours[1][1]
 
     asyncio.run(serve(tmp_path, body))
+
+
+def test_a_body_that_turns_out_too_large_is_told_the_same() -> None:
+    request = make_mocked_request("POST", "/v1/sessions")
+    answer = server._of_aiohttp(request, web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, MAX_BODY_BYTES + 1))
+    assert isinstance(answer.body, bytes)
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["code"], error["message"]) == (413, *server.TOO_LARGE)
 
 
 def test_a_head_that_comes_byte_by_byte_has_an_end(tmp_path: Path) -> None:
