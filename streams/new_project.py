@@ -28,6 +28,12 @@ FRAMEWORKS = {
     "pydantic-ai": ("agent_pydantic_ai.py.txt", "[pydantic-ai]"),
 }
 """Framework -> template of the agent, extra of the package."""
+REQUIREMENTS = """\
+# {package} is taken from your own package index. Where none has it, pip may find nothing or somebody else's: name its repository,
+# {package} @ git+https://HOST/PATH@COMMIT
+{package}
+pytest>=8
+"""
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -46,7 +52,7 @@ def project_files(name: str, framework: str) -> dict[str, str]:
         place: (folder / template).read_text("utf-8").replace("PROJECT", name)
         for template, place in places.items()
     }
-    found["requirements.txt"] = f"sluicegate{extra}\npytest>=8\n"
+    found["requirements.txt"] = REQUIREMENTS.format(package=f"sluicegate{extra}")
     found[f"release/{FILE_NAME}"] = json.dumps(release_schema(), indent=2) + "\n"
     found[".gitignore"] = ".venv/\n__pycache__/\n.sluicegate/\n"
     return dict(sorted(found.items()))

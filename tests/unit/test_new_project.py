@@ -51,6 +51,15 @@ def test_the_next_step_names_the_python_that_has_the_package(
     assert " python agent.py" in done("init", str(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_its_requirements_say_where_the_package_is_from(framework: str) -> None:
+    *comments, package, _ = project_files("my-desk", framework)["requirements.txt"].splitlines()
+    assert all(line.startswith("# ") for line in comments)
+    assert any(
+        f"{package} @ git+https://" in line for line in comments
+    )  # what CI needs where no index has it
+
+
 def test_its_ci_runs_what_there_is(tmp_path: Path) -> None:
     files = project_files("my-desk", "none")
     steps = yaml.safe_load(files[".github/workflows/ci.yml"])["jobs"]["test"]["steps"]
