@@ -22,12 +22,12 @@ from sluicegate.processors.alarm_events import NOTIFY, REVIEW, ROLLBACK_AGENT
 from sluicegate.processors.contract_check import line_of
 from sluicegate.processors.findings import Finding
 
-RATES = ("refused", "failed", "withheld", "ungrounded", "low_quality")
+RATES = ("refused", "failed", "withheld", "ungrounded", "observed", "low_quality")
 """Streams of ones and noughts, or of badness from 0 to 1: a detector of a rise."""
 NEWS = ("model",)
 """Streams of names where one that was never seen is the alarm."""
 
-Stream = Literal["refused", "failed", "withheld", "ungrounded", "low_quality", "tools", "bigrams", "shapes", "model"]  # fmt: skip
+Stream = Literal["refused", "failed", "withheld", "ungrounded", "observed", "low_quality", "tools", "bigrams", "shapes", "model"]  # fmt: skip
 Per = Literal["release", "agent", "tool", "agent_tool"]
 Action = Literal["notify", "review", "rollback_agent", "rollback", "quarantine", "none"]
 
@@ -123,7 +123,7 @@ DEFAULTS = (
     AlarmRow(id="shapes", stream="shapes", per="tool"),
     AlarmRow(id="model", stream="model", per="tool"),
 )
-"""What is watched where nobody says otherwise: told of, never acted on."""
+"""What is watched where nobody says otherwise: told of, never acted on. Not `observed`: who only observes looks at violations anyway."""
 
 
 def compile_drift(row: DriftRow) -> Drift:

@@ -31,6 +31,7 @@ class Row:
         refused: calls refused in it by the contract, a policy or a guardrail; not for a budget, a quarantine or a bad id.
         executed, failed, withheld: executions that ended in it, and those of them that failed or were kept back.
         ungrounded: calls with a protected argument whose value stands nowhere.
+        observed: calls that something only observed would have decided otherwise, were it enforced.
         scored, bad: scores of quality in [0, 1], and the sum of 1 - score; others were left out (`ignored`).
         after: tool called before this one in the session -> how often.
         shapes: names and types of the arguments -> how often.
@@ -53,6 +54,7 @@ class Row:
     after: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, int] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
+    observed: int = 0
 
 
 class Key(NamedTuple):
@@ -125,6 +127,8 @@ def _of(rule: Rule, row: Row) -> Tally:
             return Tally(row.executed, min(row.withheld, row.executed))
         case "ungrounded":
             return Tally(row.asked, min(row.ungrounded, row.asked))
+        case "observed":
+            return Tally(row.asked, min(row.observed, row.asked))
         case "low_quality":
             return Tally(row.scored, min(max(row.bad, 0.0), row.scored))
         case "tools":

@@ -188,7 +188,8 @@ def evidence(signal: Signal, drift: Drift, log_id: str, cut: Mapping[int, int]) 
 
 WORDS = {
     "refused": "calls are refused", "failed": "executions fail", "withheld": "results are withheld",
-    "ungrounded": "calls have a value from nowhere", "low_quality": "quality is missing",
+    "ungrounded": "calls have a value from nowhere", "observed": "calls break what is only observed",
+    "low_quality": "quality is missing",
     "tools": "the mix of tools", "bigrams": "which tool follows which", "shapes": "the shape of arguments",
 }  # fmt: skip
 

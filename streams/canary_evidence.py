@@ -27,6 +27,7 @@ from sluicegate.streams.settings import Settings
 SOURCES = ("clickhouse", "ledger")
 NOT_COMPARED = frozenset(("log", "late"))
 """Where it came from, not what was found."""
+ENDS = ("canary.aborted", "canary.promoted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ class Verdict:
 
 
 async def find(settings: Settings, event: int | None) -> Verdict:
-    """The verdict that control event wrote; None: the last one. Raises `Terminal` when there is none."""
+    """The verdict that control event wrote; None: the one that ended the last canary. Raises `Terminal` when there is none."""
     found: tuple[int, r.ControlFacts, Evidence] | None = None
+    by_hand: tuple[int, r.ControlFacts] | None = None
     consumer = await kafka.connect(kafka.consumer(settings))
     try:
         for stretch in await stretches(consumer, places(settings.space, "control", [0])):
@@ -60,9 +62,13 @@ async def find(settings: Settings, event: int | None) -> Verdict:
                     if facts.kind.startswith("canary.") and event in (None, seq):
                         evidence = json.loads(facts.body).get("evidence")
                         if evidence is not None:
-                            found = seq, facts, evidence
+                            found, by_hand = (seq, facts, evidence), None
+                        elif event is None and facts.kind in ENDS:
+                            by_hand = seq, facts
     finally:
         await consumer.stop()
+    if by_hand is not None:
+        raise Terminal(_of_a_person(*by_hand, found[0] if found is not None else None))
     if found is None:
         which = (
             "no canary was ended by its judge yet"
@@ -79,6 +85,18 @@ async def find(settings: Settings, event: int | None) -> Verdict:
     if before.canary is None or before.canary.started != evidence["canary"]:
         raise Terminal(f"control event {seq} had no effect: its canary was over already")
     return Verdict(seq, facts.kind, facts.who, facts.why, evidence, before, before.canary)
+
+
+def _of_a_person(event: int, facts: r.ControlFacts, verdict: int | None) -> str:
+    why = f" (`{facts.why[:200]}`)" if facts.why else ""
+    said = f"the last canary was ended by `{facts.who[:80]}` and not by its sessions: control event {event}, {facts.kind}{why}"
+    if alarm := json.loads(facts.body).get("alarm"):
+        return f"{said}; see `sluicegate alarms show {alarm}`"
+    return (
+        said
+        if verdict is None
+        else f"{said}; the last verdict of sessions: sluicegate canary explain {verdict}"
+    )
 
 
 async def again(settings: Settings, verdict: Verdict, source: str) -> Evidence:

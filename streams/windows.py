@@ -105,6 +105,7 @@ class Seen:
     shape: str = ""
     model: str = ""
     nowhere: bool = False
+    observed: bool = False
     score: float | None = None
     reason: str = ""
 
@@ -139,6 +140,7 @@ class MemoryWindows:
         """Counted one by one."""
         made: dict[tuple[int, str, str, str], Row] = {}
         nowhere: set[tuple[int, str, str, str, str]] = set()
+        observed: set[tuple[int, str, str, str, str]] = set()
         seen: set[tuple[int, int]] = set()
         for e in self._mine(log_id):
             if not start <= e.decided_at < end or e.seq > cut.get(e.partition, -1) or not e.agent_id:
@@ -152,6 +154,9 @@ class MemoryWindows:
             if e.nowhere and (*key, e.intent_id) not in nowhere:
                 nowhere.add((*key, e.intent_id))
                 made[key].ungrounded += 1
+            if e.observed and (*key, e.intent_id) not in observed:
+                observed.add((*key, e.intent_id))
+                made[key].observed += 1
         return [made[key] for key in sorted(made)]
 
     def week(self, log_id: str, start: int, end: int) -> list[Row]:

@@ -44,7 +44,8 @@ SELECT
         countIf(facts_type IN ('answer_facts', 'streamed_facts')) > 0,
         sumMapIf(map(toString(model), toUInt64(1)), facts_type IN ('answer_facts', 'streamed_facts') AND model != ''),
         sumMapIf(map(toString(model), toUInt64(1)), facts_type = 'spend_facts' AND model != '')
-    )
+    ),
+    uniqExactIf(intent_id, notEmpty(observed))
 FROM (
     SELECT * EXCEPT (release), if(status = 'scored', detail, release) AS release, facts_type = 'intent_facts' AND kind IN ({kinds}) AS is_call,
         reason NOT IN ({taken_back}) AS counts
@@ -63,7 +64,7 @@ _WEEK = """
 SELECT
     {start} AS at, '' AS release, agent_id, tool, sum(calls), sum(violations) - sum(withheld), sum(executed), sum(failed),
     sum(withheld), sum(ungrounded), sum(scores), sum(scores) - sum(quality_sum) / 10000, toUInt64(0),
-    sumMap(previous), sumMap(shapes), sumMap(served)
+    sumMap(previous), sumMap(shapes), sumMap(served), sum(observed)
 FROM `{database}`.drift_1m FINAL
 WHERE log_id = unhex('{log}') AND agent_id != '' AND minute >= toDateTime({first_s}, 'UTC') AND minute < toDateTime({last_s}, 'UTC')
 GROUP BY agent_id, tool ORDER BY agent_id, tool
@@ -151,6 +152,7 @@ def _row(values: Any) -> Row:
         int(at), release, agent, tool, int(asked), int(refused), int(executed), int(failed), int(withheld),
         int(ungrounded), int(scored), float(values[11]), int(values[12]),
         {(name or START): int(n) for name, n in values[13].items()}, _ints(values[14]), _ints(values[15]),
+        int(values[16]),
     )  # fmt: skip
 
 

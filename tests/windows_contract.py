@@ -52,7 +52,8 @@ def seen_of(driver: Driver) -> list[Seen]:
             Seen(
                 driver.partition, seq, h.decided_at, release, h.agent_id, h.intent_id, h.stage, h.status,
                 more.pop("tool", tools.get(h.intent_id, "")),
-                nowhere="nowhere" in getattr(facts, "grounded_from", ()), reason=h.reason, **more,
+                nowhere="nowhere" in getattr(facts, "grounded_from", ()), reason=h.reason,
+                observed=bool(getattr(facts, "observed", ())), **more,
             )
         )  # fmt: skip
     return found
@@ -138,6 +139,23 @@ class WindowsContract:
         assert [(row.asked, row.executed, row.withheld) for row in rows if row.tool == "desk.pay"] == [
             (1, 0, 0)
         ]
+
+    def test_what_is_only_observed_counts_once_a_call(self) -> None:
+        d = Driver()
+        d.control_event(
+            "people.registered", people=[{"person_id": "operator", "name": "O", "roles": ["operator"]}]
+        )
+        d.control_event("mode.set", scope="tool", value="desk.pay", mode="observe")
+        d.open_session()
+        start = d.now
+        for value in ("no", "yes"):
+            d.call("desk.pay", {"value": value})
+        windows = self.filled(d)
+        for rows in (
+            windows.rows(LOG, 0, d.now + 1, 0, self.cut(d)),
+            windows.week(LOG, start - MINUTE_US, d.now + 60 * MINUTE_US),
+        ):
+            assert [(r.asked, r.refused, r.observed) for r in rows if r.tool == "desk.pay"] == [(2, 0, 1)]
 
     def test_it_is_what_the_ledger_says(self, windows: Windows, d: Driver) -> None:
         memory = MemoryWindows(LOG, seen_of(d))

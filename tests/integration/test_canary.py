@@ -221,7 +221,10 @@ def test_an_even_canary_is_promoted_and_a_manual_one_is_left_alone(
         "failure": "safe", "refusal": "safe", "withheld": "safe", "ungrounded": "safe", "quality": "unmeasured",
     }  # fmt: skip
     assert gate.service.control.control.canary is not None  # nobody but a person ends it
-    command("canary", "abort")
+    command("canary", "abort", "--why", "never mind")
+    assert (
+        "and not by its sessions" in (said := command("canary", "explain", code=1)) and "`never mind`" in said
+    )
     command("canary", "start", folder(tmp_path / "four", "four", closed=True), "--weight", "50%")
     loop.run(scenario(True), 180.0)
     verdict = asyncio.run(canary_evidence.find(gate.settings, None))

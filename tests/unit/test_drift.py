@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sluicegate.processors.drift import OTHER, compare, log_chi2_above, merged
 from sluicegate.processors.drift_rules import DriftRow, compile_drift
 from sluicegate.processors.drift_runs import MixRun, RateRun, reference_of
-from sluicegate.processors.drift_streams import Row, Tally
+from sluicegate.processors.drift_streams import Row, Tally, tally
 from sluicegate.processors.drift_watch import Watch
 from sluicegate.processors.evalues import at_most
 
@@ -236,6 +236,17 @@ def rows_of(chance: random.Random, at: int, agents: int, rate: float, release: s
         Row(at, release, f"agent-{i}", "t", asked=5, refused=sum(chance.random() < rate for _ in range(5)))
         for i in range(agents)
     ]
+
+
+def test_violations_that_are_only_observed_are_a_rate_for_who_asks() -> None:
+    rule = {"id": "observed", "stream": "observed", "per": "agent", "action": "review"}
+    rows = [Row(0, "r", "agent-0", "t", asked=5, observed=7), Row(0, "r", "agent-0", "u", asked=1)]
+    found = {
+        key.text: one
+        for key, one in tally(compile_drift(DriftRow.model_validate({"alarms": [rule]})), rows).items()
+    }
+    assert (found["observed agent=agent-0"].n, found["observed agent=agent-0"].bad) == (6, 5)
+    assert not any(key.rule_id == "observed" for key in tally(compile_drift(DriftRow()), rows))
 
 
 def only_refused(**more: object) -> DriftRow:
