@@ -23,7 +23,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.streams import kafka, releases
-from sluicegate.streams.contents import content_of
+from sluicegate.streams.contents import ERASED, content_of
 from sluicegate.streams.find import Finder, LedgerEvent
 from sluicegate.streams.open_intents import open_intents
 from sluicegate.streams.settings import Settings
@@ -54,6 +54,7 @@ class Pending:
         arguments: canonical JSON of what would run; empty when it cannot be read.
         original: as it was held first; another text when a person edited it.
         exact: whether `arguments` hash to the digest.
+        erased: whether what was asked for opens for nobody any more, since its subject was erased.
         policies: id -> text.
         grounded: (argument, where its value comes from, label of that place).
         on_behalf_of, before: the session.
@@ -64,6 +65,7 @@ class Pending:
     arguments: bytes = b""
     original: bytes = b""
     exact: bool = False
+    erased: bool = False
     policies: dict[str, str] = field(default_factory=dict)
     grounded: list[tuple[str, str, str]] = field(default_factory=list)
     on_behalf_of: str = ""
@@ -140,8 +142,10 @@ def tell(
 
 def _ask(shown: Pending, asks: list[LedgerEvent], opener: Opener) -> None:
     for event in asks:
+        content = content_of(event, opener)
+        shown.erased = shown.erased or content == ERASED
         try:
-            body = json.loads(_bytes(content_of(event, opener)) or b"{}")
+            body = json.loads(_bytes(content) or b"{}")
         except ValueError:
             body = {}
         if "arguments" in body:

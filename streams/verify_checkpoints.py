@@ -98,6 +98,10 @@ def keep(heads: Heads, paths: Sequence[Path]) -> None:
             head = checkpoints.read(note)[0]
         except OSError as error:
             raise Terminal(f"checkpoint `{path}` cannot be read: {error.strerror}") from error
+        except CheckpointFault as error:
+            raise Terminal(
+                f"`{path}` is none that was kept: {error}: `sluicegate checkpoint show` prints one"
+            ) from error
         partition = _partition_of(heads, head.origin)
         checkpoints.verify(note, heads.keys, head.origin)
         heads.take(partition, note, f"of `{path.name}`, which was kept,")

@@ -151,7 +151,8 @@ def approve(
     arguments = shown.edited(_read(edit)) if edit else None
     text.print_ask(console(), shown, arguments)
     if not shown.exact and not digest and arguments is None:
-        console().print("not sent: what is held cannot be shown exactly, edit or reject it", markup=False)
+        instead = "was erased, reject it" if shown.erased else "cannot be shown exactly, edit or reject it"
+        console().print(f"not sent: what is held {instead}", markup=False)
         raise typer.Exit(1)
     review = _review(shown.entry, "approve", _who(settings, person, key), why, digest, arguments)
     if dry_run or _stopped(yes, "approve this"):

@@ -14,6 +14,7 @@ from rich.markup import escape
 from sluicegate.processors.detectors import detects
 from sluicegate.schemas.times import iso
 from sluicegate.streams.commands.output import printable
+from sluicegate.streams.contents import ERASED
 from sluicegate.streams.pending import Pending, afterwards, json_of
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
@@ -51,7 +52,10 @@ def print_ask(out: Console, shown: Pending, edit: bytes | None = None) -> None:
     _say(
         out, f"[bold]{_e(e.tool)}[/bold] ({e.tool_class}) asked by {_e(e.agent_id)}, intent {_e(e.intent_id)}"
     )
-    _say(out, f"  why        {_e(shown.why)}, by {_e(', '.join(e.hold_policies))}")
+    _say(
+        out,
+        f"  why        {_e(shown.why or (ERASED if shown.erased else ''))}, by {_e(', '.join(e.hold_policies))}",
+    )
     _say(out, f"  needs      {_e(asked)}; agreed: {_e(', '.join(e.approvals) or 'nobody yet')}")
     left_us = e.due_at - time.time_ns() // 1000
     _say(out, f"  held       {iso(e.held_at)}, expires {iso(e.due_at)}, in {span(left_us)}")
@@ -64,7 +68,12 @@ def print_ask(out: Console, shown: Pending, edit: bytes | None = None) -> None:
     for line in difference(old, new):
         colour = {"-": "red", "+": "green"}.get(line[0], "default")
         _say(out, f"    [{colour}]{_e(line)}[/{colour}]")
-    if not shown.exact and edit is None:
+    if shown.erased:
+        _say(
+            out,
+            "    ERASED: whom it was for was erased, and nothing of it opens any more; reject it, or let it expire",
+        )
+    elif not shown.exact and edit is None:
         _say(out, "  [bold red]these are not the bytes that are held: do not approve them[/bold red]")
     if detects("lookalike", json_of(new)):
         _say(out, "  [bold yellow]a text in it has letters that look like others[/bold yellow]")

@@ -14,7 +14,7 @@ from sluicegate.processors.reading import split
 from sluicegate.processors.tiles import Tile, TileFault, TileNodes
 from sluicegate.schemas import codec, notes
 from sluicegate.schemas.errors import Retryable, Terminal, Unreadable
-from sluicegate.streams import log_tree, tile_store
+from sluicegate.streams import log_tree, tile_store, verify_checkpoints
 from sluicegate.streams.log_tree import Head, LogTree
 from sluicegate.streams.object_store import ObjectStore
 from sluicegate.streams.settings import Settings
@@ -291,3 +291,10 @@ def test_an_object_store_that_is_away_is_tried_again() -> None:
             Retryable, match=r"from the object store: no route$|to the object store: no route$"
         ):
             work()
+
+
+def test_a_kept_checkpoint_that_is_none_is_named_by_its_file(tmp_path: Path) -> None:
+    other = tmp_path / "log.json"
+    other.write_text("{}")
+    with pytest.raises(Terminal, match=r"log\.json` is none that was kept: it is no signed note"):
+        verify_checkpoints.keep(verify_checkpoints.Heads(bytes(16), "test", ()), [other])

@@ -72,6 +72,15 @@ def test_what_does_not_hash_to_the_digest_is_said_to_be_inexact() -> None:
     assert "do not approve them" in printed(wrong) and "do not approve them" not in printed(found)
 
 
+def test_of_what_was_erased_it_is_said_and_not_that_the_bytes_are_others() -> None:
+    d, _ = held()
+    assert not shown(d).erased
+    d.keys.destroyed.add("person-1")
+    said = printed(shown(d))
+    assert "ERASED: whom it was for was erased" in said and "reject it" in said
+    assert "why        ERASED" in said and "these are not the bytes" not in said
+
+
 def test_an_edit_is_shown_as_a_difference() -> None:
     d, call = held()
     d.review(call, person="person-3", arguments=b'{ "value" : "10" }')
