@@ -23,12 +23,12 @@ from langgraph.types import Command, interrupt
 from sluicegate.adapters.tools import Calls, ToolFailed, as_json, as_text, details, for_model
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.kinds import MODEL_CALL
-from sluicegate.streams.call_once import CallsOnce
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S
-from sluicegate.streams.in_session import in_session
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.call_once import CallsOnce
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.in_session import in_session
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S
 
 __all__ = ["Governed", "in_session"]
 

@@ -24,12 +24,12 @@ from agents.tool_context import ToolContext
 from sluicegate.adapters.openai_shape import openai_client
 from sluicegate.adapters.tools import HELD_FOR_MODEL, Calls, as_text, for_model
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.call_once import CallsOnce
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S
-from sluicegate.streams.in_session import in_session
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.call_once import CallsOnce
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.in_session import in_session
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S
 
 __all__ = ["GovernedModels", "governed", "held", "in_session"]
 

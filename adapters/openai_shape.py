@@ -20,11 +20,11 @@ import openai
 import orjson
 from sluicegate.adapters.tools import HELD_FOR_MODEL, Calls, details, for_model
 from sluicegate.schemas.kinds import MODEL_CALL
-from sluicegate.streams.call_once import CallsOnce
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.call_once import CallsOnce
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S
 
 LEFT_OUT = frozenset(("model", "stream", "stream_options", "user", "store", "metadata", "n", "service_tier"))
 """Of a request: said otherwise, or for OpenAI's own books; as in the gateway."""

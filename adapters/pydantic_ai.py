@@ -21,12 +21,12 @@ from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 from pydantic_core import to_jsonable_python
 from sluicegate.adapters.tools import Calls, details, for_model
-from sluicegate.streams.call_once import CallsOnce
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S
-from sluicegate.streams.in_session import in_session
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.call_once import CallsOnce
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.in_session import in_session
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S
 
 __all__ = ["Governed", "governed_model", "in_session"]
 

@@ -4,7 +4,7 @@
 
 A tool's own function runs only where the contract's executor is `in_process`, under a permit and with the arguments that were
 decided on; else an executor makes the call and the function never runs. Never repeats a call, never approves one.
-Next: `langgraph.py`, `openai_agents.py`, `pydantic_ai.py`, `streams/call_once.py`.
+Next: `langgraph.py`, `openai_agents.py`, `pydantic_ai.py`, `streams/sdk/call_once.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from sluicegate.schemas.kinds import TOOL_CALL
-from sluicegate.streams.call_once import CallsOnce, intent_id_of
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S
-from sluicegate.streams.in_process import LocalFunction
-from sluicegate.streams.in_session import current
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.call_once import CallsOnce, intent_id_of
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.in_process import LocalFunction
+from sluicegate.streams.sdk.in_session import current
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S
 
 Run = Callable[[dict[str, Json]], Awaitable[object]]
 """Runs the framework's tool with these arguments."""

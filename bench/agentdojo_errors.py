@@ -27,7 +27,7 @@ import jsonschema_rs
 
 try:
     from sluicegate.processors import conform as stage
-    from sluicegate.processors.shapes import shape_of
+    from sluicegate.processors.releases.shapes import shape_of
 except ImportError:
     stage = None  # type: ignore[assignment]
 

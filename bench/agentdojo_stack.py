@@ -22,12 +22,13 @@ from typing import TypeVar
 
 import orjson
 import rfc8785
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.validate import action_digest
 from sluicegate.schemas.records import Intent, Message, Reply, Review
-from sluicegate.streams import demo, operations, releases, stack, topics
+from sluicegate.streams import demo, stack, topics
+from sluicegate.streams.control import operations, releases
 from sluicegate.streams.fleet import REPLY_LIMIT_S, Fleet
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 from bench.agentdojo_agent import Gate

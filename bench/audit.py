@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 
 from sluicegate.processors.outcomes import ZERO_HASH, Decision, Outcome, seal
-from sluicegate.streams import control_log, kafka
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.outgoing import Outgoing
+from sluicegate.streams import kafka
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.outgoing import Outgoing
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import Transaction
 

@@ -18,19 +18,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import orjson
-from sluicegate.processors import cedar
 from sluicegate.processors.authorize import authorize, conform_arguments
+from sluicegate.processors.control.registry import Agent
 from sluicegate.processors.inputs import Input
-from sluicegate.processors.library import Library
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.rehearsal import SESSION, Rehearsal
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.policy import cedar
+from sluicegate.processors.releases.rehearsal import SESSION, Rehearsal
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.processors.route import route
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.validate import validate
 from sluicegate.processors.work import Work, begin
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Intent
-from sluicegate.streams.releases import read_folder
+from sluicegate.streams.control.releases import read_folder
 
 from bench.common import RELEASE, Result, machine, quantile, tool_calls, write
 

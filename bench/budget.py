@@ -23,18 +23,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiokafka import TopicPartition
-from sluicegate.processors import reading
+from sluicegate.processors.verify import reading
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import budgets, kafka
+from sluicegate.streams import kafka
 from sluicegate.streams.broker import EmbeddedBroker
+from sluicegate.streams.control import budgets
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.recovery import read_range
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.recovery import read_range
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import Report, verify
+from sluicegate.streams.verify.ledger import Report, verify
 
 from bench import common
 from bench.common import Result

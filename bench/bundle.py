@@ -19,7 +19,7 @@ import venv
 import zipfile
 from pathlib import Path
 
-from sluicegate.streams.evidence_file import verifier
+from sluicegate.streams.evidence.file import verifier
 
 from bench import common
 from bench.common import Result

@@ -22,7 +22,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.verify import Report, verify
+from sluicegate.streams.verify.ledger import Report, verify
 
 from bench import common
 from bench.common import Result

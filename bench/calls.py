@@ -24,9 +24,9 @@ import aiohttp
 import psutil
 import uvloop
 from sluicegate.schemas.records import Intent, Reply
-from sluicegate.streams import operations
+from sluicegate.streams.control import operations
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 from bench import common

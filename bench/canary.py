@@ -20,17 +20,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from sluicegate.processors.canary_judge import ABORT, CONTINUE, Judge
-from sluicegate.processors.canary_rules import COUNTED, DEFAULT_RULES, QUALITY, CanaryRules
-from sluicegate.processors.canary_scores import CANARY, CONTROL, Item, draw_of, in_arm, tie_of
-from sluicegate.processors.deployments import Canary, drawn
+from sluicegate.processors.canary.judge import ABORT, CONTINUE, Judge
+from sluicegate.processors.canary.rules import COUNTED, DEFAULT_RULES, QUALITY, CanaryRules
+from sluicegate.processors.canary.scores import CANARY, CONTROL, Item, draw_of, in_arm, tie_of
+from sluicegate.processors.control.deployments import Canary, drawn
 from sluicegate.processors.evalues import at_most
 from sluicegate.schemas.records import Intent, Message
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import canary_evidence, control_log, demo, deployments, operations, stack, topics
+from sluicegate.streams import demo, stack, topics
+from sluicegate.streams.control import deployments, operations
+from sluicegate.streams.control import log as control_log
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import canary_evidence
 
 from bench import calls, common
 from bench.common import Result, quantile

@@ -15,11 +15,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import rfc8785
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import Canary, drawn
-from sluicegate.processors.one_partition import OnePartition
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.deployments import Canary, drawn
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.one_partition import OnePartition
 from sluicegate.processors.state import PartitionState
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r

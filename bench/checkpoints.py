@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from sluicegate.processors import checkpoints, merkle
-from sluicegate.processors.tiles import TileNodes, TileWriter
-from sluicegate.streams import tile_store
-from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.processors.transparency import checkpoints, merkle
+from sluicegate.processors.transparency.tiles import TileNodes, TileWriter
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.tile_store import FolderStore
+from sluicegate.streams.transparency import tile_store
+from sluicegate.streams.transparency.checkpointer import Checkpointer
+from sluicegate.streams.transparency.tile_store import FolderStore
 
 from bench import common
 from bench.common import Result, Worker

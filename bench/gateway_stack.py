@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from sluicegate.streams import api_keys, operations
-from sluicegate.streams.broker_process import free_ports
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import api_keys, operations
+from sluicegate.streams.embedded.process import free_ports
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.roles import GATEWAY_LISTEN
 from sluicegate.streams.settings import Settings
 

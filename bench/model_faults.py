@@ -6,7 +6,7 @@ are answered. The same calls then go to a route of three such addresses: publish
 Added latency is that of answered calls, so it holds what the fallbacks take.
 
 Then streams, without faults and one after the other, turn by turn with direct ones: the time to the first text of an answer
-whose words come `GAP_S` apart, and to its end, by `session.stream_model`. Next: `processors/attempts.py`.
+whose words come `GAP_S` apart, and to its end, by `session.stream_model`. Next: `processors/models/attempts.py`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ import orjson
 import uvloop
 from aiohttp import web
 from sluicegate.schemas.records import Intent
-from sluicegate.streams import control_log, releases
 from sluicegate.streams.client import AgentClient, Ended, Session, Text
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 from bench import common

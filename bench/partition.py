@@ -18,18 +18,18 @@ from pathlib import Path
 
 import orjson
 import rfc8785
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.control import Control
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.inputs import Input
-from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
 from sluicegate.processors.pipeline import decide
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import PartitionState, apply
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
-from sluicegate.streams.releases import read_folder
+from sluicegate.streams.control.releases import read_folder
 
 T0 = 1_795_000_000_000_000
 """Microseconds; 2026-11-18. Time moves by `STEP_US` with every input, so that a run repeats byte for byte."""

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import control_log, live_state, stores
+from sluicegate.streams import stores
 from sluicegate.streams.broker import EmbeddedBroker
-from sluicegate.streams.rebuild import AsOf, Folded, Task, fold
-from sluicegate.streams.rebuild_agent import fold_agent
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.rebuild import live_state
+from sluicegate.streams.rebuild.agent import fold_agent
+from sluicegate.streams.rebuild.rebuild import AsOf, Folded, Task, fold
 from sluicegate.streams.settings import Settings
 
 from bench import common, rebuild_traffic

@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import orjson
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.inputs import Input
-from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import ZERO_HASH, Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import PartitionState, apply
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import control_log, demo, kafka, stack
+from sluicegate.streams import demo, kafka, stack
+from sluicegate.streams.control import log as control_log
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import Transaction, cloud_event
 

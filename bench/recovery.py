@@ -17,9 +17,9 @@ import orjson
 import psutil
 from sluicegate.schemas.records import Intent, Message
 from sluicegate.streams import kafka
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.ledger_service import LedgerService
-from sluicegate.streams.recovery import recover
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.recovery import recover
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.settings import Settings
 
 from bench import common

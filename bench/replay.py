@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from sluicegate.streams import replay
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay import replay
 from sluicegate.streams.settings import Settings
 
 from bench import common

@@ -1,6 +1,6 @@
 """What idle sessions take in a worker's memory: as objects, packed, and in a file; and what it costs to come back.
 
-Sessions of four results each, as the fold makes them. No Kafka. Next: `processors/resting.py`.
+Sessions of four results each, as the fold makes them. No Kafka. Next: `processors/sessions/resting.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from sluicegate.processors.resting import Sessions
-from sluicegate.processors.session import Session, Source, learn
+from sluicegate.processors.sessions.resting import Sessions
+from sluicegate.processors.sessions.session import Session, Source, learn
 from sluicegate.processors.state import session_key
-from sluicegate.streams.resting_file import RestingFile
+from sluicegate.streams.lanes.resting_file import RestingFile
 
 from bench.common import Result, machine, write
 

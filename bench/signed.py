@@ -16,16 +16,17 @@ from dataclasses import dataclass, field
 
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors import control as fold
 from sluicegate.processors.conform import parse
-from sluicegate.processors.control import Control
+from sluicegate.processors.control import control as fold
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.permits import agents_word, open_dispatch
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.records import Intent, Message
-from sluicegate.streams import control_log, identities
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import identities
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 from bench import common

@@ -14,16 +14,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from sluicegate.processors import checkpoints
-from sluicegate.streams import control_log, identities, kafka
+from sluicegate.processors.transparency import checkpoints
+from sluicegate.streams import kafka
 from sluicegate.streams.broker import EmbeddedBroker
-from sluicegate.streams.head_signer import HeadSigner
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.log_tree import LogTree
+from sluicegate.streams.control import identities
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.scan import places, scan, stretches
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.tile_store import store_of
-from sluicegate.streams.verify import Report, verify
+from sluicegate.streams.transparency.head_signer import HeadSigner
+from sluicegate.streams.transparency.log_tree import LogTree
+from sluicegate.streams.transparency.tile_store import store_of
+from sluicegate.streams.verify.ledger import Report, verify
 
 from bench import common, rebuild_traffic
 from bench.common import Result

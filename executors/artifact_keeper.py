@@ -2,7 +2,7 @@
 
 The release is the one the call was decided under, by its digest. A result that does not pass is not stored; one that cannot be
 stored in time is lost, and said to be: the call happened all the same. Never decides a call, never keeps a key.
-Next: `processors/artifacts.py`, `streams/artifacts.py` (the store), `gates.py` (releases).
+Next: `processors/artifacts.py`, `streams/archive/artifacts.py` (the store), `gates.py` (releases).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import orjson
 from sluicegate.executors.adapter import Answer, ErrorClass, Failed, Finished, Pending
 from sluicegate.executors.gates import ReleaseGates
 from sluicegate.processors.artifacts import SAID, Reference, limit_of
-from sluicegate.processors.guardrails import guard_value
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.guardrails.guardrails import guard_value
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.kinds import MODEL
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
-from sluicegate.streams.artifacts import Artifacts, seal
+from sluicegate.streams.archive.artifacts import Artifacts, seal
 
 
 class Keeper:

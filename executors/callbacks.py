@@ -24,8 +24,8 @@ from sluicegate.executors.http import ENVELOPE_BYTES, RESULT_LIMIT_BYTES
 from sluicegate.executors.http_template import BadTemplate
 from sluicegate.executors.secret_refs import NoSecret, fetch, redact
 from sluicegate.processors.artifacts import STORED
-from sluicegate.processors.job_terms import CALLBACK
-from sluicegate.processors.jobs import PROGRESS
+from sluicegate.processors.jobs.jobs import PROGRESS
+from sluicegate.processors.jobs.terms import CALLBACK
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch, Receipt
 from sluicegate.schemas.topics import MAX_ARTIFACT_BYTES, MAX_RESULT_BYTES

@@ -29,9 +29,9 @@ from sluicegate.executors.adapter import (
 )
 from sluicegate.executors.large_arguments import Whole, nothing
 from sluicegate.executors.reports import Reports, Signer, packed
-from sluicegate.processors import jobs
 from sluicegate.processors.artifacts import STORED, limit_of
-from sluicegate.processors.quarantine import REASON as QUARANTINED
+from sluicegate.processors.control.quarantine import REASON as QUARANTINED
+from sluicegate.processors.jobs import jobs
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.schemas.records import Dispatch, Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
@@ -380,7 +380,7 @@ class Calls:
 
 
 def _tell(receipt: Receipt, answer: Parked | Pending | Traceless) -> None:
-    """What is no end, in the words of `processors/jobs.py`."""
+    """What is no end, in the words of `processors/jobs/jobs.py`."""
     if isinstance(answer, Parked):
         receipt.kind = jobs.PARKED
         receipt.result = orjson.dumps({"completion": answer.completion, "job": answer.job})

@@ -21,9 +21,9 @@ from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Envelope, Receipt
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
-from sluicegate.streams.client_transport import stop_consumer
 from sluicegate.streams.failpoints import hit
 from sluicegate.streams.scan import scan, stretches
+from sluicegate.streams.sdk.transport import stop_consumer
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transactions import Headers, Transaction, close_quietly
 

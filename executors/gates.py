@@ -2,7 +2,7 @@
 
 Content-addressed like everywhere else: what does not have the digest that the dispatch names is no release. Kept for a few
 releases, since a deployment has two or three at a time. Never decides a call: the ledger asks the same rules of the whole answer.
-Next: `processors/stream_gate.py`, `streams/releases.py`.
+Next: `processors/models/stream_gate.py`, `streams/control/releases.py`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import cast
 
 import orjson
 from sluicegate.processors.conform import Json
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.stream_gate import StreamGate
+from sluicegate.processors.models.stream_gate import StreamGate
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Dispatch
-from sluicegate.streams import releases
+from sluicegate.streams.control import releases
 from sluicegate.streams.settings import Settings
 
 KEPT = 4

@@ -7,7 +7,7 @@
         return "" or "why this call is refused" or {"verdict": "hold", "why": "a person should look"}
 
 An empty text passes, another one refuses; a mapping says `pass`, `refuse` or `hold` itself. Anything else, an exception, a
-crash and a time-out are failures, and the rule says what those mean (`processors/verdicts.py`). A plug-in is not imported here, and gets no Kafka and none of
+crash and a time-out are failures, and the rule says what those mean (`processors/guardrails/verdicts.py`). A plug-in is not imported here, and gets no Kafka and none of
 Sluicegate's own settings. Next: `python.py`, whose processes these are.
 """
 
@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 import orjson
 from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.executors.python import PythonAdapter
-from sluicegate.processors.verdicts import HOLD, PASS, REFUSE, WHY_CHARS
+from sluicegate.processors.guardrails.verdicts import HOLD, PASS, REFUSE, WHY_CHARS
 from sluicegate.schemas.records import Dispatch
 
 GROUP = "sluicegate.guardrails"

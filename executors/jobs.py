@@ -6,7 +6,7 @@
     "class": "queryable",      "lookup": {"url": "${TOOLS}/payments?key={key}", "result": "/0"}
 
 A look is one GET, and changes nothing. What the tool says of the work ends it; a look that fails says nothing about
-the work, and the ledger looks again. Never keeps a job: it stands in the ledger. Next: `http.py`, `processors/jobs.py`.
+the work, and the ledger looks again. Never keeps a job: it stands in the ledger. Next: `http.py`, `processors/jobs/jobs.py`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sluicegate.executors.adapter import Answer, Failed, Finished, Parked, Pendi
 from sluicegate.executors.http_template import BadTemplate, Template, compile_template, point
 from sluicegate.executors.http_template import pointer as read_pointer
 from sluicegate.executors.wire import Answered, refusal_text
-from sluicegate.processors.job_terms import CALLBACK, LOOKUP, POLL
-from sluicegate.processors.jobs import MAX_JOB_CHARS
+from sluicegate.processors.jobs.jobs import MAX_JOB_CHARS
+from sluicegate.processors.jobs.terms import CALLBACK, LOOKUP, POLL
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 

@@ -18,7 +18,7 @@ from sluicegate.processors.permits import same_call
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_ARGUMENT_BYTES
-from sluicegate.streams.artifacts import Artifacts, fetch
+from sluicegate.streams.archive.artifacts import Artifacts, fetch
 
 AT_ONCE = 16
 """Calls with large arguments at a time in one executor: 64 MB of them, and about three times that as Python objects."""

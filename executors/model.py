@@ -2,7 +2,7 @@
 
 The answer is {text, tool_calls, finish_reason, served_model, usage{input_tokens, output_tokens}}, with `logprobs` also
 `confidence`. A dated model is a pin: another served model fails the call with `model_changed` and an alarm, and its text is
-never shown. What the server refuses is told by its class, so that the ledger can decide what follows (`processors/attempts.py`).
+never shown. What the server refuses is told by its class, so that the ledger can decide what follows (`processors/models/attempts.py`).
 Where the dispatch says so, the answer is shown while it is made (`model_stream.py`).
 Never puts a key into an answer. Next: `model_contract.py`, `wire.py`, `retries.py`.
 """
@@ -29,7 +29,7 @@ from sluicegate.executors.secret_refs import NoSecret, fetch, filled
 from sluicegate.executors.shown import Shown
 from sluicegate.executors.wire import Wire, call_headers, names_from, plain_names
 from sluicegate.processors.artifacts import limit_of
-from sluicegate.processors.stream_gate import StreamGate
+from sluicegate.processors.models.stream_gate import StreamGate
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import Dispatch
 

@@ -2,7 +2,7 @@
 
 A completion that breaks its promises is malformed: no choice, arguments of a tool call that are no JSON object or do not fit the
 tool's parameters, JSON mode without JSON, a schema that was asked for and does not fit. Never guesses what was meant and
-repairs nothing: the ledger asks once more (`processors/attempts.py`). Next: `model.py`.
+repairs nothing: the ledger asks once more (`processors/models/attempts.py`). Next: `model.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
      "stream": "gated", "first_token_ms": 5000, "idle_ms": 2000, "stream_usage": true}
 
 The contract names the server, the model and the key; a call brings messages and options of `OPTIONS` and can choose none of these.
-Never asks for more than `max_tokens`. `stream` is the ledger's business (`processors/streaming.py`). Next: `model.py`.
+Never asks for more than `max_tokens`. `stream` is the ledger's business (`processors/models/streaming.py`). Next: `model.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import cast
 import orjson
 from sluicegate.executors.http_template import BadTemplate, compile_template
 from sluicegate.executors.wire import Target
-from sluicegate.processors.budget_costs import DEFAULT_MAX_TOKENS
+from sluicegate.processors.budget.costs import DEFAULT_MAX_TOKENS
 from yarl import URL
 
 DEFAULT_IDLE_MS = 15_000

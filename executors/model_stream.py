@@ -28,7 +28,7 @@ from sluicegate.executors.shown import Shown
 from sluicegate.executors.sse import Events, TooLong
 from sluicegate.executors.wire import Answered, Wire, answered, refusal_text
 from sluicegate.processors.artifacts import limit_of
-from sluicegate.processors.quarantine import REASON as QUARANTINED
+from sluicegate.processors.control.quarantine import REASON as QUARANTINED
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 

@@ -1,7 +1,7 @@
 """The outlet: pieces of an answer on their way to whoever asked, over topic `pieces`, while the answer is still made.
 
 Not transactional and not on the ledger: a piece that is lost, late or doubled costs its reader some waiting, never a wrong answer,
-because the reply brings the whole of it (`streams/assembly.py`). So nothing here is ever repeated, nothing makes a call wait, and
+because the reply brings the whole of it (`streams/sdk/assembly.py`). So nothing here is ever repeated, nothing makes a call wait, and
 without Kafka or without the topic an answer is simply not streamed. What comes while a piece is on its way goes into the next one.
 Next: `model_stream.py` (who writes), docs/decisions/0021.
 """

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-from sluicegate.processors.jobs import PROGRESS
+from sluicegate.processors.jobs.jobs import PROGRESS
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Receipt

@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 
 from sluicegate.executors.adapter import Failed
 from sluicegate.executors.wire import Answered
-from sluicegate.processors.contract_check import MAX_RETRIES
+from sluicegate.processors.releases.contract_check import MAX_RETRIES
 from sluicegate.schemas.kinds import REPEATABLE
 
 STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))

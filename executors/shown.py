@@ -1,7 +1,7 @@
 """What of a model's answer is shown while it is made: past the secrets, past the gate, into a message.
 
 Never shows a secret of the call, however it is spread over chunks: what could be the beginning of one is held back until it is
-known. Counts what was shown, so that its digest can be told. Next: `outlet.py`, `processors/stream_gate.py`.
+known. Counts what was shown, so that its digest can be told. Next: `outlet.py`, `processors/models/stream_gate.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sluicegate.executors.model_chunks import Added
 from sluicegate.executors.outlet import Message
 from sluicegate.executors.secret_refs import HIDDEN, forms
 from sluicegate.processors.conform import Json
-from sluicegate.processors.stream_gate import StreamGate
-from sluicegate.processors.streaming import message_digest
+from sluicegate.processors.models.stream_gate import StreamGate
+from sluicegate.processors.models.streaming import message_digest
 
 
 class Scrubber:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.quarantine import quarantined
 from sluicegate.processors.intake import Problem
 from sluicegate.processors.permits import agents_word, open_dispatch, same_call
-from sluicegate.processors.quarantine import quarantined
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, Unreadable
 from sluicegate.schemas.records import Dispatch

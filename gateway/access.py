@@ -1,7 +1,7 @@
 """Who is asking: an API key, checked against control as it is now, and how fast it may ask.
 
 INVARIANT: the agent is the key's, never a word of the request (tests/unit/test_gateway_access.py).
-Never keeps a token and never writes one into a log. Next: `processors/api_keys.py` (what opens), `problems.py`.
+Never keeps a token and never writes one into a log. Next: `processors/control/api_keys.py` (what opens), `problems.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 from sluicegate.gateway.problems import problem
-from sluicegate.processors.api_keys import ApiKey, NoKey, opened
-from sluicegate.processors.control import Control
-from sluicegate.processors.registry import Agent, inactive
+from sluicegate.processors.control.api_keys import ApiKey, NoKey, opened
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Agent, inactive
 from sluicegate.schemas.reasons import REASONS
 
 MAX_BUCKETS = 100_000

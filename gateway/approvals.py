@@ -25,8 +25,8 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Review, ReviewFacts
 from sluicegate.schemas.times import iso
-from sluicegate.streams.find import LedgerEvent
-from sluicegate.streams.pending import as_json
+from sluicegate.streams.inspect.find import LedgerEvent
+from sluicegate.streams.inspect.pending import as_json
 
 VERDICTS = ("approve", "reject")
 FOLLOW_S = 10.0

@@ -5,7 +5,7 @@
 
 What a worker would say to such a call in a session of its own, under the control and release of this moment; nothing is
 recorded and nothing happens. `context`: `arguments`, `said`, `goal`, `task`, `on_behalf_of`. A call that people have to agree to is
-no: `context.status` of the answer is `hold`. Source: OpenID AuthZEN Authorization API 1.0. Next: `processors/rehearsal.py`.
+no: `context.status` of the answer is `hold`. Source: OpenID AuthZEN Authorization API 1.0. Next: `processors/releases/rehearsal.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sluicegate.gateway.access import Caller
 from sluicegate.gateway.context import Gate, asked_by, body_of, gate_of
 from sluicegate.gateway.doors import said
 from sluicegate.gateway.problems import problem
-from sluicegate.processors.api_keys import AGENT
-from sluicegate.processors.rehearsal import ask
-from sluicegate.streams import client_json
-from sluicegate.streams.client_json import Json
+from sluicegate.processors.control.api_keys import AGENT
+from sluicegate.processors.releases.rehearsal import ask
+from sluicegate.streams.sdk import json as client_json
+from sluicegate.streams.sdk.json import Json
 
 MAX_EVALUATIONS = 100
 """In one request: about 0.5 ms each, 50 ms of the event loop."""

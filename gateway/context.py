@@ -14,17 +14,18 @@ from sluicegate.gateway.access import Caller, Rates, caller_of
 from sluicegate.gateway.connections import Connections
 from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.problems import problem
-from sluicegate.processors.api_keys import CHANNEL
-from sluicegate.processors.control import Control
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.control.api_keys import CHANNEL
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.schemas.errors import Retryable
-from sluicegate.streams import key_files, releases
-from sluicegate.streams.asking import Asker, Key
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session
-from sluicegate.streams.control_log import ControlReader
-from sluicegate.streams.oidc import IssuerKeys
-from sluicegate.streams.once import NEW, Once
+from sluicegate.streams.control import releases
+from sluicegate.streams.control.log import ControlReader
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.oidc import IssuerKeys
+from sluicegate.streams.sdk.asking import Asker, Key
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.once import NEW, Once
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S, Session
 from sluicegate.streams.settings import Settings
 
 READ_LIMIT_S = 10.0

@@ -20,12 +20,12 @@ from sluicegate.gateway import openapi
 from sluicegate.gateway.context import asked_by, asker_of, body_of, gate_of, seconds_in, session_of, text_in
 from sluicegate.gateway.problems import JSON, problem
 from sluicegate.gateway.repeats import once
-from sluicegate.processors.api_keys import AGENT, CHANNEL
+from sluicegate.processors.control.api_keys import AGENT, CHANNEL
 from sluicegate.schemas.kinds import MODEL_CALL, TOOL_CALL
-from sluicegate.streams.asking import valid_id
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import BEGIN_S
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.asking import valid_id
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import BEGIN_S
 
 
 def add(app: web.Application) -> None:

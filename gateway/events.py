@@ -23,9 +23,9 @@ from sluicegate.gateway.context import Gate, asked_by, gate_of, leave
 from sluicegate.gateway.hub import read
 from sluicegate.gateway.openai_shapes import EVENTS
 from sluicegate.gateway.problems import problem
-from sluicegate.processors.api_keys import AGENT
+from sluicegate.processors.control.api_keys import AGENT
 from sluicegate.schemas.records import Reply
-from sluicegate.streams.asking import valid_id
+from sluicegate.streams.sdk.asking import valid_id
 
 MAX_STREAMS = 5_000
 """Open at a time in one process, about 20 kB each: 100 MB."""

@@ -1,7 +1,7 @@
 """Calls that wait for people, for whoever asks by HTTP: as the CLI shows them, read from the ledger itself.
 
 Reading folds every partition from its snapshot, in a thread beside the requests; so it is done once at a time, and its answer is good
-for `FRESH_S`. Never decides. Next: `approvals.py`, `streams/pending.py`.
+for `FRESH_S`. Never decides. Next: `approvals.py`, `streams/inspect/pending.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas.records import Review
-from sluicegate.streams import pending, reviewing
-from sluicegate.streams.find import LedgerEvent
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.pending import Pending
+from sluicegate.streams import reviewing
+from sluicegate.streams.inspect import pending
+from sluicegate.streams.inspect.find import LedgerEvent
+from sluicegate.streams.inspect.pending import Pending
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 FRESH_S = 2.0

@@ -21,8 +21,11 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.schemas.records import Reply
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams.asking import Asker, Key
-from sluicegate.streams.client_transport import (
+from sluicegate.streams.lanes.content_store import keeper
+from sluicegate.streams.sdk.asking import Asker, Key
+from sluicegate.streams.sdk.in_process import Errands
+from sluicegate.streams.sdk.replies import ENDS, PARKED, RESTS
+from sluicegate.streams.sdk.transport import (
     FETCH_WAIT_MS,
     POLL_MS,
     READ_RETRY_S,
@@ -32,14 +35,11 @@ from sluicegate.streams.client_transport import (
     Headers,
     KafkaTransport,
 )
-from sluicegate.streams.content_store import keeper
-from sluicegate.streams.in_process import Errands
-from sluicegate.streams.replies import ENDS, PARKED, RESTS
 from sluicegate.streams.settings import Settings
 
 MAX_AGENTS = 10_000
 """Agents with an `Asker` at hand, about 5 kB each: 50 MB; one that nobody waits for leaves first. What they ask for is bounded for all
-of them together: `MAX_ERRANDS` of `in_process.py`, about 450 bytes each, 4 MB."""
+of them together: `MAX_ERRANDS` of `sdk/in_process.py`, about 450 bytes each, 4 MB."""
 
 log = logging.getLogger("sluicegate.gateway")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.schemas.errors import Retryable
-from sluicegate.streams.client_transport import away, stop_consumer
+from sluicegate.streams.sdk.transport import away, stop_consumer
 
 MAX_KNOWN = 100_000
 """Replies whose place is remembered, at most `KNOWN_BYTES` each: 26 MB; the one of longest ago leaves first."""

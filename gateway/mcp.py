@@ -7,7 +7,7 @@
 evaluation leaves open for this agent; a call is decided when it is made. A refusal is a tool error whose text is for the model. A held
 call answers `pending` with its id, and the tool `sluicegate_result` tells how it ended; or the person at the client is asked
 (`mcp_elicit.py`). It begins no stream of its own: GET is 405, as the specification allows.
-Source: Model Context Protocol 2025-06-18, transports. Never decides. Next: `processors/may_ask.py`.
+Source: Model Context Protocol 2025-06-18, transports. Never decides. Next: `processors/policy/may_ask.py`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sluicegate.gateway import mcp_elicit
 from sluicegate.gateway.access import Caller
 from sluicegate.gateway.context import Gate, asked_by, asker_of, body_of, gate_of, session_of
 from sluicegate.gateway.problems import JSON, problem
-from sluicegate.processors.api_keys import AGENT
-from sluicegate.processors.may_ask import may_ask
+from sluicegate.processors.control.api_keys import AGENT
+from sluicegate.processors.policy.may_ask import may_ask
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.kinds import MODEL
-from sluicegate.streams.asking import valid_id
-from sluicegate.streams.client_errors import NotReleased, Parked, Unanswered
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.asking import valid_id
+from sluicegate.streams.sdk.errors import NotReleased, Parked, Unanswered
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
 
 PROTOCOLS = ("2025-11-25", "2025-06-18", "2025-03-26")
 """Newest first; a client that asks for another is answered the second, and may leave."""

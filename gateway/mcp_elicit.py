@@ -23,8 +23,8 @@ from sluicegate.gateway.context import Gate
 from sluicegate.gateway.people import TOKEN, Reviewer, reviewer_of
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Review
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.pending import Pending
+from sluicegate.streams.inspect.pending import Pending
+from sluicegate.streams.sdk.json import Json
 
 LIMIT_S = 300.0
 """For the person to answer."""

@@ -17,14 +17,14 @@ from sluicegate.gateway.context import Gate, asker_of, gate_of, seconds_in, sess
 from sluicegate.gateway.openai_shapes import INTENT, SESSION
 from sluicegate.gateway.repeats import once
 from sluicegate.schemas.kinds import MODEL, MODEL_CALL
-from sluicegate.streams import artifacts
-from sluicegate.streams.asking import Asker, valid_id
-from sluicegate.streams.assembly import Part
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_stream import stream
-from sluicegate.streams.once import Once
-from sluicegate.streams.replies import Held
+from sluicegate.streams.archive import artifacts
+from sluicegate.streams.sdk.asking import Asker, valid_id
+from sluicegate.streams.sdk.assembly import Part
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.once import Once
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.stream import stream
 from sluicegate.streams.settings import Settings
 
 SHARED_S = 900

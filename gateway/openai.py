@@ -5,7 +5,7 @@
 
 A completion is a model call like any other: routed, authorised, validated, recorded. What was decided is in the headers
 `x-sluicegate-*` and in the answer's `sluicegate`; a refusal is an error whose message a model can read.
-Never calls a model itself. Next: `model_calls.py`, `responses.py`, `processors/model_routes.py`.
+Never calls a model itself. Next: `model_calls.py`, `responses.py`, `processors/models/routes.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sluicegate.gateway.doors import said
 from sluicegate.gateway.model_calls import ModelCall, begin, models
 from sluicegate.gateway.openai_shapes import about, calls_of, held_call, refused, usage_of
 from sluicegate.gateway.problems import problem
-from sluicegate.processors.api_keys import AGENT
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.replies import Held
+from sluicegate.processors.control.api_keys import AGENT
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
 
 LEFT_OUT = frozenset(
     (

@@ -8,10 +8,10 @@ from typing import Protocol, cast
 import orjson
 from aiohttp import web
 from sluicegate.gateway.problems import JSON, status_of
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.once import Once
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.once import Once
+from sluicegate.streams.sdk.replies import Held
 
 EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Headers of a stream of events."""

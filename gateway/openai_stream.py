@@ -16,8 +16,8 @@ from aiohttp import web
 from sluicegate.gateway import streamed
 from sluicegate.gateway.model_calls import ModelCall
 from sluicegate.gateway.openai_shapes import REPLACED, about, usage_of
-from sluicegate.streams.assembly import Part, Started, Text, ToolCall
-from sluicegate.streams.client_json import Json
+from sluicegate.streams.sdk.assembly import Part, Started, Text, ToolCall
+from sluicegate.streams.sdk.json import Json
 
 
 async def answer(request: web.Request, call: ModelCall, *, usage: bool = False) -> web.StreamResponse:

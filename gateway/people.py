@@ -3,8 +3,8 @@
     Authorization: Bearer JWT                             a person alone
     x-sluicegate-person: JWT, beside an API key           a person behind a program, whose key has the scope `person`
 
-The token is checked as those of `on_behalf_of` are (`processors/tokens.py`): algorithm by key, audience, times; by the keys in control, or for an issuer that control
-lets be asked by those it publishes (`streams/oidc.py`). It needs the scope `sluicegate:review`, too. INVARIANT: a token that says for whom an agent works approves nothing, whoever holds it
+The token is checked as those of `on_behalf_of` are (`processors/control/tokens.py`): algorithm by key, audience, times; by the keys in control, or for an issuer that control
+lets be asked by those it publishes (`streams/keys/oidc.py`). It needs the scope `sluicegate:review`, too. INVARIANT: a token that says for whom an agent works approves nothing, whoever holds it
 (tests/unit/test_gateway_people.py). Never keeps a token. Next: `approvals.py`.
 """
 
@@ -16,11 +16,11 @@ from aiohttp import web
 from sluicegate.gateway.access import BEARER, caller_of, rated
 from sluicegate.gateway.context import confirmed, counted, gate_of
 from sluicegate.gateway.problems import problem
-from sluicegate.processors.api_keys import PERSON, PREFIX
-from sluicegate.processors.control import Control
-from sluicegate.processors.registry import Person
-from sluicegate.processors.tokens import Refused, Verified, issuer_of, verify_by, verify_token
-from sluicegate.streams.oidc import IssuerKeys
+from sluicegate.processors.control.api_keys import PERSON, PREFIX
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Person
+from sluicegate.processors.control.tokens import Refused, Verified, issuer_of, verify_by, verify_token
+from sluicegate.streams.keys.oidc import IssuerKeys
 
 TOKEN = "x-sluicegate-person"
 REVIEW = "sluicegate:review"

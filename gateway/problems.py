@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import orjson
 from aiohttp import web
-from sluicegate.streams.client_errors import (
+from sluicegate.streams.sdk.errors import (
     Expired,
     Failed,
     InDoubt,

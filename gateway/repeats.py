@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import orjson
 from aiohttp import web
 from sluicegate.gateway.problems import problem
-from sluicegate.streams.asking import is_id
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.once import Once
+from sluicegate.streams.sdk.asking import is_id
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.once import Once
 
 KEY = "Idempotency-Key"
 LEFT_OUT = frozenset(("intent_id", "timeout_s", "wait", "stream", "stream_options", "agent_id"))

@@ -20,10 +20,10 @@ from sluicegate.gateway.model_calls import ModelCall, begin
 from sluicegate.gateway.openai_shapes import about, held_call, refused
 from sluicegate.gateway.responses_input import arguments_of
 from sluicegate.gateway.responses_shapes import finished
-from sluicegate.processors.api_keys import AGENT
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.replies import Held
+from sluicegate.processors.control.api_keys import AGENT
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
 
 _ECHOED = ("instructions", "metadata", "temperature", "top_p", "max_output_tokens", "reasoning", "user")
 

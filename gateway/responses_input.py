@@ -11,7 +11,7 @@ from typing import cast
 
 from aiohttp import web
 from sluicegate.gateway.problems import problem
-from sluicegate.streams.client_json import Json
+from sluicegate.streams.sdk.json import Json
 
 MAX_ITEMS = 2_000
 """Of one input; its bytes are bounded anyway."""

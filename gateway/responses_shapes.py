@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from sluicegate.gateway.openai_shapes import calls_of, usage_of
-from sluicegate.streams.client_json import Json
+from sluicegate.streams.sdk.json import Json
 
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Reason of a completion's end -> why a response is incomplete."""

@@ -2,7 +2,7 @@
 
 What was shown can be void: another model answers, or what was streamed is not what was released. A client of this protocol cannot take
 pieces back, so then the response fails (`message_replaced`), and the client asks again. Never decides.
-Next: `streams/assembly.py` (what is shown), `responses.py`.
+Next: `streams/sdk/assembly.py` (what is shown), `responses.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from aiohttp import web
 from sluicegate.gateway import responses_shapes, streamed
 from sluicegate.gateway.model_calls import ModelCall
 from sluicegate.gateway.openai_shapes import REPLACED
-from sluicegate.streams.assembly import Part, Started, Text, ToolCall
-from sluicegate.streams.client_json import Json
+from sluicegate.streams.sdk.assembly import Part, Started, Text, ToolCall
+from sluicegate.streams.sdk.json import Json
 
 
 async def answer(request: web.Request, call: ModelCall, frame: dict[str, object]) -> web.StreamResponse:

@@ -30,10 +30,10 @@ from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.kept import MAX_KNOWN
 from sluicegate.gateway.problems import JSON, no_result, plain, problem
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.control_log import ControlReader
-from sluicegate.streams.decided import Decided
-from sluicegate.streams.ledger_service import wall_clock
+from sluicegate.streams.control.log import ControlReader
+from sluicegate.streams.inspect.decided import Decided
+from sluicegate.streams.lanes.service import wall_clock
+from sluicegate.streams.sdk.errors import NotReleased
 from sluicegate.streams.settings import Settings
 
 MAX_BODY_BYTES = 320 * 1024

@@ -1,7 +1,7 @@
 """A streamed answer, whatever the protocol: what the SDK shows of it is handed to a writer, part by part.
 
 Raises as long as nothing was said; what fails afterwards is an event of the stream. Never decides.
-Next: `openai_stream.py`, `responses_stream.py` (the writers), `streams/assembly.py` (what is shown).
+Next: `openai_stream.py`, `responses_stream.py` (the writers), `streams/sdk/assembly.py` (what is shown).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Protocol
 from aiohttp import web
 from sluicegate.gateway.model_calls import ModelCall
 from sluicegate.gateway.openai_shapes import EVENTS, error_of, held_call
-from sluicegate.streams.assembly import Ended, Part
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.assembly import Ended, Part
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.replies import Held
 
 
 class Writer(Protocol):

@@ -18,9 +18,9 @@ from functools import lru_cache
 
 import orjson
 from pydantic import BaseModel, Field
-from sluicegate.processors.cache_rules import CacheRule
-from sluicegate.processors.contract_check import GOVERNANCE, line_of
-from sluicegate.processors.findings import Finding
+from sluicegate.processors.cache.rules import CacheRule
+from sluicegate.processors.releases.contract_check import GOVERNANCE, line_of
+from sluicegate.processors.releases.findings import Finding
 from sluicegate.schemas.topics import (
     MAX_ARGUMENT_BYTES,
     MAX_ARTIFACT_BYTES,

@@ -1,9 +1,9 @@
 """Authorize: Cedar, default deny, forbid wins, errors refuse.
 
 Principal = the agent with its roles, action and resource = the tool, context = typed arguments, environment,
-on_behalf_of, what the session did so far (`history.py`) and where protected values come from (`grounding.py`). The
+on_behalf_of, what the session did so far (`sessions/history.py`) and where protected values come from (`grounding.py`). The
 policies that determined the answer go into the outcome, with what policies in observe mode would have said.
-Next: `cedar.py`, `trace.py` (who grounds), `validate.py`.
+Next: `policy/cedar.py`, `trace.py` (who grounds), `validate.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,20 @@ from dataclasses import dataclass
 from typing import cast
 
 import cedarpy
-from sluicegate.processors import memory_scope, prompts, task
-from sluicegate.processors.candidates import rank
-from sluicegate.processors.cedar import (
+from sluicegate.processors.approval.holds import hold_of, stricter, under_review
+from sluicegate.processors.conform import Misfit, conform, parse
+from sluicegate.processors.control.registry import Agent
+from sluicegate.processors.grounding import worst_of
+from sluicegate.processors.guardrails.redact import redact_call, redact_contract
+from sluicegate.processors.handoff.delegation import delegators, names
+from sluicegate.processors.labels import INTEGRITY
+from sluicegate.processors.large_arguments import bring
+from sluicegate.processors.memory import scope as memory_scope
+from sluicegate.processors.models.candidates import rank
+from sluicegate.processors.models.routes import CompiledRoute, may_be_asked
+from sluicegate.processors.models.streaming import mode_of
+from sluicegate.processors.modes import mode_for
+from sluicegate.processors.policy.cedar import (
     OBSERVE,
     Json,
     Slice,
@@ -24,19 +35,10 @@ from sluicegate.processors.cedar import (
     request_of,
     slice_for,
 )
-from sluicegate.processors.conform import Misfit, conform, parse
-from sluicegate.processors.delegation import delegators, names
-from sluicegate.processors.explain_policy import nearest_permit
-from sluicegate.processors.grounding import worst_of
-from sluicegate.processors.history import session_context
-from sluicegate.processors.holds import hold_of, stricter, under_review
-from sluicegate.processors.labels import INTEGRITY
-from sluicegate.processors.large_arguments import bring
-from sluicegate.processors.model_routes import CompiledRoute, may_be_asked
-from sluicegate.processors.modes import mode_for
-from sluicegate.processors.redact import redact_call, redact_contract
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.streaming import mode_of
+from sluicegate.processors.policy.explain import nearest_permit
+from sluicegate.processors.releases import prompts
+from sluicegate.processors.sessions import task
+from sluicegate.processors.sessions.history import session_context
 from sluicegate.processors.trace import trace, ungrounded
 from sluicegate.processors.work import Refusal, Work
 from sluicegate.schemas.kinds import MEMORY, MODEL
@@ -93,7 +95,7 @@ def task_words(work: Work) -> dict[str, str] | None:
 def authorize(work: Work) -> Refusal | None:
     """Ask Cedar. Sets `work.policies`, and `work.hold` where people have to agree first; plain forbids refuse.
 
-    Whether people agreed already is weighed by `approvals.py`. When the words of earlier events are needed and not at
+    Whether people agreed already is weighed by `approval/approvals.py`. When the words of earlier events are needed and not at
     hand, `work.decision.needs` is set and the answer means nothing. An agent under review is held whatever permits it.
     """
     refusal = _by_policies(work)

@@ -1,9 +1,9 @@
 """Awaiting: calls that passed every stage and wait, and what is done when their time has come.
 
-    ""        plug-ins were asked: `verdicts.py` says what their silence means
+    ""        plug-ins were asked: `guardrails/verdicts.py` says what their silence means
     "pause"   a model's server named a time before which it must not be asked again
-    "cache"   an equal call runs, or its home was asked: looked at again when its turn has come (`cache.py`)
-    "memory"  the home of a shared scope was asked: its answer is here, or did not come in time (`memory.py`)
+    "cache"   an equal call runs, or its home was asked: looked at again when its turn has come (`cache/cache.py`)
+    "memory"  the home of a shared scope was asked: its answer is here, or did not come in time (`memory/memory.py`)
     "grant"   a budget's home was asked for more: looked at again when the grant came, and at its deadline
 
 What waits is `OpenIntent.awaits`. Never says how long a call waits: that is its plan's `not_after`. Next: `offering.py`.
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sluicegate.processors import memory
+from sluicegate.processors.guardrails.verdicts import decide_silence
+from sluicegate.processors.memory import memory
 from sluicegate.processors.offering import proceed_from
 from sluicegate.processors.plan import PAUSE, deadline_of
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.trace import stage_facts
-from sluicegate.processors.verdicts import decide_silence
 from sluicegate.processors.work import Work, emit, reply
 
 

@@ -16,7 +16,7 @@ from typing import cast
 import jsonschema_rs
 import orjson
 import rfc8785
-from sluicegate.processors.shapes import RESERVED, Shape
+from sluicegate.processors.releases.shapes import RESERVED, Shape
 
 Json = object
 Typer = Callable[[Json], Json]
@@ -181,7 +181,7 @@ def compile_typer(shape: Shape) -> Typer:
 
     Null and undeclared fields vanish.
     """
-    # INVARIANT: what comes out has the type `cedar_schema.py` told Cedar (tests/properties/test_shapes.py).
+    # INVARIANT: what comes out has the type `policy/cedar_schema.py` told Cedar (tests/properties/test_shapes.py).
     if shape.kind == "long":
         return _long
     if shape.kind == "decimal":

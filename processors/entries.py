@@ -1,22 +1,22 @@
 """What the state of one ledger partition is made of: open intents, and all the rest.
 
 Plain records, filled by the fold alone. Their bounds stand in `state.py`; their canonical bytes are written by
-`snapshot.py`, which names every field. Never holds content: only where bytes stand. Next: `session.py`,
-`ended.py`, `cells.py`, `state.py`.
+`snapshot.py`, which names every field. Never holds content: only where bytes stand. Next: `sessions/session.py`,
+`ended.py`, `memory/cells.py`, `state.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sluicegate.processors.budget_state import Account, Home, Reservation, Waiter
-from sluicegate.processors.cache_entries import CacheTable
-from sluicegate.processors.cells import Cell
-from sluicegate.processors.health import Health
+from sluicegate.processors.budget.state import Account, Home, Reservation, Waiter
+from sluicegate.processors.cache.entries import CacheTable
 from sluicegate.processors.intents import Intents
+from sluicegate.processors.memory.cells import Cell
+from sluicegate.processors.models.health import Health
 from sluicegate.processors.outcomes import ZERO_HASH
-from sluicegate.processors.resting import Sessions
-from sluicegate.processors.session import Session
+from sluicegate.processors.sessions.resting import Sessions
+from sluicegate.processors.sessions.session import Session
 
 AWAITS = ("grant", "cache", "pause", "memory")
 """Executor kinds of a plan that nobody executes: the call waits for a budget's grant, for an equal call's result, or for the
@@ -34,7 +34,7 @@ class OpenIntent:
         waited_us: how long people took; it does not count against the deadline.
         edit_topic, edit_offset: where the arguments stand that a person put in place of the intent's own.
         keeps: 1 while its session must not go, since people hold it and it is decided again after.
-        routes, candidate, tried, aimed, repair: of a routed model call, who may be asked, who is, and who failed (`aims.py`).
+        routes, candidate, tried, aimed, repair: of a routed model call, who may be asked, who is, and who failed (`models/aims.py`).
     """
 
     intent_id: str
@@ -78,7 +78,7 @@ class OpenIntent:
     awaits: str = ""
     """While it waits, on what: plug-ins when empty, else `AWAITS`."""
     waits_for: str = ""
-    """Of `parked`: see `jobs.py`."""
+    """Of `parked`: see `jobs/jobs.py`."""
     polls: int = 0
     alive_until: int = 0
     ends_at: int = 0
@@ -93,7 +93,7 @@ class OpenIntent:
     cached: bytes = b""
     """The cache entry it waits for or runs for, or empty."""
     withdrawn: int = 0
-    """1 when its agent was rolled back since it was asked (`agent_restore.py`)."""
+    """1 when its agent was rolled back since it was asked (`agents/restore.py`)."""
     stream: str = ""
     """Of a call that is asked as a stream: the mode of the attempt that is out."""
     shown: str = ""
@@ -102,7 +102,7 @@ class OpenIntent:
 
 @dataclass(slots=True)
 class Closed:
-    """What is remembered of a session that is over (`closed.py`): when it ended, whose key seals what is said of it, the
+    """What is remembered of a session that is over (`sessions/closed.py`): when it ended, whose key seals what is said of it, the
     release it stood on, the event that opened it."""
 
     at: int
@@ -133,7 +133,7 @@ class PartitionState:
     intents: Intents = field(default_factory=Intents)
     memory: dict[bytes, Cell] = field(default_factory=dict)
     shelves: dict[str, dict[bytes, None]] = field(default_factory=dict)
-    """Owner of memory that outlives a session -> its cells, the last one written last (`cells.py`)."""
+    """Owner of memory that outlives a session -> its cells, the last one written last (`memory/cells.py`)."""
     health: dict[str, Health] = field(default_factory=dict)
     """contract -> how this candidate of model routes did lately."""
     marks: dict[str, int] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class PartitionState:
     withdrawn: dict[str, tuple[bytes, int]] = field(default_factory=dict)
     """Session that a rollback ended -> (event that opened it, when), for when that is taken back."""
     sealed: int = 0
-    """1 once the partition's generation ended: nothing is decided here any more (`seam_fold.py`)."""
+    """1 once the partition's generation ended: nothing is decided here any more (`seam/fold.py`)."""
     imported: int = 0
     began: int = 0
     """Of a generation after the first: the seq and the time of the last import. No agent goes back to before it."""
@@ -165,7 +165,7 @@ class PartitionState:
     """At least as many records as any partition of earlier generations has: versions and places of memory count on from there."""
     # Derived, not part of the state bytes:
     owners: dict[bytes, str] | None = None
-    """Remembered id -> its agent, filled by the fold only where somebody asks for it (`seam.py`): about 100 bytes each."""
+    """Remembered id -> its agent, filled by the fold only where somebody asks for it (`seam/seam.py`): about 100 bytes each."""
     expiry: dict[int, bytearray] = field(default_factory=dict)
     """Hour of decided time -> keys of the intents that are forgotten then, one after the other."""
     swept_hour: int = 0

@@ -5,7 +5,7 @@
 What was sealed stays on the ledger as ciphertext that nobody can open; headers and facts fold as before. The bytes of
 inputs stand in their topics for a while longer, so every decision that would load them asks `is_erased` first. Who comes
 back after an erasure is sealed under a key of a new name (`key_name`): sessions that stood on the old one take no more
-calls. Never holds content or a key. Pure. Next: `control.py` (the fold), `streams/erasures.py` (who destroys).
+calls. Never holds content or a key. Pure. Next: `control/control.py` (the fold), `streams/erasures.py` (who destroys).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 if TYPE_CHECKING:
-    from sluicegate.processors.control import Body, Control
+    from sluicegate.processors.control.control import Body, Control
 
 KIND: Final = "subject.erased"
 REASON: Final = "subject_erased"

@@ -14,7 +14,7 @@ threshold 1/alpha its mean run length to a false alarm is at least 1/alpha obser
     calibrated       a p-value made an e-value           Vovk & Wang 2021 (Annals of Statistics 49)
 
 All in logarithms, an observation costs O(1). Never knows what is tested, what time it is or what follows from it.
-Next: `canary_judge.py`.
+Next: `canary/judge.py`.
 """
 
 from __future__ import annotations

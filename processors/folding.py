@@ -4,7 +4,7 @@
 
 A record is some ten microseconds: what an input's outcomes share is read once, short facts are known by their bytes,
 and what the fold does not look at (causes, content) is passed over. Only the ledger's own encoding is read; a property
-test holds it to `schemas/codec.py`. Never reads content. Pure. Next: `state.py` (`apply`), `reading.py`.
+test holds it to `schemas/codec.py`. Never reads content. Pure. Next: `state.py` (`apply`), `verify/reading.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import NoReturn
 
-from sluicegate.processors import reading
 from sluicegate.processors.outcomes import HEADER_VERSION, Origin, Outcome
-from sluicegate.processors.reading_words import WORDS, words
 from sluicegate.processors.state import PartitionState, apply
+from sluicegate.processors.verify import reading
+from sluicegate.processors.verify.reading_words import WORDS, words
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.codec import encode_long

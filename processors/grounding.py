@@ -10,7 +10,7 @@ the label of that place. Of several places the most trusted one counts. Rules of
     links      each link or address in a text, as exact; the rest of the text is free
     text       each token of six characters or more, as exact; shorter ones are free
 
-Never calls a model, never guesses by similarity. Pure. Next: `words.py`, `authorize.py` (who asks).
+Never calls a model, never guesses by similarity. Pure. Next: `guardrails/words.py`, `authorize.py` (who asks).
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from sluicegate.processors.guardrails.words import (
+    MAX_COMPACT_CHARS,
+    Paths,
+    Words,
+    compact,
+    dates_in,
+    normal,
+    number,
+)
 from sluicegate.processors.labels import INTEGRITY, INTERNAL, UNKNOWN, USER
-from sluicegate.processors.words import MAX_COMPACT_CHARS, Paths, Words, compact, dates_in, normal, number
 
 Json = object
 

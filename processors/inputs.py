@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sluicegate.processors.library import Library
+    from sluicegate.processors.sessions.library import Library
 
 Place = tuple[str, int]
 """(topic without prefix, offset) in the deciding partition: where an input's bytes stand."""
@@ -41,7 +41,7 @@ class Tick:
 
     Attributes:
         due_by: deadlines up to here may be acted on; the ledger loop made sure that nothing before was overlooked.
-        order: instead of a deadline, the control event that orders an agent's rollback (`agent_restore.py`).
+        order: instead of a deadline, the control event that orders an agent's rollback (`agents/restore.py`).
     """
 
     partition: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Unreadable

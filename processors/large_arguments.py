@@ -7,7 +7,7 @@ lets them be large was found, and believes nobody about them: what has not the d
 refused `content_unavailable`. What is offered to executors is the same reference, or, where the call was changed on the
 way (a prompt, a redaction), one made from it: the same bytes always give the same name and key, so an offer made again is the
 same. The key stands in the intent, which the ledger seals under the subject's. Pure. Next: `artifacts.py` (references),
-`authorize.py` (who asks), `plan.py` (who offers), `streams/content_store.py` (who fetches), docs/artifacts.md.
+`authorize.py` (who asks), `plan.py` (who offers), `streams/lanes/content_store.py` (who fetches), docs/artifacts.md.
 """
 
 from __future__ import annotations

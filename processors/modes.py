@@ -2,7 +2,7 @@
 
 `mode.set` events of control name a scope and a value; what no event names is enforced. The careful word wins: an
 explicit `enforce` for the agent or the tool beats any `observe`. What observe may never skip is in
-docs/decisions/0006-what-observe-never-skips.md. Pure. Next: `authorize.py` (who asks), `control.py` (who folds).
+docs/decisions/0006-what-observe-never-skips.md. Pure. Next: `authorize.py` (who asks), `control/control.py` (who folds).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sluicegate.processors.control import Control
+    from sluicegate.processors.control.control import Control
 
 OBSERVE, ENFORCE, DEFAULT = "observe", "enforce", "default"
 """`default` takes a setting back."""

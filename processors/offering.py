@@ -3,16 +3,16 @@
 Every call takes this road once nobody has to be asked any more: one that passed at once, one that people approved, one
 that plug-ins let pass, one that waited for a grant or a pause, and every further attempt of a routed model call. Never looks
 at what a call means; each step is a module of its own: True goes on, False means that it answered the call itself (a hit,
-a refusal, or it waits). The candidate of a routed call is known before the first step. Next: `aims.py`, `plan.py`.
+a refusal, or it waits). The candidate of a routed call is known before the first step. Next: `models/aims.py`, `plan.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from sluicegate.processors import cache
-from sluicegate.processors.aims import aim
-from sluicegate.processors.budgets import reserve
+from sluicegate.processors.budget.budgets import reserve
+from sluicegate.processors.cache import cache
+from sluicegate.processors.models.aims import aim
 from sluicegate.processors.plan import plan
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import StageFacts

@@ -9,11 +9,11 @@ Pure: the executor hands in control and the time. Next: `intake.py` (the same ch
 
 from __future__ import annotations
 
+from sluicegate.processors.approval.holds import MAX_HOLD_US
 from sluicegate.processors.conform import Misfit, parse
-from sluicegate.processors.control import Control
-from sluicegate.processors.holds import MAX_HOLD_US
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import inactive
 from sluicegate.processors.intake import Problem, check_envelope, take
-from sluicegate.processors.registry import inactive
 from sluicegate.processors.state import ACCEPT_WINDOW_US
 from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec

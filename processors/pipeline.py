@@ -14,37 +14,37 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import orjson
-from sluicegate.processors.agent_restore import decide_restore
-from sluicegate.processors.agent_restore import refuse as refuse_restore
-from sluicegate.processors.alarms import alarm_first
-from sluicegate.processors.approvals import hold_call
+from sluicegate.processors.agents.restore import decide_restore
+from sluicegate.processors.agents.restore import refuse as refuse_restore
+from sluicegate.processors.approval.approvals import hold_call
+from sluicegate.processors.approval.resume import VERDICT as RESUME
+from sluicegate.processors.approval.resume import decide_resume
+from sluicegate.processors.approval.reviews import decide_review
 from sluicegate.processors.authorize import authorize, conform_arguments
-from sluicegate.processors.budget_settle import settle
-from sluicegate.processors.cache_homes import tell
-from sluicegate.processors.control import Control
+from sluicegate.processors.budget.settle import settle
+from sluicegate.processors.budget.spend import note_spend
+from sluicegate.processors.cache.homes import tell
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import inactive
+from sluicegate.processors.crossing.alarms import alarm_first
+from sluicegate.processors.crossing.exchanges import decide_alarm, decide_exchange, drop_alarm
 from sluicegate.processors.erasure import REASON as ERASED
 from sluicegate.processors.erasure import is_erased
-from sluicegate.processors.exchanges import decide_alarm, decide_exchange, drop_alarm
-from sluicegate.processors.generations import REASON as REPARTITIONING
-from sluicegate.processors.handoff import decide_handoff, decide_transfer
+from sluicegate.processors.guardrails.plugins import offer
+from sluicegate.processors.guardrails.recipes import redact
+from sluicegate.processors.handoff.handoff import decide_handoff, decide_transfer
 from sluicegate.processors.inputs import Input, Tick
 from sluicegate.processors.intake import DEAD_LETTER_HEAD_BYTES, InputRecord, Problem, take
+from sluicegate.processors.jobs.resolve import decide_resolution
 from sluicegate.processors.outcomes import PASSED, Decision
-from sluicegate.processors.plugins import offer
 from sluicegate.processors.receipts import decide_receipt
-from sluicegate.processors.recipes import redact
-from sluicegate.processors.registry import inactive
-from sluicegate.processors.resolve import decide_resolution
 from sluicegate.processors.results import result_in
-from sluicegate.processors.resume import VERDICT as RESUME
-from sluicegate.processors.resume import decide_resume
-from sluicegate.processors.reviews import decide_review
 from sluicegate.processors.route import route, valid_id, window
-from sluicegate.processors.scores import decide_score
-from sluicegate.processors.sessions import OPEN, decide_message, decide_session
-from sluicegate.processors.spend import note_spend
+from sluicegate.processors.seam.generations import REASON as REPARTITIONING
+from sluicegate.processors.sessions.scores import decide_score
+from sluicegate.processors.sessions.sessions import OPEN, decide_message, decide_session
+from sluicegate.processors.sessions.task import own
 from sluicegate.processors.state import Ended, OpenIntent, PartitionState, due_intent, key_of, session_key
-from sluicegate.processors.task import own
 from sluicegate.processors.ticks import decide_tick
 from sluicegate.processors.trace import stage_facts
 from sluicegate.processors.validate import validate

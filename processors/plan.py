@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 
-from sluicegate.processors import memory, prompt_read, prompts, streaming
-from sluicegate.processors.aims import arguments_of, asked, facts_of, key_part
 from sluicegate.processors.conform import Misfit, parse
 from sluicegate.processors.grounding import value_at
-from sluicegate.processors.history import measure
 from sluicegate.processors.large_arguments import offered
+from sluicegate.processors.memory import memory
+from sluicegate.processors.models import streaming
+from sluicegate.processors.models.aims import arguments_of, asked, facts_of, key_part
 from sluicegate.processors.outcomes import Outcome
+from sluicegate.processors.releases import prompt_read, prompts
+from sluicegate.processors.sessions.history import measure
 from sluicegate.processors.state import LEASE_MARGIN_US, OpenIntent
 from sluicegate.processors.work import Work, emit, reply
 from sluicegate.schemas.records import ClaimFacts, Dispatch, PlanFacts, StreamFacts

@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 
 import orjson
-from sluicegate.processors import jobs, streaming
 from sluicegate.processors.artifacts import STORED, check_reference
-from sluicegate.processors.attempts import answer_facts, follow
-from sluicegate.processors.guardrails import Guarded, guard_result
+from sluicegate.processors.control.quarantine import REASON
+from sluicegate.processors.guardrails.guardrails import Guarded, guard_result
+from sluicegate.processors.guardrails.verdicts import decide_verdict
+from sluicegate.processors.jobs import jobs
 from sluicegate.processors.labels import CONFIDENTIALITY_RANK, UNKNOWN, header_labels, join, join_all
 from sluicegate.processors.large_arguments import REASON as CONTENT
-from sluicegate.processors.quarantine import REASON
-from sluicegate.processors.release import CompiledTool
+from sluicegate.processors.models import streaming
+from sluicegate.processors.models.attempts import answer_facts, follow
+from sluicegate.processors.releases.release import CompiledTool
 from sluicegate.processors.state import Ended, OpenIntent, Session, key_of, session_key
 from sluicegate.processors.ticks import REPEATABLE
 from sluicegate.processors.validate import check_result
-from sluicegate.processors.verdicts import decide_verdict
 from sluicegate.processors.work import Work, emit, reply, stand_with
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import ClaimFacts, IntakeFacts, Receipt, ResultFacts

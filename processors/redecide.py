@@ -2,26 +2,27 @@
 
 State holds no content, only where bytes stand: the intent's, and those of the review that put other arguments in
 their place. A decision that needs them asks once (`Decision.needs`) and gets them from the ledger loop or from the
-replayed ledger. Next: `ticks.py`, `reviews.py`.
+replayed ledger. Next: `ticks.py`, `approval/reviews.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sluicegate.processors import erasure, quarantine
-from sluicegate.processors.agent_orders import waiting_order
+from sluicegate.processors import erasure
+from sluicegate.processors.agents.orders import waiting_order
 from sluicegate.processors.authorize import conform_arguments
-from sluicegate.processors.delegation import narrowed
+from sluicegate.processors.control import quarantine
+from sluicegate.processors.control.registry import inactive
+from sluicegate.processors.guardrails.redact import transform
+from sluicegate.processors.handoff.delegation import narrowed
 from sluicegate.processors.intake import Problem, take
 from sluicegate.processors.large_arguments import REASON as CONTENT
 from sluicegate.processors.large_arguments import bring
 from sluicegate.processors.payload import record_in
-from sluicegate.processors.redact import transform
-from sluicegate.processors.registry import inactive
 from sluicegate.processors.route import unverified
+from sluicegate.processors.sessions.task import REASON as BAD_TASK
 from sluicegate.processors.state import OpenIntent, session_of
-from sluicegate.processors.task import REASON as BAD_TASK
 from sluicegate.processors.validate import bind
 from sluicegate.processors.work import Work
 from sluicegate.processors.work import at_hand as at_hand

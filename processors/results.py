@@ -1,6 +1,6 @@
 """The result in an input's bytes, wherever it came from: an executor's receipt, a person's word, another partition.
 
-Signed or not. Never says whether it fits, or who may see it. Next: `receipts.py`, `resolve.py`, `cache.py`.
+Signed or not. Never says whether it fits, or who may see it. Next: `receipts.py`, `jobs/resolve.py`, `cache/cache.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,6 @@ def result_in(value: bytes) -> bytes | None:
 
 def observed(record: object) -> bytes | None:
     """The result in a record that an executor made, here or for another partition: no person's word."""
-    if isinstance(record, Exchange):  # `cache_homes.py` writes them: a line about the result, then the result
+    if isinstance(record, Exchange):  # `cache/homes.py` writes them: a line about the result, then the result
         return record.body.partition(b"\n")[2] or None
     return record.result if isinstance(record, Receipt) else None

@@ -6,12 +6,13 @@ Next: `conform.py`, then `authorize.py`.
 
 from __future__ import annotations
 
-from sluicegate.processors import erasure, quarantine
-from sluicegate.processors.agent_orders import waiting_order
-from sluicegate.processors.delegation import narrowed, remaining
-from sluicegate.processors.derail import call_digest, limit_reached
+from sluicegate.processors import erasure
+from sluicegate.processors.agents.orders import waiting_order
+from sluicegate.processors.control import quarantine
+from sluicegate.processors.guardrails.derail import call_digest, limit_reached
+from sluicegate.processors.handoff.delegation import narrowed, remaining
 from sluicegate.processors.large_arguments import same_arguments
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.processors.state import (
     ACCEPT_WINDOW_US,
     MAX_OPEN_INTENTS,

@@ -2,7 +2,7 @@
 
 The same state always gives the same bytes: maps are written sorted, nothing is pickled, floats do not occur.
 `encode_parts` yields pieces, so that a large state is written without stopping the event loop for long.
-Next: `state.py`; `streams/recovery.py` stores and restores these.
+Next: `state.py`; `streams/lanes/recovery.py` stores and restores these.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from functools import lru_cache
 from itertools import islice
 
 import fastavro
-from sluicegate.processors import budget_snapshot, health
-from sluicegate.processors.alarms import remember, set_alarm
-from sluicegate.processors.cache_entries import CacheEntry
-from sluicegate.processors.cells import Cell, Piece
+from sluicegate.processors.budget import snapshot as budget_snapshot
+from sluicegate.processors.cache.entries import CacheEntry
+from sluicegate.processors.crossing.alarms import remember, set_alarm
 from sluicegate.processors.ended import PACKED_BYTES, Ended, words_of
 from sluicegate.processors.entries import Closed
-from sluicegate.processors.health import Health
 from sluicegate.processors.intents import keys_in
-from sluicegate.processors.session import NO_COUNTS, Session, Source, learn
+from sluicegate.processors.memory.cells import Cell, Piece
+from sluicegate.processors.models import health
+from sluicegate.processors.models.health import Health
+from sluicegate.processors.sessions.session import NO_COUNTS, Session, Source, learn
 from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.schemas.codec import encode_array, encode_bytes, encode_long, encode_string
 from sluicegate.schemas.errors import Terminal

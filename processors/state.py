@@ -4,7 +4,7 @@ Live deciding, recovery, rebuild, replay and `ledger verify` all call the same `
 header and facts, never content, so an erased ledger folds to the same state. It never reads a clock: what
 expires, expires by the `decided_at` of the outcome being folded. State is changed in place; when a transaction
 fails the ledger drops the state and folds it again (see `streams/ledger.py`).
-Next: `entries.py` (what it is made of), `session.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py`.
+Next: `entries.py` (what it is made of), `sessions/session.py`, `snapshot.py` (state <-> canonical bytes), `pipeline.py`.
 """
 
 from __future__ import annotations
@@ -12,32 +12,29 @@ from __future__ import annotations
 import heapq
 from functools import lru_cache
 
-from sluicegate.processors import (
-    agent_restore_fold,
-    alarms,
-    budget_fold,
-    cache_fold,
-    closed,
-    derail,
-    homes,
-    job_terms,
-    lifecycle,
-    memory_fold,
-    routed,
-    seam_fold,
-)
-from sluicegate.processors.delegation import hand_over
+from sluicegate.processors import lifecycle
+from sluicegate.processors.agents import restore_fold as agent_restore_fold
+from sluicegate.processors.approval.hold_fold import fold_hold
+from sluicegate.processors.budget import fold as budget_fold
+from sluicegate.processors.cache import fold as cache_fold
+from sluicegate.processors.crossing import alarms, homes
 from sluicegate.processors.ended import Ended, taken_out
 from sluicegate.processors.entries import AWAITS, OpenIntent, PartitionState
-from sluicegate.processors.hold_fold import fold_hold
+from sluicegate.processors.guardrails import derail
+from sluicegate.processors.handoff.delegation import hand_over
 from sluicegate.processors.intents import keys_in
+from sluicegate.processors.jobs import terms as job_terms
+from sluicegate.processors.memory import fold as memory_fold
+from sluicegate.processors.models import routed
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.outcomes import intent_key as intent_key
 from sluicegate.processors.outcomes import key_of as key_of
 from sluicegate.processors.outcomes import message_key as message_key
 from sluicegate.processors.outcomes import score_key as score_key
 from sluicegate.processors.outcomes import transfer_key as transfer_key
-from sluicegate.processors.session import Session, Source, from_mark, learn, opening, see, use
+from sluicegate.processors.seam import fold as seam_fold
+from sluicegate.processors.sessions import closed
+from sluicegate.processors.sessions.session import Session, Source, from_mark, learn, opening, see, use
 from sluicegate.schemas.kinds import OPEN
 from sluicegate.schemas.records import (
     AnswerFacts,
@@ -81,7 +78,7 @@ MAX_SESSIONS = 500_000
 
 MAX_OPEN_INTENTS = 100_000
 """Intents of one partition that wait for somebody; more are refused `overloaded`. About 1.3 kB each: 130 MB; a held
-one has the bounds of `holds.py` besides."""
+one has the bounds of `approval/holds.py` besides."""
 
 LEASE_MARGIN_US = 2 * US
 """Waited after a lease before it counts as run out: the marker of the claim's transaction needs up to 21 ms to
@@ -91,7 +88,7 @@ be visible, clocks differ by less than a second under NTP."""
 _ROUTED = (ChoiceFacts, AttemptFacts, AnswerFacts)
 _REMEMBERED, _OWN_WORDS = (MemoryFacts, CellFacts), (MemoryFacts, CellFacts, PromptFacts)
 UNFOLDED = frozenset((lifecycle.ATTACHED, "unreadable", "session_refused"))
-"""Statuses that move only positions and time, and what is about a home (`homes.py`)."""
+"""Statuses that move only positions and time, and what is about a home (`crossing/homes.py`)."""
 
 
 def session_key(agent_id: str, session_id: str) -> str:

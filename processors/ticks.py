@@ -4,7 +4,7 @@
     claimed, no receipt     read_only, idempotent: offered again with the same key, while it lives; queryable: looked up
                             where the contract says how; else `in_doubt`, never by itself. `in_doubt`, too, when another
                             release decides by now: it may name another server
-    parked                  looked at again, or given up at its bound (`jobs.py`)
+    parked                  looked at again, or given up at its bound (`jobs/jobs.py`)
     held, no review         `expired`
     held or waiting, and its agent was rolled back: `voided`; dispatched: never offered again
     waiting, no verdict     what the guardrail says about a plug-in that fails
@@ -17,15 +17,15 @@ Next: `plan.py`, DESIGN §5.4's table.
 
 from __future__ import annotations
 
-from sluicegate.processors import jobs
-from sluicegate.processors.agent_restore_fold import asks_home
-from sluicegate.processors.aims import aim
+from sluicegate.processors.agents.restore_fold import asks_home
 from sluicegate.processors.awaiting import SILENCE
-from sluicegate.processors.budgets import reserve_again
-from sluicegate.processors.cache import turn_to
-from sluicegate.processors.job_terms import ABSENT, CALLBACK, LOOKUP
+from sluicegate.processors.budget.budgets import reserve_again
+from sluicegate.processors.cache.cache import turn_to
+from sluicegate.processors.control.quarantine import REASON as QUARANTINED
+from sluicegate.processors.jobs import jobs
+from sluicegate.processors.jobs.terms import ABSENT, CALLBACK, LOOKUP
+from sluicegate.processors.models.aims import aim
 from sluicegate.processors.plan import MAX_ATTEMPTS, deadline_of, plan
-from sluicegate.processors.quarantine import REASON as QUARANTINED
 from sluicegate.processors.redecide import restore_call
 from sluicegate.processors.state import OpenIntent
 from sluicegate.processors.work import Work, emit, reply, stand_with

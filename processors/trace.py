@@ -2,7 +2,7 @@
 
 Gathers the session's sources with their words from the library, and asks for those that are missing. The answer goes
 into the outcome's facts and, where policies speak of grounding, into their context.
-Never matches anything itself: `grounding.py` does. Pure. Next: `library.py`, `authorize.py`.
+Never matches anything itself: `grounding.py` does. Pure. Next: `sessions/library.py`, `authorize.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from sluicegate.processors.grounding import Choir, Grounded, Heard, ground
 from sluicegate.processors.labels import UNKNOWN, USER
-from sluicegate.processors.library import Library
-from sluicegate.processors.model_routes import Choice
+from sluicegate.processors.models.routes import Choice
 from sluicegate.processors.outcomes import PASSED
-from sluicegate.processors.prompts import Told
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.releases.prompts import Told
+from sluicegate.processors.releases.release import CompiledRelease
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import Source
 from sluicegate.processors.work import Work
 from sluicegate.schemas.model_facts import widen

@@ -2,7 +2,7 @@
 
 The call: guardrails, then bound to its digest, so that what is approved, claimed and executed is the same bytes. The
 result: JSON that fits the contract's `outputSchema`, then guardrails, before the agent sees it. Pure.
-Next: `guardrails.py`, `plan.py`.
+Next: `guardrails/guardrails.py`, `plan.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 
 import jsonschema_rs
 import orjson
-from sluicegate.processors.guardrails import guard_call
+from sluicegate.processors.guardrails.guardrails import guard_call
 from sluicegate.processors.work import Refusal, Work
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 

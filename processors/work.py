@@ -9,20 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sluicegate.processors.approval.holds import Hold
 from sluicegate.processors.artifacts import Reference
-from sluicegate.processors.cedar import Policy
 from sluicegate.processors.conform import Conformed
-from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import release_for, view
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.deployments import release_for, view
+from sluicegate.processors.control.registry import Agent
 from sluicegate.processors.grounding import Grounded
-from sluicegate.processors.guardrail_rules import Rule
-from sluicegate.processors.holds import Hold
+from sluicegate.processors.guardrails.rules import Rule
 from sluicegate.processors.inputs import Input, Place, Tick
-from sluicegate.processors.model_routes import Aim, Choice
+from sluicegate.processors.models.routes import Aim, Choice
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id
-from sluicegate.processors.prompts import Told
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.release import CompiledRelease, CompiledTool
+from sluicegate.processors.policy.cedar import Policy
+from sluicegate.processors.releases.prompts import Told
+from sluicegate.processors.releases.release import CompiledRelease, CompiledTool
 from sluicegate.processors.state import OpenIntent, PartitionState, Session, key_of, session_of
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Intent, Receipt, Reply
@@ -30,7 +30,7 @@ from sluicegate.schemas.requests import request_digest
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, TICK
 
 if TYPE_CHECKING:
-    from sluicegate.processors.task import Task
+    from sluicegate.processors.sessions.task import Task
 
 ENGINE = "0.1.0"
 """Version of the deciding code; a test holds it to the package's version."""
@@ -86,9 +86,9 @@ class Work:
     observed: list[str] = field(default_factory=list)
     action_digest: bytes = b""
     call_digest: bytes = b""
-    """What makes calls the same, for `derail.py`."""
+    """What makes calls the same, for `guardrails/derail.py`."""
     redacted: list[str] = field(default_factory=list)
-    """Recipes of `redact.py` that changed the call."""
+    """Recipes of `guardrails/redact.py` that changed the call."""
     receipt: Receipt | None = None
     """The receipt being decided: what an attempt used."""
     reserved: bool = False
@@ -104,7 +104,7 @@ class Work:
     attempt: int = 1
     """The attempt that is offered."""
     task: Task | None = None
-    """Of the session, where the release declares one (`task.py`)."""
+    """Of the session, where the release declares one (`sessions/task.py`)."""
 
 
 def at_hand(work: Work, place: Place) -> bytes | None:

@@ -2,7 +2,7 @@
 
 `parse` never trusts: it says what stands there. `VKey.verify` says whether one signature is right. Formats:
 https://c2sp.org/signed-note and https://c2sp.org/tlog-cosignature. Never makes a key and never reads a clock.
-Next: `processors/checkpoints.py` (notes that are tree heads).
+Next: `processors/transparency/checkpoints.py` (notes that are tree heads).
 """
 
 from __future__ import annotations

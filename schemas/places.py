@@ -2,7 +2,7 @@
 
 A place is (topic, offset) in the deciding partition. What was imported from another generation stands in a partition of
 that one: its offset says which, in the bits that no offset of Kafka reaches, so that states, snapshots and facts keep their
-form. Never reads anything. Next: `topics.py` (names), `processors/seam.py` (who makes far places).
+form. Never reads anything. Next: `topics.py` (names), `processors/seam/seam.py` (who makes far places).
 """
 
 from __future__ import annotations

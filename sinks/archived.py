@@ -5,7 +5,7 @@
 
 So a ClickHouse that is filled anew after `archive trim` has all of the ledger. The archive is read with a consumer of its
 own, since the group's is busy with other partitions. Where archive and Kafka do not meet it raises, which is waited for
-and shown: never a silent gap. Next: `source.py` (the port), `streams/archive.py`.
+and shown: never a silent gap. Next: `source.py` (the port), `streams/archive/archive.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.source import KafkaSource
-from sluicegate.streams import archive, kafka
-from sluicegate.streams.client_transport import stop_consumer
+from sluicegate.streams import kafka
+from sluicegate.streams.archive import archive
+from sluicegate.streams.sdk.transport import stop_consumer
 
 Reader = Callable[[], AIOKafkaConsumer]
 """A consumer of no group, not started."""

@@ -16,7 +16,7 @@ from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
 from sluicegate.sinks.copier import Row, TopicCopier
 from sluicegate.sinks.tables import CHECKPOINTS
-from sluicegate.streams.recovery import read_one
+from sluicegate.streams.lanes.recovery import read_one
 
 log = logging.getLogger(__name__)
 

@@ -229,7 +229,7 @@ def _names(settings: Settings) -> list[str]:
 class Projector(Counters, ConsumerRebalanceListener):  # type: ignore[misc]
     """The service: a member of the group, with a `Projection` for each partition it is given.
 
-    `opener` None keeps contents out of ClickHouse; `suffix` and a `group` of its own are for `streams/resink.py`.
+    `opener` None keeps contents out of ClickHouse; `suffix` and a `group` of its own are for `streams/replay/resink.py`.
     """
 
     def __init__(

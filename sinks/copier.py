@@ -19,7 +19,7 @@ from sluicegate.sinks.clickhouse import Counters, retrying
 from sluicegate.sinks.columns import Table
 from sluicegate.sinks.embedded import database as database_of
 from sluicegate.streams import kafka
-from sluicegate.streams.client_transport import stop_consumer
+from sluicegate.streams.sdk.transport import stop_consumer
 from sluicegate.streams.settings import Settings
 
 POLL_S = 1.0

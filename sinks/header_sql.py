@@ -1,7 +1,7 @@
 """The bytes of a header, put together again by ClickHouse from the columns of `events`: Avro in SQL.
 
 So that a changed column shows against the exact bytes beside it without a row leaving ClickHouse. Made from the header's own
-schema; a contract test holds it to what the ledger writes. Pure: runs nothing. Next: `streams/verify_rows.py` (who asks).
+schema; a contract test holds it to what the ledger writes. Pure: runs nothing. Next: `streams/verify/rows.py` (who asks).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ beside the policy and the prompt that made it.
 
 The topic is read from its first record at each start, since a release's chunks may lie anywhere in it; what the table has by
 digest is passed over unread. What does not give the digest it is named by is not copied. Bounded by what one release
-may have. Next: `copier.py` (the loop), `streams/releases.py` (who writes the topic), `views.sql` (`release_names`).
+may have. Next: `copier.py` (the loop), `streams/control/releases.py` (who writes the topic), `views.sql` (`release_names`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import asyncio
 import logging
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
-from sluicegate.processors.release_file import MAX_PACKED_BYTES
+from sluicegate.processors.releases.file import MAX_PACKED_BYTES
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal, Unreadable
 from sluicegate.schemas.records import ReleaseChunk
 from sluicegate.sinks.copier import Row, TopicCopier
 from sluicegate.sinks.tables import RELEASES
-from sluicegate.streams.releases import unpack
+from sluicegate.streams.control.releases import unpack
 
 log = logging.getLogger(__name__)
 

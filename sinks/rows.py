@@ -20,7 +20,7 @@ HEAD_BYTES = 4_096
 
 
 class ContentOpener(Protocol):
-    """Opens sealed content; the key store's side of it is `streams/keys.py`."""
+    """Opens sealed content; the key store's side of it is `streams/keys/store.py`."""
 
     def open(self, subject: str, event_id: bytes, sealed: bytes) -> bytes | None:
         """The plain bytes, or None when the subject's key was erased."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sluicegate.processors import detectors
+from sluicegate.processors.guardrails import detectors
 
 CONNECT_LIMIT_S = 2.0
 """For one connection; all are tried at once. A firewall that drops is as good as one that refuses."""

@@ -2,7 +2,7 @@
 
 Faust hosts; it does not carry the hot path (docs/decisions/0001-faust-is-the-host.md has the measurement). The
 role's component is one supervised `mode.Service` of the app. No tables, no `exactly_once`, raw serializers.
-Next: `roles.py` (what is hosted), `ledger_service.py`.
+Next: `roles.py` (what is hosted), `lanes/service.py`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from faust.auth import Credentials, SASLCredentials, SSLCredentials
 from faust.web import Request, Response, View
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.streams import kafka
-from sluicegate.streams.monitor import add_monitor
 from sluicegate.streams.role_files import role_file
 from sluicegate.streams.roles import Component, make
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch.monitor import add_monitor
 
 DIE_WITH_PARENT = "SLUICEGATE_DIE_WITH_PARENT"
 """Set by the stack: the process ends when its standard input does, so that a killed `up` leaves nothing behind."""

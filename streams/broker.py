@@ -2,8 +2,8 @@
 
 Never listens beyond 127.0.0.1, never replicates, never creates topics: it is for development, tests and one
 machine. Started once per state directory: every other process that asks finds the same broker.
-Read next: `streams/broker_java.py` (Java, jars), `streams/broker_files.py` (configuration, storage),
-`streams/broker_process.py` (its process), `streams/kafka.py` (clients).
+Read next: `streams/embedded/java.py` (Java, jars), `streams/embedded/files.py` (configuration, storage),
+`streams/embedded/process.py` (its process), `streams/kafka.py` (clients).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams import broker_files as files
-from sluicegate.streams import broker_java as java
-from sluicegate.streams import broker_process as process
-from sluicegate.streams import broker_ready as ready
 from sluicegate.streams import file_lock, kafka
+from sluicegate.streams.embedded import files as files
+from sluicegate.streams.embedded import java as java
+from sluicegate.streams.embedded import process as process
+from sluicegate.streams.embedded import ready as ready
 from sluicegate.streams.settings import KafkaSecurity, Settings
 
 START_LIMIT_S = 90  # a loaded machine with two cores; 2 s is usual

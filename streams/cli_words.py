@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from sluicegate.processors.findings import nearest
+from sluicegate.processors.releases.findings import nearest
 from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import WrongUsage
 

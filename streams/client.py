@@ -3,10 +3,10 @@
     async with AgentClient("support-7") as agent, agent.session("refund order 7") as session:
         result = await session.call_tool("send_money", {"to": "DE02 1203", "amount": 12})
 
-A refusal is an exception (`client_errors.py`), an approval that is still open a `Held`. Every await is bounded: with
+A refusal is an exception (`sdk/errors.py`), an approval that is still open a `Held`. Every await is bounded: with
 Kafka or the workers away a call raises `Refused` (`unavailable`) within its time-out. It never calls a tool on its
 own: a local function (`governed`) runs only under a permit. Nothing retries: an intent is asked once.
-Read next: `client_session.py`, `client_errors.py`, `in_process.py` (local functions), `asking.py`.
+Read next: `sdk/session.py`, `sdk/errors.py`, `sdk/in_process.py` (local functions), `sdk/asking.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import ParamSpec, cast
 
 import orjson
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams import artifacts, key_files
-from sluicegate.streams.asking import MAX_ID_CHARS, Asker, Key, is_id, unavailable
-from sluicegate.streams.assembly import Ended, Started, Text, ToolCall
-from sluicegate.streams.attach import attach
-from sluicegate.streams.client_errors import (
+from sluicegate.streams.archive import artifacts
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.lanes.content_store import keeper
+from sluicegate.streams.sdk.asking import MAX_ID_CHARS, Asker, Key, is_id, unavailable
+from sluicegate.streams.sdk.assembly import Ended, Started, Text, ToolCall
+from sluicegate.streams.sdk.errors import (
     Expired,
     Failed,
     InDoubt,
@@ -33,14 +35,13 @@ from sluicegate.streams.client_errors import (
     Unanswered,
     Withheld,
 )
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.client_session import CALL_TIMEOUT_S, Session, governed, session_around, wrap
-from sluicegate.streams.client_transport import KafkaTransport, Transport
-from sluicegate.streams.content_store import keeper
-from sluicegate.streams.in_process import LocalFunction
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.in_process import LocalFunction
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S, Session, governed, session_around, wrap
+from sluicegate.streams.sdk.standing import PromptText, Release
+from sluicegate.streams.sdk.transport import KafkaTransport, Transport
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.standing import PromptText, Release
 
 __all__ = [
     "AgentClient", "Ended", "Expired", "Failed", "Held", "InDoubt", "Json", "NotReleased", "Parked", "PromptText", "Refused", "Release", "Session", "Started", "Text",

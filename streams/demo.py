@@ -21,9 +21,10 @@ from pathlib import Path
 
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.records import Reply
-from sluicegate.streams import operations, stack, topics
+from sluicegate.streams import stack, topics
+from sluicegate.streams.control import operations
 from sluicegate.streams.fleet import SESSIONS_AT_ONCE, Fleet, Result, Script, Step
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 SUITES = ("banking", "slack", "retail", "airline")

@@ -20,9 +20,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import agent_env, control_log, doctor_machine, kafka, releases, role_files
-from sluicegate.streams.attach import attach
+from sluicegate.streams import agent_env, doctor_machine, kafka, role_files
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
 from sluicegate.streams.doctor_machine import FAIL, OK, WARN, Check
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.ledger import CLOCK_BACK_LIMIT_US
 from sluicegate.streams.roles import ROLES
 from sluicegate.streams.settings import DEFAULT_HOME, Settings

@@ -10,8 +10,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from sluicegate.streams import broker_java, broker_process
-from sluicegate.streams.broker_jars import JARS_SHA256
+from sluicegate.streams.embedded import java as broker_java
+from sluicegate.streams.embedded import process as broker_process
+from sluicegate.streams.embedded.jars import JARS_SHA256
 from sluicegate.streams.settings import Settings
 
 OK, WARN, FAIL = "ok", "warn", "fail"

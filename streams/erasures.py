@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import orjson
-from sluicegate.processors import reading
 from sluicegate.processors.artifacts import reference_of
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.erasure import (
     KIND,
     MAX_ERASED,
@@ -33,14 +32,16 @@ from sluicegate.processors.erasure import (
 from sluicegate.processors.large_arguments import referred
 from sluicegate.processors.results import result_in
 from sluicegate.processors.route import valid_id
+from sluicegate.processors.verify import reading
 from sluicegate.processors.work import SYSTEM
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, WrongUsage
-from sluicegate.streams import changes, kafka, topics
-from sluicegate.streams.artifacts import Artifacts
+from sluicegate.streams import kafka, topics
+from sluicegate.streams.archive.artifacts import Artifacts
+from sluicegate.streams.control import changes
 from sluicegate.streams.expiry import Expiry, expiries
-from sluicegate.streams.generation import up_to
-from sluicegate.streams.keys import LIVE, Keys
-from sluicegate.streams.open_intents import IN_FLIGHT, open_intents
+from sluicegate.streams.inspect.open_intents import IN_FLIGHT, open_intents
+from sluicegate.streams.keys.store import LIVE, Keys
+from sluicegate.streams.repartition.generation import up_to
 from sluicegate.streams.scan import FETCH_WAIT_MS, places, scan, stretches
 from sluicegate.streams.settings import Settings
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from sluicegate.schemas.topics import DAY_MS, TOPICS, full_name
 from sluicegate.streams import topics
-from sluicegate.streams.generation import up_to
+from sluicegate.streams.repartition.generation import up_to
 from sluicegate.streams.settings import Settings
 
 SEALED = ("outcomes", "control", "releases", "snapshots", "checkpoints")

@@ -53,7 +53,7 @@ CHECKPOINT_POINTS = (
     "checkpoint.2.signed",
     "checkpoint.3.kept",
 )
-"""After each step of a signed head that is not shown yet (`log_tree.py`)."""
+"""After each step of a signed head that is not shown yet (`transparency/log_tree.py`)."""
 
 REPARTITION_POINTS = (
     "repartition.1.begun",
@@ -61,7 +61,7 @@ REPARTITION_POINTS = (
     "repartition.5.imported",
     "repartition.6.started",
 )
-"""After steps of a repartition; 3 and 5 are passed once a partition (`repartition.py`)."""
+"""After steps of a repartition; 3 and 5 are passed once a partition (`repartition/repartition.py`)."""
 
 _name, _, _rest = os.environ.get("SLUICEGATE_FAILPOINT", "").partition(":")
 _count_text, _, _how = _rest.partition(":")

@@ -3,7 +3,7 @@
     event = await give(settings, score_of("support", "s-1", 0.2, "ana", comment="did not answer"))
     event.header.status        # `scored`, or `noted` with a reason
 
-Never decides whether it counts: the pipeline does. Next: `reviewing.py` (how it is sent), `processors/scores.py`.
+Never decides whether it counts: the pipeline does. Next: `reviewing.py` (how it is sent), `processors/sessions/scores.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sluicegate.schemas.records import Score
 from sluicegate.schemas.scores import PERSON, QUALITY, SCORE_MAX
 from sluicegate.sinks.embedded import connect, database
 from sluicegate.streams import reviewing
-from sluicegate.streams.find import LedgerEvent
+from sluicegate.streams.inspect.find import LedgerEvent
 from sluicegate.streams.settings import Settings
 
 

@@ -180,7 +180,7 @@ def settings_of(consumer: AIOKafkaConsumer) -> Settings | None:
 
 
 def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
-    """The connection of a started consumer, for requests of one's own (`batches.py`). Its name is private, too."""
+    """The connection of a started consumer, for requests of one's own (`lanes/batches.py`). Its name is private, too."""
     return consumer._client
 
 

@@ -10,7 +10,7 @@ The docs, the failpoints (`failpoints.py`) and the crash tests use these numbers
 crash at each step costs. The ledger itself is the truth of input positions; consumer group offsets are for lag tools.
 Any error or time-out taints the partition: abort, close the producer, drop the state, recover, go on in a new epoch.
 Never decides (`processors/pipeline.py`), never looks at a clock in a decision: `now` is read here, once a batch.
-Next: `ledger_service.py` (who owns which partition), `outgoing.py` (what a decision sends), `recovery.py`.
+Next: `lanes/service.py` (who owns which partition), `lanes/outgoing.py` (what a decision sends), `lanes/recovery.py`.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from sluicegate.processors.agent_restore import PLACE, releases_in
-from sluicegate.processors.cache_entries import WAKE_AT
+from sluicegate.processors.agents.restore import PLACE, releases_in
+from sluicegate.processors.cache.entries import WAKE_AT
 from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.large_arguments import PLACE as ARGUMENTS
-from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import Decision, Origin, Outcome, event_id, seal
 from sluicegate.processors.pipeline import decide, machinery_failed
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import PartitionState, apply, due_intent, next_due
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import GenesisFacts
 from sluicegate.schemas.topics import INPUTS, full_name
-from sluicegate.streams import generation as standing
-from sluicegate.streams import kafka, snapshots
+from sluicegate.streams import kafka
 from sluicegate.streams.failpoints import hit, hit_if
-from sluicegate.streams.lane_metrics import LaneMetrics
-from sluicegate.streams.live_state import Asked
-from sluicegate.streams.outgoing import Outgoing
-from sluicegate.streams.recovery import recover
-from sluicegate.streams.resting_file import RestingFile
-from sluicegate.streams.restoring import Restoring
+from sluicegate.streams.lanes.metrics import LaneMetrics
+from sluicegate.streams.lanes.outgoing import Outgoing
+from sluicegate.streams.lanes.recovery import recover
+from sluicegate.streams.lanes.resting_file import RestingFile
+from sluicegate.streams.lanes.restoring import Restoring
+from sluicegate.streams.lanes.snapshots import SNAPSHOT_EVENTS, store
+from sluicegate.streams.rebuild.live_state import Asked
+from sluicegate.streams.repartition import generation as standing
 from sluicegate.streams.transactions import COMMIT_LIMIT_S, Transaction, close_quietly
 
 if TYPE_CHECKING:
-    from sluicegate.streams.ledger_service import LedgerService
+    from sluicegate.streams.lanes.service import LedgerService
 
 BATCH_RECORDS = 500
 """Inputs of one transaction: about 2,000 outcomes of 700 bytes, 1.4 MB."""
@@ -94,8 +95,7 @@ class Lane:
         self._first: Place | None = None
         self._pause_s = RETRY_MIN_S
         self._lone = 0
-        self._library = Library()
-        self.asked = Asked()
+        self._library, self.asked = Library(), Asked()
         self._restoring = Restoring(self.space, index, lambda: service.own_reader())
         self._outgoing = Outgoing(self.space, index, service.sign_dispatch, service.sign_transfer)
 
@@ -390,11 +390,11 @@ class Lane:
     def _alone(self) -> bool:
         return self._suspect is not None and self._suspect[1] >= ALONE_AFTER
 
-    async def _maybe_snapshot(self, every: int = snapshots.SNAPSHOT_EVENTS) -> None:
+    async def _maybe_snapshot(self, every: int = SNAPSHOT_EVENTS) -> None:
         if self.state.seq - self._snapshot_seq >= every:
             await self.snapshot()
 
     async def snapshot(self) -> None:
         """Store the committed state. It holds up this partition only."""
-        await snapshots.store(self._require(), self.space, self.state, self._last_offset)
+        await store(self._require(), self.space, self.state, self._last_offset)
         self._snapshot_seq = self.state.seq

@@ -6,7 +6,7 @@
         await session.call_tool("shop.refund", {"order": "7", "amount": 12})
 
 The same `decide` and `apply` as in a worker, and the same SDK. Nothing is signed, sealed or kept; nobody outside sees it:
-never for production. Next: `local_transport.py` (how the SDK comes here), `testing.py` (for pytest).
+never for production. Next: `sdk/local_transport.py` (how the SDK comes here), `testing.py` (for pytest).
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import cast
 
 import rfc8785
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.control import Control
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Person
 from sluicegate.processors.lifecycle import ATTACHED
-from sluicegate.processors.one_partition import OnePartition
 from sluicegate.processors.outcomes import Outcome
-from sluicegate.processors.registry import Person
-from sluicegate.processors.rehearsal import Verdict, ask, reviewers
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.rehearsal import Verdict, ask, reviewers
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.one_partition import OnePartition
 from sluicegate.processors.state import PartitionState
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import ControlFacts, HoldFacts, Review, ReviewFacts
-from sluicegate.streams import client_json, operations, releases
 from sluicegate.streams.client import AgentClient
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.in_process import now_us
-from sluicegate.streams.local_transport import Clock, LocalTransport, Switchboard, told
+from sluicegate.streams.control import operations, releases
+from sluicegate.streams.sdk import json as client_json
+from sluicegate.streams.sdk.in_process import now_us
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.local_transport import Clock, LocalTransport, Switchboard, told
 from sluicegate.streams.settings import Settings
 
 ENVIRONMENT = "local"

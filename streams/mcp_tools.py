@@ -1,7 +1,7 @@
 """The tool catalogue of an MCP server: from a file, over HTTP, or from a command that speaks it on its standard streams.
 
 Only `initialize` and `tools/list` are asked, never a tool. A server's words about itself are guesses here.
-Next: `processors/first_contracts.py`, `commands/release_init.py`.
+Next: `processors/releases/first_contracts.py`, `commands/release_init.py`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import json
 import re
 from importlib import resources
 
-from sluicegate.processors.release_schema import FILE_NAME, release_schema
+from sluicegate.processors.releases.schema import FILE_NAME, release_schema
 from sluicegate.schemas.errors import WrongUsage
 
 PLACES = {

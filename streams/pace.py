@@ -1,7 +1,7 @@
 """Pace: a rate limit for replays, and the breath a busy ledger partition takes so that its transactions are fewer.
 
 The limit is so many records a second, counted from the start, never ahead by more than a batch. Never drops or reorders
-anything. Next: `copying.py`, `replay.py`, `ledger_service.py` (who breathes).
+anything. Next: `replay/copying.py`, `replay/replay.py`, `lanes/service.py` (who breathes).
 """
 
 from __future__ import annotations

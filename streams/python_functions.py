@@ -1,7 +1,7 @@
 """The public functions of a Python module as tools: arguments and types from their signatures.
 
 Imports the module, and so runs its top level, with the rights of whoever asks; calls nothing in it.
-Next: `processors/first_contracts.py`, `commands/release_init.py`.
+Next: `processors/releases/first_contracts.py`, `commands/release_init.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
-from sluicegate.processors.first_contracts import Found
+from sluicegate.processors.releases.first_contracts import Found
 from sluicegate.schemas.errors import Terminal
 
 

@@ -2,8 +2,8 @@
 
 The review goes to the agent's partition of `reviews`, signed by the person's key where the environment is signed. What
 is waited for is the ledger's own record of that input: nothing is taken for done that is not committed.
-Never decides anything. Next: `processors/reviews.py`, `processors/resume.py`, `processors/resolve.py`,
-`processors/scores.py`.
+Never decides anything. Next: `processors/approval/reviews.py`, `processors/approval/resume.py`, `processors/jobs/resolve.py`,
+`processors/sessions/scores.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from pathlib import Path
 
 from aiokafka import TopicPartition
 from sluicegate.processors import lifecycle
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.records import Header, Resolution, Review, Score
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams import control_log, kafka, key_files, topics
-from sluicegate.streams.find import LedgerEvent, decode
+from sluicegate.streams import kafka, topics
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.inspect.find import LedgerEvent, decode
+from sluicegate.streams.keys import files as key_files
 from sluicegate.streams.settings import Settings
 
 REVIEWS, OUTCOMES = "reviews", "outcomes"

@@ -1,6 +1,6 @@
 """The files by which this machine's processes say their role and their port: `<home>/roles/<role>-<pid>.json`.
 
-Never asks a process anything. Next: `app.py` (who writes them), `status.py` and `doctor.py` (who read).
+Never asks a process anything. Next: `app.py` (who writes them), `inspect/status.py` and `doctor.py` (who read).
 """
 
 from __future__ import annotations

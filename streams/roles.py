@@ -1,12 +1,12 @@
 """The roles a process can have, each as one component with the same four verbs.
 
-    ledger      decides and appends (`ledger_service.py`)
+    ledger      decides and appends (`lanes/service.py`)
     executor    claims and calls tools (`executors/dispatcher.py`)
     projector   the ledger into ClickHouse (`sinks/clickhouse.py`)
-    checkpointer  signs heads of the ledger's trees (`checkpointer.py`)
+    checkpointer  signs heads of the ledger's trees (`transparency/checkpointer.py`)
     gateway     HTTP for clients without a Kafka credential (`gateway/server.py`)
-    monitor     Faust agents for low-rate reactions, and leader timers (`monitor.py`)
-    evaluator   scores a sample of the sessions that ended (`evaluator.py`); only where a release names evaluators
+    monitor     Faust agents for low-rate reactions, and leader timers (`watch/monitor.py`)
+    evaluator   scores a sample of the sessions that ended (`watch/evaluator.py`); only where a release names evaluators
 
 Never knows about Faust: `app.py` hosts whatever `make` returns. Roles run as separate processes by default.
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, WrongUsage
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams.live_state import states_of
+from sluicegate.streams.rebuild.live_state import states_of
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from sluicegate.executors.reports import Signer
     from sluicegate.executors.verifier import Follower
     from sluicegate.schemas.records import Receipt
-    from sluicegate.streams.artifact_sweep import Sweeper
-    from sluicegate.streams.control_log import ControlReader
+    from sluicegate.streams.archive.artifact_sweep import Sweeper
+    from sluicegate.streams.control.log import ControlReader
 
 DEFAULT_ROLES = ("ledger", "executor", "projector", "checkpointer", "monitor")
 """What `up` starts, and nothing works without."""
@@ -76,8 +76,8 @@ class LedgerRole:
     """The ledger's component."""
 
     def __init__(self, settings: Settings) -> None:
-        from sluicegate.streams.keys import Keys
-        from sluicegate.streams.ledger_service import LedgerService
+        from sluicegate.streams.keys.store import Keys
+        from sluicegate.streams.lanes.service import LedgerService
 
         self.service = LedgerService(settings, Keys(settings.home))
 
@@ -149,9 +149,9 @@ class ExecutorRole:
         from sluicegate.executors.outlet import KafkaOutlet
         from sluicegate.executors.python import PythonAdapter
         from sluicegate.executors.sql import SqlAdapter
-        from sluicegate.streams.artifact_sweep import Sweeper, days_of
-        from sluicegate.streams.artifacts import store_of
-        from sluicegate.streams.ledger_service import wall_clock
+        from sluicegate.streams.archive.artifact_sweep import Sweeper, days_of
+        from sluicegate.streams.archive.artifacts import store_of
+        from sluicegate.streams.lanes.service import wall_clock
 
         store = store_of(self._settings)
         self._sweeper = Sweeper(store, days_of())
@@ -199,9 +199,9 @@ class ExecutorRole:
     async def _trust(self) -> tuple[Signer | None, Follower]:
         """How receipts are signed (in a signed environment) and dispatches checked, both by what control says."""
         from sluicegate.executors.verifier import Follower, SignedVerifier
-        from sluicegate.streams.control_log import ControlReader
-        from sluicegate.streams.ledger_service import wall_clock
-        from sluicegate.streams.role_keys import RoleSigner
+        from sluicegate.streams.control.log import ControlReader
+        from sluicegate.streams.keys.role_keys import RoleSigner
+        from sluicegate.streams.lanes.service import wall_clock
 
         reader = ControlReader(self._settings, with_release=False)
         signer = RoleSigner(self._settings.home, "executor", "receipts", lambda: reader.control, wall_clock)
@@ -253,7 +253,7 @@ class ProjectorRole:
         from sluicegate.sinks.clickhouse import Projector
         from sluicegate.sinks.embedded import connect
         from sluicegate.sinks.releases import ReleaseCopier
-        from sluicegate.streams.keys import Keys
+        from sluicegate.streams.keys.store import Keys
 
         self._keys = Keys(settings.home)
         assert settings.kafka is not None  # `worker` attaches before it makes a role
@@ -326,13 +326,13 @@ def _gateway(settings: Settings) -> Component:
 
 
 def _evaluator(settings: Settings) -> Component:
-    from sluicegate.streams.evaluator_role import EvaluatorRole
+    from sluicegate.streams.watch.evaluator_role import EvaluatorRole
 
     return EvaluatorRole(settings)
 
 
 def _checkpointer(settings: Settings) -> Component:
-    from sluicegate.streams.checkpointer import Checkpointer
+    from sluicegate.streams.transparency.checkpointer import Checkpointer
 
     return Checkpointer(settings)
 

@@ -1,7 +1,7 @@
 """Read a stretch of a partition, committed records only: what verify, replay and explain have in common.
 
-Where Kafka has let old records of the ledger go, they come from the archive (`archive.py`).
-Nothing here can write: there is no producer in it. Next: `verify.py`, `replay.py`, `explain.py`.
+Where Kafka has let old records of the ledger go, they come from the archive (`archive/archive.py`).
+Nothing here can write: there is no producer in it. Next: `verify.py`, `replay/replay.py`, `inspect/explain.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import archive, batches
-from sluicegate.streams.batches import Record
+from sluicegate.streams.archive import archive
+from sluicegate.streams.lanes import batches
+from sluicegate.streams.lanes.batches import Record
 
 FETCH_WAIT_MS = 20
 """A reader of stretches asks for records that are there: it need not wait for more."""

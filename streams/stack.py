@@ -19,19 +19,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sluicegate.processors.checkpoints import ROLE as CHECKPOINTER
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.transparency.checkpoints import ROLE as CHECKPOINTER
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import control_log, identities, topics
+from sluicegate.streams import topics
 from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
-from sluicegate.streams.head_signer import HeadSigner
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.operators import operator
+from sluicegate.streams.control import identities
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.operators import operator
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.role_files import role_file
 from sluicegate.streams.roles import DEFAULT_ROLES as DEFAULT_ROLES
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.transparency.head_signer import HeadSigner
 
 READY_LIMIT_S = 60.0
 STOP_LIMIT_S = 25.0

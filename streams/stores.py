@@ -3,7 +3,7 @@
     kafka        the topic `outcomes`, committed records only
     clickhouse   the table `events`, whose columns `header` and `facts` hold the very bytes
 
-Both give what `apply` reads and no more. Every batch says where to go on. Reads only. Next: `rebuild.py` (who folds).
+Both give what `apply` reads and no more. Every batch says where to go on. Reads only. Next: `rebuild/rebuild.py` (who folds).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
-from sluicegate.processors.reading import head, split_two
 from sluicegate.processors.state import HOUR_US
+from sluicegate.processors.verify.reading import head, split_two
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.positions import varint
 from sluicegate.schemas.topics import full_name

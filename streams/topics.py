@@ -1,7 +1,7 @@
 """Make the topics of an environment, and plan them for clusters where somebody else makes them.
 
 Names, keys and retention are `schemas/topics.py`'s. The number of partitions is fixed by the genesis of
-control, and changed by a new generation only (`repartition.py`). Never alters an existing topic. Next: `control_log.py`.
+control, and changed by a new generation only (`repartition/repartition.py`). Never alters an existing topic. Next: `control/log.py`.
 """
 
 from __future__ import annotations

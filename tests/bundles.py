@@ -20,16 +20,16 @@ from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from sluicegate.processors import checkpoints, merkle
-from sluicegate.processors.checkpoints import CONTROL, Checkpoint, Signed
 from sluicegate.processors.outcomes import header_hash
-from sluicegate.processors.reading import split
+from sluicegate.processors.transparency import checkpoints, merkle
+from sluicegate.processors.transparency.checkpoints import CONTROL, Checkpoint, Signed
+from sluicegate.processors.verify.reading import split
 from sluicegate.schemas import notes
 from sluicegate.schemas.notes import COSIGNATURE, VKey
-from sluicegate.streams import evidence_formats
-from sluicegate.streams.evidence import Gathered, Part, assemble, touched
-from sluicegate.streams.evidence_build import WITHHELD, Ask, Nodes, Picker, control_line
-from sluicegate.streams.evidence_file import seal
+from sluicegate.streams.evidence import formats as evidence_formats
+from sluicegate.streams.evidence.build import WITHHELD, Ask, Nodes, Picker, control_line
+from sluicegate.streams.evidence.bundle import Gathered, Part, assemble, touched
+from sluicegate.streams.evidence.file import seal
 
 from tests.driver import AGENT, LOG_ID, T0, Driver, Record, release_files
 
@@ -95,7 +95,7 @@ class Made:
         disclose: int = WITHHELD, others: bool = True, heads: Callable[[dict[str, Signed]], None] | None = None,
         earlier: tuple[int, ...] = (), name: str = "bundle.zip", without_effect: tuple[int, ...] = (),
     ) -> Path:  # fmt: skip
-        """Make one, as `streams/evidence.py` does of what it read."""
+        """Make one, as `streams/evidence/bundle.py` does of what it read."""
         d = self.driver
         since, until = span or self.span
         destroyed = d.keys.destroyed
@@ -149,7 +149,7 @@ def _subject(record: Record) -> str:
 
 
 def _files(driver: Driver) -> dict[str, dict[str, str]]:
-    from sluicegate.processors.release_file import digest_of
+    from sluicegate.processors.releases.file import digest_of
 
     known = [release_files(edition=e) for e in ("1", "2")]
     return {digest_of(f): f for f in known}

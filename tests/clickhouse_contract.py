@@ -17,7 +17,7 @@ from sluicegate.sinks import ddl, tables
 from sluicegate.sinks.ranges import Collector, Range
 from sluicegate.sinks.rows import Record
 from sluicegate.sinks.writer import Sink
-from sluicegate.streams.decided import Decided
+from sluicegate.streams.inspect.decided import Decided
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, LOG_ID, SESSION, Driver

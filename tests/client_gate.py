@@ -27,8 +27,8 @@ from sluicegate.streams.client import (
     NotReleased,
     Session,
 )
-from sluicegate.streams.client_transport import Acknowledged, Deliver, Headers
-from sluicegate.streams.in_process import now_us
+from sluicegate.streams.sdk.in_process import now_us
+from sluicegate.streams.sdk.transport import Acknowledged, Deliver, Headers
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, OTHER_AGENT, PERSON, Driver

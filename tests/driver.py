@@ -24,15 +24,15 @@ import rfc8785
 import yaml
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.agent_fold import AgentFold, Cuts
-from sluicegate.processors.agent_orders import orders_in
-from sluicegate.processors.control import Control
+from sluicegate.processors.agents.fold import AgentFold, Cuts
+from sluicegate.processors.agents.orders import orders_in
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.inputs import Input, Tick
-from sluicegate.processors.library import Library
 from sluicegate.processors.outcomes import ZERO_HASH, Decision, Origin, Outcome, event_id, from_header, seal
 from sluicegate.processors.pipeline import decide
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import PartitionState, apply
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable
 
 from sluicegate.processors import snapshot
-from sluicegate.processors.alarms import due_alarm
+from sluicegate.processors.crossing.alarms import due_alarm
 from sluicegate.processors.outcomes import Decision, from_header, header_hash
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.processors.state import PartitionState, apply, due_intent
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r

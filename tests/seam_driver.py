@@ -10,11 +10,12 @@ Next: `exchange_driver.py`, `tests/unit/test_seam.py`.
 
 from __future__ import annotations
 
-from sluicegate.processors import generations, seam, seam_records
-from sluicegate.processors.merkle import Frontier
 from sluicegate.processors.outcomes import Decision, from_header, header_hash
-from sluicegate.processors.seam import Seal
+from sluicegate.processors.seam import generations, seam
+from sluicegate.processors.seam import records as seam_records
+from sluicegate.processors.seam.seam import Seal
 from sluicegate.processors.state import PartitionState, apply
+from sluicegate.processors.transparency.merkle import Frontier
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 

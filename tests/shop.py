@@ -15,7 +15,7 @@ from functools import cache
 import orjson
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.executors.adapter import Failed as ToolFailed
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.records import Dispatch
 
 BY = "rollback-north-bank"

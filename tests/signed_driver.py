@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.outcomes import Decision
 from sluicegate.schemas import codec, signing
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import orjson
 from sluicegate.executors.outlet import KafkaMessage, Message
 from sluicegate.processors.conform import Json
-from sluicegate.processors.release import CompiledRelease
-from sluicegate.processors.stream_gate import StreamGate
+from sluicegate.processors.models.stream_gate import StreamGate
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.schemas.records import Dispatch, Piece
-from sluicegate.streams.assembly import Part, Started, Text, ToolCall
+from sluicegate.streams.sdk.assembly import Part, Started, Text, ToolCall
 
 
 @dataclass

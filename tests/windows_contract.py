@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
-from sluicegate.processors.drift_streams import START, Row
+from sluicegate.processors.drift.streams import START, Row
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.kinds import CALL_KINDS
 from sluicegate.sinks.contents import shape_of
-from sluicegate.streams.windows import Head, MemoryWindows, Seen, Windows
+from sluicegate.streams.watch.windows import Head, MemoryWindows, Seen, Windows
 
 from tests.driver import AGENT, LOG_ID, PEOPLE, PERSON, SESSION, Driver, read
 

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sluicegate.processors.tokens import public_keys
+from sluicegate.processors.control.tokens import public_keys
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import demo, issuers, operations, stack
+from sluicegate.streams import demo, stack
 from sluicegate.streams.client import AgentClient
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import issuers, operations
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 team = importlib.import_module("examples.03_team.team")

@@ -22,11 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from sluicegate.streams import canary_evidence, operations, stack
-from sluicegate.streams.canary_evidence import Verdict
+from sluicegate.streams import stack
 from sluicegate.streams.commands.output import console
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import operations
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import canary_evidence
+from sluicegate.streams.watch.canary_evidence import Verdict
 
 from examples.lifecycle import page
 from examples.lifecycle.desk import AGENTS, GENEROUS, Desk

@@ -11,13 +11,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import cast
 
-from sluicegate.processors.canary_progress import begin
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.canary.progress import begin
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import releases
-from sluicegate.streams.canary_evidence import Verdict
-from sluicegate.streams.canary_rows import EARLIER_US, from_ledger
+from sluicegate.streams.control import releases
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch.canary_evidence import Verdict
+from sluicegate.streams.watch.canary_rows import EARLIER_US, from_ledger
 
 BUCKET_S = 5
 LABELLED_S = 30

@@ -10,8 +10,7 @@ import asyncio
 import sys
 import time
 
-from sluicegate.streams.client import AgentClient
-from sluicegate.streams.client_errors import NotReleased
+from sluicegate.streams.client import AgentClient, NotReleased
 
 EVERY_S = 1.0
 

@@ -8,12 +8,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from sluicegate.processors.access import Access
+from sluicegate.processors.replay.access import Access
 from sluicegate.schemas.times import iso
-from sluicegate.streams.access import access
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect.access import access
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("at", "agent", "on behalf of", "session", "intent", "how", "about", "state")

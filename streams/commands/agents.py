@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.registry import ACTIVE, RETIRED, SUSPENDED
+from sluicegate.processors.control.registry import ACTIVE, RETIRED, SUSPENDED
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.times import iso
-from sluicegate.streams import changes, control_log, identities, operations, shadow
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.spans import span_us
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import changes, identities, operations
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import shadow
 
 agents = typer.Typer(help="Register, rotate, suspend, resume, retire and list agents.", no_args_is_help=True)
 

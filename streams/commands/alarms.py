@@ -11,21 +11,22 @@ from typing import Annotated, Any, cast
 import typer
 import yaml
 from pydantic import ValidationError
-from sluicegate.processors.alarm_events import Alarm
-from sluicegate.processors.drift_rules import DriftRow, compile_drift
+from sluicegate.processors.drift.alarm_events import Alarm
+from sluicegate.processors.drift.rules import DriftRow, compile_drift
 from sluicegate.schemas.errors import SluicegateError, Terminal, WrongUsage
 from sluicegate.schemas.times import iso
-from sluicegate.streams import alarm_backtest, alarm_evidence, control_log
-from sluicegate.streams import alarms as operations
-from sluicegate.streams.alarm_backtest import Backtest
-from sluicegate.streams.attach import attach
-from sluicegate.streams.changes import came_of
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress
 from sluicegate.streams.commands.output import show as print_rows
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.sentinel_service import clickhouse
+from sluicegate.streams.control import alarms as operations
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.changes import came_of
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import alarm_backtest, alarm_evidence
+from sluicegate.streams.watch.alarm_backtest import Backtest
+from sluicegate.streams.watch.sentinel_service import clickhouse
 
 alarms = typer.Typer(help="What the sentinel raised, and what rules would raise.", no_args_is_help=True)
 

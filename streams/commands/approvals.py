@@ -16,13 +16,16 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Review, ReviewFacts
 from sluicegate.schemas.times import iso
-from sluicegate.streams import control_log, key_files, pending, reviewing
-from sluicegate.streams.attach import attach
+from sluicegate.streams import reviewing
 from sluicegate.streams.commands import approvals_text as text
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.find import LedgerEvent
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.operations import operator
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.operations import operator
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect import pending
+from sluicegate.streams.inspect.find import LedgerEvent
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 approvals = typer.Typer(

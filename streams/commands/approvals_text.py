@@ -11,11 +11,11 @@ import time
 
 from rich.console import Console
 from rich.markup import escape
-from sluicegate.processors.detectors import detects
+from sluicegate.processors.guardrails.detectors import detects
 from sluicegate.schemas.times import iso
 from sluicegate.streams.commands.output import printable
-from sluicegate.streams.contents import ERASED
-from sluicegate.streams.pending import Pending, afterwards, json_of
+from sluicegate.streams.inspect.contents import ERASED
+from sluicegate.streams.inspect.pending import Pending, afterwards, json_of
 
 DAY_S, HOUR_S, MINUTE_S = 86_400, 3_600, 60
 

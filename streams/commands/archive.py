@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from sluicegate.streams import control_log
-from sluicegate.streams.archiving import KEEP_US, Archiving, Cut, Part
-from sluicegate.streams.attach import attach
+from sluicegate.streams.archive.archiving import KEEP_US, Archiving, Cut, Part
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.spans import span_us
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 
 archive = typer.Typer(help="Old records of the ledger, kept outside of Kafka.", no_args_is_help=True)

@@ -7,17 +7,17 @@ import json
 from pathlib import Path
 
 import typer
-from sluicegate.processors.diff import Answer, Group
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.diff import Answer, Group
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import junit
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, bars, console, show
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.releases import read_folder
-from sluicegate.streams.replay import Diffed, How, diff
+from sluicegate.streams.control.releases import read_folder
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay.replay import Diffed, How, diff
+from sluicegate.streams.replay.window import Window
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.window import Window
 
 EXIT_CHANGED = 1
 SHOWN = 40

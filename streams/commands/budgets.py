@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import budgets as look_at
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import budgets as look_at
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 budgets = typer.Typer(help="What is reserved and spent of budgets and limits.", no_args_is_help=True)

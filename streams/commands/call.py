@@ -16,9 +16,9 @@ from sluicegate.streams.commands.output import console
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
-    from sluicegate.streams.assembly import Part
-    from sluicegate.streams.client_json import Json
-    from sluicegate.streams.replies import Held
+    from sluicegate.streams.sdk.assembly import Part
+    from sluicegate.streams.sdk.json import Json
+    from sluicegate.streams.sdk.replies import Held
 
 
 def register(app: typer.Typer) -> None:
@@ -70,8 +70,8 @@ async def _call(
     stream: bool,
 ) -> None:
     from sluicegate.streams.client import AgentClient
-    from sluicegate.streams.client_errors import Failed, InDoubt, Refused
-    from sluicegate.streams.replies import Held
+    from sluicegate.streams.sdk.errors import Failed, InDoubt, Refused
+    from sluicegate.streams.sdk.replies import Held
 
     out, ident = console(), uuid.uuid4().hex
     try:

@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from sluicegate.processors import canary_words
+from sluicegate.processors.canary import words as canary_words
 from sluicegate.schemas.errors import SluicegateError
-from sluicegate.streams import canary_evidence, canary_watcher, deployments
-from sluicegate.streams.attach import attach
-from sluicegate.streams.canary_evidence import SOURCES
 from sluicegate.streams.commands.canary_text import COLUMNS, NONE, follow, headline, places, rows_of
 from sluicegate.streams.commands.control import DryRun, What, Why, change_now, say
 from sluicegate.streams.commands.output import Format, OutputOption, Row, console, show
+from sluicegate.streams.control import deployments
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import canary_evidence, canary_watcher
+from sluicegate.streams.watch.canary_evidence import SOURCES
 
 canary = typer.Typer(help="Try a release on some of the new sessions.", no_args_is_help=True)
 

@@ -1,6 +1,6 @@
 """How canaries are printed: the headline, a row a metric, and the same again in place. Never reads anything.
 
-Next: `canary.py` (the commands), `processors/canary_words.py` (the words).
+Next: `canary.py` (the commands), `processors/canary/words.py` (the words).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import cast
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from sluicegate.processors import canary_words
-from sluicegate.processors.canary_words import Evidence
-from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import WHOLE_BP
+from sluicegate.processors.canary import words as canary_words
+from sluicegate.processors.canary.words import Evidence
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.deployments import WHOLE_BP
 from sluicegate.schemas.times import iso
-from sluicegate.streams import deployments
-from sluicegate.streams.canary_watcher import Watched, sessions_waiting
 from sluicegate.streams.commands.output import Format, Row, console, show
+from sluicegate.streams.control import deployments
+from sluicegate.streams.watch.canary_watcher import Watched, sessions_waiting
 
 COLUMNS = (
     "metric", "canary_sessions", "control_sessions", "canary", "control", "e_value", "abort_at", "worse_by", "margin", "says",

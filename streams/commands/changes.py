@@ -7,14 +7,14 @@ import json
 from typing import Annotated
 
 import typer
-from sluicegate.processors.changes import Change, ended
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.changes import Change, ended
+from sluicegate.processors.control.control import Control
 from sluicegate.schemas.times import iso
-from sluicegate.streams import changes as log
-from sluicegate.streams import control_log
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import changes as log
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 changes = typer.Typer(help="Changes of control that take several people.", no_args_is_help=True)

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors import log_files
-from sluicegate.processors.checkpoints import Signed
-from sluicegate.processors.log_files import LogFile
-from sluicegate.processors.witness_policy import Policy
+from sluicegate.processors.transparency import log_files
+from sluicegate.processors.transparency.checkpoints import Signed
+from sluicegate.processors.transparency.log_files import LogFile
+from sluicegate.processors.transparency.witness_policy import Policy
 from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.times import iso
-from sluicegate.streams import control_log, kafka
-from sluicegate.streams.attach import attach
-from sluicegate.streams.checkpoint_check import Checked, check_logs, check_text
-from sluicegate.streams.client_transport import stop_consumer
+from sluicegate.streams import kafka
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.sdk.transport import stop_consumer
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.transparency.check import Checked, check_logs, check_text
 
 checkpoint = typer.Typer(
     help="Signed heads of the ledger: list, show, check, and the keys that sign.", no_args_is_help=True
@@ -53,7 +54,7 @@ def checkpoint_list(
 
 
 async def _newest(settings: Settings, every: bool) -> dict[str, list[Signed]]:
-    from sluicegate.streams import checkpoint_topic
+    from sluicegate.streams.transparency import topic as checkpoint_topic
 
     log = log_files.of_control((await control_log.read(settings)).control)
     consumer = await kafka.connect(kafka.consumer(settings))
@@ -140,7 +141,7 @@ def checkpoint_verify(
 
 
 def _policy(path: Path | None) -> Policy:
-    from sluicegate.streams.witness_client import policy_from, read_policy
+    from sluicegate.streams.transparency.witness_client import policy_from, read_policy
 
     return policy_from() if path is None else read_policy(path)
 
@@ -163,7 +164,7 @@ def _description(path: Path | None) -> LogFile:
 
 
 async def _check(settings: Settings, policy: Policy, tiles: bool, every: bool, deep: bool) -> list[Checked]:
-    from sluicegate.streams.tile_store import store_of
+    from sluicegate.streams.transparency.tile_store import store_of
 
     log = log_files.of_control((await control_log.read(settings)).control)
     consumer = await kafka.connect(kafka.consumer(settings))

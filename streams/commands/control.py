@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.deployments import PIN_SCOPES
-from sluicegate.streams import deployments
-from sluicegate.streams.attach import attach
+from sluicegate.processors.control.deployments import PIN_SCOPES
 from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.commands.release import check
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import deployments
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 Why = Annotated[str, typer.Option(help="for the record")]

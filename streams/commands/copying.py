@@ -6,14 +6,14 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from sluicegate.processors.copies import ANEW, Target, refusal
+from sluicegate.processors.replay.copies import ANEW, Target, refusal
 from sluicegate.schemas.errors import WrongUsage
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, bars, console, show
-from sluicegate.streams.copying import Told, copy
-from sluicegate.streams.replay import How
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.replay.copying import Told, copy
+from sluicegate.streams.replay.replay import How
+from sluicegate.streams.replay.window import Window
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.window import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from rich.markup import escape
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.times import iso
 from sluicegate.streams import dead_letters as store
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.dead_letters import Letter
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("letter", "seen", "from", "reason", "bytes", "redrive", "detail")

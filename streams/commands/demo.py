@@ -78,7 +78,7 @@ def _demo(keep: bool) -> None:
 
 def _report(out: Console, running: stack.Stack, report: play.Report, since: int) -> None:
     from sluicegate.sinks.embedded import connect, database
-    from sluicegate.streams.verify import verify
+    from sluicegate.streams.verify.ledger import verify
 
     settings = running.settings
     lag = play.wait_for_sink(running)

@@ -8,14 +8,15 @@ import time
 from typing import Annotated
 
 import typer
-from sluicegate.streams import changes, erasures
-from sluicegate.streams.artifacts import store_of
-from sluicegate.streams.attach import attach
+from sluicegate.streams import erasures
+from sluicegate.streams.archive.artifacts import store_of
 from sluicegate.streams.cli_words import an_id
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.control import changes
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.erasures import Erased
 from sluicegate.streams.expiry import expiries
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("subject", "keys", "events", "sessions", "in flight", "artifacts", "state")

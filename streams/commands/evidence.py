@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors import checkpoints
-from sluicegate.processors.checkpoints import CheckpointFault
 from sluicegate.processors.labels import CONFIDENTIALITY
+from sluicegate.processors.transparency import checkpoints
+from sluicegate.processors.transparency.checkpoints import CheckpointFault
 from sluicegate.schemas.errors import Retryable, Terminal, WrongUsage
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, console, progress, show
-from sluicegate.streams.evidence import Gathering
-from sluicegate.streams.evidence_build import WITHHELD, Ask
-from sluicegate.streams.evidence_controls import CONTROLS, SENTENCE, Shown, ask, controls_page
-from sluicegate.streams.evidence_file import verifier
-from sluicegate.streams.evidence_ledger import EXIT
-from sluicegate.streams.evidence_said import findings, numbers
-from sluicegate.streams.evidence_verify import check
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.evidence.build import WITHHELD, Ask
+from sluicegate.streams.evidence.bundle import Gathering
+from sluicegate.streams.evidence.controls import CONTROLS, SENTENCE, Shown, ask, controls_page
+from sluicegate.streams.evidence.file import verifier
+from sluicegate.streams.evidence.ledger import EXIT
+from sluicegate.streams.evidence.said import findings, numbers
+from sluicegate.streams.evidence.verify import check
 from sluicegate.streams.scan import Advance
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.witness_client import VARIABLE
+from sluicegate.streams.transparency.witness_client import VARIABLE
 
 DAYS = 30
 MAX_TEXT_BYTES = 256 * 1024

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console
-from sluicegate.streams.explain import explain_all
-from sluicegate.streams.generation import part_name
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect.explain import explain_all
+from sluicegate.streams.inspect.story import Story
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.repartition.generation import part_name
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.story import Story
 
 COLOURS = {"refused": "red", "failed": "red", "withheld": "yellow", "expired": "yellow", "in_doubt": "bold red",
            "held": "yellow", "released": "green", "noted": "dim", "unreadable": "red", "session_refused": "red"}  # fmt: skip

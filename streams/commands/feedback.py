@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.scores import QUALITY
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import console
+from sluicegate.streams.control.operators import operator
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.feedback import agent_of, give, score_of
-from sluicegate.streams.operators import operator
 from sluicegate.streams.settings import Settings
 
 

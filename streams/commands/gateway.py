@@ -6,7 +6,7 @@ import os
 from typing import Annotated
 
 import typer
-from sluicegate.streams.attach import attach
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.roles import DEFAULT_LISTEN, GATEWAY_LISTEN, listen_at
 from sluicegate.streams.settings import Settings
 

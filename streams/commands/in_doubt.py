@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.resolve import COMPENSATED, HAPPENED, LOOK_UP, VERDICTS
+from sluicegate.processors.jobs.resolve import COMPENSATED, HAPPENED, LOOK_UP, VERDICTS
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Resolution
 from sluicegate.schemas.times import iso
-from sluicegate.streams import doubt, reviewing
-from sluicegate.streams.attach import attach
+from sluicegate.streams import reviewing
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.rollback_text import print_tree
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.open_intents import open_intents
-from sluicegate.streams.saga import How
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect.open_intents import open_intents
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.undo import doubt
+from sluicegate.streams.undo.saga import How
 
 in_doubt = typer.Typer(help="Calls of which nobody knows whether they happened.", no_args_is_help=True)
 COLUMNS = ("intent_id", "agent_id", "session_id", "tool", "class", "attempt", "claimed_at", "idempotency_key")

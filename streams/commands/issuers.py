@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.tokens import algorithm_of
-from sluicegate.streams import control_log, oidc
-from sluicegate.streams.attach import attach
+from sluicegate.processors.control.tokens import algorithm_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.issuers import add_issuer, read_jwks, refresh_issuers, remove_issuer
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.issuers import add_issuer, read_jwks, refresh_issuers, remove_issuer
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys import oidc
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 issuers = typer.Typer(help="Whose tokens say for whom a session is.", no_args_is_help=True)

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.api_keys import AGENT, DEFAULT_RATE_PER_S, MAX_RATE_PER_S, SCOPES
+from sluicegate.processors.control.api_keys import AGENT, DEFAULT_RATE_PER_S, MAX_RATE_PER_S, SCOPES
 from sluicegate.schemas.times import iso
-from sluicegate.streams import api_keys, control_log, identities, key_files
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.spans import span_us
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import api_keys, identities
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 keys = typer.Typer(help="Make, register, list and revoke the keys that sign.", no_args_is_help=True)

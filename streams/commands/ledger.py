@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sluicegate.processors.invariants import INVARIANTS
-from sluicegate.streams.attach import attach
+from sluicegate.processors.verify.invariants import INVARIANTS
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import PartitionReport, Report, verify
+from sluicegate.streams.verify.ledger import PartitionReport, Report, verify
 
 EXIT_BROKEN = 1
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 from sluicegate.processors.modes import MODES, SCOPES
-from sluicegate.streams import control_log, identities
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import identities
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 mode = typer.Typer(help="Observe or enforce, by agent, tool, environment or policy.", no_args_is_help=True)

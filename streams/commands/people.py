@@ -6,10 +6,11 @@ import asyncio
 from typing import Annotated
 
 import typer
-from sluicegate.streams import control_log, operations
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import operations
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 people = typer.Typer(help="Register, list and remove the people who review.", no_args_is_help=True)

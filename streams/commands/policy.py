@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.cedar import Policy
-from sluicegate.processors.observed import Observation
-from sluicegate.processors.policy_check import check_policies
-from sluicegate.processors.policy_files import read_policies
-from sluicegate.processors.policy_logic import reach_of
-from sluicegate.processors.release import CompiledRelease, compile_release, types_of
-from sluicegate.processors.shapes import shape_of
-from sluicegate.processors.suggest import Suggester, Tool
-from sluicegate.processors.task_rules import with_task
+from sluicegate.processors.policy.cedar import Policy
+from sluicegate.processors.policy.check import check_policies
+from sluicegate.processors.policy.files import read_policies
+from sluicegate.processors.policy.logic import reach_of
+from sluicegate.processors.policy.observed import Observation
+from sluicegate.processors.policy.suggest import Suggester, Tool
+from sluicegate.processors.releases.release import CompiledRelease, compile_release, types_of
+from sluicegate.processors.releases.shapes import shape_of
+from sluicegate.processors.releases.task_rules import with_task
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, observe, releases
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import bars, console
 from sluicegate.streams.commands.replay import window_of
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect import observe
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 EXIT_FOUND = 1

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors import attestation, release_file
-from sluicegate.processors.control_policy import OPERATOR
-from sluicegate.processors.release_file import digest_of
+from sluicegate.processors.control import attestation
+from sluicegate.processors.control.policy import OPERATOR
+from sluicegate.processors.releases import file as release_file
+from sluicegate.processors.releases.file import digest_of
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import attest, control_log, deployments, key_files, operations
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.control import DryRun, Why, change_now, say
 from sluicegate.streams.commands.output import bars, console
 from sluicegate.streams.commands.release import release
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.operators import default_path, operator
+from sluicegate.streams.control import attest, deployments, operations
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.operators import default_path, operator
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 MAX_FILE_BYTES = 96 * 1024 * 1024

@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from sluicegate.processors.proofs import Inclusion
+from sluicegate.processors.transparency.proofs import Inclusion
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.attach import attach
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 
 
@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
 
 
 async def _made(settings: Settings, what: str, agent: str) -> list[Inclusion]:
-    from sluicegate.streams.proving import Prover, parse_position
+    from sluicegate.streams.transparency.proving import Prover, parse_position
 
     prover = await Prover.open(settings)
     try:

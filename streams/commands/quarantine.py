@@ -7,14 +7,14 @@ import sys
 from typing import Annotated
 
 import typer
-from sluicegate.processors.quarantine import SCOPES
+from sluicegate.processors.control.quarantine import SCOPES
 from sluicegate.schemas.times import iso
-from sluicegate.streams import quarantines
-from sluicegate.streams.attach import attach
-from sluicegate.streams.changes import came_of
 from sluicegate.streams.cli_words import an_id, one_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import quarantines
+from sluicegate.streams.control.changes import came_of
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 quarantine = typer.Typer(help="Stop an agent, a tool, a session or a release at once.", no_args_is_help=True)

@@ -12,16 +12,18 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from sluicegate.processors.agent_view import agent_view
+from sluicegate.processors.agents.view import agent_view
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.times import iso
-from sluicegate.streams import control_log, live_state, stores, topics
-from sluicegate.streams.attach import attach
+from sluicegate.streams import stores, topics
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
-from sluicegate.streams.rebuild import Advance, AsOf, Folded, fold_all, tasks_for
-from sluicegate.streams.rebuild_agent import fold_agent
-from sluicegate.streams.rebuild_compare import first_difference
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.rebuild import live_state
+from sluicegate.streams.rebuild.agent import fold_agent
+from sluicegate.streams.rebuild.compare import first_difference
+from sluicegate.streams.rebuild.rebuild import Advance, AsOf, Folded, fold_all, tasks_for
 from sluicegate.streams.settings import Settings
 
 EXIT_DIFFERENT = 1

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.cases import read_cases
-from sluicegate.processors.findings import Finding
-from sluicegate.processors.rehearsal import Played, run_case
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.release_check import check_release
-from sluicegate.processors.shapes import shape_of
-from sluicegate.streams import junit, operations
-from sluicegate.streams.attach import attach
+from sluicegate.processors.releases.cases import read_cases
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.findings import Finding
+from sluicegate.processors.releases.rehearsal import Played, run_case
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.shapes import shape_of
+from sluicegate.streams import junit
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.releases import read_folder, read_release, read_tests
+from sluicegate.streams.control import operations
+from sluicegate.streams.control.releases import read_folder, read_release, read_tests
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 EXIT_FOUND = 1

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors import release_file
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.release_schema import FILE_NAME, release_schema
+from sluicegate.processors.releases import file as release_file
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.releases.schema import FILE_NAME, release_schema
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, deployments, releases
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.commands.policy import write
 from sluicegate.streams.commands.release import Folder, release
+from sluicegate.streams.control import deployments, releases
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 
 SHORT_CHARS = 12

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.release_diff import Change, Side, diff
+from sluicegate.processors.releases.diff import Change, Side, diff
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, deployments, releases
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.release import EXIT_FOUND, release
+from sluicegate.streams.control import deployments, releases
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("part", "name", "change", "sentence", "detail")

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 import yaml
-from sluicegate.processors.first_contracts import (
+from sluicegate.processors.policy.observed import Observation
+from sluicegate.processors.releases.first_contracts import (
     MAX_TOOLS,
     Found,
     Inferred,
@@ -17,18 +18,18 @@ from sluicegate.processors.first_contracts import (
     from_observed,
     release_files,
 )
-from sluicegate.processors.observed import Observation
-from sluicegate.processors.openapi import from_openapi
-from sluicegate.processors.release_schema import release_schema
+from sluicegate.processors.releases.openapi import from_openapi
+from sluicegate.processors.releases.schema import release_schema
 from sluicegate.schemas.errors import Terminal, WrongUsage
-from sluicegate.streams import mcp_tools, observe, python_functions
-from sluicegate.streams.attach import attach
+from sluicegate.streams import mcp_tools, python_functions
 from sluicegate.streams.commands.output import console
 from sluicegate.streams.commands.policy import write
 from sluicegate.streams.commands.release import release
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect import observe
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay.window import Window
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.window import Window
 
 URL = "${TOOLS_URL}/{name}"
 """Where a tool without an address is called: SLUICEGATE_TOOL_TOOLS_URL says what it stands for."""

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import stands
-from sluicegate.processors.release import CompiledRelease
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.deployments import stands
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, releases
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
 from sluicegate.streams.commands.release import release
 from sluicegate.streams.commands.release_diff import WHAT, side
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 
 Json = object

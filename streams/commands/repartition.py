@@ -1,6 +1,6 @@
 """`sluicegate topics repartition`: another number of partitions, as a new generation of the log.
 
-Says what would be moved and what stands in the way, then does it. Next: `streams/repartition.py`, docs/repartition.md.
+Says what would be moved and what stands in the way, then does it. Next: `streams/repartition/repartition.py`, docs/repartition.md.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import operators
-from sluicegate.streams import repartition as work
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.topics import topics
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.repartition import Asked, Told
+from sluicegate.streams.control import operators
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.repartition import repartition as work
+from sluicegate.streams.repartition.repartition import Asked, Told
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("partition", "agents", "sessions", "ids", "cells", "homes")

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.selection import Selection
+from sluicegate.processors.replay.selection import Selection
 from sluicegate.schemas.errors import WrongUsage
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of, one_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.copying import Asked, run_copy
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.commands.resinking import run_resink
 from sluicegate.streams.commands.without import without
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import TOPICS, How, Replayed, check
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay.replay import TOPICS, How, Replayed, check
+from sluicegate.streams.replay.window import Window, check_times
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.window import Window, check_times
 
 EXIT_DIFFERENT = 1
 SHOWN = 20

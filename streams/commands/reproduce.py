@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sluicegate.processors.reproduce import DIFFERENT, MAX_SAMPLE, SAME, SKIPPED, Remade, Result
+from sluicegate.processors.replay.reproduce import DIFFERENT, MAX_SAMPLE, SAME, SKIPPED, Remade, Result
 from sluicegate.schemas.errors import WrongUsage
-from sluicegate.streams import engines, named
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
-from sluicegate.streams.generation import part_name
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.reproduce import Period, Targets, drawn, here, reproduced
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect import named
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.repartition.generation import part_name
+from sluicegate.streams.replay import engines
+from sluicegate.streams.replay.reproduce import Period, Targets, drawn, here, reproduced
 from sluicegate.streams.scan import OnStart
 from sluicegate.streams.settings import Settings
 

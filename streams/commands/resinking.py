@@ -1,13 +1,13 @@
-"""What `sluicegate replay --mode resink` says. Next: `streams/resink.py`, which does it."""
+"""What `sluicegate replay --mode resink` says. Next: `streams/replay/resink.py`, which does it."""
 
 from __future__ import annotations
 
 import asyncio
 
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, bars, show
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.resink import resink
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay.resink import resink
 from sluicegate.streams.settings import Settings
 
 

@@ -6,11 +6,12 @@ import asyncio
 from typing import Annotated
 
 import typer
-from sluicegate.streams import alarms, control_log
-from sluicegate.streams.attach import attach
-from sluicegate.streams.changes import came_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import alarms
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.changes import came_of
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 review = typer.Typer(help="Agents whose every call needs a person.", no_args_is_help=True)

@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 from sluicegate.schemas.errors import WrongUsage
-from sluicegate.streams import rollback as rollbacks
-from sluicegate.streams import saga
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands import rollback_release
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.rollback_agent import add_to, listed
 from sluicegate.streams.commands.rollback_text import as_json, print_first, print_tree, rows
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.rollback import Plan, Wish
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.undo import rollback as rollbacks
+from sluicegate.streams.undo import saga
+from sluicegate.streams.undo.rollback import Plan, Wish
 
 rollback = typer.Typer(help="Take back what was done.", no_args_is_help=True)
 

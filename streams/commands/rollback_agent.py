@@ -7,17 +7,18 @@ import json
 from typing import Annotated
 
 import typer
-from sluicegate.processors.agent_orders import ROLLED_BACK_KIND
+from sluicegate.processors.agents.orders import ROLLED_BACK_KIND
 from sluicegate.schemas.errors import SluicegateError, WrongUsage
 from sluicegate.schemas.times import iso
-from sluicegate.streams import agent_rollback, control_log
-from sluicegate.streams.agent_rollback import Look, To
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import position_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.commands.rebuild import moment
-from sluicegate.streams.control_events import control_events
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.events import control_events
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.rebuild import agent_rollback
+from sluicegate.streams.rebuild.agent_rollback import Look, To
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("what", "which", "now", "then")

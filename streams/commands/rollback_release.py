@@ -1,6 +1,6 @@
 """`sluicegate rollback release`: back to an earlier release, and with `--dry-run` all that it would change.
 
-Next: `streams/deployments.py` (the plan), `processors/release_moves.py` (who is decided under what), `release_diff.py`.
+Next: `streams/control/deployments.py` (the plan), `processors/releases/moves.py` (who is decided under what), `release_diff.py`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.release_diff import Change, Side, diff
-from sluicegate.processors.release_moves import Move, after_it, moves
-from sluicegate.streams import control_log, deployments, releases
-from sluicegate.streams.attach import attach
+from sluicegate.processors.releases.diff import Change, Side, diff
+from sluicegate.processors.releases.moves import Move, after_it, moves
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.open_intents import open_sessions
-from sluicegate.streams.operators import operator
+from sluicegate.streams.control import deployments, releases
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.operators import operator
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect.open_intents import open_sessions
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("what", "which", "before", "after", "sessions")

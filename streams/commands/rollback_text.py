@@ -11,9 +11,9 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
-from sluicegate.processors.lineage import DATA, HANDED_ON, MEMORY, SAW, Key, Link
+from sluicegate.processors.replay.lineage import DATA, HANDED_ON, MEMORY, SAW, Key, Link
 from sluicegate.streams.commands.output import printable
-from sluicegate.streams.rollback import CANNOT, DONE, LEFT, MAX_UNSURE, NOTHING, TODO, Plan, Step
+from sluicegate.streams.undo.rollback import CANNOT, DONE, LEFT, MAX_UNSURE, NOTHING, TODO, Plan, Step
 
 _COLOUR = {NOTHING: "dim", CANNOT: "red", TODO: "yellow", DONE: "green", LEFT: "red"}
 _CLOSEST = (DATA, MEMORY, HANDED_ON, SAW)

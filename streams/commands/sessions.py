@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.processors.approval.resume import VERDICT
 from sluicegate.processors.labels import INTEGRITY, worst
-from sluicegate.processors.resume import VERDICT
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import Review
 from sluicegate.schemas.times import iso
 from sluicegate.streams import reviewing
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
-from sluicegate.streams.open_intents import open_sessions
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect.open_intents import open_sessions
 from sluicegate.streams.settings import Settings
 
 sessions = typer.Typer(help="Sessions that are open, and those that were halted.", no_args_is_help=True)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 import typer
 from rich.markup import escape
 from sluicegate.schemas.times import iso
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect.status import ELSEWHERE_UNKNOWN, GROUPED, PartitionStatus
+from sluicegate.streams.inspect.status import status as ask
 from sluicegate.streams.roles import DEFAULT_ROLES
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.status import ELSEWHERE_UNKNOWN, GROUPED, PartitionStatus
-from sluicegate.streams.status import status as ask
 
 SHOWN_ALARMS = 5
 COLUMNS = ("partition", "head seq", "last decided", "control", "input lag", "sink lag")

@@ -12,11 +12,11 @@ from rich.markup import escape
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.schemas.records import IntentFacts
 from sluicegate.schemas.times import iso
-from sluicegate.streams import tail as log
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.explain import COLOURS
 from sluicegate.streams.commands.output import Format, OutputOption, console
-from sluicegate.streams.find import LedgerEvent
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect import tail as log
+from sluicegate.streams.inspect.find import LedgerEvent
 from sluicegate.streams.settings import Settings
 
 

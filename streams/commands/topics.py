@@ -13,8 +13,8 @@ import typer
 from sluicegate.schemas.errors import Retryable, WrongUsage
 from sluicegate.schemas.topics import TOPICS, full_name
 from sluicegate.streams import acl
-from sluicegate.streams.attach import attach
 from sluicegate.streams.commands.output import Format, OutputOption, console, show
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.topics import config_of, counts, create, judge
 

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from sluicegate.processors.reproduce import MAX_SAMPLE
-from sluicegate.processors.spans import Span
-from sluicegate.streams import named, otel
-from sluicegate.streams.attach import attach
+from sluicegate.processors.replay.reproduce import MAX_SAMPLE
+from sluicegate.processors.replay.spans import Span
 from sluicegate.streams.cli_words import micros_of
 from sluicegate.streams.commands.output import Format, OutputOption, show
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.reproduce import Period, drawn, events_of
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.inspect import named, otel
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay.reproduce import Period, drawn, events_of
 from sluicegate.streams.settings import Settings
 
 COLUMNS = ("trace", "span", "parent", "name", "ms", "error")

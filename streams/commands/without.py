@@ -7,13 +7,13 @@ import json
 from typing import Annotated
 
 import typer
-from sluicegate.processors.apart import Change
-from sluicegate.streams.attach import attach
+from sluicegate.processors.replay.apart import Change
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay.without import Told
+from sluicegate.streams.replay.without import without as leave_out
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.without import Told
-from sluicegate.streams.without import without as leave_out
 
 SHOWN = 30
 """Changes printed; `-o json` and `csv` have 10,000."""

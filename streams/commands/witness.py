@@ -14,9 +14,9 @@ import typer
 from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.schemas.notes import COSIGNATURE, BadNote, VKey, check_name
 from sluicegate.schemas.times import iso
-from sluicegate.streams import key_files
 from sluicegate.streams.commands.output import Format, OutputOption, show
-from sluicegate.streams.key_files import PrivateKey
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.files import PrivateKey
 
 witness = typer.Typer(help="Cosign what continues, refuse what was forked.", no_args_is_help=True)
 
@@ -65,8 +65,8 @@ def witness_run(
 
 
 async def _serve(name: str, key: PrivateKey, memory: Path, logs: list[Path], host: str, port: int) -> None:
-    from sluicegate.streams.witness_memory import WitnessMemory
-    from sluicegate.streams.witness_server import LogDescriptions, Witness, serve
+    from sluicegate.streams.transparency.witness_memory import WitnessMemory
+    from sluicegate.streams.transparency.witness_server import LogDescriptions, Witness, serve
 
     kept = WitnessMemory(memory)
     known = LogDescriptions(logs)
@@ -95,7 +95,7 @@ def witness_list(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """What a witness cosigned last, or refused: `sluicegate witness list --refused -o json`."""
-    from sluicegate.streams.witness_memory import WitnessMemory
+    from sluicegate.streams.transparency.witness_memory import WitnessMemory
 
     if not memory.is_file():
         raise Terminal(f"`{memory}` is no witness's memory, give --memory FILE")

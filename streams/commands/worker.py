@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from sluicegate.streams.attach import attach
 from sluicegate.streams.cli_words import one_of
+from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.roles import ALL
 from sluicegate.streams.settings import Settings
 

@@ -234,9 +234,9 @@ def test_the_ids_are_those_the_code_uses() -> None:
     names = {(r.role, r.name) for r in acl.plan(ENV)}
     assert ("executor", group_of(ENV)) in names
     for module, role, text in (
-        ("generation.py", "pipeline", 'f"sluicegate.{settings.env}.ledger.{number}{partition}"'),
-        ("ledger_service.py", "pipeline", 'self.group = f"sluicegate.{settings.env}.ledger"'),
-        ("control_log.py", "operator", 'f"sluicegate.{settings.env}.control"'),
+        ("repartition/generation.py", "pipeline", 'f"sluicegate.{settings.env}.ledger.{number}{partition}"'),
+        ("lanes/service.py", "pipeline", 'self.group = f"sluicegate.{settings.env}.ledger"'),
+        ("control/log.py", "operator", 'f"sluicegate.{settings.env}.control"'),
         ("../executors/claim_log.py", "executor", 'f"sluicegate.{self._settings.env}.claims.'),
         ("../sinks/clickhouse.py", "projector", 'f"{settings.env}.projector'),
         ("app.py", "monitor", 'f"sluicegate.{settings.env}.{role}"'),

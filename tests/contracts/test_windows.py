@@ -9,8 +9,8 @@ from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import ddl
 from sluicegate.sinks.embedded import connect
 from sluicegate.sinks.writer import Sink
-from sluicegate.streams.windows import MemoryWindows, Windows
-from sluicegate.streams.windows_clickhouse import ClickHouseWindows
+from sluicegate.streams.watch.windows import MemoryWindows, Windows
+from sluicegate.streams.watch.windows_clickhouse import ClickHouseWindows
 
 from tests.clickhouse_rollups import Open, ranges
 from tests.driver import LOG_ID, Driver

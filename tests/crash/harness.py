@@ -29,13 +29,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import demo, kafka, operations, stack
+from sluicegate.streams import demo, kafka, stack
+from sluicegate.streams.control import operations
 from sluicegate.streams.fleet import Fleet, Script
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.recovery import read_range
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.recovery import read_range
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.stack import Role, Stack
-from sluicegate.streams.verify import Report, verify
+from sluicegate.streams.verify.ledger import Report, verify
 
 from tests.servers.tool_server import ToolProcess
 

@@ -28,7 +28,7 @@ from sluicegate.schemas.facts import ClaimFacts, PlanFacts
 from sluicegate.schemas.records import Header, Outcome
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
-from sluicegate.streams.recovery import read_range
+from sluicegate.streams.lanes.recovery import read_range
 from sluicegate.streams.settings import Settings
 
 from tests.crash.scenario import CLASSES, Call

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from sluicegate.streams.failpoints import CLAIM_POINTS, LEDGER_POINTS, TRANSFER_POINTS
 from sluicegate.streams.stack import Role
-from sluicegate.streams.verify import verify
+from sluicegate.streams.verify.ledger import verify
 
 from tests.crash import judge, scenario
 from tests.crash.harness import PARTITIONS, World, world

@@ -20,8 +20,8 @@ from pathlib import Path
 from sluicegate.schemas.kinds import REPEATABLE
 from sluicegate.schemas.records import Intent, Message, Reply
 from sluicegate.schemas.topics import partition_of
+from sluicegate.streams.control.operations import Row
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.operations import Row
 from sluicegate.streams.settings import Settings
 
 CLASSES = ("read_only", "idempotent", "queryable", "irreversible")

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from sluicegate.processors.quarantine import REASON
+from sluicegate.processors.control.quarantine import REASON
 from sluicegate.schemas.records import Header, Intent, Message, Reply
-from sluicegate.streams import control_log, kafka, quarantines
-from sluicegate.streams.find import decode
+from sluicegate.streams import kafka
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import quarantines
 from sluicegate.streams.fleet import Fleet
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.inspect.find import decode
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.scan import places, scan, stretches
-from sluicegate.streams.verify import verify
+from sluicegate.streams.verify.ledger import verify
 
 from tests.crash.harness import ARGUMENTS, PARTITIONS, TOOLS, World, small_release, world
 

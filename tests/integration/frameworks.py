@@ -20,7 +20,7 @@ from pydantic_ai import DeferredToolRequests, DeferredToolResults
 from pydantic_ai.messages import ToolReturnPart
 from sluicegate.adapters import langgraph, openai_agents
 from sluicegate.adapters import pydantic_ai as for_pydantic_ai
-from sluicegate.streams.call_once import CallsOnce
+from sluicegate.streams.sdk.call_once import CallsOnce
 
 from examples.refunds import agents_model, langchain_model, pydantic_model
 

@@ -31,19 +31,22 @@ from sluicegate.executors.dispatcher import Executor
 from sluicegate.executors.gates import ReleaseGates
 from sluicegate.executors.large_arguments import Fetcher
 from sluicegate.executors.verifier import Follower, SignedVerifier
-from sluicegate.processors import checkpoints
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.transparency import checkpoints
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import DeadLetter, Dispatch, Intent, Message, Reply
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams import control_log, kafka, key_files, releases, stack, topics
-from sluicegate.streams.artifacts import store_of
+from sluicegate.streams import kafka, stack, topics
+from sluicegate.streams.archive.artifacts import store_of
 from sluicegate.streams.cli import app
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.ledger_service import LedgerService, wall_clock
-from sluicegate.streams.role_keys import RoleSigner
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.role_keys import RoleSigner
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.service import LedgerService, wall_clock
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import Report, verify
+from sluicegate.streams.verify.ledger import Report, verify
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, Event, Record, agents, read, release, release_files

@@ -14,10 +14,10 @@ import jwt
 from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.gateway.people import REVIEW
 from sluicegate.gateway.server import Gateway
-from sluicegate.processors.api_keys import digest_of, token_of
-from sluicegate.processors.tokens import public_keys
+from sluicegate.processors.control.api_keys import digest_of, token_of
+from sluicegate.processors.control.tokens import public_keys
 from sluicegate.schemas.records import Dispatch
-from sluicegate.streams import key_files
+from sluicegate.streams.keys import files as key_files
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, OTHER_AGENT, PERSON, release_files

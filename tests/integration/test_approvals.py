@@ -10,9 +10,9 @@ import pytest
 from click.testing import Result
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.schemas.records import Dispatch, ReviewFacts
-from sluicegate.streams import key_files
 from sluicegate.streams.cli import app
-from sluicegate.streams.ledger_service import LedgerService
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 

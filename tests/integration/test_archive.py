@@ -13,24 +13,28 @@ from typing import Any, TypeVar
 
 import pytest
 from aiokafka import TopicPartition
-from sluicegate.processors import checkpoints, snapshot
-from sluicegate.processors.checkpoints import Checkpoint
-from sluicegate.processors.tiles import WIDTH
+from sluicegate.processors import snapshot
+from sluicegate.processors.transparency import checkpoints
+from sluicegate.processors.transparency.checkpoints import Checkpoint
+from sluicegate.processors.transparency.tiles import WIDTH
 from sluicegate.schemas.errors import Retryable
 from sluicegate.sinks import ranges
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import explain, identities, named, replay, reproduce, snapshots
 from sluicegate.streams import kafka as clients
-from sluicegate.streams.archive import VARIABLE
-from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams.archive.archive import VARIABLE
 from sluicegate.streams.cli import app
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.recovery import recover
-from sluicegate.streams.replay import Window
+from sluicegate.streams.control import identities
+from sluicegate.streams.inspect import explain, named
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes import snapshots
+from sluicegate.streams.lanes.recovery import recover
+from sluicegate.streams.replay import replay, reproduce
+from sluicegate.streams.replay.replay import Window
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.stores import KafkaStore
-from sluicegate.streams.verify import verify
+from sluicegate.streams.transparency.checkpointer import Checkpointer
+from sluicegate.streams.verify.ledger import verify
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, Driver, read

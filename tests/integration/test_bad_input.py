@@ -24,11 +24,12 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.reasons import REASONS
 from sluicegate.schemas.records import IntakeFacts, Intent, Message
 from sluicegate.schemas.topics import MAX_INTENT_BYTES, RECORD_LIMIT_BYTES, full_name, partition_of
-from sluicegate.streams import control_log, ledger
 from sluicegate.streams import kafka as clients
+from sluicegate.streams import ledger
 from sluicegate.streams.broker import EmbeddedBroker
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.ledger_service import LedgerService
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.service import LedgerService
 
 from tests.driver import AGENT, OTHER_AGENT
 from tests.integration import gate as gates

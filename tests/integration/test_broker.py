@@ -18,8 +18,11 @@ import pytest
 from aiokafka.admin import NewTopic
 from aiokafka.errors import MessageSizeTooLargeError, TopicAuthorizationFailedError
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams import broker_files, broker_java, broker_process, kafka
+from sluicegate.streams import kafka
 from sluicegate.streams.broker import EmbeddedBroker, ensure_broker
+from sluicegate.streams.embedded import files as broker_files
+from sluicegate.streams.embedded import java as broker_java
+from sluicegate.streams.embedded import process as broker_process
 from sluicegate.streams.settings import KafkaSecurity, Settings
 
 LIMIT_S = 30

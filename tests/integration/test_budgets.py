@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from sluicegate.streams import budgets
+from sluicegate.streams.control import budgets
 
 from bench import budget
 from tests.crash.harness import world

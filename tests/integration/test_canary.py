@@ -14,25 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.canary_progress import FOR_EVER
-from sluicegate.processors.canary_scores import Row
-from sluicegate.processors.deployments import Canary, drawn
+from sluicegate.processors.canary.progress import FOR_EVER
+from sluicegate.processors.canary.scores import Row
+from sluicegate.processors.control.deployments import Canary, drawn
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Message
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse, connect
-from sluicegate.streams import (
-    canary_evidence,
-    canary_watcher,
-    control_log,
-    deployments,
-    identities,
-    operations,
-    releases,
-    stack,
-)
-from sluicegate.streams.canary_watcher import Watched, Watcher
-from sluicegate.streams.keys import Keys
+from sluicegate.streams import stack
+from sluicegate.streams.control import deployments, identities, operations, releases
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.watch import canary_evidence, canary_watcher
+from sluicegate.streams.watch.canary_watcher import Watched, Watcher
 
 from tests.driver import release_files
 from tests.integration import gate as gates

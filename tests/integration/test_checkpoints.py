@@ -14,20 +14,24 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sluicegate.processors import checkpoints, log_files, proofs
-from sluicegate.processors.checkpoints import CONTROL, Signed, keys_of
-from sluicegate.processors.control import Control
-from sluicegate.processors.log_files import LogFile
-from sluicegate.processors.witness_policy import Policy, parse_policy
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.transparency import checkpoints, log_files, proofs
+from sluicegate.processors.transparency.checkpoints import CONTROL, Signed, keys_of
+from sluicegate.processors.transparency.log_files import LogFile
+from sluicegate.processors.transparency.witness_policy import Policy, parse_policy
 from sluicegate.schemas.errors import SluicegateError, Terminal
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import checkpoint_topic, control_log, failpoints, identities, kafka, stack, tile_store
-from sluicegate.streams.checkpointer import REST_MAX_S, Checkpointer
+from sluicegate.streams import failpoints, kafka, stack
 from sluicegate.streams.cli import app
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import identities
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.witness_memory import WitnessMemory
-from sluicegate.streams.witness_server import LogDescriptions, Witness, application
+from sluicegate.streams.transparency import tile_store
+from sluicegate.streams.transparency import topic as checkpoint_topic
+from sluicegate.streams.transparency.checkpointer import REST_MAX_S, Checkpointer
+from sluicegate.streams.transparency.witness_memory import WitnessMemory
+from sluicegate.streams.transparency.witness_server import LogDescriptions, Witness, application
 from typer.testing import CliRunner
 
 from tests.integration.gate import new_settings, until
@@ -206,7 +210,7 @@ def test_3_lost_tiles_are_built_again_from_the_ledger(env: Env, tmp_path: Path) 
 
 RUN = """
 import asyncio
-from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams.transparency.checkpointer import Checkpointer
 from sluicegate.streams.settings import Settings
 
 async def main():

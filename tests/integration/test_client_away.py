@@ -19,12 +19,15 @@ import aiohttp
 import pytest
 from sluicegate.gateway.context import CONFIRM_WAIT_S
 from sluicegate.gateway.server import Gateway
-from sluicegate.processors.api_keys import digest_of, token_of
+from sluicegate.processors.control.api_keys import digest_of, token_of
 from sluicegate.schemas.topics import full_name
-from sluicegate.streams import client_session, client_transport, control_log, kafka, topics
+from sluicegate.streams import kafka, topics
 from sluicegate.streams.broker import EmbeddedBroker
 from sluicegate.streams.client import AgentClient, Refused, Unanswered
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.sdk import session as client_session
+from sluicegate.streams.sdk import transport as client_transport
 from sluicegate.streams.settings import Settings
 
 from tests.client_gate import Gate, run

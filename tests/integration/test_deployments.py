@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, deployments, operators
+from sluicegate.streams.control import deployments, operators
+from sluicegate.streams.control import log as control_log
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, release_files

@@ -14,7 +14,7 @@ from sluicegate.schemas.topics import TOPICS
 from sluicegate.streams import cli
 from sluicegate.streams import doctor as d
 from sluicegate.streams import doctor_machine as here
-from sluicegate.streams.broker_jars import JARS_SHA256
+from sluicegate.streams.embedded.jars import JARS_SHA256
 from sluicegate.streams.roles import ROLES
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner

@@ -30,16 +30,18 @@ from sluicegate.sinks import ranges
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.ddl import ensure_schema
 from sluicegate.sinks.embedded import EmbeddedClickHouse, database
-from sluicegate.streams import control_log, erasures, kafka, replay
-from sluicegate.streams.artifacts import store_of
-from sluicegate.streams.checkpointer import Checkpointer
+from sluicegate.streams import erasures, kafka
+from sluicegate.streams.archive.artifacts import store_of
 from sluicegate.streams.cli import app
+from sluicegate.streams.control import log as control_log
 from sluicegate.streams.expiry import IN_THE_CLEAR
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.replay import Window
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay import replay
+from sluicegate.streams.replay.replay import Window
 from sluicegate.streams.scan import scan, stretches
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import verify
+from sluicegate.streams.transparency.checkpointer import Checkpointer
+from sluicegate.streams.verify.ledger import verify
 from typer.testing import CliRunner
 
 from tests.driver import AGENT

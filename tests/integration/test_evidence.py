@@ -9,11 +9,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.checkpoints import CONTROL
+from sluicegate.processors.transparency.checkpoints import CONTROL
 from sluicegate.schemas import codec
-from sluicegate.streams import checkpoint_topic
 from sluicegate.streams.cli import app
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.transparency import topic as checkpoint_topic
 from typer.testing import CliRunner
 
 from tests import bundles

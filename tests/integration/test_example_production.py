@@ -36,9 +36,11 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from sluicegate.streams import broker_files, broker_java, broker_process
 from sluicegate.streams.app import DIE_WITH_PARENT
 from sluicegate.streams.cli import app
+from sluicegate.streams.embedded import files as broker_files
+from sluicegate.streams.embedded import java as broker_java
+from sluicegate.streams.embedded import process as broker_process
 from sluicegate.streams.stack import healthy
 from typer.testing import CliRunner
 

@@ -21,10 +21,10 @@ from sluicegate.gateway import events, openapi
 from sluicegate.gateway.server import MAX_BODY_BYTES, make_app
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Review
-from sluicegate.streams import control_log
-from sluicegate.streams.client_errors import Refused
-from sluicegate.streams.gateway_client import GatewayAgent
-from sluicegate.streams.replies import Held
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.sdk.errors import Refused
+from sluicegate.streams.sdk.gateway_client import GatewayAgent
+from sluicegate.streams.sdk.replies import Held
 
 from tests.driver import AGENT, PERSON, Event
 from tests.integration.gate import new_settings, now_us, until

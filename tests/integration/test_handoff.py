@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import control_log, key_files, releases
 from sluicegate.streams.client import AgentClient, Refused
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
+from sluicegate.streams.keys import files as key_files
 from sluicegate.streams.settings import Settings
 
 from tests.driver import DESK_FILES, release_files

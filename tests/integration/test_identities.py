@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import control_log, demo, key_files, operators, shadow, stack
+from sluicegate.streams import demo, stack
 from sluicegate.streams.cli import app
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import operators
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import shadow
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, Driver

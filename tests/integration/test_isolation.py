@@ -30,19 +30,22 @@ import aiohttp
 import pytest
 from aiokafka import TopicPartition
 from sluicegate.gateway.server import Gateway
-from sluicegate.processors.api_keys import token_of
+from sluicegate.processors.control.api_keys import token_of
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
 from sluicegate.schemas.records import Reply
 from sluicegate.schemas.topics import full_name, partition_of
-from sluicegate.streams import artifacts, control_log, kafka, releases
+from sluicegate.streams import kafka
+from sluicegate.streams.archive import artifacts
 from sluicegate.streams.client import AgentClient
-from sluicegate.streams.client_session import Session
-from sluicegate.streams.keys import Keys
-from sluicegate.streams.recovery import read_range
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.recovery import read_range
+from sluicegate.streams.sdk.session import Session
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.stack import Stack
-from sluicegate.streams.verify import verify
+from sluicegate.streams.verify.ledger import verify
 
 from tests.driver import release_files
 from tests.integration import gate as gates

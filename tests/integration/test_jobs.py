@@ -19,7 +19,7 @@ from sluicegate.schemas.records import Receipt
 from sluicegate.schemas.topics import TOPICS, full_name, partition_of
 from sluicegate.streams import kafka as kafka_clients
 from sluicegate.streams.client import AgentClient, Failed, Parked
-from sluicegate.streams.ledger_service import wall_clock
+from sluicegate.streams.lanes.service import wall_clock
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, release_files

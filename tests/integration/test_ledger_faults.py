@@ -10,9 +10,9 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from sluicegate.schemas import codec
 from sluicegate.schemas.topics import full_name, partition_of
 from sluicegate.streams import kafka as clients
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.ledger import CLOCK_BACK_LIMIT_US
-from sluicegate.streams.ledger_service import LedgerService
 
 from tests.driver import AGENT
 from tests.integration import gate as gates

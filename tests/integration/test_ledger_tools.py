@@ -18,31 +18,23 @@ from typing import Any, TypeVar, cast
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
-from sluicegate.processors.account import touches
-from sluicegate.processors.compensate import undo_id
-from sluicegate.processors.observed import Observation
+from sluicegate.processors.jobs.compensate import undo_id
+from sluicegate.processors.policy.observed import Observation
+from sluicegate.processors.replay.account import touches
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse
-from sluicegate.streams import (
-    access,
-    dead_letters,
-    explain,
-    kafka,
-    observe,
-    releases,
-    replay,
-    status,
-    tail,
-    topics,
-)
+from sluicegate.streams import dead_letters, kafka, topics
 from sluicegate.streams.cli import app
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.control import releases
+from sluicegate.streams.inspect import access, explain, observe, status, tail
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.replay import replay
+from sluicegate.streams.replay.window import Window
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import Report, verify
-from sluicegate.streams.window import Window
+from sluicegate.streams.verify.ledger import Report, verify
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, OTHER_AGENT, PERSON, Driver, Record, read, release, release_files

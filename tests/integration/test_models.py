@@ -11,10 +11,11 @@ import pytest
 from aiohttp.test_utils import TestServer
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.model import ModelAdapter
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas.records import Reply
-from sluicegate.streams import control_log, releases
 from sluicegate.streams.cli import app
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
 from typer.testing import CliRunner
 
 from tests.integration import gate as gates

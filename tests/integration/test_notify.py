@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from sluicegate.executors.egress import Egress
-from sluicegate.streams import webhook as webhooks
-from sluicegate.streams.notify import Notifier
-from sluicegate.streams.webhook import Webhook, WebhookSettings
+from sluicegate.streams.watch import webhook as webhooks
+from sluicegate.streams.watch.notify import Notifier
+from sluicegate.streams.watch.webhook import Webhook, WebhookSettings
 
 from tests.driver import PEOPLE
 from tests.integration import gate as gates

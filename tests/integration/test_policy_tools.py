@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, stack
+from sluicegate.streams import stack
 from sluicegate.streams.cli import app
-from sluicegate.streams.operations import operator
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.operations import operator
 from typer.testing import CliRunner
 
 from tests.driver import release_files

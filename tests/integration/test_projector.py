@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from sluicegate.processors import release_file
-from sluicegate.processors.release_file import digest_of
+from sluicegate.processors.releases import file as release_file
+from sluicegate.processors.releases.file import digest_of
 from sluicegate.schemas import codec, records
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.sinks import clickhouse, ddl, ranges
@@ -30,9 +30,10 @@ from sluicegate.sinks.embedded import EmbeddedClickHouse
 from sluicegate.sinks.releases import ReleaseCopier
 from sluicegate.sinks.rows import Record
 from sluicegate.streams import kafka as clients
-from sluicegate.streams import releases, topics
+from sluicegate.streams import topics
+from sluicegate.streams.control import releases
 from sluicegate.streams.failpoints import SINK_POINTS
-from sluicegate.streams.resink import resink
+from sluicegate.streams.replay.resink import resink
 from sluicegate.streams.settings import Settings
 
 from tests.fake_clickhouse import Killed
@@ -346,7 +347,7 @@ from sluicegate.sinks import ranges
 from sluicegate.sinks.checkpoints import CheckpointCopier
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect
-from sluicegate.streams.resink import resink
+from sluicegate.streams.replay.resink import resink
 from sluicegate.streams.settings import Settings
 from tests.ledger_records import PlainOpener
 ranges.RANGE_ROWS, ranges.RANGE_EVERY_S = 100, 0.05

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, stack
+from sluicegate.streams import stack
 from sluicegate.streams.cli import app
+from sluicegate.streams.control import log as control_log
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 

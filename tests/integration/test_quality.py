@@ -12,10 +12,10 @@ from sluicegate.schemas.records import Message, ScoreFacts
 from sluicegate.sinks import rollup
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import connect, database
-from sluicegate.streams import evaluator
 from sluicegate.streams.cli import app
-from sluicegate.streams.evaluator_role import EvaluatorRole
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import evaluator
+from sluicegate.streams.watch.evaluator_role import EvaluatorRole
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, PEOPLE, PERSON, release_files

@@ -10,8 +10,10 @@ import pytest
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, quarantines, stack
+from sluicegate.streams import stack
 from sluicegate.streams.cli import app
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import quarantines
 from typer.testing import CliRunner
 
 from tests.driver import SESSION, Event, release_files

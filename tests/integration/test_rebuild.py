@@ -28,13 +28,16 @@ from sluicegate.schemas.records import Dispatch, HoldFacts, Intent, Reply, Revie
 from sluicegate.schemas.topics import partition_of
 from sluicegate.sinks.clickhouse import Projector
 from sluicegate.sinks.embedded import EmbeddedClickHouse, database
-from sluicegate.streams import control_log, evidence_verify, live_state, replay
-from sluicegate.streams.checkpointer import Checkpointer
 from sluicegate.streams.cli import app
-from sluicegate.streams.ledger_service import LedgerService
-from sluicegate.streams.replay import Window
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.evidence import verify as evidence_verify
+from sluicegate.streams.lanes.service import LedgerService
+from sluicegate.streams.rebuild import live_state
+from sluicegate.streams.replay import replay
+from sluicegate.streams.replay.replay import Window
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.verify import verify
+from sluicegate.streams.transparency.checkpointer import Checkpointer
+from sluicegate.streams.verify.ledger import verify
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, PEOPLE, PERSON, release_files

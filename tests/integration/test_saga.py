@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 
 import orjson
 import pytest
-from sluicegate.processors.compensate import undo_id
+from sluicegate.processors.jobs.compensate import undo_id
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
-from sluicegate.streams import control_log, quarantines, stack
+from sluicegate.streams import stack
 from sluicegate.streams.cli import app
-from sluicegate.streams.rollback import Wish, make_plan
-from sluicegate.streams.saga import How, carry_out
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import quarantines
+from sluicegate.streams.undo.rollback import Wish, make_plan
+from sluicegate.streams.undo.saga import How, carry_out
 from typer.testing import CliRunner
 
 from tests import shop

@@ -10,9 +10,11 @@ import orjson
 import pytest
 from sluicegate.schemas import signing
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log, key_files, stack
+from sluicegate.streams import stack
 from sluicegate.streams.cli import app
-from sluicegate.streams.explain import explain
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.inspect.explain import explain
+from sluicegate.streams.keys import files as key_files
 from typer.testing import CliRunner
 
 from tests import shop

@@ -18,14 +18,15 @@ import pytest
 from sluicegate.executors.adapter import Answer, Failed, Finished
 from sluicegate.executors.egress import Egress
 from sluicegate.schemas.records import Dispatch, Reply
-from sluicegate.streams import control_log, releases
-from sluicegate.streams.alarm_notify import AlarmNotifier
-from sluicegate.streams.channels import WebhookChannel
 from sluicegate.streams.cli import app
-from sluicegate.streams.ledger_service import LedgerService
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import releases
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.roles import ProjectorRole
-from sluicegate.streams.sentinel_service import SentinelService
-from sluicegate.streams.webhook import Webhook, WebhookSettings
+from sluicegate.streams.watch.alarm_notify import AlarmNotifier
+from sluicegate.streams.watch.channels import WebhookChannel
+from sluicegate.streams.watch.sentinel_service import SentinelService
+from sluicegate.streams.watch.webhook import Webhook, WebhookSettings
 from typer.testing import CliRunner
 
 from tests.driver import PEOPLE, release_files

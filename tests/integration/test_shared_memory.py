@@ -12,13 +12,14 @@ import pytest
 from sluicegate.executors.adapter import Answer, Finished
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import remembering, replay
 from sluicegate.streams.cli import app
 from sluicegate.streams.client import AgentClient, Failed, Refused
-from sluicegate.streams.client_memory import FoundKeys, Remembered
-from sluicegate.streams.client_session import Session
-from sluicegate.streams.remembering import Cut, Where
-from sluicegate.streams.window import Window
+from sluicegate.streams.rebuild import remembering
+from sluicegate.streams.rebuild.remembering import Cut, Where
+from sluicegate.streams.replay import replay
+from sluicegate.streams.replay.window import Window
+from sluicegate.streams.sdk.memory import FoundKeys, Remembered
+from sluicegate.streams.sdk.session import Session
 from typer.testing import CliRunner
 
 from tests.integration import gate as gates

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiokafka import TopicPartition
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas.errors import Terminal
@@ -25,7 +25,8 @@ from sluicegate.schemas.records import (
     SessionFacts,
 )
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import kafka, mac_keys
+from sluicegate.streams import kafka
+from sluicegate.streams.keys import mac_keys
 from sluicegate.streams.scan import scan, stretches
 
 from tests.driver import AGENT

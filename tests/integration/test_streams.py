@@ -18,15 +18,16 @@ from sluicegate.executors.model import ModelAdapter
 from sluicegate.executors.outlet import KafkaOutlet
 from sluicegate.executors.verifier import Follower
 from sluicegate.gateway.server import Gateway
-from sluicegate.processors.api_keys import token_of
+from sluicegate.processors.control.api_keys import token_of
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable
-from sluicegate.streams import control_log, quarantines
 from sluicegate.streams import kafka as kafka_clients
 from sluicegate.streams.cli import app
 from sluicegate.streams.client import AgentClient, Ended, Failed, Session, Started, Text, Withheld
-from sluicegate.streams.client_transport import KafkaTransport
-from sluicegate.streams.ledger_service import wall_clock
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control import quarantines
+from sluicegate.streams.lanes.service import wall_clock
+from sluicegate.streams.sdk.transport import KafkaTransport
 from typer.testing import CliRunner
 
 from tests.driver import AGENT, release_files

@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sluicegate.streams import control_log, demo, stack
+from sluicegate.streams import demo, stack
 from sluicegate.streams.cli import app
+from sluicegate.streams.control import log as control_log
 from sluicegate.streams.settings import Settings
 from typer.testing import CliRunner
 

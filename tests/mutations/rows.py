@@ -9,13 +9,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.sinks import ddl, rows
 from sluicegate.sinks.embedded import connect
 from sluicegate.sinks.ranges import Collector
 from sluicegate.sinks.writer import Sink
-from sluicegate.streams.verify_rows import Rows, compare
+from sluicegate.streams.verify.rows import Rows, compare
 
 from tests.driver import LOG_ID
 from tests.mutations import scenes

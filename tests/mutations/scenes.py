@@ -1,7 +1,7 @@
 """Sound ledgers to tamper with, and the verifiers without Kafka.
 
 A scene is made once; every tampering gets a copy of its lists. `verify` runs the checkers of `ledger verify` on it as
-`streams/verify.py` does, `decide_again` those of `replay --mode check`.
+`streams/verify/ledger.py` does, `decide_again` those of `replay --mode check`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors import generations
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.outcomes import ZERO_HASH, Origin, Outcome, event_id, header_hash, seal
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.rederive import Rederive
+from sluicegate.processors.seam import generations
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.processors.work import ENGINE, SYSTEM
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import verify_checkpoints
-from sluicegate.streams.log_tree import LogTree
-from sluicegate.streams.sealing import Folded, Seam, seam_of
-from sluicegate.streams.tile_store import MemoryStore
-from sluicegate.streams.verify_checkpoints import Store
+from sluicegate.streams.repartition.sealing import Folded, Seam, seam_of
+from sluicegate.streams.transparency.log_tree import LogTree
+from sluicegate.streams.transparency.tile_store import MemoryStore
+from sluicegate.streams.verify import checkpoints as verify_checkpoints
+from sluicegate.streams.verify.checkpoints import Store
 
 from tests import seam_driver
 from tests.driver import (
@@ -165,7 +165,7 @@ def found(scene: Scene, contents: bool = False) -> dict[Name, Place]:
 
 
 def seam_before(scene: Scene) -> Seam:
-    """The generation before, folded again, as `streams/verify_seam.py` does."""
+    """The generation before, folded again, as `streams/verify/seam.py` does."""
     old, new = scene.driver.control.generations
     folded = [Folded("test", old, partition) for partition in range(old.partitions)]
     for one, records in zip(folded, scene.before, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sluicegate.processors.invariants import INVARIANTS
+from sluicegate.processors.verify.invariants import INVARIANTS
 
 from tests.mutations import kinds
 from tests.mutations.registry import KINDS, REPLAY, VERIFY, Result, run

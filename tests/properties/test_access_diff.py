@@ -10,10 +10,10 @@ from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.access_diff import ANYBODY, GAINS, LOSES, NOBODY, access
-from sluicegate.processors.cedar import Verdict, entities_for, evaluate, request_of, slice_for
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.control.registry import Agent
+from sluicegate.processors.policy.access_diff import ANYBODY, GAINS, LOSES, NOBODY, access
+from sluicegate.processors.policy.cedar import Verdict, entities_for, evaluate, request_of, slice_for
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 
 CONTRACT = {
     "name": "t",

@@ -11,7 +11,7 @@ from functools import cache
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas import records as r
 
 from tests.driver import Driver

@@ -13,7 +13,7 @@ from collections import Counter
 import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.processors.state import OpenIntent, intent_key
 from sluicegate.schemas import records as r
 

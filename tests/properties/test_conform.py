@@ -13,7 +13,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors import conform as c
-from sluicegate.processors.shapes import shape_of
+from sluicegate.processors.releases.shapes import shape_of
 
 SAFE = c.MAX_SAFE_INTEGER
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.lineage import Call, Lineage, cascade
+from sluicegate.processors.replay.lineage import Call, Lineage, cascade
 
 AGENT = "a"
 

@@ -20,8 +20,8 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import cells
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.memory import cells
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas import records as r
 
@@ -266,9 +266,9 @@ def test_it_turns_red_when_scopes_are_mixed(broken: str, monkeypatch: pytest.Mon
     def wrong_shelf(scope: str, agent_id: str, tenant: str) -> str:
         return shelf(scope, agent_id, "") if broken == "shelf" else shelf(scope, agent_id, tenant)
 
-    monkeypatch.setattr("sluicegate.processors.memory_ops.cell_key", wrong)
-    monkeypatch.setattr("sluicegate.processors.memory_ops.shelf_of", wrong_shelf)
-    monkeypatch.setattr("sluicegate.processors.cells.shelf_of", wrong_shelf)
+    monkeypatch.setattr("sluicegate.processors.memory.ops.cell_key", wrong)
+    monkeypatch.setattr("sluicegate.processors.memory.ops.shelf_of", wrong_shelf)
+    monkeypatch.setattr("sluicegate.processors.memory.cells.shelf_of", wrong_shelf)
     t, rng = town(), random.Random(7)
     for agent, session in SESSIONS:
         for scope in ("session", "agent", *SHARED):

@@ -12,7 +12,9 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.cedar import (
+from sluicegate.processors.conform import Conformed, conform
+from sluicegate.processors.control.control import Agent
+from sluicegate.processors.policy.cedar import (
     Handle,
     PolicyBook,
     Verdict,
@@ -21,10 +23,8 @@ from sluicegate.processors.cedar import (
     request_of,
     slice_for,
 )
-from sluicegate.processors.conform import Conformed, conform
-from sluicegate.processors.control import Agent
-from sluicegate.processors.mentions import SESSION_FIELDS, mentions_of
-from sluicegate.processors.policy_files import parse_policies
+from sluicegate.processors.policy.files import parse_policies
+from sluicegate.processors.policy.mentions import SESSION_FIELDS, mentions_of
 
 from tests import driver
 

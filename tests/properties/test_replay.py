@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
-from sluicegate.processors.agent_orders import waiting_orders
+from sluicegate.processors.agents.orders import waiting_orders
 from sluicegate.processors.folding import Folder
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.rederive import Rederive
+from sluicegate.processors.replay.rederive import Rederive
 from sluicegate.processors.state import OpenIntent, PartitionState
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
-from sluicegate.streams.recovery import fold_record
+from sluicegate.streams.lanes.recovery import fold_record
 
 from tests.driver import AGENT, OTHER_AGENT, Driver, agents, release
 from tests.driver import read as read_record

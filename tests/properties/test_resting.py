@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
-from sluicegate.processors.resting import InMemory, Sessions
-from sluicegate.processors.session import Session, Source, learn
+from sluicegate.processors.sessions.resting import InMemory, Sessions
+from sluicegate.processors.sessions.session import Session, Source, learn
 from sluicegate.processors.state import HOUR_US, session_key
-from sluicegate.streams.resting_file import RestingFile
+from sluicegate.streams.lanes.resting_file import RestingFile
 
 from tests.driver import AGENT, Driver
 from tests.exchange_driver import folded
@@ -83,7 +83,7 @@ def test_it_holds_what_a_dictionary_would_hold(kind: str, tmp_path: Path) -> Non
 def test_a_file_is_written_anew_when_half_of_it_is_holes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sluicegate.streams.resting_file.COMPACT_BYTES", 1_000)
+    monkeypatch.setattr("sluicegate.streams.lanes.resting_file.COMPACT_BYTES", 1_000)
     file = RestingFile(tmp_path)
     spots = [file.put(bytes([n]) * 100) for n in range(50)]
     for spot in spots[::3] + spots[1::3]:
@@ -96,7 +96,7 @@ def test_a_file_is_written_anew_when_half_of_it_is_holes(
 @pytest.mark.parametrize("left", [0, 7])
 def test_a_full_disk_loses_nothing(left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes no byte more, or a part of what it is given."""
-    monkeypatch.setattr("sluicegate.streams.resting_file.COMPACT_BYTES", 0)
+    monkeypatch.setattr("sluicegate.streams.lanes.resting_file.COMPACT_BYTES", 0)
     file, pwrite = RestingFile(tmp_path), os.pwrite
     before = {n: file.put(bytes([n]) * 100) for n in range(4)}
 

@@ -10,9 +10,9 @@ import jsonschema_rs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.cedar_schema import ToolTypes, schema_of
 from sluicegate.processors.conform import NotRepresentable, compile_typer
-from sluicegate.processors.shapes import MAX_LEVELS, Shape, shape_of
+from sluicegate.processors.policy.cedar_schema import ToolTypes, schema_of
+from sluicegate.processors.releases.shapes import MAX_LEVELS, Shape, shape_of
 
 NAMES = st.sampled_from(["a", "b", "amount", "größe", "with space", "if", "__extn", "x.y"])
 TEXTS = st.sampled_from(["x", "y", "", "5000"])

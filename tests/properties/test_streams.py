@@ -11,12 +11,12 @@ from sluicegate.executors.model_chunks import Chunks
 from sluicegate.executors.secret_refs import redact
 from sluicegate.executors.shown import Scrubber
 from sluicegate.executors.sse import Events
-from sluicegate.processors.guardrails import guard_value
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.stream_gate import StreamGate
-from sluicegate.processors.streaming import message_digest, result_digest
+from sluicegate.processors.guardrails.guardrails import guard_value
+from sluicegate.processors.models.stream_gate import StreamGate
+from sluicegate.processors.models.streaming import message_digest, result_digest
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas.records import Piece
-from sluicegate.streams.assembly import Assembly, Ended
+from sluicegate.streams.sdk.assembly import Assembly, Ended
 
 from tests.servers.model_server import completion, parts
 from tests.stream_fakes import Screen

@@ -13,11 +13,11 @@ import fastavro
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors import reading
 from sluicegate.processors.folding import Folder
 from sluicegate.processors.outcomes import Origin, Outcome, seal
-from sluicegate.processors.reading import split, split_two
 from sluicegate.processors.state import PartitionState
+from sluicegate.processors.verify import reading
+from sluicegate.processors.verify.reading import split, split_two
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal, Unreadable

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.access import Accesses, asset_of, needle
-from sluicegate.processors.account import account, touches
+from sluicegate.processors.replay.access import Accesses, asset_of, needle
+from sluicegate.processors.replay.account import account, touches
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal

@@ -6,22 +6,23 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import agent_values, snapshot
-from sluicegate.processors.agent_fold import AgentFold, Cuts
-from sluicegate.processors.agent_orders import AgentOrder
-from sluicegate.processors.agent_restore import PIECE_BYTES, SPENT, releases_in
-from sluicegate.processors.agent_values import AgentValues, values_of
-from sluicegate.processors.control import Control, fold
+from sluicegate.processors import snapshot
+from sluicegate.processors.agents import values as agent_values
+from sluicegate.processors.agents.fold import AgentFold, Cuts
+from sluicegate.processors.agents.orders import AgentOrder
+from sluicegate.processors.agents.restore import PIECE_BYTES, SPENT, releases_in
+from sluicegate.processors.agents.values import AgentValues, values_of
+from sluicegate.processors.control.control import Control, fold
 from sluicegate.processors.inputs import Tick
-from sluicegate.processors.lineage import Lineage, cascade
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.pipeline import decide, machinery_failed
-from sluicegate.processors.reading import split_two
-from sluicegate.processors.session import Session, Source
+from sluicegate.processors.replay.lineage import Lineage, cascade
+from sluicegate.processors.sessions.session import Session, Source
 from sluicegate.processors.state import SESSION_IDLE_US, OpenIntent, PartitionState, session_key
+from sluicegate.processors.verify.reading import split_two
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
-from sluicegate.streams.recovery import fold_record
+from sluicegate.streams.lanes.recovery import fold_record
 
 from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver, Record, read, release
 from tests.unit.test_memory import COMPILED

@@ -6,9 +6,9 @@ import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.alarm_events import MAX_ALARMS, Bounds, exhausted, may_act
-from sluicegate.processors.control import Control
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.drift.alarm_events import MAX_ALARMS, Bounds, exhausted, may_act
 from sluicegate.schemas import records as r
 
 HOUR_US = 3_600_000_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.api_keys import ApiKey, NoKey, digest_of, opened, token_of
+from sluicegate.processors.control.api_keys import ApiKey, NoKey, digest_of, opened, token_of
 
 from tests.driver import Driver
 

@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from sluicegate.processors import merkle
-from sluicegate.processors.checkpoints import ROLE
-from sluicegate.processors.control import Control
-from sluicegate.processors.entry_bundles import Archived, ArchiveFault, bundle_of
-from sluicegate.processors.registry import Key
-from sluicegate.processors.tiles import WIDTH, TileNodes, TileWriter, check_all
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Key
+from sluicegate.processors.transparency import merkle
+from sluicegate.processors.transparency.checkpoints import ROLE
+from sluicegate.processors.transparency.entry_bundles import Archived, ArchiveFault, bundle_of
+from sluicegate.processors.transparency.tiles import WIDTH, TileNodes, TileWriter, check_all
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import archive
-from sluicegate.streams.archive import ARCHIVED, LogArchive
-from sluicegate.streams.archiving import Archiving, Cut
-from sluicegate.streams.object_store import ObjectStore
+from sluicegate.streams.archive import archive
+from sluicegate.streams.archive.archive import ARCHIVED, LogArchive
+from sluicegate.streams.archive.archiving import Archiving, Cut
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore, folder_of
+from sluicegate.streams.transparency.object_store import ObjectStore
+from sluicegate.streams.transparency.tile_store import FolderStore, MemoryStore, TileStore, folder_of
 
 from tests import s3
 from tests.driver import LOG_ID

@@ -21,15 +21,23 @@ from sluicegate.executors.python import PythonAdapter
 from sluicegate.executors.sql import SqlAdapter
 from sluicegate.processors.artifacts import Reference, check_reference, limit_of, reference_of
 from sluicegate.processors.labels import names_of
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.processors.state import session_key
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
-from sluicegate.streams.artifact_objects import ObjectArtifacts
-from sluicegate.streams.artifact_sweep import Sweeper, days_of
-from sluicegate.streams.artifacts import Artifacts, FolderArtifacts, fetch, opened, seal, store_of, unseal
+from sluicegate.streams.archive.artifact_objects import ObjectArtifacts
+from sluicegate.streams.archive.artifact_sweep import Sweeper, days_of
+from sluicegate.streams.archive.artifacts import (
+    Artifacts,
+    FolderArtifacts,
+    fetch,
+    opened,
+    seal,
+    store_of,
+    unseal,
+)
 from sluicegate.streams.settings import Settings
 
 from tests import s3

@@ -9,11 +9,11 @@ import orjson
 import pytest
 import yaml
 from sluicegate.processors import snapshot
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.rederive import Rederive
 from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas import records as r
-from sluicegate.streams.quarantines import about
+from sluicegate.streams.control.quarantines import about
 
 from tests.driver import SESSION, Driver, release_files
 from tests.unit.test_verify import verify

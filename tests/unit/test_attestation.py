@@ -9,18 +9,19 @@ from dataclasses import replace
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors import attestation, reading
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.attestation import PAYLOAD_TYPE, check, envelope, read, statement
-from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import stands
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.control import attestation
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.attestation import PAYLOAD_TYPE, check, envelope, read, statement
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.deployments import stands
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.verify import reading
 from sluicegate.schemas import records as r
 from sluicegate.schemas import signing
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.attest import Ran, first_used, predicate_of
-from sluicegate.streams.changes import proposals
-from sluicegate.streams.deployments import deploy
+from sluicegate.streams.control.attest import Ran, first_used, predicate_of
+from sluicegate.streams.control.changes import proposals
+from sluicegate.streams.control.deployments import deploy
 
 from tests.driver import Driver, release, release_files
 

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from sluicegate.processors import cedar, conform
-from sluicegate.processors.control import Agent
-from sluicegate.processors.explain_policy import nearest_permit
-from sluicegate.processors.policy_files import parse_policies
-from sluicegate.processors.release import compile_release
+from sluicegate.processors import conform
+from sluicegate.processors.control.control import Agent
+from sluicegate.processors.policy import cedar
+from sluicegate.processors.policy.explain import nearest_permit
+from sluicegate.processors.policy.files import parse_policies
+from sluicegate.processors.releases.release import compile_release
 
 SCHEMA = {
     "type": "object",

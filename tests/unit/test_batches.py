@@ -14,7 +14,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.streams.batches import committed
+from sluicegate.streams.lanes.batches import committed
 
 CONTROL = 0x20
 ATTRIBUTES_AT, CRC_AT = 21, 17

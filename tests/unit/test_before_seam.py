@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sluicegate.processors import generations
-from sluicegate.processors.rederive import Kept, Rederive
-from sluicegate.processors.reproduce import EXPIRED, SAME, Remade, Reproduce
+from sluicegate.processors.replay.rederive import Kept, Rederive
+from sluicegate.processors.replay.reproduce import EXPIRED, SAME, Remade, Reproduce
+from sluicegate.processors.seam import generations
 from sluicegate.schemas.places import stand
-from sluicegate.streams.before_seam import Picked, by_partition
+from sluicegate.streams.replay.before_seam import Picked, by_partition
 
 from tests.driver import AGENT, Driver, read
 from tests.exchange_driver import World
@@ -37,7 +37,7 @@ def again(d: Driver, intent: str, far: dict[tuple[str, int], Kept]) -> tuple[Rep
 
 
 def read_before(w: World, d: Driver, intent: str) -> dict[tuple[str, int], Kept]:
-    """What the decisions ask of the old partition, as `streams/reproduce.py` reads it: until nothing new is asked."""
+    """What the decisions ask of the old partition, as `streams/replay/reproduce.py` reads it: until nothing new is asked."""
     far: dict[tuple[str, int], Kept] = {}
     while True:
         made, _ = again(d, intent, far)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.release import compile_release
-from sluicegate.streams.releases import read_folder
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.streams.control.releases import read_folder
 
 from bench.partition import Answer, Partition, ToolError
 

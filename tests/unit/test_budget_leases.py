@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import orjson
-from sluicegate.processors.budget_state import Account, Home
-from sluicegate.processors.budgets import GRANT_LIMIT_US
+from sluicegate.processors.budget.budgets import GRANT_LIMIT_US
+from sluicegate.processors.budget.state import Account, Home
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import records as r
 
 from tests.driver import Driver, agents

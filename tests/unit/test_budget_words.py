@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.processors.budget_words import in_words
+from sluicegate.processors.budget.words import in_words
 from sluicegate.schemas.records import BudgetFacts
 
 from tests.unit.test_budgets import MONEY, PURSE, driver, finish

@@ -8,10 +8,10 @@ from typing import cast
 import orjson
 import pytest
 from sluicegate.processors import snapshot
-from sluicegate.processors.budget_state import Account
-from sluicegate.processors.delegation import join_names
+from sluicegate.processors.budget.state import Account
+from sluicegate.processors.handoff.delegation import join_names
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 

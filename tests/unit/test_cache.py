@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.processors import cache, cache_entries, snapshot
-from sluicegate.processors.library import Library
+from sluicegate.processors import snapshot
+from sluicegate.processors.cache import cache
+from sluicegate.processors.cache import entries as cache_entries
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.rederive import Rederive
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import OpenIntent, PartitionState
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.explain import tell
-from sluicegate.streams.find import decode
-from sluicegate.streams.recovery import fold_record
+from sluicegate.streams.inspect.explain import tell
+from sluicegate.streams.inspect.find import decode
+from sluicegate.streams.lanes.recovery import fold_record
 
 from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver, agents, release_files
 

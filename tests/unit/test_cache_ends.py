@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sluicegate.processors import snapshot
-from sluicegate.processors.cache_entries import ASKING, AWAY, READY
+from sluicegate.processors.cache.entries import ASKING, AWAY, READY
 from sluicegate.schemas import records as r
 
 from tests.driver import Driver

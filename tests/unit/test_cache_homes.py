@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from sluicegate.processors.cache_entries import AWAY, READY
+from sluicegate.processors.cache.entries import AWAY, READY
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas import records as r
 from sluicegate.schemas.topics import partition_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, OTHER_AGENT, Driver, agents

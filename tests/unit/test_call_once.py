@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.streams.call_once import intent_id_of
-from sluicegate.streams.client_errors import Refused
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.in_process import LocalFunction
-from sluicegate.streams.in_session import connect, current, in_session
 from sluicegate.streams.local import Gate
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.call_once import intent_id_of
+from sluicegate.streams.sdk.errors import Refused
+from sluicegate.streams.sdk.in_process import LocalFunction
+from sluicegate.streams.sdk.in_session import connect, current, in_session
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
 
 REFUNDS = Path(__file__).parents[2] / "examples" / "refunds"
 JSON = st.recursive(
@@ -78,7 +78,7 @@ def test_what_has_no_id_or_is_no_json_is_refused_here() -> None:
 def test_where_an_agent_asks_the_environment_says() -> None:
     from sluicegate.schemas.errors import Terminal
     from sluicegate.streams.client import AgentClient
-    from sluicegate.streams.gateway_client import GatewayAgent
+    from sluicegate.streams.sdk.gateway_client import GatewayAgent
 
     assert isinstance(connect("support-7", {"SLUICEGATE_LOCAL": str(REFUNDS)}), AgentClient)
     assert isinstance(connect("support-7", {}), AgentClient)

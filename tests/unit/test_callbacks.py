@@ -17,11 +17,11 @@ from sluicegate.executors.artifact_keeper import Keeper
 from sluicegate.executors.callback_tokens import MAX_TOKEN_CHARS, Tokens
 from sluicegate.executors.callbacks import PATH, Address, Callbacks, address_from
 from sluicegate.executors.calls import Keep
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
-from sluicegate.streams.artifacts import FolderArtifacts, fetch
+from sluicegate.streams.archive.artifacts import FolderArtifacts, fetch
 
 from tests.executor_fakes import dispatch
 from tests.unit.test_artifacts import TOOL, Gates

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors import deployments
-from sluicegate.processors.deployments import MAX_PAUSES
+from sluicegate.processors.control import deployments
+from sluicegate.processors.control.deployments import MAX_PAUSES
 
 from tests.driver import Driver, release
 

@@ -20,8 +20,8 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import canary_judge
-from sluicegate.processors.canary_judge import (
+from sluicegate.processors.canary import judge as canary_judge
+from sluicegate.processors.canary.judge import (
     ABORT,
     CAP,
     CONTINUE,
@@ -31,8 +31,8 @@ from sluicegate.processors.canary_judge import (
     block_size,
     judge,
 )
-from sluicegate.processors.canary_rules import COUNTED, DEFAULT_RULES, CanaryRules, MetricRule
-from sluicegate.processors.canary_scores import (
+from sluicegate.processors.canary.rules import COUNTED, DEFAULT_RULES, CanaryRules, MetricRule
+from sluicegate.processors.canary.scores import (
     ARMS,
     CANARY,
     CONTROL,
@@ -45,9 +45,9 @@ from sluicegate.processors.canary_scores import (
     in_arm,
     tie_of,
 )
-from sluicegate.processors.deployments import Canary
+from sluicegate.processors.control.deployments import Canary
 from sluicegate.processors.evalues import PairMixture
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 
 from tests.driver import release, release_files
 from tests.unit.test_evalues import NULL_RUNS, holds
@@ -304,7 +304,7 @@ def test_what_a_rollback_of_its_agent_ended_counts_for_nobody() -> None:
 
 
 def test_sessions_that_never_close_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sluicegate.processors.canary_scores.MAX_OPEN", 2)
+    monkeypatch.setattr("sluicegate.processors.canary.scores.MAX_OPEN", 2)
     ledger = Ledger()
     first, second, third = [
         s for s in (f"s{n}" for n in range(1_000)) if not in_arm(TENTH, draw_of(TENTH, "agent", s))

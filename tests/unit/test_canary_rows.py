@@ -14,14 +14,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sluicegate.processors.canary_judge import ABORT, judge
-from sluicegate.processors.canary_progress import FOR_EVER, Progress, begin
-from sluicegate.processors.canary_scores import Item, Row, Scores
-from sluicegate.processors.deployments import drawn
+from sluicegate.processors.canary.judge import ABORT, judge
+from sluicegate.processors.canary.progress import FOR_EVER, Progress, begin
+from sluicegate.processors.canary.scores import Item, Row, Scores
+from sluicegate.processors.control.deployments import drawn
 from sluicegate.schemas.records import Score
-from sluicegate.streams import canary_rows
-from sluicegate.streams.canary_rows import SKEW_US, ClickHouseRows, row_of
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch import canary_rows
+from sluicegate.streams.watch.canary_rows import SKEW_US, ClickHouseRows, row_of
 
 from tests.driver import AGENT, PERSON, Driver, release
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.canary_rules import DEFAULT_RULES, METRICS
-from sluicegate.processors.findings import errors
-from sluicegate.processors.release import build
+from sluicegate.processors.canary.rules import DEFAULT_RULES, METRICS
+from sluicegate.processors.releases.findings import errors
+from sluicegate.processors.releases.release import build
 
 from tests.driver import release, release_files
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 import rfc8785
-from sluicegate.processors import canary_words
-from sluicegate.processors.canary_judge import Judge, judge
-from sluicegate.processors.canary_rules import DEFAULT_RULES
-from sluicegate.processors.canary_scores import CANARY, Item
-from sluicegate.processors.deployments import Canary
-from sluicegate.streams.canary_evidence import differences
+from sluicegate.processors.canary import words as canary_words
+from sluicegate.processors.canary.judge import Judge, judge
+from sluicegate.processors.canary.rules import DEFAULT_RULES
+from sluicegate.processors.canary.scores import CANARY, Item
+from sluicegate.processors.control.deployments import Canary
 from sluicegate.streams.commands.canary_text import COLUMNS, places, rows_of
+from sluicegate.streams.watch.canary_evidence import differences
 
 from tests.unit.test_canary_judge import drawn
 

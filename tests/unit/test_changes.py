@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 import rfc8785
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.changes import Change, digest_of, ended, may_agree
-from sluicegate.processors.control import Control
-from sluicegate.processors.control_policy import asked
-from sluicegate.processors.control_rules import rules_alone
-from sluicegate.processors.release import build, compile_release
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.changes import Change, digest_of, ended, may_agree
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.policy import asked
+from sluicegate.processors.control.rules import rules_alone
+from sluicegate.processors.releases.release import build, compile_release
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import control_log
-from sluicegate.streams.changes import proposals
-from sluicegate.streams.deployments import deploy
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.changes import proposals
+from sluicegate.streams.control.deployments import deploy
 
 from tests.driver import T0, Driver, release, release_files
 
@@ -203,7 +203,7 @@ def test_one_operator_speaks_for_nobody_through_the_gateway(start: Control) -> N
 
 
 def test_bounded(start: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sluicegate.processors.changes.MAX_CHANGES", 2)
+    monkeypatch.setattr("sluicegate.processors.control.changes.MAX_CHANGES", 2)
     control = start
     for _ in range(3):
         control = proposed(control)

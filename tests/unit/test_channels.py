@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sluicegate.executors.egress import Egress
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.channels import (
+from sluicegate.streams.watch.channels import (
     MailChannel,
     MailSettings,
     SlackChannel,
@@ -24,7 +24,7 @@ from sluicegate.streams.channels import (
     message_of,
     text_of,
 )
-from sluicegate.streams.webhook import ATTEMPTS, Webhook, WebhookSettings
+from sluicegate.streams.watch.webhook import ATTEMPTS, Webhook, WebhookSettings
 
 from tests.unit.test_webhook import SECRET, Hook
 

@@ -7,15 +7,15 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import checkpoints, merkle, proofs
-from sluicegate.processors.checkpoints import Checkpoint, CheckpointFault, LogKey
-from sluicegate.processors.log_files import LogFile
 from sluicegate.processors.outcomes import header_hash
-from sluicegate.processors.witness_policy import parse_policy
+from sluicegate.processors.transparency import checkpoints, merkle, proofs
+from sluicegate.processors.transparency.checkpoints import Checkpoint, CheckpointFault, LogKey
+from sluicegate.processors.transparency.log_files import LogFile
+from sluicegate.processors.transparency.witness_policy import parse_policy
 from sluicegate.schemas import notes
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.notes import COSIGNATURE, ED25519, BadNote, Note, VKey
-from sluicegate.streams.checkpoint_check import check_text
+from sluicegate.streams.transparency.check import check_text
 
 from tests.unit.test_merkle import Memory
 

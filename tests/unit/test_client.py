@@ -24,8 +24,6 @@ from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.schemas.records import Dispatch, Intent, Message
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
-from sluicegate.streams import asking, broker_process, client_json, client_session, replies
-from sluicegate.streams.attach import attach
 from sluicegate.streams.client import (
     AgentClient,
     Expired,
@@ -38,8 +36,13 @@ from sluicegate.streams.client import (
     Withheld,
     governed,
 )
-from sluicegate.streams.client_transport import Deliver
-from sluicegate.streams.replies import Inbox
+from sluicegate.streams.embedded import process as broker_process
+from sluicegate.streams.embedded.attach import attach
+from sluicegate.streams.sdk import asking, replies
+from sluicegate.streams.sdk import json as client_json
+from sluicegate.streams.sdk import session as client_session
+from sluicegate.streams.sdk.replies import Inbox
+from sluicegate.streams.sdk.transport import Deliver
 from sluicegate.streams.settings import Settings
 
 from tests.client_gate import LONG_S, SHORT_S, Gate, approve, client, foreign, in_session, refusal_of, run

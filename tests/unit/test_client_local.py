@@ -15,7 +15,6 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Intent, Receipt
 from sluicegate.schemas.topics import MAX_RESULT_BYTES
 from sluicegate.streams import client as client_module
-from sluicegate.streams import client_session, in_process
 from sluicegate.streams.client import (
     AgentClient,
     Failed,
@@ -27,7 +26,9 @@ from sluicegate.streams.client import (
     Withheld,
     governed,
 )
-from sluicegate.streams.in_process import LocalFunction, now_us
+from sluicegate.streams.sdk import in_process
+from sluicegate.streams.sdk import session as client_session
+from sluicegate.streams.sdk.in_process import LocalFunction, now_us
 
 from tests.client_gate import LONG_S, SHORT_S, Gate, approve, client, in_session, refusal_of, run
 from tests.driver import OTHER_AGENT

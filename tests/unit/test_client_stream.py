@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+from sluicegate.processors.models.streaming import message_digest
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.streaming import message_digest
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Dispatch, Intent, Piece
 from sluicegate.streams.client import (  # fmt: skip
@@ -25,7 +25,7 @@ from sluicegate.streams.client import (  # fmt: skip
     ToolCall,
     Withheld,
 )
-from sluicegate.streams.feeds import MAX_WAITING_BYTES
+from sluicegate.streams.sdk.feeds import MAX_WAITING_BYTES
 
 from tests.client_gate import LONG_S, Gate, in_session
 from tests.driver import Driver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.processors.compensate import (
+from sluicegate.processors.jobs.compensate import (
     Compensation,
     arguments_of,
     base_of,
@@ -16,8 +16,8 @@ from sluicegate.processors.compensate import (
     undo_id,
     unfit,
 )
-from sluicegate.processors.findings import errors
-from sluicegate.processors.release import build
+from sluicegate.processors.releases.findings import errors
+from sluicegate.processors.releases.release import build
 
 from tests import shop
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.control import Control
-from sluicegate.processors.control_policy import may_set_mode
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.policy import may_set_mode
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors import control_policy
-from sluicegate.processors.policy_check import check_control
-from sluicegate.processors.registry import GUARDING
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.control import policy as control_policy
+from sluicegate.processors.control.registry import GUARDING
+from sluicegate.processors.policy.check import check_control
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.changes import proposals, proposed
+from sluicegate.streams.control.changes import proposals, proposed
 
 from tests.driver import Driver, release_files
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import rfc8785
 from aiokafka import TopicPartition
-from sluicegate.processors.control import fold, fold_any
+from sluicegate.processors.control.control import fold, fold_any
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import ControlFacts
-from sluicegate.streams import control_log
-from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.control import log as control_log
+from sluicegate.streams.control.log import ControlReader
 from sluicegate.streams.settings import Settings
 
 from tests.driver import Driver, Record, release, release_files

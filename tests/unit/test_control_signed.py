@@ -9,9 +9,9 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.control import Control
-from sluicegate.processors.control_policy import not_signed
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.policy import not_signed
 from sluicegate.schemas import records as r
 from sluicegate.schemas import signing
 

@@ -6,10 +6,10 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
-from sluicegate.processors.apart import Apart, Drop
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.together import Together
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.apart import Apart, Drop
+from sluicegate.processors.replay.together import Together
 
 from tests.driver import AGENT, SESSION, Driver, agents, release_files
 from tests.properties.test_replay import RUNS, Step, plans

@@ -6,13 +6,13 @@ import json
 from collections import Counter
 
 import pytest
-from sluicegate.processors import deployments
-from sluicegate.processors.control import Control
-from sluicegate.processors.deployments import Canary, drawn, good_before, in_use
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.control import deployments
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.deployments import Canary, drawn, good_before, in_use
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.snapshot import decode, encode
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.deployments import roll_back
+from sluicegate.streams.control.deployments import roll_back
 
 from tests.driver import AGENT, Driver, release, release_files
 from tests.forging import with_header

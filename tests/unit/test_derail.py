@@ -7,9 +7,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.derail import DIGEST_BYTES, MAX_WITHIN, Derail, call_digest
+from sluicegate.processors.guardrails.derail import DIGEST_BYTES, MAX_WITHIN, Derail, call_digest
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.snapshot import decode, digest, encode
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.detectors import DETECTORS, MARK, detects, scrub
+from sluicegate.processors.guardrails.detectors import DETECTORS, MARK, detects, scrub
 
 KINDS = tuple(DETECTORS)
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.diff import Diff, DiffTally, under
-from sluicegate.processors.recorded import Event
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.diff import Diff, DiffTally, under
+from sluicegate.processors.replay.recorded import Event
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.output import Format
-from sluicegate.streams.replay import Diffed, Window
+from sluicegate.streams.replay.replay import Diffed, Window
 
 from tests.driver import AGENT, Driver, release, release_files
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 from sluicegate.executors.calls import Counters
-from sluicegate.processors.cases import read_cases
-from sluicegate.processors.findings import RULES
 from sluicegate.processors.lifecycle import OPEN
-from sluicegate.processors.rehearsal import run_case
-from sluicegate.processors.release_check import check_release
-from sluicegate.processors.release_schema import SAID, release_schema
-from sluicegate.processors.shapes import shape_of
+from sluicegate.processors.releases.cases import read_cases
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.findings import RULES
+from sluicegate.processors.releases.rehearsal import run_case
+from sluicegate.processors.releases.schema import SAID, release_schema
+from sluicegate.processors.releases.shapes import shape_of
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.reasons import REASONS
@@ -190,15 +190,15 @@ def test_every_metric_is_documented() -> None:
     emitted = {f"sluicegate_executor_{f.name}_total" for f in dataclasses.fields(Counters)}
     for name in (
         "roles.py",
-        "monitor.py",
-        "notify.py",
-        "sentinel.py",
-        "alarm_notify.py",
-        "canary_watcher.py",
-        "evaluator_role.py",
-        "checkpointer.py",
-        "reproduce_watch.py",
-        "issuer_watch.py",
+        "watch/monitor.py",
+        "watch/notify.py",
+        "watch/sentinel.py",
+        "watch/alarm_notify.py",
+        "watch/canary_watcher.py",
+        "watch/evaluator_role.py",
+        "transparency/checkpointer.py",
+        "replay/reproduce_watch.py",
+        "watch/issuer_watch.py",
         "../gateway/server.py",
     ):
         text = (ROOT / "streams" / name).read_text("utf-8")

@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.drift import OTHER, compare, log_chi2_above, merged
-from sluicegate.processors.drift_rules import DriftRow, compile_drift
-from sluicegate.processors.drift_runs import MixRun, RateRun, reference_of
-from sluicegate.processors.drift_streams import Row, Tally, tally
-from sluicegate.processors.drift_watch import Watch
+from sluicegate.processors.drift.distances import OTHER, compare, log_chi2_above, merged
+from sluicegate.processors.drift.rules import DriftRow, compile_drift
+from sluicegate.processors.drift.runs import MixRun, RateRun, reference_of
+from sluicegate.processors.drift.streams import Row, Tally, tally
+from sluicegate.processors.drift.watch import Watch
 from sluicegate.processors.evalues import at_most
 
 NAMES = "abcdefghij"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.drift_rules import DEFAULT_DRIFT, Drift
-from sluicegate.processors.release import build, compile_release
+from sluicegate.processors.drift.rules import DEFAULT_DRIFT, Drift
+from sluicegate.processors.releases.release import build, compile_release
 from sluicegate.schemas.errors import Terminal
 
 from tests.driver import release_files

@@ -13,8 +13,8 @@ from sluicegate.processors.inputs import Input, Tick
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Receipt
 from sluicegate.streams import ledger
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.ledger import Lane
-from sluicegate.streams.ledger_service import LedgerService
 
 from tests.driver import Driver
 

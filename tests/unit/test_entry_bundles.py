@@ -7,8 +7,9 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import entry_bundles, merkle, reading
-from sluicegate.processors.entry_bundles import (
+from sluicegate.processors.outcomes import header_hash
+from sluicegate.processors.transparency import entry_bundles, merkle
+from sluicegate.processors.transparency.entry_bundles import (
     Archived,
     ArchiveFault,
     bundle_of,
@@ -16,8 +17,8 @@ from sluicegate.processors.entry_bundles import (
     may_forget,
     read_bundle,
 )
-from sluicegate.processors.outcomes import header_hash
-from sluicegate.processors.tiles import WIDTH, TileWriter
+from sluicegate.processors.transparency.tiles import WIDTH, TileWriter
+from sluicegate.processors.verify import reading
 
 from tests.driver import Driver, Record
 

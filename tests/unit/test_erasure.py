@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors import control as control_fold
-from sluicegate.processors import control_policy, erasure
-from sluicegate.processors.control import Control
+from sluicegate.processors import erasure
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control import policy as control_policy
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.erasure import Erasure, erased_by, first_name, key_name, key_names
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.policy_check import check_control
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.policy.check import check_control
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, Driver, read, release_files

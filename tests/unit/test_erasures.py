@@ -15,7 +15,7 @@ from sluicegate.schemas.topics import DAY_MS, HOUR_MS, TOPICS
 from sluicegate.sinks import erasing
 from sluicegate.streams.erasures import Look, _known
 from sluicegate.streams.expiry import FOR_EVER, IN_THE_CLEAR, Expiry, expiries
-from sluicegate.streams.keys import Keys
+from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.topics import config_of
 

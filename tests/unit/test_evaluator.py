@@ -15,10 +15,10 @@ from aiohttp.test_utils import TestServer
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.model import ModelAdapter
 from sluicegate.executors.python import PythonAdapter
-from sluicegate.processors.control import Control
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.records import Score
-from sluicegate.streams.evaluator import FACTS, Evaluator, read_verdict
+from sluicegate.streams.watch.evaluator import FACTS, Evaluator, read_verdict
 
 from tests.driver import T0, release_files
 from tests.servers.faults import Journal

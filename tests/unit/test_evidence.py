@@ -16,17 +16,21 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import lifecycle, merkle, verify_lives
-from sluicegate.processors.checkpoints import CONTROL, Signed
+from sluicegate.processors import lifecycle
 from sluicegate.processors.erasure import erased_by
+from sluicegate.processors.transparency import merkle
+from sluicegate.processors.transparency.checkpoints import CONTROL, Signed
+from sluicegate.processors.verify import lives as verify_lives
 from sluicegate.schemas import codec, notes
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import evidence_formats, evidence_people, evidence_period
-from sluicegate.streams.evidence_build import Nodes, proof_of
-from sluicegate.streams.evidence_file import verifier
-from sluicegate.streams.evidence_formats import Note, Policy, Record, Tree
-from sluicegate.streams.evidence_said import told
-from sluicegate.streams.evidence_verify import Report, check, main
+from sluicegate.streams.evidence import formats as evidence_formats
+from sluicegate.streams.evidence import people as evidence_people
+from sluicegate.streams.evidence import period as evidence_period
+from sluicegate.streams.evidence.build import Nodes, proof_of
+from sluicegate.streams.evidence.file import verifier
+from sluicegate.streams.evidence.formats import Note, Policy, Record, Tree
+from sluicegate.streams.evidence.said import told
+from sluicegate.streams.evidence.verify import Report, check, main
 
 from tests.bundles import (
     DAY_US,
@@ -479,7 +483,7 @@ def test_after_an_erasure_it_is_said_of_which_events_and_by_which(tmp_path: Path
 )
 def test_who_was_erased_is_what_the_erasure_says(subjects: list[str], name: str) -> None:
     from sluicegate.processors import erasure
-    from sluicegate.processors.control import Control as Fold
+    from sluicegate.processors.control.control import Control as Fold
 
     fold = Fold()
     ours = evidence_people.Control.__new__(evidence_people.Control)
@@ -600,7 +604,7 @@ def test_the_schemas_and_tables_are_ours() -> None:
     assert set(evidence_period.OTHER_STAGES) == {*verify_lives._OTHER, "genesis"}
     ended = {s for s, word in evidence_period.COUNTED.items() if word == "executed"}
     assert ended == set(lifecycle.EXECUTED_TERMINAL)
-    from sluicegate.processors import deployments
+    from sluicegate.processors.control import deployments
 
     assert set(evidence_people.MOVING) == set(deployments.MOVING)
 
@@ -636,8 +640,8 @@ def _texts(value: object) -> list[str]:
 
 
 def test_the_page_escapes_what_it_is_given_and_loads_nothing() -> None:
-    from sluicegate.streams.evidence_build import Ask, Call, Picker
-    from sluicegate.streams.evidence_html import summary
+    from sluicegate.streams.evidence.build import Ask, Call, Picker
+    from sluicegate.streams.evidence.html import summary
 
     evil = '<script src="https://evil.example/x.js">&\'"'
     picker = Picker(Ask(evil, T0, T0 + 1), lambda _: None)

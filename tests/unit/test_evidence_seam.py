@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import seam_fold
-from sluicegate.processors.checkpoints import CONTROL, Signed
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.seam import fold as seam_fold
+from sluicegate.processors.transparency.checkpoints import CONTROL, Signed
 from sluicegate.schemas import codec, notes
 from sluicegate.schemas import records as r
-from sluicegate.streams import evidence_formats
-from sluicegate.streams.evidence_file import verifier
-from sluicegate.streams.evidence_formats import Note, Record
-from sluicegate.streams.evidence_verify import Report, check
+from sluicegate.streams.evidence import formats as evidence_formats
+from sluicegate.streams.evidence.file import verifier
+from sluicegate.streams.evidence.formats import Note, Record
+from sluicegate.streams.evidence.verify import Report, check
 
 from tests.bundles import LOG_SECRET, Made, dumped, flip_a_bit, head, reseal, rows
 from tests.driver import AGENT, OTHER_AGENT, Driver, Event, agents, read, release_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 
-from sluicegate.processors.tokens import public_keys
+from sluicegate.processors.control.tokens import public_keys
 from sluicegate.streams.local import Gate
 
 team = importlib.import_module("examples.03_team.team")

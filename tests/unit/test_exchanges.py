@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors import alarms, exchanges, homes, sending, snapshot
+from sluicegate.processors import snapshot
+from sluicegate.processors.crossing import alarms, exchanges, homes, sending
 from sluicegate.processors.outcomes import Outcome
 from sluicegate.processors.state import PartitionState
 from sluicegate.processors.work import Work

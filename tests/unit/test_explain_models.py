@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from sluicegate.processors.streaming import message_digest
+from sluicegate.processors.models.streaming import message_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams.commands.explain import _print
-from sluicegate.streams.explain import tell
-from sluicegate.streams.find import LedgerEvent
-from sluicegate.streams.story import Story
+from sluicegate.streams.inspect.explain import tell
+from sluicegate.streams.inspect.find import LedgerEvent
+from sluicegate.streams.inspect.story import Story
 
 from tests.driver import PERSON, Driver
 from tests.unit.test_attempts import LARGE, MESSAGES, SMALL, SPARE, answer, ask, contract, driver, next_of

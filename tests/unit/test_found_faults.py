@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, Driver, release_files

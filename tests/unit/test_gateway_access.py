@@ -16,12 +16,12 @@ from sluicegate.gateway.access import BURST, Caller, Rates, caller_of, stands, t
 from sluicegate.gateway.context import GATE, MAX_REQUESTS_OF_KEY, Gate, asked_by, enter, leave
 from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.server import Gateway
-from sluicegate.processors.api_keys import digest_of, token_of
+from sluicegate.processors.control.api_keys import digest_of, token_of
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Envelope, Intent, Reply
-from sluicegate.streams.asking import Asker
-from sluicegate.streams.control_log import ControlReader
+from sluicegate.streams.control.log import ControlReader
+from sluicegate.streams.sdk.asking import Asker
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, Driver

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from sluicegate.gateway import authzen
 from sluicegate.gateway.access import Rates, caller_of
-from sluicegate.streams.client_json import Json
+from sluicegate.streams.sdk.json import Json
 
 from tests.driver import Driver
 from tests.unit.test_gateway_access import TOKEN, a_gate, asked, control_with_key

@@ -21,8 +21,8 @@ from sluicegate.gateway.kept import KNOWN_BYTES, MAX_KNOWN, MAX_READERS, MAX_SCA
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Intent, Reply
-from sluicegate.streams.client_transport import Acknowledged, Headers
-from sluicegate.streams.in_process import MAX_ERRANDS, Errand
+from sluicegate.streams.sdk.in_process import MAX_ERRANDS, Errand
+from sluicegate.streams.sdk.transport import Acknowledged, Headers
 from sluicegate.streams.settings import Settings
 
 from tests.unit.test_gateway_access import TOKEN, a_gate, asked, control_with_key

@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from sluicegate.gateway.context import GATE
 from sluicegate.gateway.people import PERSON_RATE_PER_S, REVIEW, Reviewer, person_in, reviewer_of
-from sluicegate.processors.api_keys import digest_of, token_of
-from sluicegate.processors.registry import Person
-from sluicegate.streams.oidc import IssuerKeys
+from sluicegate.processors.control.api_keys import digest_of, token_of
+from sluicegate.processors.control.registry import Person
+from sluicegate.streams.keys.oidc import IssuerKeys
 
 from tests.driver import AGENT, PERSON, Driver
 from tests.unit import test_tokens as tokens

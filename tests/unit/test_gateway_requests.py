@@ -14,9 +14,9 @@ from multidict import CIMultiDict
 from sluicegate.gateway import openai_shapes
 from sluicegate.gateway.repeats import once
 from sluicegate.gateway.responses_input import arguments_of, messages_of
-from sluicegate.streams.client_errors import Refused
-from sluicegate.streams.client_json import Json
-from sluicegate.streams.once import Once
+from sluicegate.streams.sdk.errors import Refused
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.once import Once
 
 
 def repeated(body: dict[str, Json], *keys: str, door: str = "intent", named: str = "") -> Once:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from sluicegate.processors.grounding import KINDS, Choir, Grounded, Heard, ground, occurs
+from sluicegate.processors.guardrails.words import dates_in, numbers_in, words_of
 from sluicegate.processors.labels import INTERNAL, RANK, UNKNOWN, USER, compile_labels
-from sluicegate.processors.words import dates_in, numbers_in, words_of
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 

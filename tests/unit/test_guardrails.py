@@ -10,11 +10,11 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.detectors import MARK
-from sluicegate.processors.guardrail_rules import Guardrail
-from sluicegate.processors.guardrails import MAX_GUARDED_BYTES
+from sluicegate.processors.guardrails.detectors import MARK
+from sluicegate.processors.guardrails.guardrails import MAX_GUARDED_BYTES
+from sluicegate.processors.guardrails.rules import Guardrail
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.processors.snapshot import decode, digest
 from sluicegate.processors.snapshot import encode as snapshot
 from sluicegate.schemas import records as r

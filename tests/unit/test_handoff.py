@@ -7,10 +7,10 @@ import json
 import orjson
 import pytest
 from sluicegate.processors import snapshot
-from sluicegate.processors.delegation import DEFAULT_CALLS, MAX_DEPTH, join_names, names
+from sluicegate.processors.handoff.delegation import DEFAULT_CALLS, MAX_DEPTH, join_names, names
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.session import Session, from_mark, mark_of
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.sessions.session import Session, from_mark, mark_of
 from sluicegate.processors.state import session_key
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r

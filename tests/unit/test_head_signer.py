@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sluicegate.processors import checkpoints
-from sluicegate.processors.checkpoints import Checkpoint
-from sluicegate.processors.control import Control
-from sluicegate.processors.registry import Key
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Key
+from sluicegate.processors.transparency import checkpoints
+from sluicegate.processors.transparency.checkpoints import Checkpoint
 from sluicegate.schemas import notes
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams import key_files
-from sluicegate.streams.head_signer import HeadSigner
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.transparency.head_signer import HeadSigner
 
 from tests.unit.test_checkpoints import NOW, ORIGIN
 

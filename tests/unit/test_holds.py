@@ -7,9 +7,16 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.cedar import Policy
-from sluicegate.processors.holds import DEFAULT_WHY, MAX_HOLD_US, MAX_QUORUM, Hold, hold_of, parse_hold
-from sluicegate.processors.policy_files import parse_policies
+from sluicegate.processors.approval.holds import (
+    DEFAULT_WHY,
+    MAX_HOLD_US,
+    MAX_QUORUM,
+    Hold,
+    hold_of,
+    parse_hold,
+)
+from sluicegate.processors.policy.cedar import Policy
+from sluicegate.processors.policy.files import parse_policies
 from sluicegate.schemas.errors import Terminal
 
 HOUR_US = 3_600_000_000

@@ -8,10 +8,10 @@ import pytest
 from sluicegate.executors.adapter import Failed, Finished
 from sluicegate.executors.http_body import ENCODINGS, MAX_BODY_BYTES, BadBody, compile_body
 from sluicegate.executors.http_template import METHODS, WITH_BODY
-from sluicegate.processors import http_check
-from sluicegate.processors.findings import Finding
-from sluicegate.processors.release import build
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases import http_check
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.findings import Finding
+from sluicegate.processors.releases.release import build
 
 from tests.unit.test_http_adapter import Tool, answering
 

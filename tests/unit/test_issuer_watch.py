@@ -7,14 +7,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors.alarm_events import KEEPER, SENTINEL, may_act
-from sluicegate.processors.control import Control
-from sluicegate.processors.registry import Person
-from sluicegate.processors.sentinel_plan import Event
-from sluicegate.processors.tokens import public_keys
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Person
+from sluicegate.processors.control.tokens import public_keys
+from sluicegate.processors.drift.alarm_events import KEEPER, SENTINEL, may_act
+from sluicegate.processors.drift.sentinel_plan import Event
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams.issuer_watch import IssuerWatch
-from sluicegate.streams.reproduce_watch import every_s
+from sluicegate.streams.replay.reproduce_watch import every_s
+from sluicegate.streams.watch.issuer_watch import IssuerWatch
 
 from tests.driver import Driver
 from tests.unit.test_tokens import AUDIENCE, ISSUER, jwk

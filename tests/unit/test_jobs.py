@@ -6,10 +6,10 @@ import json
 
 import pytest
 from sluicegate.processors import snapshot
-from sluicegate.processors.job_terms import LOST_LOOK_US, interval_us
+from sluicegate.processors.jobs.terms import LOST_LOOK_US, interval_us
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.plan import LEASE_US
-from sluicegate.processors.release import CompiledRelease, build, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, build, compile_release
 from sluicegate.processors.state import LEASE_MARGIN_US, OpenIntent
 from sluicegate.schemas import records as r
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import key_files, mac_keys
 from sluicegate.streams.commands.spans import span_us
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys import mac_keys
 
 
 def mode_of(path: Path) -> int:

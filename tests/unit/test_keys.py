@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from sluicegate.schemas.errors import Retryable, Terminal
-from sluicegate.streams import keys as key_store
-from sluicegate.streams import master_key
-from sluicegate.streams.keys import DESTROYED, LIVE, NONE, Keys
+from sluicegate.streams.keys import master_key
+from sluicegate.streams.keys import store as key_store
+from sluicegate.streams.keys.store import DESTROYED, LIVE, NONE, Keys
 
 EVENT, OTHER = b"e" * 16, b"o" * 16
 

@@ -23,7 +23,7 @@ from sluicegate.processors.labels import (
     worst,
 )
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.state import session_key
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal

@@ -16,19 +16,19 @@ from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.large_arguments import PLACE, reference_in, referred, seal, told_arguments
 from sluicegate.processors.outcomes import Decision, Stored
 from sluicegate.processors.permits import agents_word, open_dispatch
-from sluicegate.processors.rederive import Rederive, Tally
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.rederive import Rederive, Tally
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.topics import MAX_ARGUMENT_BYTES, MAX_INTENT_BYTES
-from sluicegate.streams.artifacts import FolderArtifacts, unseal
-from sluicegate.streams.asking import Asker
-from sluicegate.streams.client_errors import NotReleased
-from sluicegate.streams.client_transport import Deliver, Headers
-from sluicegate.streams.content_store import ContentStore, keeper, reader
+from sluicegate.streams.archive.artifacts import FolderArtifacts, unseal
 from sluicegate.streams.erasures import Look, _take
+from sluicegate.streams.lanes.content_store import ContentStore, keeper, reader
+from sluicegate.streams.sdk.asking import Asker
+from sluicegate.streams.sdk.errors import NotReleased
+from sluicegate.streams.sdk.transport import Deliver, Headers
 from sluicegate.streams.settings import Settings
 
 from tests.driver import AGENT, PERSON, SESSION, Driver, release_files

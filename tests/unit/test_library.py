@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sluicegate.processors.inputs import Input, Tick
-from sluicegate.processors.library import ENTRY_BYTES, MAX_CHOIR_BYTES, Library
 from sluicegate.processors.outcomes import Decision
+from sluicegate.processors.sessions.library import ENTRY_BYTES, MAX_CHOIR_BYTES, Library
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sluicegate.streams.client_errors import Refused
 from sluicegate.streams.local import Gate
+from sluicegate.streams.sdk.errors import Refused
 
 from examples.lifecycle import tools
 from examples.lifecycle.desk import GENEROUS

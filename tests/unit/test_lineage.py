@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.processors import lineage as lineages
-from sluicegate.processors.lineage import Cascade, Lineage, TooWide, cascade
 from sluicegate.processors.outcomes import Decision
+from sluicegate.processors.replay import lineage as lineages
+from sluicegate.processors.replay.lineage import Cascade, Lineage, TooWide, cascade
 
 from tests import shop
 from tests.driver import AGENT, Driver, read

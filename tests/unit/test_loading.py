@@ -9,9 +9,9 @@ from typing import cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from sluicegate.processors.inputs import Tick
+from sluicegate.streams.lanes.recovery import read_at, read_one
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.ledger import Lane
-from sluicegate.streams.ledger_service import LedgerService
-from sluicegate.streams.recovery import read_at, read_one
 
 PLACE = TopicPartition("t.messages", 0)
 TICK = Tick(0, 0)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.client import Ended, Started, Text
-from sluicegate.streams.client_errors import Expired, Failed, InDoubt, NotReleased, Refused, Withheld
-from sluicegate.streams.client_json import Json
 from sluicegate.streams.local import FakeClock, Gate
-from sluicegate.streams.replies import Held
+from sluicegate.streams.sdk.errors import Expired, Failed, InDoubt, NotReleased, Refused, Withheld
+from sluicegate.streams.sdk.json import Json
+from sluicegate.streams.sdk.replies import Held
 
 from tests.driver import DESK_FILES, release_files
 from tests.unit.test_attempts import files as models

@@ -7,18 +7,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sluicegate.processors import checkpoints, merkle
-from sluicegate.processors.checkpoints import CheckpointFault, Signed
 from sluicegate.processors.outcomes import header_hash
-from sluicegate.processors.reading import split
-from sluicegate.processors.tiles import Tile, TileFault, TileNodes
+from sluicegate.processors.transparency import checkpoints, merkle
+from sluicegate.processors.transparency.checkpoints import CheckpointFault, Signed
+from sluicegate.processors.transparency.tiles import Tile, TileFault, TileNodes
+from sluicegate.processors.verify.reading import split
 from sluicegate.schemas import codec, notes
 from sluicegate.schemas.errors import Retryable, Terminal, Unreadable
-from sluicegate.streams import log_tree, tile_store, verify_checkpoints
-from sluicegate.streams.log_tree import Head, LogTree
-from sluicegate.streams.object_store import ObjectStore
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.tile_store import FolderStore, MemoryStore, TileStore
+from sluicegate.streams.transparency import log_tree, tile_store
+from sluicegate.streams.transparency.log_tree import Head, LogTree
+from sluicegate.streams.transparency.object_store import ObjectStore
+from sluicegate.streams.transparency.tile_store import FolderStore, MemoryStore, TileStore
+from sluicegate.streams.verify import checkpoints as verify_checkpoints
 
 from tests import s3
 from tests.ledger_records import Ledger

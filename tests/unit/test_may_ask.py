@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.processors.control import Control
-from sluicegate.processors.may_ask import may_ask
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Agent
+from sluicegate.processors.policy.may_ask import may_ask
+from sluicegate.processors.releases.release import compile_release
 
 OPEN = '@id("open") permit (principal in Role::"desk", action, resource);'
 SCOPES = (

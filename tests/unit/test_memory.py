@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import snapshot
 from sluicegate.processors.labels import names_of
-from sluicegate.processors.library import Library
-from sluicegate.processors.memory_ops import MAX_VALUE_BYTES
+from sluicegate.processors.memory.ops import MAX_VALUE_BYTES
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.session import MAX_SESSION_CELLS
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.sessions.library import Library
+from sluicegate.processors.sessions.session import MAX_SESSION_CELLS
 from sluicegate.processors.state import session_key
 
 from tests.driver import AGENT, SESSION, Driver, release_files

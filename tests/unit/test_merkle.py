@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import merkle
-from sluicegate.processors.merkle import Frontier, leaf_hash, node_hash
+from sluicegate.processors.transparency import merkle
+from sluicegate.processors.transparency.merkle import Frontier, leaf_hash, node_hash
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "merkle.json").read_text())
 LEAVES = [leaf_hash(bytes.fromhex(text)) for text in VECTORS["leaves"]]

@@ -7,7 +7,7 @@ from functools import cache
 
 import orjson
 import pytest
-from sluicegate.processors.release import CompiledRelease, build, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, build, compile_release
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch, Intent
 from sluicegate.streams.client import AgentClient, Refused, Session, Withheld

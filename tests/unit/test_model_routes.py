@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases.check import check_release
 from sluicegate.schemas import records as r
 
 from tests.driver import Driver

@@ -14,9 +14,9 @@ from sluicegate.executors.adapter import Answer, Failed, Finished, Streamed
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.model import Gates, ModelAdapter
 from sluicegate.executors.outlet import FREE_PIECES, LATER_CHARS, KafkaMessage
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.stream_gate import StreamGate
-from sluicegate.processors.streaming import result_digest
+from sluicegate.processors.models.stream_gate import StreamGate
+from sluicegate.processors.models.streaming import result_digest
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.records import Piece
 
 from tests.executor_fakes import dispatch

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 from sluicegate.executors.adapter import Failed, Finished
 from sluicegate.executors.egress import Egress
 from sluicegate.executors.model import ModelAdapter
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas.records import Dispatch
 
 from tests.driver import Driver

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from sluicegate.processors.cedar import PolicyBook, slice_for
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.processors.modes import MAX_MODES, mode_for, with_mode
-from sluicegate.processors.policy_files import read_policies
+from sluicegate.processors.policy.cedar import PolicyBook, slice_for
+from sluicegate.processors.policy.files import read_policies
 
 SETTINGS = (None, "observe", "enforce")
 

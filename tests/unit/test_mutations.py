@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.invariants import INVARIANTS
+from sluicegate.processors.verify.invariants import INVARIANTS
 
 from tests.forging import where, with_header
 from tests.mutations import kinds, scenes

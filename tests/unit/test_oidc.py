@@ -14,10 +14,10 @@ import jwt
 import pytest
 from aiohttp import web
 from sluicegate.gateway.people import REVIEW, person_in
-from sluicegate.processors.tokens import public_keys
+from sluicegate.processors.control.tokens import public_keys
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
-from sluicegate.streams import oidc
-from sluicegate.streams.oidc import (
+from sluicegate.streams.keys import oidc
+from sluicegate.streams.keys.oidc import (
     AGAIN_S,
     LIFETIME_S,
     MAX_DOCUMENT_BYTES,

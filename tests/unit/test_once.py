@@ -9,7 +9,7 @@ import pytest
 from sluicegate.schemas import codec
 from sluicegate.schemas.records import Intent, Message, Reply
 from sluicegate.schemas.requests import request_digest
-from sluicegate.streams.replies import Waiting
+from sluicegate.streams.sdk.replies import Waiting
 
 from tests.driver import AGENT, Driver, read
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from sluicegate.executors.verifier import Follower
-from sluicegate.processors.compensate import check_id, undo_id
-from sluicegate.processors.control import Control
-from sluicegate.processors.orders import MAX_ORDERED, Ordered, with_end, with_order
-from sluicegate.processors.quarantine import quarantined
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.orders import MAX_ORDERED, Ordered, with_end, with_order
+from sluicegate.processors.control.quarantine import quarantined
+from sluicegate.processors.jobs.compensate import check_id, undo_id
 
 from tests.driver import AGENT, OTHER_AGENT, Driver
 from tests.executor_fakes import dispatch

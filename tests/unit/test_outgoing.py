@@ -7,7 +7,7 @@ from sluicegate.processors.state import PartitionState
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams.outgoing import Outgoing
+from sluicegate.streams.lanes.outgoing import Outgoing
 from sluicegate.streams.transactions import Headers, Transaction
 
 ID = bytes(range(16))

@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from sluicegate.streams import ledger_service
+from sluicegate.streams.lanes import service as ledger_service
+from sluicegate.streams.lanes.service import LedgerService
 from sluicegate.streams.ledger import BATCH_RECORDS
-from sluicegate.streams.ledger_service import LedgerService
 from sluicegate.streams.pace import BUSY_RECORDS, GATHER_S, gather_s
 
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.state import OpenIntent
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import find, pending
 from sluicegate.streams.commands import approvals_text as text
-from sluicegate.streams.pending import Pending
+from sluicegate.streams.inspect import find, pending
+from sluicegate.streams.inspect.pending import Pending
 
 from tests.driver import Driver, release_files
 from tests.unit.test_labels import MAIL

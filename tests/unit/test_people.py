@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.processors.control import Person
+from sluicegate.processors.control.control import Person
 
 from tests.driver import Driver
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors.intake import Problem
 from sluicegate.processors.permits import MAX_PROOF_AGE_US, agents_word, open_dispatch, same_call
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from sluicegate.processors.detectors import MARK
+from sluicegate.processors.guardrails.detectors import MARK
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.snapshot import decode, digest, encode
 from sluicegate.schemas import records as r

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.processors.findings import RULES, Finding
-from sluicegate.processors.release import build, compile_release
+from sluicegate.processors.releases.findings import RULES, Finding
+from sluicegate.processors.releases.release import build, compile_release
 from sluicegate.schemas.errors import Terminal
 
 PAY = {

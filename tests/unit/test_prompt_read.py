@@ -8,15 +8,15 @@ from pathlib import Path
 
 import orjson
 import pytest
-from sluicegate.processors.release import CompiledRelease, build, compile_release
-from sluicegate.processors.release_diff import diff
+from sluicegate.processors.releases.diff import diff
+from sluicegate.processors.releases.release import CompiledRelease, build, compile_release
 from sluicegate.processors.snapshot import encode
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
-from sluicegate.streams.client_errors import Failed, Refused
 from sluicegate.streams.local import Gate
-from sluicegate.streams.replies import Inbox
-from sluicegate.streams.standing import PromptText, Release, Standing
+from sluicegate.streams.sdk.errors import Failed, Refused
+from sluicegate.streams.sdk.replies import Inbox
+from sluicegate.streams.sdk.standing import PromptText, Release, Standing
 
 from tests.driver import AGENT, SESSION, Driver, release_files
 from tests.unit.test_rederive import check as rederived

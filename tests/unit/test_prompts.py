@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 import pytest
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases.check import check_release
 from sluicegate.schemas import records as r
 
 from tests.driver import Driver

@@ -6,13 +6,19 @@ import asyncio
 
 import pytest
 from sluicegate.executors.verifier import Follower
-from sluicegate.processors.control import Control
-from sluicegate.processors.quarantine import MAX_QUARANTINES, SCOPES, quarantined, with_quarantine, without
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.quarantine import (
+    MAX_QUARANTINES,
+    SCOPES,
+    quarantined,
+    with_quarantine,
+    without,
+)
 from sluicegate.processors.validate import action_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Retryable
 from sluicegate.schemas.records import Dispatch
-from sluicegate.streams.quarantines import hint_of, releases_to_look_at, whole
+from sluicegate.streams.control.quarantines import hint_of, releases_to_look_at, whole
 
 from tests.driver import AGENT, OTHER_AGENT, SESSION, Driver
 from tests.executor_fakes import dispatch, until

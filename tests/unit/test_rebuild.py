@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 from sluicegate.processors import snapshot
-from sluicegate.processors.agent_values import encode
-from sluicegate.processors.reading import head, split_two
+from sluicegate.processors.agents.values import encode
 from sluicegate.processors.state import PartitionState
+from sluicegate.processors.verify.reading import head, split_two
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import rebuild, rebuild_files
-from sluicegate.streams.agent_rollback import To
 from sluicegate.streams.commands.memory import parse_as_of as memory_as_of
 from sluicegate.streams.commands.rebuild import parse_as_of
 from sluicegate.streams.commands.rollback_agent import parse_to
-from sluicegate.streams.rebuild import AsOf, Folded, Task, fold, tasks_for
-from sluicegate.streams.rebuild_agent import fold_agent
-from sluicegate.streams.rebuild_compare import Difference, first_difference
-from sluicegate.streams.recovery import fold_record
-from sluicegate.streams.remembering import Cut
+from sluicegate.streams.lanes.recovery import fold_record
+from sluicegate.streams.rebuild import files as rebuild_files
+from sluicegate.streams.rebuild import rebuild
+from sluicegate.streams.rebuild.agent import fold_agent
+from sluicegate.streams.rebuild.agent_rollback import To
+from sluicegate.streams.rebuild.compare import Difference, first_difference
+from sluicegate.streams.rebuild.rebuild import AsOf, Folded, Task, fold, tasks_for
+from sluicegate.streams.rebuild.remembering import Cut
 from sluicegate.streams.stores import Batch, Event
 
 from tests.driver import AGENT, LOG_ID, T0, Driver, read
@@ -196,7 +197,7 @@ def test_an_event_that_is_missing_and_ends_that_lag(driver: Driver, monkeypatch:
 def test_one_agent_as_of_a_position(driver: Driver) -> None:
     found = asyncio.run(fold_agent(MemoryStore(driver), AGENT, 1, AsOf(cut={0: 50})))
     whole = state_at(driver, 50)
-    from sluicegate.processors.agent_values import values_of
+    from sluicegate.processors.agents.values import values_of
 
     assert encode(found.values()) == encode(values_of(whole, AGENT))
     assert found.state.seq == 51

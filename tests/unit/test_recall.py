@@ -6,10 +6,10 @@ import json
 
 import pytest
 import yaml
-from sluicegate.processors import recall
+from sluicegate.processors.guardrails import recall
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.rederive import Rederive
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sluicegate.processors.conform import Conformed, conform
-from sluicegate.processors.detectors import MARK
-from sluicegate.processors.recipes import compile_recipes, redact, steps_of
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.guardrails.detectors import MARK
+from sluicegate.processors.guardrails.recipes import compile_recipes, redact, steps_of
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.schemas.errors import Terminal
 
 from tests.driver import Driver

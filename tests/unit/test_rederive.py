@@ -10,18 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors import diff, rederive, snapshot
+from sluicegate.processors import snapshot
 from sluicegate.processors.inputs import Input
-from sluicegate.processors.library import Library
 from sluicegate.processors.pipeline import machinery_failed
-from sluicegate.processors.recorded import Event
-from sluicegate.processors.rederive import Rederive, Tally
+from sluicegate.processors.replay import diff, rederive
+from sluicegate.processors.replay.recorded import Event
+from sluicegate.processors.replay.rederive import Rederive, Tally
+from sluicegate.processors.sessions.library import Library
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
 from sluicegate.streams.commands.replay import window_of
-from sluicegate.streams.window import Window
+from sluicegate.streams.replay.window import Window
 
 from tests.driver import AGENT, T0, Driver, Record, read, release
 from tests.forging import forge, where, with_header
@@ -182,13 +183,14 @@ def test_a_broken_ledger_is_sent_to_verify(driver: Driver) -> None:
 def test_replay_holds_nothing_that_could_execute() -> None:
     """By construction: no executor is loaded, and no name that sends, seals with a key or runs is used."""
     code = (
-        "import sys, sluicegate.streams.replay as m;"
+        "import sys, sluicegate.streams.replay.replay as m;"
         "bad=[n for n in sys.modules if n.startswith(('sluicegate.executors','httpx','aiohttp'))];"
         "print(*bad, end='')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    from sluicegate.streams import replay, scan
+    from sluicegate.streams import scan
+    from sluicegate.streams.replay import replay
 
     forbidden = {
         "producer",

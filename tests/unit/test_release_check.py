@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.findings import Finding
-from sluicegate.processors.release_check import check_release
-from sluicegate.streams.releases import read_folder
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.findings import Finding
+from sluicegate.streams.control.releases import read_folder
 from typer.testing import CliRunner
 
 from tests import driver

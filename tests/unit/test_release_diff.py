@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.release_diff import Change, diff
+from sluicegate.processors.releases.diff import Change, diff
+from sluicegate.processors.releases.release import compile_release
 from sluicegate.streams.cli import app
 from typer.testing import CliRunner
 

@@ -11,11 +11,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.release import build, compile_release
-from sluicegate.processors.release_file import digest_of, pack, parent_in, unpack, with_parent
+from sluicegate.processors.releases.file import digest_of, pack, parent_in, unpack, with_parent
+from sluicegate.processors.releases.release import build, compile_release
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import releases
 from sluicegate.streams.cli import app
+from sluicegate.streams.control import releases
 from typer.testing import CliRunner
 
 from tests.driver import RELEASE, release_files

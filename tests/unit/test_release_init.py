@@ -16,7 +16,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.first_contracts import (
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.first_contracts import (
     Found,
     Inferred,
     contract_of,
@@ -25,13 +26,12 @@ from sluicegate.processors.first_contracts import (
     modern,
     release_files,
 )
-from sluicegate.processors.openapi import from_openapi
-from sluicegate.processors.release_check import check_release
-from sluicegate.processors.shapes import shape_of
+from sluicegate.processors.releases.openapi import from_openapi
+from sluicegate.processors.releases.shapes import shape_of
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams import mcp_tools
 from sluicegate.streams.cli import app
-from sluicegate.streams.releases import read_folder
+from sluicegate.streams.control.releases import read_folder
 from typer.testing import CliRunner
 
 TOOLS = [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sluicegate.processors.deployments import good_before, release_for
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.release_moves import Move, after_it, moves
+from sluicegate.processors.control.deployments import good_before, release_for
+from sluicegate.processors.releases.moves import Move, after_it, moves
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
 
 from tests.driver import AGENT, Driver, release_files
 

@@ -10,8 +10,8 @@ import jsonschema_rs
 import pytest
 import yaml
 from pydantic import ValidationError
-from sluicegate.processors.contract import Manifest
-from sluicegate.processors.release_schema import FILE_NAME, LANGUAGE_SERVER, release_schema
+from sluicegate.processors.releases.contract import Manifest
+from sluicegate.processors.releases.schema import FILE_NAME, LANGUAGE_SERVER, release_schema
 from sluicegate.streams.cli import app
 from typer.testing import CliRunner
 

@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.cases import Case, read_cases
-from sluicegate.processors.findings import Finding
-from sluicegate.processors.rehearsal import Played, ask, run_case
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.shapes import shape_of
+from sluicegate.processors.releases.cases import Case, read_cases
+from sluicegate.processors.releases.findings import Finding
+from sluicegate.processors.releases.rehearsal import Played, ask, run_case
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.shapes import shape_of
 from sluicegate.streams.cli import app
 from typer.testing import CliRunner
 

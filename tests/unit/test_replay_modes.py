@@ -18,23 +18,25 @@ from pathlib import Path
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from sluicegate import processors
-from sluicegate.processors import counterfactual, diff, rederive, reproduce
-from sluicegate.processors.copies import Copied, Target, anew, copied, refusal
-from sluicegate.processors.recorded import Event
-from sluicegate.processors.rederive import Rederive, Tally
-from sluicegate.processors.selection import Selection
+from sluicegate.processors.replay import counterfactual, diff, rederive, reproduce
+from sluicegate.processors.replay.copies import Copied, Target, anew, copied, refusal
+from sluicegate.processors.replay.recorded import Event
+from sluicegate.processors.replay.rederive import Rederive, Tally
+from sluicegate.processors.replay.selection import Selection
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal, Unreadable
 from sluicegate.schemas.topics import TOPICS
-from sluicegate.streams import access, copying, find, named, scan, window
-from sluicegate.streams import replay as replay_module
-from sluicegate.streams import reproduce as reproduce_module
-from sluicegate.streams.copying import Copier, Told
+from sluicegate.streams import scan
+from sluicegate.streams.inspect import access, find, named
 from sluicegate.streams.pace import Pace
-from sluicegate.streams.position_file import PositionFile
+from sluicegate.streams.replay import copying, window
+from sluicegate.streams.replay import replay as replay_module
+from sluicegate.streams.replay import reproduce as reproduce_module
+from sluicegate.streams.replay.copying import Copier, Told
+from sluicegate.streams.replay.position_file import PositionFile
+from sluicegate.streams.replay.window import Window, check_offsets, check_times
 from sluicegate.streams.scan import Stretch
-from sluicegate.streams.window import Window, check_offsets, check_times
 
 from tests.driver import AGENT, T0, Driver, read
 
@@ -336,8 +338,8 @@ MODULES = (
 def _names() -> dict[str, object]:
     """What modules import for types only."""
     found: dict[str, object] = {}
-    for module in pkgutil.iter_modules(processors.__path__):
-        found |= vars(importlib.import_module(f"sluicegate.processors.{module.name}"))
+    for module in pkgutil.walk_packages(processors.__path__, "sluicegate.processors."):
+        found |= vars(importlib.import_module(module.name))
     return found
 
 
@@ -416,7 +418,7 @@ def test_modules_that_replay_name_nothing_that_sends_seals_or_signs() -> None:
 def test_no_executor_is_loaded_by_what_replays() -> None:
     code = (
         "import sys, importlib;"
-        "[importlib.import_module('sluicegate.streams.'+m) for m in ('replay','reproduce','access','named','copying')];"
+        "[importlib.import_module('sluicegate.streams.'+m) for m in ('replay.replay','replay.reproduce','replay.copying','inspect.access','inspect.named')];"
         "print(*[n for n in sys.modules if n.startswith(('sluicegate.executors','httpx','sluicegate.gateway'))], end='')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors import reproduce
-from sluicegate.processors.reproduce import Remade, Reproduce, Result
+from sluicegate.processors.replay import reproduce
+from sluicegate.processors.replay.reproduce import Remade, Reproduce, Result
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import engines
 from sluicegate.streams.commands.reproduce import exit_code
-from sluicegate.streams.engines import Engine, FailedError, MissingError
-from sluicegate.streams.find import decode
-from sluicegate.streams.reproduce import Best, Period, Targets
+from sluicegate.streams.inspect.find import decode
+from sluicegate.streams.replay import engines
+from sluicegate.streams.replay.engines import Engine, FailedError, MissingError
+from sluicegate.streams.replay.reproduce import Best, Period, Targets
 
 from tests.driver import AGENT, Driver, Record, read, release
 from tests.forging import forge, with_header

@@ -7,15 +7,15 @@ import json
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors.alarm_events import SAMPLED, SENTINEL, may_act
-from sluicegate.processors.control import Control
-from sluicegate.processors.reading import split
-from sluicegate.processors.reproduce_alarm import Sampled, irreproducible
-from sluicegate.processors.sentinel_plan import Event
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.drift.alarm_events import SAMPLED, SENTINEL, may_act
+from sluicegate.processors.drift.sentinel_plan import Event
+from sluicegate.processors.replay.reproduce_alarm import Sampled, irreproducible
+from sluicegate.processors.verify.reading import split
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import ControlFacts
-from sluicegate.streams.reproduce_watch import ReproduceWatch, every_s, process
+from sluicegate.streams.replay.reproduce_watch import ReproduceWatch, every_s, process
 
 from tests.driver import T0, Driver
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors.compensate import undo_id
+from sluicegate.processors.jobs.compensate import undo_id
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.snapshot import decode, digest, encode
 from sluicegate.schemas import records as r
-from sluicegate.streams.client_errors import Failed, Withheld
-from sluicegate.streams.replies import answer
+from sluicegate.streams.sdk.errors import Failed, Withheld
+from sluicegate.streams.sdk.replies import answer
 
 from tests import shop
 from tests.driver import AGENT, SESSION, Driver

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from aiokafka import TopicPartition
-from sluicegate.processors import checkpoints
-from sluicegate.processors.checkpoints import LogKey, Signed
-from sluicegate.streams import checkpoint_topic
-from sluicegate.streams.checkpointer import REST_MAX_S, REST_MIN_S, Checkpointer
-from sluicegate.streams.head_signer import HeadKey
-from sluicegate.streams.log_tree import LogTree
+from sluicegate.processors.transparency import checkpoints
+from sluicegate.processors.transparency.checkpoints import LogKey, Signed
 from sluicegate.streams.settings import Settings
-from sluicegate.streams.tile_store import MemoryStore, folder_of
+from sluicegate.streams.transparency import topic as checkpoint_topic
+from sluicegate.streams.transparency.checkpointer import REST_MAX_S, REST_MIN_S, Checkpointer
+from sluicegate.streams.transparency.head_signer import HeadKey
+from sluicegate.streams.transparency.log_tree import LogTree
+from sluicegate.streams.transparency.tile_store import MemoryStore, folder_of
 
 from tests.unit.test_checkpoints import KEY, NOW, PUBLIC
 from tests.unit.test_log_tree import LOG, SIGN, dense, feed, opened

@@ -9,19 +9,19 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sluicegate.processors import snapshot
-from sluicegate.processors.holds import MAX_HOLD_US
-from sluicegate.processors.library import Library
+from sluicegate.processors.approval.holds import MAX_HOLD_US
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.rederive import Rederive
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import OpenIntent, PartitionState
 from sluicegate.processors.validate import action_digest
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.reasons import REASONS
-from sluicegate.streams.recovery import fold_record
+from sluicegate.streams.lanes.recovery import fold_record
 
 from tests.driver import AGENT, PERSON, SESSION, Driver, read, release_files
 

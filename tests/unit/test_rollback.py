@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors.compensate import undo_id
-from sluicegate.processors.control import Control
-from sluicegate.processors.lineage import Call
-from sluicegate.processors.orders import DONE as WAS_DONE
-from sluicegate.processors.orders import VERIFIED, Ordered
-from sluicegate.streams.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Step, fill, judge, settled
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.orders import DONE as WAS_DONE
+from sluicegate.processors.control.orders import VERIFIED, Ordered
+from sluicegate.processors.jobs.compensate import undo_id
+from sluicegate.processors.replay.lineage import Call
+from sluicegate.streams.undo.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Step, fill, judge, settled
 
 from tests import shop
 from tests.driver import AGENT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.release import compile_release
 
 from tests.driver import AGENT, Driver
 from tests.exchange_driver import World

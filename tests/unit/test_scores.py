@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sluicegate.processors import closed, snapshot
-from sluicegate.processors.evaluators import EvaluatorRow, sampled, score_id
-from sluicegate.processors.release import build, compile_release
+from sluicegate.processors import snapshot
+from sluicegate.processors.releases.evaluators import EvaluatorRow, sampled, score_id
+from sluicegate.processors.releases.release import build, compile_release
+from sluicegate.processors.sessions import closed
 from sluicegate.processors.state import HOUR_US, SESSION_IDLE_US, session_key
 from sluicegate.schemas import records as r
 
@@ -61,7 +62,7 @@ def test_the_ids_that_are_remembered_are_bounded(d: Driver, monkeypatch: pytest.
     """A scorer that went mad makes no partition grow, nor takes the room that calls need."""
     first = score(d)
     assert said(d, first) == ("scored", "")
-    monkeypatch.setattr("sluicegate.processors.scores.MAX_REMEMBERED_IDS", len(d.state.intents))
+    monkeypatch.setattr("sluicegate.processors.sessions.scores.MAX_REMEMBERED_IDS", len(d.state.intents))
     assert said(d, score(d)) == ("noted", "overloaded")
     assert said(d, first) == ("noted", "duplicate")
 

@@ -8,15 +8,16 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import generations, seam, snapshot
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors import snapshot
+from sluicegate.processors.seam import generations, seam
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.schemas import codec, places
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams import generation
-from sluicegate.streams.sealing import Folded, seam_of
+from sluicegate.streams.repartition import generation
+from sluicegate.streams.repartition.sealing import Folded, seam_of
 from sluicegate.streams.settings import Settings
 
 from tests import seam_driver

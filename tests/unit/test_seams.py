@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from sluicegate.processors import rederive
-from sluicegate.processors.budgets import GRANT_LIMIT_US
-from sluicegate.processors.homes import REMEMBERED_US
-from sluicegate.processors.library import Library
-from sluicegate.processors.lineage import Lineage
+from sluicegate.processors.budget.budgets import GRANT_LIMIT_US
+from sluicegate.processors.crossing.homes import REMEMBERED_US
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
-from sluicegate.streams.rollback import NOTHING, Step, judge
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay import rederive
+from sluicegate.processors.replay.lineage import Lineage
+from sluicegate.processors.sessions.library import Library
+from sluicegate.streams.undo.rollback import NOTHING, Step, judge
 
 from tests.driver import AGENT, Driver, read, release, release_files
 from tests.unit import test_budget_leases as leases

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import rfc8785
-from sluicegate.processors import control as control_fold
-from sluicegate.processors.control import Control
-from sluicegate.processors.drift_rules import DriftRow, compile_drift
-from sluicegate.processors.drift_streams import Row
-from sluicegate.processors.drift_watch import Signal, Watch
-from sluicegate.processors.release import CompiledRelease
-from sluicegate.processors.sentinel_plan import Event
+from sluicegate.processors.control import control as control_fold
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.drift.rules import DriftRow, compile_drift
+from sluicegate.processors.drift.sentinel_plan import Event
+from sluicegate.processors.drift.streams import Row
+from sluicegate.processors.drift.watch import Signal, Watch
+from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.drift_feed import run_start
-from sluicegate.streams.sentinel import Sentinel
-from sluicegate.streams.windows import Head, MemoryWindows, Seen, coverage
+from sluicegate.streams.watch.drift_feed import run_start
+from sluicegate.streams.watch.sentinel import Sentinel
+from sluicegate.streams.watch.windows import Head, MemoryWindows, Seen, coverage
 
 from tests.driver import release
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import rfc8785
-from sluicegate.processors.alarm_events import exhausted
-from sluicegate.processors.drift_rules import DEFAULT_DRIFT, DriftRow, compile_drift
-from sluicegate.processors.sentinel_plan import BLIND, Event, blind, plan
+from sluicegate.processors.drift.alarm_events import exhausted
+from sluicegate.processors.drift.rules import DEFAULT_DRIFT, DriftRow, compile_drift
+from sluicegate.processors.drift.sentinel_plan import BLIND, Event, blind, plan
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.alarm_backtest import backtest
-from sluicegate.streams.alarm_evidence import recompute, rules_in
 from sluicegate.streams.commands.alarms import read_rules
+from sluicegate.streams.watch.alarm_backtest import backtest
+from sluicegate.streams.watch.alarm_evidence import recompute, rules_in
 
 from tests.unit.test_sentinel import LOG, ROLLBACK, Rows, S, World, drift_release, only, two
 

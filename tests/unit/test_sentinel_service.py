@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sluicegate.processors.control import Control
-from sluicegate.processors.registry import Key, Person
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.control.registry import Key, Person
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import key_files
-from sluicegate.streams.operators import SENTINEL_KEY as KEY_VARIABLE
-from sluicegate.streams.sentinel_service import SentinelService
+from sluicegate.streams.control.operators import SENTINEL_KEY as KEY_VARIABLE
+from sluicegate.streams.keys import files as key_files
 from sluicegate.streams.settings import Settings
+from sluicegate.streams.watch.sentinel_service import SentinelService
 
 FOREVER = 2**53 - 1
 

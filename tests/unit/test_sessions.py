@@ -1,7 +1,7 @@
 """Sessions and deadlines: who may say what the user said, and that nothing begins after nobody waits."""
 
 import pytest
-from sluicegate.processors import sessions
+from sluicegate.processors.sessions import sessions
 from sluicegate.schemas.records import Intent
 
 from tests.driver import AGENT, SESSION, Driver

@@ -187,6 +187,6 @@ def test_faust_logs_in_as_every_other_client(protocol: str, tmp_path: Path) -> N
 
 
 def test_aiokafka_still_has_the_private_client_that_we_send_fetches_on() -> None:
-    """Without it nobody reads the ledger fast: see `streams/batches.py`."""
+    """Without it nobody reads the ledger fast: see `streams/lanes/batches.py`."""
     source = Path(aiokafka.consumer.consumer.__file__).read_text()
     assert "self._client = AIOKafkaClient(" in source

@@ -7,15 +7,16 @@ import json
 
 import orjson
 import pytest
-from sluicegate.processors import memory_ops, snapshot
-from sluicegate.processors.cells import MAX_PIECES
+from sluicegate.processors import snapshot
 from sluicegate.processors.labels import names_of
-from sluicegate.processors.library import Library
-from sluicegate.processors.lineage import Lineage, cascade
-from sluicegate.processors.memory import ANSWER_US
-from sluicegate.processors.memory_ops import MAX_EXAMINED, MAX_VALUE_BYTES, joined
+from sluicegate.processors.memory import ops as memory_ops
+from sluicegate.processors.memory.cells import MAX_PIECES
+from sluicegate.processors.memory.memory import ANSWER_US
+from sluicegate.processors.memory.ops import MAX_EXAMINED, MAX_VALUE_BYTES, joined
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.replay.lineage import Lineage, cascade
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import OpenIntent, session_key
 
 from tests.driver import AGENT, SESSION, Driver, release_files

@@ -8,10 +8,10 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as names
 from opentelemetry.trace import SpanKind, StatusCode
-from sluicegate.processors.spans import Span
+from sluicegate.processors.replay.spans import Span
 from sluicegate.schemas.errors import Retryable
-from sluicegate.streams import otel
-from sluicegate.streams.find import LedgerEvent, decode
+from sluicegate.streams.inspect import otel
+from sluicegate.streams.inspect.find import LedgerEvent, decode
 
 from tests.driver import AGENT, Driver
 from tests.unit.test_attempts import SMALL, answer, ask, next_of

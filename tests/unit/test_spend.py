@@ -6,9 +6,9 @@ import json
 
 import orjson
 import pytest
-from sluicegate.processors.account import account
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import build, compile_release
+from sluicegate.processors.releases.release import build, compile_release
+from sluicegate.processors.replay.account import account
+from sluicegate.processors.replay.rederive import Rederive
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sluicegate.streams import role_files, roles
 from sluicegate.streams.commands.status import processes
-from sluicegate.streams.status import ELSEWHERE_UNKNOWN, GROUPED
+from sluicegate.streams.inspect.status import ELSEWHERE_UNKNOWN, GROUPED
 
 
 def announce(home: Path, role: str, pid: int, text: str = "") -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import orjson
 import pytest
 from sluicegate.processors import snapshot
-from sluicegate.processors.rederive import Rederive
-from sluicegate.processors.release import build
+from sluicegate.processors.models.streaming import message_digest, result_digest
+from sluicegate.processors.releases.release import build
+from sluicegate.processors.replay.rederive import Rederive
 from sluicegate.processors.state import OpenIntent, intent_key, session_key
-from sluicegate.processors.streaming import message_digest, result_digest
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 

@@ -11,16 +11,16 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors.cedar import to_text
-from sluicegate.processors.diff import Diff, under
-from sluicegate.processors.observed import Collector, Observation
-from sluicegate.processors.policy_files import parse_policies
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.rehearsal import Rehearsal
-from sluicegate.processors.release import CompiledRelease, compile_release
-from sluicegate.processors.release_check import check_release
-from sluicegate.processors.shapes import shape_of
-from sluicegate.processors.suggest import Suggester, Tool, quoted
+from sluicegate.processors.control.registry import Agent
+from sluicegate.processors.policy.cedar import to_text
+from sluicegate.processors.policy.files import parse_policies
+from sluicegate.processors.policy.observed import Collector, Observation
+from sluicegate.processors.policy.suggest import Suggester, Tool, quoted
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.rehearsal import Rehearsal
+from sluicegate.processors.releases.release import CompiledRelease, compile_release
+from sluicegate.processors.releases.shapes import shape_of
+from sluicegate.processors.replay.diff import Diff, under
 from sluicegate.streams import demo
 
 from tests.driver import RELEASE, Driver, read, release_files

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import orjson
 import pytest
-from sluicegate.processors import agent_values, snapshot
-from sluicegate.processors.cases import read_cases
-from sluicegate.processors.library import Library
+from sluicegate.processors import snapshot
+from sluicegate.processors.agents import values as agent_values
+from sluicegate.processors.control.registry import Agent
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.registry import Agent
-from sluicegate.processors.rehearsal import ask, run_case
-from sluicegate.processors.release import CompiledRelease, build, compile_release
-from sluicegate.processors.release_check import check_release
+from sluicegate.processors.releases.cases import read_cases
+from sluicegate.processors.releases.check import check_release
+from sluicegate.processors.releases.rehearsal import ask, run_case
+from sluicegate.processors.releases.release import CompiledRelease, build, compile_release
+from sluicegate.processors.sessions.library import Library
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.streams.client import Refused
 from sluicegate.streams.commands.explain import _print
-from sluicegate.streams.explain import tell
-from sluicegate.streams.find import LedgerEvent
+from sluicegate.streams.inspect.explain import tell
+from sluicegate.streams.inspect.find import LedgerEvent
 from sluicegate.streams.local import Gate
 
 from tests.driver import AGENT, SESSION, Driver, read, release_files

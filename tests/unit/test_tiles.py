@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import merkle, tiles
-from sluicegate.processors.tiles import Tile, TileFault, TileNodes, TileWriter
+from sluicegate.processors.transparency import merkle, tiles
+from sluicegate.processors.transparency.tiles import Tile, TileFault, TileNodes, TileWriter
 
 from tests.unit.test_merkle import Memory, leaves_of, mth
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from sluicegate.processors.apart import Apart
 from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.apart import Apart
 
 from tests.driver import Driver, release_files
 from tests.exchange_driver import World

@@ -15,11 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors.outcomes import Decision
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.session import Session
-from sluicegate.processors.state import session_key
-from sluicegate.processors.tokens import (
+from sluicegate.processors.control.tokens import (
     LEEWAY_S,
     MAX_TOKEN_BYTES,
     Refused,
@@ -27,6 +23,10 @@ from sluicegate.processors.tokens import (
     public_keys,
     verify_token,
 )
+from sluicegate.processors.outcomes import Decision
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.sessions.session import Session
+from sluicegate.processors.state import session_key
 from sluicegate.schemas import records as r
 
 from tests.driver import AGENT, SESSION, Driver, release_files

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from sluicegate.processors.agent_values import plain, session_from
+from sluicegate.processors.agents.values import plain, session_from
 from sluicegate.processors.ended import Ended
 from sluicegate.processors.labels import names_of
-from sluicegate.processors.library import Library
-from sluicegate.processors.release import compile_release
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.replay.transcript import MAX_TURNS
+from sluicegate.processors.sessions.library import Library
 from sluicegate.processors.state import HOUR_US, session_key
-from sluicegate.processors.transcript import MAX_TURNS
 
 from tests.driver import AGENT, SESSION, Driver, release_files
 from tests.unit.test_cache import intact

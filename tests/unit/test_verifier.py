@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from sluicegate.executors.verifier import SignedVerifier
-from sluicegate.processors.control import Control
+from sluicegate.processors.control.control import Control
 from sluicegate.schemas import codec, signing
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Retryable, Unreadable
-from sluicegate.streams import key_files
-from sluicegate.streams.role_keys import RoleSigner
+from sluicegate.streams.keys import files as key_files
+from sluicegate.streams.keys.role_keys import RoleSigner
 
 from tests.driver import AGENT
 from tests.signed_driver import PIPELINE, SignedDriver, key_body, secret_of

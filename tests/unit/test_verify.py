@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-from sluicegate.processors import lifecycle, reading, reading_facts
-from sluicegate.processors.invariants import INVARIANTS
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors import lifecycle
+from sluicegate.processors.verify import reading, reading_facts
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.invariants import INVARIANTS
+from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable

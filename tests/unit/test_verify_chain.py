@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sluicegate.processors import reading
 from sluicegate.processors.outcomes import ZERO_HASH, header_hash
-from sluicegate.processors.verify_chain import RANGE, Chain, Linked, Quick
+from sluicegate.processors.verify import reading
+from sluicegate.processors.verify.chain import RANGE, Chain, Linked, Quick
 from sluicegate.schemas.errors import Unreadable
 
 from tests.driver import LOG_ID

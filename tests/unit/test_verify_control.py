@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
-from sluicegate.processors.control import Control
-from sluicegate.processors.release import compile_release
-from sluicegate.processors.verify import PartitionChecker
-from sluicegate.processors.verify_control import ControlChecker
+from sluicegate.processors.control.control import Control
+from sluicegate.processors.releases.release import compile_release
+from sluicegate.processors.verify.control import ControlChecker
+from sluicegate.processors.verify.partition import PartitionChecker
 
 from tests.driver import AGENT, Driver, release, release_files
 from tests.signed_driver import key_body

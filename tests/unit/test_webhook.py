@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from sluicegate.executors.egress import Egress
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import webhook
-from sluicegate.streams.webhook import ATTEMPTS, Webhook, WebhookSettings, signature
+from sluicegate.streams.watch import webhook
+from sluicegate.streams.watch.webhook import ATTEMPTS, Webhook, WebhookSettings, signature
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 T = TypeVar("T")

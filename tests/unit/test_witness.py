@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sluicegate.processors import checkpoints, log_files, merkle, witness
-from sluicegate.processors.checkpoints import Checkpoint, LogKey
-from sluicegate.processors.log_files import LogFile
-from sluicegate.processors.witness import Refused, Request
+from sluicegate.processors.transparency import checkpoints, log_files, merkle, witness
+from sluicegate.processors.transparency.checkpoints import Checkpoint, LogKey
+from sluicegate.processors.transparency.log_files import LogFile
+from sluicegate.processors.transparency.witness import Refused, Request
 from sluicegate.schemas import notes
 from sluicegate.schemas.errors import Terminal
 

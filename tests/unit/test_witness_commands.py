@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from sluicegate.processors import checkpoints
-from sluicegate.processors.checkpoints import LogKey, Signed
-from sluicegate.processors.log_files import LogFile
-from sluicegate.processors.witness_policy import Policy, parse_policy
+from sluicegate.processors.transparency import checkpoints
+from sluicegate.processors.transparency.checkpoints import LogKey, Signed
+from sluicegate.processors.transparency.log_files import LogFile
+from sluicegate.processors.transparency.witness_policy import Policy, parse_policy
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.cli import app
-from sluicegate.streams.witness_client import Witnesses
+from sluicegate.streams.transparency.witness_client import Witnesses
 from typer.testing import CliRunner
 
 from tests.unit.test_checkpoints import LOG_ID, ORIGIN, PUBLIC, signed

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from sluicegate.processors import checkpoints, log_files, merkle, witness_policy
-from sluicegate.processors.checkpoints import LogKey, Signed
-from sluicegate.processors.log_files import LogFile
-from sluicegate.processors.witness_policy import Policy, parse_policy
+from sluicegate.processors.transparency import checkpoints, log_files, merkle, witness_policy
+from sluicegate.processors.transparency.checkpoints import LogKey, Signed
+from sluicegate.processors.transparency.log_files import LogFile
+from sluicegate.processors.transparency.witness_policy import Policy, parse_policy
 from sluicegate.schemas import notes
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams import witness_memory
-from sluicegate.streams.key_files import PrivateKey
-from sluicegate.streams.witness_client import Witnesses, policy_from
-from sluicegate.streams.witness_memory import WitnessMemory
-from sluicegate.streams.witness_server import LogDescriptions, Witness, application, serve
+from sluicegate.streams.keys.files import PrivateKey
+from sluicegate.streams.transparency import witness_memory
+from sluicegate.streams.transparency.witness_client import Witnesses, policy_from
+from sluicegate.streams.transparency.witness_memory import WitnessMemory
+from sluicegate.streams.transparency.witness_server import LogDescriptions, Witness, application, serve
 
 from tests.unit.test_checkpoints import KEY, LOG_ID, NOW, ORIGIN, OTHER, signed
 from tests.unit.test_merkle import Memory, leaves_of, mth

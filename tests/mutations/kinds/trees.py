@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluicegate.streams.tile_store import MemoryStore
+from sluicegate.streams.transparency.tile_store import MemoryStore
 
 from tests.driver import Driver, Event
 from tests.forging import where, with_header

@@ -1,0 +1,1 @@
+"""Canaries: sessions as scores, and a verdict that may be looked at after each of them. Next: `judge.py`."""

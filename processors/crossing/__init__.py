@@ -1,0 +1,1 @@
+"""What goes from one partition to another. Next: `exchanges.py`."""

@@ -1,0 +1,1 @@
+"""Work that goes on at the tool, calls in doubt, and what takes a call back. Next: `jobs.py`."""

@@ -1,0 +1,1 @@
+"""Memory: what agents remember, as cells of the state. Next: `memory.py`."""

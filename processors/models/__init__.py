@@ -1,0 +1,1 @@
+"""Model routing: candidates, health, attempts, and what may be shown of an answer early. Next: `routes.py`."""

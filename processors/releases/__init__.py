@@ -1,0 +1,1 @@
+"""Releases: contracts, rules and prompts under one digest, checked, compiled and compared. Next: `release.py`."""

@@ -1,0 +1,1 @@
+"""Generations of a log, and what goes from one to the next. Next: `seam.py`."""

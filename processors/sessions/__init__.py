@@ -1,0 +1,1 @@
+"""Sessions: opened, heard, at rest, closed, scored. Next: `sessions.py`."""

@@ -1,0 +1,1 @@
+"""The invariants of the ledger, checked record by record. Next: `partition.py`."""

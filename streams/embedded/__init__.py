@@ -1,0 +1,1 @@
+"""The embedded Kafka: jars, files, process and readiness. Next: `process.py`; `streams/broker.py` puts them together."""

@@ -1,0 +1,1 @@
+"""Keys: of subjects, of roles, and what wraps them. Next: `store.py`."""

@@ -1,0 +1,1 @@
+"""Taking calls back, one compensation after the other. Next: `saga.py`."""

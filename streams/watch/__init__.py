@@ -1,0 +1,1 @@
+"""Who watches: monitor, sentinel, canary watcher, evaluator, and whom they tell. Next: `sentinel.py`."""
