@@ -139,7 +139,8 @@ async def _play(story: Story, out: Path) -> None:
         verdict = await story.aborted()
         until = cast("list[int]", verdict.evidence["until"])
         story.mark(f"the canary starts: control event {verdict.canary.started}", verdict.canary.at)
-        story.mark(f"the alarm, and the way back: {verdict.kind}, control event {verdict.event}", until[0])
+        story.mark("the session closed that decides it", until[0])
+        story.mark(f"the way back: {verdict.kind}, control event {verdict.event}", verdict.at)
         say(
             f"\n{time.monotonic() - started:.0f} s after its start: {verdict.kind} by {verdict.who}: {verdict.why}"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from aiokafka import TopicPartition
 from sluicegate.processors.releases import file as release_file
+from sluicegate.processors.releases.assembly import Assembly
 from sluicegate.processors.releases.file import (
     CONTROL_CEDAR,
     FOLDERS,
@@ -119,10 +120,10 @@ async def fetch(settings: Settings, digest: str) -> dict[str, str]:
 
 
 async def _read(settings: Settings, digest: str) -> tuple[bytes, dict[str, str]]:
-    """The bytes and the files. Whoever published it twice may have cut it differently: each cut is put together apart."""
+    """The bytes and the files."""
     consumer = await kafka.connect(kafka.consumer(settings, fetch_wait_ms=100))
     place = TopicPartition(full_name(settings.space, "releases"), 0)
-    cuts: dict[int, dict[int, bytes]] = {}
+    assembly = Assembly()
     try:
         consumer.assign([place])
         await consumer.seek_to_beginning(place)
@@ -131,11 +132,8 @@ async def _read(settings: Settings, digest: str) -> tuple[bytes, dict[str, str]]
             for record in (await consumer.getmany(place, timeout_ms=READ_LIMIT_MS)).get(place, []):
                 if record.key != digest.encode():
                     continue
-                chunk = codec.decode_as(ReleaseChunk, record.value)
-                parts = cuts.setdefault(chunk.count, {})
-                parts[chunk.index] = chunk.data
-                if len(parts) == chunk.count:
-                    data = b"".join(parts[i] for i in range(chunk.count))
+                data = assembly.add(codec.decode_as(ReleaseChunk, record.value))
+                if data is not None:
                     with contextlib.suppress(Terminal):  # parts of two publications: the later one is whole
                         return data, unpack(data, digest)
     finally:

@@ -134,9 +134,8 @@ def assemble(path: Path, found: Gathered, pages: Mapping[str, str] | None = None
     with Archive(path) as archive:
         archive.add("README.txt", [README.encode()])
         archive.add("verify.py", [verifier().encode()])
-        archive.add(
-            "summary.html", [summary(ask, control.env, control.own_log.hex(), picker, counts, about).encode()]
-        )
+        page = summary(ask, control.env, control.own_log.hex(), picker, counts, about, control.orders)
+        archive.add("summary.html", [page.encode()])
         for member, text in (pages or {}).items():
             archive.add(member, [text.encode()])
         archive.add("control.jsonl", found.control_lines)

@@ -9,6 +9,8 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from sluicegate.processors.control import orders
+from sluicegate.processors.jobs.compensate import undo_id
 from sluicegate.processors.labels import CONFIDENTIALITY
 from sluicegate.streams.evidence.build import WITHHELD, Ask, Call, Picker
 
@@ -34,6 +36,19 @@ STATES = {
     "held": "waits for a person",
 }
 """Status -> plain words; every other one is under way."""
+
+TAKEN_BACK = {
+    orders.OPEN: "{who} ordered it to be taken back; not done when this bundle was made",
+    orders.DONE: "later taken back, by order of {who}",
+    orders.VERIFIED: "later taken back, by order of {who}, and seen to be undone",
+}
+"""What control says of a call's compensation -> plain words."""
+
+LABELS = {
+    "user": "from the user", "internal": "from our own systems", "third_party": "from third parties", "web": "from the web",
+    "unknown": "from an unknown source", "c:public": "public", "c:internal": "internal", "c:secret": "secret",
+}  # fmt: skip
+"""Labels (`processors/labels.py`) -> plain words."""
 
 
 def time_of(micros: int) -> str:
@@ -64,8 +79,9 @@ def summary(
     picker: Picker,
     counts: Mapping[str, object],
     about: Sequence[tuple[str, str]],
+    ordered: orders.Orders,
 ) -> str:
-    """`about`: what else is said of the bundle, in pairs."""
+    """`about`: what else is said of the bundle, in pairs; `ordered`: control's, for what was taken back later."""
     agent = escape(ask.agent)
     calls = sorted(picker.calls.values(), key=lambda c: c.at)
     parts = [
@@ -76,7 +92,7 @@ def summary(
         "<h2>Counts</h2>", _counts(counts),
         "<h2>People who agreed</h2>", _people(calls),
         "<h2>Data</h2>", _data(ask, picker, calls),
-        "<h2>Decisions</h2>", _decisions(calls, picker.tally["untold"]),
+        "<h2>Decisions</h2>", _decisions(ask.agent, calls, ordered, picker.tally["untold"]),
         "<h2>About this bundle</h2>", table(("what", "value"), about),
     ]  # fmt: skip
     return page(f"Evidence: {ask.agent}", "".join(parts))
@@ -111,25 +127,35 @@ def _data(ask: Ask, picker: Picker, calls: Sequence[Call]) -> str:
         if call.status in ("released", "withheld", "failed", "resolved"):
             count, labels = used.get(call.tool, (0, set()))
             used[call.tool] = count + 1, labels | set(call.labels)
-    rows = [(tool, n, ", ".join(sorted(labels)) or "none") for tool, (n, labels) in sorted(used.items())]
+    rows = [
+        (tool, n, ", ".join(LABELS.get(one, one) for one in sorted(labels)) or "none")
+        for tool, (n, labels) in sorted(used.items())
+    ]
     level = "nothing" if ask.disclose == WITHHELD else f"what is at most `{CONFIDENTIALITY[ask.disclose]}`"
     said = (
         f"<p>Contents (what was asked for and answered) are sealed. Disclosed here: {escape(level)}, {picker.tally['disclosed']:,} records; "
         f"kept out: {picker.tally['withheld']:,}, of which the bundle has the commitments.</p>"
     )
     return said + (
-        table(("tool that was reached", "times", "labels of what came back"), rows)
+        table(("tool that was reached", "times", "what came back: how confidential, and where from"), rows)
         if rows
         else "<p>No tool was reached.</p>"
     )
 
 
-def _decisions(calls: Sequence[Call], untold: int) -> str:
+def _became(agent: str, call: Call, ordered: orders.Orders) -> str:
+    """What became of a call, and of what it did."""
+    said = STATES.get(call.status, f"under way ({call.status})")
+    order = ordered.get(undo_id(agent, call.intent))
+    return said if order is None else f"{said}; {TAKEN_BACK[order.state].format(who=order.who)}"
+
+
+def _decisions(agent: str, calls: Sequence[Call], ordered: orders.Orders, untold: int) -> str:
     rows = [
         (
             time_of(c.at),
             c.tool,
-            STATES.get(c.status, f"under way ({c.status})"),
+            _became(agent, c, ordered),
             c.reason,
             ", ".join(c.policies),
             c.intent,

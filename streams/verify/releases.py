@@ -10,6 +10,7 @@ import contextlib
 
 from aiokafka import AIOKafkaConsumer
 from sluicegate.processors.control.rules import rules_alone
+from sluicegate.processors.releases.assembly import Assembly
 from sluicegate.processors.releases.release import CompiledRelease
 from sluicegate.schemas import codec
 from sluicegate.schemas.errors import SluicegateError
@@ -17,33 +18,27 @@ from sluicegate.schemas.records import ReleaseChunk
 from sluicegate.streams.control.releases import unpack
 from sluicegate.streams.scan import places, scan, stretches
 
-Cuts = dict[tuple[str, int], dict[int, bytes]]
-"""(digest, number of pieces) -> the pieces read so far."""
-
 
 async def rules(consumer: AIOKafkaConsumer, env: str) -> dict[str, CompiledRelease | None]:
     """Digest -> its rules, of every release that is whole; None where `control.cedar` is absent.
 
-    At most the pieces of releases that are not whole yet are kept, and of each whole one its rules.
+    Chunks of releases that are not whole yet are kept as far as `Assembly` does, and of each whole one its rules.
     """
     found: dict[str, CompiledRelease | None] = {}
-    cuts: Cuts = {}
+    assembly = Assembly()
     [stretch] = await stretches(consumer, places(env, "releases", [0]))
     async for batch in scan(consumer, stretch.place, stretch.begin, stretch.end):
         for record in batch:
             with contextlib.suppress(SluicegateError):  # of another form, or of another digest: not whole
-                _take(codec.decode_as(ReleaseChunk, record.value or b""), cuts, found)
+                _take(codec.decode_as(ReleaseChunk, record.value or b""), assembly, found)
     return found
 
 
-def _take(chunk: ReleaseChunk, cuts: Cuts, found: dict[str, CompiledRelease | None]) -> None:
-    """One piece. Raises `SluicegateError` when the whole is not what its digest says."""
-    digest, count = chunk.digest, chunk.count
-    if digest in found:
+def _take(chunk: ReleaseChunk, assembly: Assembly, found: dict[str, CompiledRelease | None]) -> None:
+    """One chunk. Raises `SluicegateError` when the whole is not what its digest says."""
+    if chunk.digest in found:
         return
-    parts = cuts.setdefault((digest, count), {})
-    parts[chunk.index] = chunk.data  # a later publication's piece stands for an earlier one's
-    if len(parts) == count and all(i in parts for i in range(count)):
-        found[digest] = rules_alone(unpack(b"".join(parts[i] for i in range(count)), digest))
-        for key in [key for key in cuts if key[0] == digest]:
-            del cuts[key]
+    data = assembly.add(chunk)
+    if data is not None:
+        found[chunk.digest] = rules_alone(unpack(data, chunk.digest))
+        assembly.forget(chunk.digest)

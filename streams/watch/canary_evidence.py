@@ -37,10 +37,12 @@ class Verdict:
     """A control event with evidence.
 
     Attributes:
+        at: when it was written, microseconds.
         canary: as it stood before the event.
     """
 
     event: int
+    at: int
     kind: str
     who: str
     why: str
@@ -86,7 +88,7 @@ async def find(settings: Settings, event: int | None) -> Verdict:
     before = history[seq - 1]
     if before.canary is None or before.canary.started != evidence["canary"]:
         raise Terminal(f"control event {seq} had no effect: its canary was over already")
-    return Verdict(seq, facts.kind, facts.who, facts.why, evidence, before, before.canary)
+    return Verdict(seq, history[seq].at, facts.kind, facts.who, facts.why, evidence, before, before.canary)
 
 
 def _of_a_person(event: int, facts: r.ControlFacts, verdict: int | None) -> str:

@@ -17,7 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sluicegate.processors import lifecycle
+from sluicegate.processors.control import orders
+from sluicegate.processors.control.orders import Ordered
 from sluicegate.processors.erasure import erased_by
+from sluicegate.processors.jobs.compensate import undo_id
 from sluicegate.processors.transparency import merkle
 from sluicegate.processors.transparency.checkpoints import CONTROL, Signed
 from sluicegate.processors.verify import lives as verify_lives
@@ -26,9 +29,10 @@ from sluicegate.schemas.topics import partition_of
 from sluicegate.streams.evidence import formats as evidence_formats
 from sluicegate.streams.evidence import people as evidence_people
 from sluicegate.streams.evidence import period as evidence_period
-from sluicegate.streams.evidence.build import Nodes, proof_of
+from sluicegate.streams.evidence.build import Ask, Call, Nodes, Picker, proof_of
 from sluicegate.streams.evidence.file import verifier
 from sluicegate.streams.evidence.formats import Note, Policy, Record, Tree
+from sluicegate.streams.evidence.html import TAKEN_BACK, summary
 from sluicegate.streams.evidence.said import told
 from sluicegate.streams.evidence.verify import Report, check, main
 
@@ -640,12 +644,29 @@ def _texts(value: object) -> list[str]:
 
 
 def test_the_page_escapes_what_it_is_given_and_loads_nothing() -> None:
-    from sluicegate.streams.evidence.build import Ask, Call, Picker
-    from sluicegate.streams.evidence.html import summary
-
     evil = '<script src="https://evil.example/x.js">&\'"'
     picker = Picker(Ask(evil, T0, T0 + 1), lambda _: None)
     picker.calls["x"] = Call(evil, T0, evil, "refused", evil, [evil], [evil], [evil])
-    page = summary(picker.ask, evil, evil, picker, picker.counts(), [(evil, evil)])
+    ordered = {undo_id(evil, evil): Ordered(evil, evil, evil, who=evil)}
+    page = summary(picker.ask, evil, evil, picker, picker.counts(), [(evil, evil)], ordered)
     assert "<script" not in page and "src=" not in page.replace("src=&quot;", "")
     assert "default-src 'none'" in page and "@media print" in page
+
+
+def test_the_page_says_what_was_taken_back_and_speaks_no_label() -> None:
+    picker = Picker(Ask("agent-1", T0, T0 + 1), lambda _: None)
+    for name in ("kept", *TAKEN_BACK):
+        picker.calls[name] = Call(name, T0, "pay.send", "released", labels=["c:internal", "unknown"])
+    ordered = {
+        undo_id("agent-1", state): Ordered("rollback-pay", "pay.back", "saga-1", state=state, who="olga")
+        for state in TAKEN_BACK
+    }
+    page = summary(picker.ask, "prod", "l", picker, picker.counts(), [], ordered)
+    rows = {
+        name: next(row for row in page.split("<tr>") if f"<td>{name}</td>" in row) for name in picker.calls
+    }
+    assert "taken back" not in rows["kept"] and "done; the result was handed to the agent" in rows["kept"]
+    assert "not done when this bundle was made" in rows[orders.OPEN]
+    assert "later taken back, by order of olga<" in rows[orders.DONE]
+    assert "by order of olga, and seen to be undone" in rows[orders.VERIFIED]
+    assert "internal, from an unknown source" in page and "c:internal" not in page

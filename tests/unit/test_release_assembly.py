@@ -1,11 +1,11 @@
-"""Releases on their way into ClickHouse: chunks are put together in any order, and what never becomes whole is bounded."""
+"""Releases put together from the topic: chunks are put together in any order, and what never becomes whole is bounded."""
 
 from __future__ import annotations
 
 import pytest
+from sluicegate.processors.releases import assembly
+from sluicegate.processors.releases.assembly import MAX_PARTS, Assembly
 from sluicegate.schemas.records import ReleaseChunk
-from sluicegate.sinks import releases
-from sluicegate.sinks.releases import MAX_PARTS, Assembly
 
 
 def chunk(digest: str, index: int, count: int, data: bytes) -> ReleaseChunk:
@@ -24,12 +24,23 @@ def test_chunks_in_any_order_and_twice() -> None:
 
 
 def test_what_never_becomes_whole_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "MAX_PACKED_BYTES", 1_000)
+    monkeypatch.setattr(assembly, "MAX_PACKED_BYTES", 1_000)
     found = Assembly()
     for n in range(100):
         assert found.add(chunk(f"half-{n}", 0, 2, b"x" * 300)) is None
         assert found._bytes <= 1_000 and len(found._parts) <= 3
     assert found.add(chunk("half-99", 1, 2, b"y")) == b"x" * 300 + b"y"
+
+
+def test_a_part_that_was_wrong_is_replaced_and_what_is_whole_is_forgotten() -> None:
+    found = Assembly()
+    found.add(chunk("a", 0, 2, b"wrong"))
+    assert found.add(chunk("a", 1, 2, b"b")) == b"wrongb"  # its reader sees that this is not "a"
+    assert found.add(chunk("a", 0, 2, b"a")) == b"ab"
+    found.add(chunk("a", 0, 3, b"a"))
+    found.add(chunk("b", 0, 2, b"xy"))
+    found.forget("a")
+    assert found._bytes == 2 and list(found._parts) == [("b", 2)]
 
 
 @pytest.mark.parametrize(("index", "count"), [(-1, 1), (1, 1), (0, 0), (0, MAX_PARTS + 1)])
