@@ -228,7 +228,7 @@ async def _call(request: web.Request, gate: Gate, caller: Caller, params: Params
     if name == RESULT_TOOL:
         intent_id = str(arguments.get("intent_id", ""))
         asker = await asker_of(gate, caller)
-        return await _told(intent_id, asker.result(valid_id(intent_id), RESULT_WAIT_S))
+        return await _told(intent_id, asker.result(valid_id(intent_id), RESULT_WAIT_S), asked=False)
     session_id = request.headers.get(SESSION, "")
     if not session_id:
         raise problem(400, "bad_request", f"send the `{SESSION}` that `initialize` answered")
@@ -241,14 +241,15 @@ async def _call(request: web.Request, gate: Gate, caller: Caller, params: Params
     )
 
 
-async def _told(intent_id: str, asking: Awaitable[Json | Held]) -> dict[str, object]:
-    """A result, a pending call, or a refusal, as the result of a tool."""
+async def _told(intent_id: str, asking: Awaitable[Json | Held], *, asked: bool = True) -> dict[str, object]:
+    """A result, a pending call, or a refusal, as the result of a tool. `asked`: it is known that there is such a call."""
     meta = {INTENT: intent_id}
     try:
         answer = await asking
-    except (Parked, Unanswered) as error:
-        return _pending(intent_id, error.for_model or "It is not done yet.", meta)
     except NotReleased as error:
+        # INVARIANT: an id that nobody asked is not told to be pending (tests/unit/test_gateway_mcp.py).
+        if isinstance(error, Parked) or (asked and isinstance(error, Unanswered)):
+            return _pending(intent_id, error.for_model or "It is not done yet.", meta)
         if error.reason == "unknown_session":
             raise problem(404, "unknown_session", "the session ended: initialize again") from error
         about = {

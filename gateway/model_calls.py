@@ -16,6 +16,8 @@ from sluicegate.gateway.access import Caller
 from sluicegate.gateway.context import Gate, asker_of, gate_of, seconds_in, session_of
 from sluicegate.gateway.openai_shapes import INTENT, SESSION
 from sluicegate.gateway.repeats import once
+from sluicegate.processors.control.registry import Agent
+from sluicegate.processors.policy.may_ask import may_ask
 from sluicegate.schemas.kinds import MODEL, MODEL_CALL
 from sluicegate.streams.archive import artifacts
 from sluicegate.streams.sdk.asking import Asker, valid_id
@@ -87,9 +89,13 @@ async def begin(
     )  # fmt: skip
 
 
-def models(gate: Gate) -> list[str]:
-    """Routes and model contracts of the deployed release."""
-    return [name for name, tool in gate.release.tools.items() if tool.executor_kind == MODEL]
+def models(gate: Gate, agent: Agent) -> list[str]:
+    """Routes and model contracts of the deployed release that this agent may ask for at all."""
+    release = gate.release
+    # INVARIANT: what an agent may never ask is not listed to it (tests/unit/test_may_ask.py).
+    return [
+        name for name in may_ask(gate.control, release, agent) if release.tools[name].executor_kind == MODEL
+    ]
 
 
 async def _shared(gate: Gate, caller: Caller) -> str:

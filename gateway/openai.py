@@ -1,7 +1,7 @@
 """OpenAI's shape: chat completions and the list of models, so that `base_url` is all that changes.
 
     POST /v1/chat/completions        model: a route or a model contract of the release; tools pass through
-    GET  /v1/models
+    GET  /v1/models                  those the agent may ask for at all
 
 A completion is a model call like any other: routed, authorised, validated, recorded. What was decided is in the headers
 `x-sluicegate-*` and in the answer's `sluicegate`; a refusal is an error whose message a model can read.
@@ -40,9 +40,12 @@ def add(app: web.Application) -> None:
 
 async def _models(request: web.Request) -> web.Response:
     gate = gate_of(request)
-    await asked_by(request, AGENT)
+    caller = await asked_by(request, AGENT)
     owner = gate.release.name
-    listed = [{"id": name, "object": "model", "created": 0, "owned_by": owner} for name in models(gate)]
+    listed = [
+        {"id": name, "object": "model", "created": 0, "owned_by": owner}
+        for name in models(gate, caller.agent)
+    ]
     return said({"object": "list", "data": listed})
 
 

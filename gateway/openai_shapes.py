@@ -65,7 +65,7 @@ def refused(error: NotReleased, headers: Mapping[str, str], alias: str) -> web.R
     if error.reason == "unknown_tool":
         status = 404
         body["error"] |= {
-            "message": f"the model `{alias}` does not exist here: GET /v1/models lists those that do",
+            "message": f"the model `{alias}` does not exist here: GET /v1/models lists those you may ask",
             "code": "model_not_found",
         }
     told = {

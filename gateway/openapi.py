@@ -140,7 +140,7 @@ PATHS: dict[str, dict[str, dict[str, object]]] = {
         "post": {**_answers("MCP, streamable HTTP: one JSON-RPC message", _OBJECT), "requestBody": _body({"method": _TEXT})},
         "delete": _answers("end the MCP session", _OBJECT, "204"),
     },
-    "/v1/models": {"get": _answers("routes and model contracts of the release", _OBJECT)},
+    "/v1/models": {"get": _answers("routes and model contracts of the release that the agent may ask for", _OBJECT)},
     "/access/v1/evaluation": {"post": {**_answers("AuthZEN: may it", _OBJECT), "requestBody": _body(_EVALUATION)}},
     "/access/v1/evaluations": {
         "post": {

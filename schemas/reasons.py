@@ -116,7 +116,8 @@ _ALL = (
     Reason(
         "wrong_kind",
         "A model is asked by a model call, a tool by a tool call.",
-        "the SDK's `session.call_model` asks contracts with the executor kind `model`, `call_tool` all others",
+        "ask what is of the executor kind `model` as a model (`call_model`, `model` of POST /v1/intents, OpenAI's paths), all else as "
+        "a tool (`call_tool`, `tool` of POST /v1/intents, MCP)",
     ),
     Reason("no_release", "Nothing may run yet.", "deploy a release: sluicegate deploy FOLDER"),
     Reason(

@@ -1,7 +1,8 @@
 """Which tools an agent may ask for at all: Cedar's partial evaluation, with the whole context unknown.
 
 A tool is left out only when nothing the agent could say in a call of it would be permitted, now or after people agreed. What is in
-the list is not permitted yet: every call is decided when it is made. Pure. Next: `policy/cedar.py`, `gateway/mcp.py` (who lists).
+the list is not permitted yet: every call is decided when it is made. Pure.
+Next: `policy/cedar.py`, `gateway/mcp.py` and `gateway/model_calls.py` (who list).
 Source: Cedar's `is_authorized_partial`, https://docs.rs/cedar-policy (feature `partial-eval`, experimental upstream: it is used
 for what is shown, never for what is decided).
 """

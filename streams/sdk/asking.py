@@ -352,7 +352,8 @@ def no_answer_found(intent_id: str, timeout_s: float) -> Unanswered:
     return Unanswered(
         "unavailable",
         intent_id=intent_id,
-        for_model="No answer to it was found, and the action may still happen: do not repeat it.",
+        for_model="No answer to a call of this id was found: look whether the id is right. If it is, the action may still happen: "
+        "do not repeat it, ask for its end again.",
         for_developer=f"no answer was found within {timeout_s:g} s: this agent asked nothing by this id, or it is not answered "
         f"yet, or was so long ago that its reply is gone; the ledger knows: `sluicegate explain {intent_id}`",
     )

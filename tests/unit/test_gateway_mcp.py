@@ -1,17 +1,23 @@
-"""Which pages of browsers may ask at the MCP server."""
+"""Which pages of browsers may ask at the MCP server, and how it tells of a call by its id."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from sluicegate.gateway import mcp
+from sluicegate.gateway.access import Caller, Rates, caller_of
 from sluicegate.gateway.context import GATE
+from sluicegate.gateway.context import Gate as GatewayParts
+from sluicegate.streams.client import AgentClient, Session
+from sluicegate.streams.sdk.asking import Asker
 
+from tests.client_gate import SHORT_S, Gate, in_session
 from tests.driver import Driver
-from tests.unit.test_gateway_access import a_gate
+from tests.unit.test_gateway_access import TOKEN, a_gate, asked, control_with_key
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,28 @@ def test_a_page_of_another_host_does_not_ask(host: str, origin: str, may: bool, 
     else:
         with pytest.raises(web.HTTPForbidden):
             mcp._same_origin(request)
+
+
+def test_an_id_that_was_never_asked_is_not_pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a person is; of the other nobody here knows, and a model is told to look at the id."""
+    driver = control_with_key()
+    caller = caller_of(asked(x_api_key=TOKEN), driver.control, driver.now, Rates())
+    parts = a_gate(driver, tmp_path)
+
+    async def body(agent: AgentClient, session: Session) -> None:
+        async def connected(gate: GatewayParts, of: Caller) -> Asker:
+            return agent._connected()
+
+        async def told(intent_id: str) -> dict[str, object]:
+            params = cast("mcp.Params", {"name": mcp.RESULT_TOOL, "arguments": {"intent_id": intent_id}})
+            return await mcp._call(make_mocked_request("POST", "/mcp"), parts, caller, params)
+
+        monkeypatch.setattr(mcp, "asker_of", connected)
+        monkeypatch.setattr(mcp, "RESULT_WAIT_S", SHORT_S)
+        await session.call_tool("desk.ask", {}, intent_id="held-1")
+        held, never = await told("held-1"), await told("never-asked")
+        assert held["structuredContent"] == {"status": "pending", "intent_id": "held-1"}
+        assert never["isError"] is True and "structuredContent" not in never
+        assert "call of this id" in str(never["content"]) and "ending" not in str(never["content"])
+
+    in_session(Gate(), body)

@@ -266,3 +266,14 @@ def test_the_engine_is_the_packages_version() -> None:
     text = (ROOT / "pyproject.toml").read_text("utf-8")
     assert f'\nversion = "{work.ENGINE}"\n' in text
     assert cli.app.info.name == "sluicegate"
+
+
+def test_a_remedy_that_names_the_sdk_names_the_other_doors_too() -> None:
+    """Whoever asks over HTTP has no `session.call_model`."""
+    named = {
+        code: reason.remedy
+        for code, reason in REASONS.items()
+        if any(word in reason.remedy for word in ("call_tool", "call_model", "agent.session"))
+    }
+    assert {"wrong_kind", "unknown_session"} <= named.keys()
+    assert {code for code, said in named.items() if "/v1/" not in said} == set()
