@@ -21,7 +21,7 @@ from sluicegate.streams.sdk.in_process import LocalFunction
 from sluicegate.streams.sdk.in_session import current
 from sluicegate.streams.sdk.json import Json
 from sluicegate.streams.sdk.replies import Held
-from sluicegate.streams.sdk.session import CALL_TIMEOUT_S
+from sluicegate.streams.sdk.session import CALL_TIMEOUT_S, Session
 
 Run = Callable[[dict[str, Json]], Awaitable[object]]
 """Runs the framework's tool with these arguments."""
@@ -74,7 +74,7 @@ class Calls:
             )  # fmt: skip
             raise
         if isinstance(answer, Held):
-            log.warning("%s: held, sluicegate approve %s: %s", name, answer.intent_id, answer.why)
+            log.warning("%s: held, %s: %s", name, _to_agree(session, answer.intent_id), answer.why)
         return answer
 
     def intent_id(self, call_id: str, tool: str, arguments: Mapping[str, Json]) -> str:
@@ -84,6 +84,13 @@ class Calls:
 
     def _contract(self, tool: str) -> str:
         return self._names.get(tool, self._prefix + tool)
+
+
+def _to_agree(session: CallsOnce, intent_id: str) -> str:
+    """What a person does who agrees: a gate in this process is asked in its program, any other one by the command."""
+    if isinstance(session, Session) and session.in_process:
+        return f'gate.approve("{intent_id}") where `gate` was made by Gate.local (docs/local.md)'
+    return f"sluicegate approve {intent_id}"
 
 
 def _by_name(run: Run) -> Callable[..., Awaitable[object]]:

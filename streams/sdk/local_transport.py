@@ -23,7 +23,7 @@ from sluicegate.schemas.topics import MAX_RESULT_BYTES
 from sluicegate.streams.sdk import json as client_json
 from sluicegate.streams.sdk.in_process import LocalFunction, now_us
 from sluicegate.streams.sdk.json import Json
-from sluicegate.streams.sdk.transport import Deliver, Headers
+from sluicegate.streams.sdk.transport import Deliver, Headers, InProcess
 
 EXECUTOR = "local"
 MAX_REPLIES = 100_000
@@ -161,7 +161,7 @@ async def _called(function: LocalFunction, dispatch: Dispatch, receipt: Receipt)
     return replace(receipt, kind="finished", result=result)
 
 
-class LocalTransport:
+class LocalTransport(InProcess):
     """`Transport` of one client of a local gate."""
 
     def __init__(self, board: Switchboard) -> None:

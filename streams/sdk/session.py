@@ -27,6 +27,7 @@ from sluicegate.streams.sdk.once import NEW, Once
 from sluicegate.streams.sdk.replies import Held, answer
 from sluicegate.streams.sdk.standing import PromptText, Release
 from sluicegate.streams.sdk.stream import stream
+from sluicegate.streams.sdk.transport import InProcess
 
 CALL_TIMEOUT_S = 30.0
 PROMPT_READ = "prompt.read"
@@ -106,6 +107,11 @@ class Session(Memory):
             await self.close()
         except SluicegateError as error:
             log.info("session `%s` was not closed, it ends by itself after a day: %s", self.session_id, error)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a gate of this process decides (`Gate.local`), which no command reaches."""
+        return isinstance(self._asker.transport, InProcess)
 
     @property
     def release(self) -> Release | None:
@@ -345,19 +351,9 @@ class Session(Memory):
             return "intents", intent, step_id
         on_behalf_of, subject, token = self._for if opening else ("", "", "")
         message = Message(
-            step_id,
-            agent_id,
-            self.session_id,
-            kind,
-            now,
-            goal,
-            on_behalf_of,
-            subject,
-            text,
-            on_behalf_token=token,
-            request=once.request,
-            task="" if task is None else client_json.dumps(task).decode(),
-        )
+            step_id, agent_id, self.session_id, kind, now, goal, on_behalf_of, subject, text, on_behalf_token=token,
+            request=once.request, task="" if task is None else client_json.dumps(task).decode(),
+        )  # fmt: skip
         return "messages", message, step_id
 
 

@@ -50,6 +50,10 @@ Headers = list[tuple[str, bytes]]
 log = logging.getLogger("sluicegate.client")
 
 
+class InProcess:
+    """Marks a transport whose gate is in this process: no command and no other process knows what it holds."""
+
+
 class Transport(Protocol):
     """What the client needs of a message bus. Every method may be cancelled at any time."""
 

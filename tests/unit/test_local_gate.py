@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
+from sluicegate.adapters.tools import Calls
 from sluicegate.schemas.errors import Terminal
 from sluicegate.streams.client import Ended, Started, Text
 from sluicegate.streams.local import FakeClock, Gate
@@ -250,3 +252,22 @@ def test_a_stream_brings_one_message_whole(tmp_path: Path) -> None:
     run(main)
     assert parts[0] == Started("", "", "buffered") and parts[1] == Text("hi")
     assert parts[2] == Ended({"text": "hi", "tool_calls": []}, True)
+
+
+def test_who_reads_that_a_call_is_held_is_told_what_approves_it_here(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No command reaches a gate in this process."""
+
+    async def main() -> None:
+        gate = Gate.local(folder)
+        async with gate.agent("a", roles=ROLE) as agent, agent.session("ask") as session:
+            held = await Calls(session).ask("c-1", "desk.ask", {}, None)
+            assert isinstance(held, Held)
+            assert (
+                f'gate.approve("{held.intent_id}")' in caplog.text and "sluicegate approve" not in caplog.text
+            )
+            assert gate.approve(held.intent_id) == "dispatched"
+
+    with caplog.at_level(logging.WARNING, "sluicegate.adapters"):
+        run(main)
