@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+import orjson
 import yaml
 from sluicegate.processors.budget.costs import has_price
 from sluicegate.processors.policy.cedar import Policy, names_action
@@ -22,6 +23,7 @@ from sluicegate.processors.releases.contract import Manifest
 from sluicegate.processors.releases.contract_check import GOVERNANCE, line_of
 from sluicegate.processors.releases.findings import Finding, nearest
 from sluicegate.processors.releases.release import CompiledRelease, build
+from sluicegate.schemas.kinds import MODEL
 
 
 def check_release(files: dict[str, str]) -> tuple[CompiledRelease | None, list[Finding]]:
@@ -31,6 +33,7 @@ def check_release(files: dict[str, str]) -> tuple[CompiledRelease | None, list[F
         return None, sorted(set(findings))
     found = [*findings, *_guessed(files, release), *_unknown_keys(files["release.yaml"])]
     found += _unpriced(files["release.yaml"], release)
+    found += _without_tools(files, release)
     found += _Book(release).findings()
     return release, sorted(set(found))
 
@@ -67,6 +70,20 @@ def _unpriced(text: str, release: CompiledRelease) -> Iterator[Finding]:
                     " it is asked last"
                 )
                 yield Finding("release.yaml", line_of(text, ["models", alias]), "route", "warning", said)
+
+
+def _without_tools(files: dict[str, str], release: CompiledRelease) -> Iterator[Finding]:
+    """Model contracts that declare the feature `tools` and let no call bring any."""
+    for name, tool in release.tools.items():
+        if tool.executor_kind != MODEL or tool.route is not None:
+            continue
+        features, schema = orjson.loads(tool.executor).get("features"), tool.contract.input_schema
+        known, open_to = schema.get("properties"), schema.get("additionalProperties", False)
+        takes = open_to is not False or (isinstance(known, dict) and "tools" in known)
+        if isinstance(features, list) and "tools" in features and not takes:
+            line = line_of(files[tool.path], [GOVERNANCE, "executor", "features"])
+            said = f"`{name}` has the feature `tools`, and its `inputSchema` takes none: add `tools` there, or take the feature out"
+            yield Finding(tool.path, line, "executor", "warning", said)
 
 
 class _Book:

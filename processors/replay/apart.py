@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sluicegate.processors.replay.diff import Answer
 from sluicegate.processors.replay.recorded import Event
@@ -75,6 +76,22 @@ class Course:
     partition: int = 0
 
 
+class NotMade(NamedTuple):
+    """An intent that was executed, and would not have been.
+
+    Attributes:
+        back: what takes it back: `call`, `agent` (what it remembers), `shared` (only writing anew), or empty: it changed nothing.
+        partition, seq: where the record begins that has it executed.
+    """
+
+    agent_id: str
+    intent_id: str
+    speculative: bool
+    back: str = "call"
+    partition: int = 0
+    seq: int = 0
+
+
 @dataclass(slots=True)
 class Apart:
     """What the partitions that were looked at would hold.
@@ -86,7 +103,7 @@ class Apart:
         crossed: exchanges and hand-offs between partitions that came otherwise, not at all, or only without the event.
         spends: account -> (spent on the record, spent without).
         memory: cell -> (version and digest on the record, without).
-        not_made: intents that were executed with an effect, and would not have been.
+        not_made: intents that were executed, and would not have been.
         leads_to: sessions that were handed on by such as nobody knows about.
     """
 
@@ -102,5 +119,5 @@ class Apart:
     sessions: dict[Session, Course] = field(default_factory=dict)
     spends: dict[str, tuple[int, int]] = field(default_factory=dict)
     memory: dict[str, tuple[str, str]] = field(default_factory=dict)
-    not_made: list[tuple[str, str, bool]] = field(default_factory=list)
+    not_made: list[NotMade] = field(default_factory=list)
     leads_to: list[Session] = field(default_factory=list)

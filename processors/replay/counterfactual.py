@@ -29,10 +29,10 @@ from sluicegate.processors.inputs import Input, Place, Tick
 from sluicegate.processors.jobs.doubts import spread
 from sluicegate.processors.outcomes import Decision, Outcome, from_header, header_hash, key_of
 from sluicegate.processors.pipeline import decide
-from sluicegate.processors.replay.apart import MAX_CHANGES, Change, Course, Drop
+from sluicegate.processors.replay.apart import MAX_CHANGES, Change, Course, Drop, NotMade
 from sluicegate.processors.replay.diff import Answer, answer
 from sluicegate.processors.replay.missing import ErasedError
-from sluicegate.processors.replay.parted import NOTHING, differs, key_in, seen, sent_id
+from sluicegate.processors.replay.parted import NOTHING, differs, key_in, seen, sent_id, taken_back_by
 from sluicegate.processors.replay.recorded import Event, Opener
 from sluicegate.processors.replay.rederive import Rederive, places_of
 from sluicegate.processors.state import OpenIntent, PartitionState, apply, due_intent
@@ -115,7 +115,7 @@ class Without(Rederive):
         other.prev_hash = header_hash(group[-1].header_bytes)
         self._count([from_header(e.header, e.facts) for e in group], [])
         if any(e.header.status == "dispatched" for e in group):
-            crossing.apart.not_made.append((h.agent_id, h.intent_id, False))
+            self._not_made(group, False)
         if seen(group):
             self.unknown(h.agent_id, h.session_id, h.seq, "it saw what is left out")
 
@@ -300,13 +300,19 @@ class Without(Rederive):
                 answer(made), later,
             )  # fmt: skip
             if "dispatched" in {o.status for o in recorded} - {o.status for o in made}:
-                apart.not_made.append((h.agent_id, h.intent_id, later))
+                self._not_made(group, later)
             if h.session_id and not later:
                 known = self.course(*session)
                 known.first = h.seq if known.first < 0 else known.first
                 self.unknown(*session, h.seq, "it got another answer")
         spread(self, crossing, made, h.seq, unknown or later)
         return unknown or later
+
+    def _not_made(self, group: list[Event], speculative: bool) -> None:
+        h = group[0].header
+        back, partition = taken_back_by(group), self.state.partition
+        made = NotMade(h.agent_id, h.intent_id, speculative, back, partition, h.seq)
+        self._crossing.apart.not_made.append(made)
 
     def course(self, agent_id: str, session_id: str) -> Course:
         """What became of a session of this partition."""

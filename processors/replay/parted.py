@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sluicegate.processors.memory.cells import SHARED
 from sluicegate.processors.outcomes import Outcome, intent_key
 from sluicegate.processors.replay.diff import Answer, course
 from sluicegate.processors.replay.recorded import Event
 from sluicegate.schemas import records as r
+from sluicegate.schemas.kinds import MEMORY
 
 NOTHING = Answer("nothing", "", "", ())
 """What an input comes to that is not there."""
+
+WRITES = ("write", "append", "forget")
+"""What changes a remembered value."""
 
 NONE = b"-"
 """The id of an input that is neither an exchange nor a hand-off."""
@@ -42,6 +47,17 @@ def seen(group: Sequence[Event]) -> bool:
         e.header.status in ("released", "resolved", "heard", "opened", "refused", "withheld", "failed")
         for e in group
     )
+
+
+def taken_back_by(group: Sequence[Event]) -> str:
+    """What takes back what this input had executed, in the words of `NotMade.back`."""
+    offers = [e.facts for e in group if e.header.status == "dispatched" and isinstance(e.facts, r.PlanFacts)]
+    if not offers or offers[-1].executor != MEMORY:
+        return "call"
+    done = [e.facts for e in group if isinstance(e.facts, r.MemoryFacts | r.CellFacts)]
+    if not done or done[-1].op not in WRITES:
+        return ""
+    return "shared" if done[-1].scope.startswith(SHARED) else "agent"
 
 
 def differs(recorded: Sequence[Outcome], made: Sequence[Outcome], topic: str) -> str:

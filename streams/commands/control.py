@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from sluicegate.processors.control.deployments import PIN_SCOPES
 from sluicegate.streams.cli_words import one_of
-from sluicegate.streams.commands.output import console
+from sluicegate.streams.commands.output import console, printable
 from sluicegate.streams.commands.release import check
 from sluicegate.streams.control import deployments
 from sluicegate.streams.embedded.attach import attach
@@ -37,13 +38,16 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check, publish and deploy a release, e.g. `sluicegate deploy examples/release --why "first release"`.
 
-        Sessions that are open stay on the release they began under; `--now` moves them, too.
+        Sessions that are open stay on the release they began under; `--now` moves them, too. Of a release whose canary was just
+        aborted it says so on stderr.
         """
         if dry_run and Path(what).is_dir():
             check(Path(what))
             return
         settings = attach(Settings.from_env())
         before, digest = asyncio.run(deployments.known(settings, what, dry_run=dry_run))
+        if aborted := asyncio.run(deployments.aborted_canary(settings, digest)):
+            print(f"note: {printable(aborted)}", file=sys.stderr)
         done = change_now(deployments.deploy(before, digest, now=now), why, dry_run, settings)
         if dry_run or done.waits:
             say(done, dry_run)

@@ -131,6 +131,8 @@ def _compensate(intent: str, agent: str, by: str, how: How, said: doubt.Said, dr
             return
         print_tree(plan, f"before: {plan.saga}, carried out by {plan.by}")
         if dry_run:
+            if plan.waits_for:
+                out.print(f"first: {plan.waits_for}", markup=False)
             return
         header = asyncio.run(doubt.settle(settings, keys, plan, how, said))
     finally:

@@ -89,6 +89,8 @@ def rollback_call(
     elif plain:
         left = f"{len(plan.left)} left" if plan.left else "nothing is left"
         out.print(f"{sum(s.stands == rollbacks.DONE for s in plan.steps.values())} taken back, {left}")
+        if dry_run and plan.waits_for:
+            out.print(f"first: {plan.waits_for}", markup=False)
     elif output is Format.JSON:
         print(json.dumps(as_json(plan, order), indent=2, ensure_ascii=False))
     else:

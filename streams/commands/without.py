@@ -7,7 +7,7 @@ import json
 from typing import Annotated
 
 import typer
-from sluicegate.processors.replay.apart import Change
+from sluicegate.processors.replay.apart import Change, NotMade
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.keys.store import Keys
@@ -52,6 +52,16 @@ def _told(settings: Settings, event: str, agent: str) -> Told:
         keys.close()
 
 
+def advice(one: NotMade) -> str:
+    """How what was executed is taken back, behind a colon; empty where there is nothing to take back."""
+    # INVARIANT: what is advised can take it back (tests/unit/test_counterfactual.py).
+    if one.back == "agent":
+        return f": sluicegate rollback agent {one.agent_id} --to {one.partition}:{one.seq - 1} --dry-run"
+    if one.back == "shared":
+        return ": what is shared is not rolled back, have an agent write or forget it"
+    return f": sluicegate rollback call {one.intent_id}" if one.back == "call" else ""
+
+
 def _row(change: Change) -> tuple[object, ...]:
     sure = "speculative" if change.speculative else "certain"
     was, now = str(change.was), str(change.now)
@@ -85,11 +95,10 @@ def _print(told: Told, output: Format) -> None:
         out.print(f"spent {account}: {was:,} on the record, {now:,} without", markup=False)
     for cell, (held, would) in apart.memory.items():
         out.print(f"memory {cell}: {held} on the record, {would} without", markup=False)
-    for agent, intent, speculative in apart.not_made[:SHOWN]:
-        sure = "perhaps would not" if speculative else "would not"
-        out.print(
-            f"call {intent} of {agent} {sure} have been made: sluicegate rollback call {intent}", markup=False
-        )
+    for made in apart.not_made[:SHOWN]:
+        sure = "perhaps would not" if made.speculative else "would not"
+        said = f"call {made.intent_id} of {made.agent_id} {sure} have been made{advice(made)}"
+        out.print(said, markup=False)
     for agent, session in apart.leads_to:
         out.print(
             f"session {session} of {agent} was handed on by one that nobody can know about", markup=False

@@ -14,14 +14,17 @@ from typing import cast
 from sluicegate.processors.control.control import Control
 from sluicegate.processors.control.deployments import PIN_SCOPES, WHOLE_BP, good_before
 from sluicegate.schemas.errors import Terminal, WrongUsage
+from sluicegate.schemas.times import iso
 from sluicegate.streams.control import log as control_log
 from sluicegate.streams.control import releases
 from sluicegate.streams.control.changes import Events, proposals
+from sluicegate.streams.control.events import ControlEvent, control_events
 from sluicegate.streams.control.operations import Row, bytes_of
 from sluicegate.streams.control.operators import operator, who
 from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.settings import Settings
 
+MAX_WHY_CHARS = 500
 MIN_PREFIX_CHARS = 6
 """Of a digest that is not written out: 24 bits tell 100 releases apart."""
 
@@ -86,6 +89,23 @@ def find(control: Control, what: str) -> str:
 def named(control: Control, digest: str) -> str:
     """A release in words."""
     return f"{control.published.get(digest, 'a release')} ({digest.removeprefix('sha256:')[:12]})"
+
+
+async def aborted_canary(settings: Settings, digest: str) -> str:
+    """That the canary of this release was aborted and nothing was deployed since: when, by whom, why. Else an empty text."""
+    control = (await control_log.read(settings)).control
+    at = control.withdrawn.get(digest)
+    if at is None:
+        return ""
+    found = [e for e in await control_events(settings, frozenset(("canary.aborted",))) if e.seq == at]
+    return was_aborted(named(control, digest), found[0]) if found else ""
+
+
+def was_aborted(name: str, event: ControlEvent) -> str:
+    """An abort in a sentence. Of one by the canary's sessions `canary explain` has the evidence."""
+    why = f": {event.why[:MAX_WHY_CHARS]}" if event.why else ""
+    more = f", see `sluicegate canary explain {event.seq}`" if "evidence" in event.body else ""
+    return f"the canary of {name} was aborted by `{event.who}` at {iso(event.at)}, control event {event.seq}{why}{more}"
 
 
 def _deployable(control: Control, digest: str) -> None:

@@ -105,6 +105,10 @@ async def remembered(
         [stretch] = await stretches(consumer, places(settings.space, "outcomes", [partition]))
         advance = on_start(2 * (stretch.end - stretch.begin))
         state = await _fold(consumer, stretch, cut, advance)
+        if cut.seq is not None and cut.seq >= state.seq:
+            raise Terminal(
+                f"the ledger has no seq {cut.seq} in partition {partition}, it ends at {state.seq - 1}"
+            )
         values = [Value(cell) for cell in _cells(state, where, tenant)]
         await _fill(consumer, stretch, values, opener, advance)
     finally:

@@ -85,7 +85,7 @@ class Told:
             "verdict": self.verdict, "event": self.event, "partition": self.partition, "seq": self.seq, "left_out": self.what,
             "seconds": round(self.seconds, 3), **{name: getattr(a, name) for name in names},
             "over": self.over, "touched": sorted(a.touched), "crossed": a.crossed, "sessions": rows, "changes": [asdict(c) for c in a.changes],
-            "not_made": [{"agent_id": g, "intent_id": i, "speculative": s} for g, i, s in a.not_made],
+            "not_made": [{"agent_id": n.agent_id, "intent_id": n.intent_id, "speculative": n.speculative} for n in a.not_made],
             "leads_to": [{"agent_id": g, "session_id": s} for g, s in a.leads_to],
         }  # fmt: skip
 

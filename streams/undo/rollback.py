@@ -96,6 +96,7 @@ class Plan:
         steps: by call, every call after all that followed from it.
         hints: of calls that may have followed, a value that stands in the result and in their arguments.
         verified_users: whether the release wants proof of whom a session is for.
+        unready: why `by` cannot carry it out, and what to do; empty where it can.
     """
 
     saga: str
@@ -105,6 +106,7 @@ class Plan:
     steps: dict[Key, Step]
     verified_users: bool = False
     hints: dict[Key, str] = field(default_factory=dict)
+    unready: str = ""
 
     @property
     def cannot(self) -> list[Step]:
@@ -115,6 +117,11 @@ class Plan:
     def left(self) -> list[Step]:
         """What is not taken back as things stand."""
         return [step for step in self.steps.values() if step.stands in (CANNOT, TODO, LEFT)]
+
+    @property
+    def waits_for(self) -> str:
+        """What has to be done before the rest can be taken back; empty where nothing has, or nothing is to do."""
+        return self.unready if any(step.stands == TODO for step in self.steps.values()) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,7 @@ async def make_plan(
             found,
             {call.key: Step(call) for call in order},
             release.require_verified_user,
+            unready=unready(control, by, root.tenant),
         )
         for step in plan.steps.values():
             _tries(step, reader.lineage, by)
@@ -194,17 +202,20 @@ def _by(control: Control, found: Cascade, wish: Wish, root: Call) -> str:
     if wish.by and wish.by != by:
         # INVARIANT: one agent takes a call back, so that it is done once (tests/integration/test_saga.py).
         raise Terminal(f"it was ordered before for agent `{by}`, go on with --by {by}")
+    return by
+
+
+def unready(control: Control, by: str, tenant: str) -> str:
+    """Why an agent cannot take back calls of a tenant. A plan is made all the same: what nobody can take back needs no agent."""
     agent = control.agents.get(by)
     if inactive(agent) or agent is None:
-        raise Terminal(
+        return (
             f"agent `{by}` carries it out and is not registered or not active: `sluicegate agents register {by} "
-            f"--role rollback --tenant {root.tenant}`, and permit that role the compensations"
+            f"--role rollback --tenant {tenant}`, and permit that role the compensations"
         )
-    if agent.tenant != root.tenant:
-        raise Terminal(
-            f"agent `{by}` is of tenant `{agent.tenant}`, and the call of `{root.tenant}`: name one with --by"
-        )
-    return by
+    if agent.tenant != tenant:
+        return f"agent `{by}` is of tenant `{agent.tenant}`, and the call of `{tenant}`: name one with --by"
+    return ""
 
 
 def _tries(step: Step, lineage: Lineage, by: str) -> None:

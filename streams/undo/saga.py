@@ -63,12 +63,14 @@ async def carry_out(
 ) -> int:
     """Take back what the plan says is to do; the order's control event, or -1 when nothing is. Changes the steps.
 
-    `said` hears each step that was tried. Raises `Terminal` when control moved since the plan was made, and `Retryable`
-    when nobody decides.
+    `said` hears each step that was tried. Raises `Terminal` when control moved since the plan was made, or where the
+    agent that carries it out is not ready, and `Retryable` when nobody decides.
     """
     steps = [step for step in plan.steps.values() if step.stands == TODO]
     if not steps:
         return -1
+    if plan.unready:
+        raise Terminal(plan.unready)
     signed = plan.control.signing == "signed"
     if signed and how.key is None:
         raise Terminal(

@@ -90,6 +90,22 @@ def test_a_release_comes_and_goes(shared: tuple[Loop, Gate], command: Command, t
     loop.run(gate.intact())
 
 
+def test_a_release_whose_canary_was_just_aborted_is_deployed_with_a_word(
+    command: Command, tmp_path: Path
+) -> None:
+    candidate = folder(tmp_path / "five", "five")
+    digest = digest_in(command("canary", "start", str(candidate), "--weight", "10%"))
+    command("canary", "abort", "--why", "too many refusals")
+    for more in (("--dry-run",), ()):
+        said = command("deploy", digest, *more)
+        assert (
+            f"({digest.removeprefix('sha256:')[:12]}) was aborted by" in said and "too many refusals" in said
+        )
+    assert f"deployed {digest}" in said
+    command("deploy", str(folder(tmp_path / "six", "six")))
+    assert "was aborted by" not in command("deploy", digest, "--dry-run")
+
+
 async def _until_known(gate: Gate) -> None:
     await gate.service.control.wait_for((await control_log.read(gate.settings)).control.head)
 

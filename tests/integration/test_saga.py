@@ -143,6 +143,16 @@ def test_one_call_is_taken_back_once_and_read_back(stand: Stand) -> None:
     assert [d for d in stand.shop.done if "cancel" in d] == [f"shop.cancel {result['id']}"]
     [row] = [r for r in json.loads(stand.cli("list", "-o", "json")) if r["intent_id"] == ordered]
     assert (row["by"], row["open"], row["done"], row["verified"]) == (shop.BY, 0, 0, 1)
+    unready = ("--by", "nobody-1", "--dry-run")
+    assert "has no `compensate`" in stand.cli("call", mailed, *unready)
+    other, _ = stand.call("shop.order", stand.seller, session, item="a table")
+    said = stand.cli("call", other, *unready)
+    assert (
+        "to do: shop.cancel" in said
+        and "first: agent `nobody-1` carries it out and is not registered" in said
+    )
+    with pytest.raises(Terminal, match="`nobody-1` carries it out and is not registered"):
+        stand.cli("call", other, "--by", "nobody-1")
     with pytest.raises(Terminal, match="is not on the ledger"):
         stand.cli("call", "i-nobody-knows")
     with pytest.raises(Terminal, match="ordered before for agent `rollback-"):

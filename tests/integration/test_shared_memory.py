@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sluicegate.executors.adapter import Answer, Finished
+from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.records import Dispatch
 from sluicegate.schemas.topics import partition_of
 from sluicegate.streams.cli import app
@@ -159,6 +160,8 @@ def test_two_agents_and_a_home(kafka: str, tmp_path: Path, monkeypatch: pytest.M
     assert own.exit_code == 0 and '"writer' not in own.output and "[\n  1,\n  2\n]" in own.output, own.output
     elsewhere = CliRunner().invoke(app, [*command, "--as-of", f"{HOME + 1}:0"])
     assert f"write {HOME}:SEQ" in str(elsewhere.exception), elsewhere.output
+    beyond = CliRunner().invoke(app, [*command, "--as-of", "999999999"])
+    assert isinstance(beyond.exception, Terminal) and "it ends at " in str(beyond.exception), beyond.output
     never = CliRunner().invoke(app, [*command, "--as-of", "2020-01-01T00:00:00"])
     assert never.exit_code == 1 and "nothing is remembered" in never.output
     listed = (

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from sluicegate.processors import snapshot
 from sluicegate.processors.outcomes import Decision
 from sluicegate.processors.releases.release import compile_release
-from sluicegate.processors.replay.apart import Apart, Drop
+from sluicegate.processors.replay.apart import Apart, Drop, NotMade
 from sluicegate.processors.replay.together import Together
+from sluicegate.streams.commands.without import advice
 
 from tests.driver import AGENT, SESSION, Driver, agents, release_files
+from tests.driver import read as as_event
 from tests.properties.test_replay import RUNS, Step, plans
 from tests.properties.test_replay import run as played
 from tests.unit.test_budgets import files as budget_files
@@ -120,6 +122,30 @@ def test_without_the_write_itself_the_reader_got_another_answer() -> None:
     assert was.startswith("version 2") and now.startswith("version 1")
 
 
+def test_what_is_advised_can_take_it_back() -> None:
+    """A remembered value has no compensation: its agent is rolled back to before it."""
+    d = driver()
+    wrote = d.call("memory.write", {"scope": "agent", "key": "rate", "value": 7})
+    looked = d.call("memory.read", {"scope": "agent", "key": "rate"})
+    paid = d.call("desk.pay", {"value": "1"})
+    d.finish(paid.dispatches[0])
+    said = {}
+    for one in (wrote, looked, paid):
+        [made] = [n for n in without(d, intent_id=intent_of(one)).not_made if n.intent_id == intent_of(one)]
+        said[intent_of(one)] = (advice(made), made.seq)
+    text, seq = said[intent_of(wrote)]
+    assert text == f": sluicegate rollback agent {AGENT} --to 0:{seq - 1} --dry-run"
+    assert seq == next(
+        e.header.seq for e in map(as_event, d.records) if e.header.intent_id == intent_of(wrote)
+    )
+    assert said[intent_of(looked)][0] == ""
+    assert said[intent_of(paid)][0] == f": sluicegate rollback call {intent_of(paid)}"
+    assert "rollback" not in advice(NotMade(AGENT, "i", False, "shared"))
+    assert len(d.state.memory) == 1
+    d.roll_back(cut=seq - 1)
+    assert len(d.state.memory) == 0
+
+
 def test_work_that_was_handed_on_after_it_is_said() -> None:
     d = Driver()
     permit = '@id("on") permit (principal, action == Action::"handoff", resource);'
@@ -150,7 +176,7 @@ def test_without_an_approval_the_call_is_not_made_and_expires() -> None:
     d.open_session("much-later")
     found = without(d, event=event(agreed))
     ident = intent_of(held)
-    assert found.not_made == [(AGENT, ident, False)]
+    assert [n[:3] for n in found.not_made] == [(AGENT, ident, False)]
     what = [(w, was, now) for i, w, was, now in sure(found) if i == ident]
     assert ("decision", "permit", "noted") in what and ("decision", "release", "noted") in what
     assert ("deadline", "nothing", "expired") in what

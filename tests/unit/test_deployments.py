@@ -12,7 +12,8 @@ from sluicegate.processors.control.deployments import Canary, drawn, good_before
 from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.snapshot import decode, encode
 from sluicegate.schemas.errors import Terminal
-from sluicegate.streams.control.deployments import roll_back
+from sluicegate.streams.control.deployments import roll_back, was_aborted
+from sluicegate.streams.control.events import ControlEvent
 
 from tests.driver import AGENT, Driver, release, release_files
 from tests.forging import with_header
@@ -254,3 +255,14 @@ def test_a_canarys_tool_is_counted() -> None:
     d.control_event("canary.started", digest=canary_release.digest, weight_bp=10_000)
     d.open_session("arm")
     assert [d.call("desk.more", session="arm").outcomes[-1].reason for _ in range(2)][-1] == "budget_exceeded"
+
+
+def test_an_aborted_canary_is_told_with_its_evidence_where_there_is_some() -> None:
+    by_hand = ControlEvent(7, 1_795_000_000_000_000, "canary.aborted", "ana", "too slow", {"digest": "d"})
+    said = was_aborted("r 2 (abc)", by_hand)
+    assert (
+        said
+        == "the canary of r 2 (abc) was aborted by `ana` at 2026-11-18T11:06:40+00:00, control event 7: too slow"
+    )
+    judged = by_hand._replace(why="", body={"evidence": {}})
+    assert was_aborted("r", judged).endswith("control event 7, see `sluicegate canary explain 7`")

@@ -177,3 +177,31 @@ def test_a_key_of_the_manifest_that_is_misspelt() -> None:
     found = check_release(files)[1]
     assert [(f.rule, f.line, f.severity) for f in found] == [("release", 3, "warning")]
     assert "did you mean `guardrails`?" in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("features", "schema", "count"),
+    [
+        (["json", "tools"], {}, 1),
+        (["json"], {}, 0),
+        (["tools"], {"properties": {"messages": {"type": "array"}, "tools": {"type": "array"}}}, 0),
+        (["tools"], {"additionalProperties": True}, 0),
+    ],
+)
+def test_a_model_that_declares_tools_and_takes_none(
+    features: list[str], schema: dict[str, object], count: int
+) -> None:
+    contract = {
+        "inputSchema": {"type": "object", "properties": {"messages": {"type": "array"}}, **schema},
+        "x-sluicegate": {
+            "executor": {"kind": "model", "url": "http://m.invalid/v1", "model": "m", "features": features}
+        },
+    }
+    found = [f for f in findings(ALL, contract) if "`tools`" in f.sentence and f.file == "contracts/pay.json"]
+    assert [(f.rule, f.severity) for f in found] == [("executor", "warning")] * count
+    assert all(f.line > 1 for f in found)
+
+
+def test_the_models_example_checks() -> None:
+    release, found = check_release(read_folder(Path(__file__).parents[2] / "examples" / "models"))
+    assert release is not None and found == []

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sluicegate.processors.control.control import Control
 from sluicegate.processors.control.orders import DONE as WAS_DONE
 from sluicegate.processors.control.orders import VERIFIED, Ordered
 from sluicegate.processors.jobs.compensate import undo_id
-from sluicegate.processors.replay.lineage import Call
-from sluicegate.streams.undo.rollback import CANNOT, DONE, LEFT, NOTHING, TODO, Step, fill, judge, settled
+from sluicegate.processors.replay.lineage import Call, Cascade
+from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.keys.store import Keys
+from sluicegate.streams.settings import Settings
+from sluicegate.streams.undo import rollback
+from sluicegate.streams.undo.rollback import (
+    CANNOT,
+    DONE,
+    LEFT,
+    NOTHING,
+    TODO,
+    Plan,
+    Step,
+    Wish,
+    fill,
+    judge,
+    settled,
+)
+from sluicegate.streams.undo.saga import How, carry_out
 
 from tests import shop
 from tests.driver import AGENT
@@ -112,3 +131,24 @@ def test_in_doubt_counts_as_happened_when_that_is_asked_for() -> None:
     judge(by_result, shop.release(), Control(), doubt=True)
     fill(by_result, {"item": "a lamp"}, None)
     assert by_result.stands == CANNOT and "$.result.id" in by_result.why
+
+
+@pytest.mark.parametrize(("tool", "waits"), [("shop.mail", False), ("shop.order", True)])
+def test_a_plan_needs_no_registered_agent_and_taking_back_does(
+    tool: str, waits: bool, tmp_path: Path
+) -> None:
+    one, control = filled(step(tool)), Control()
+    found = Cascade(one.call.key, [one.call.key], {}, {}, set())
+    by = rollback._by(control, found, Wish("i-1"), one.call)
+    why = rollback.unready(control, by, one.call.tenant)
+    plan = Plan("saga-1", by, control, found, {one.call.key: one}, unready=why)
+    assert by == "rollback-t" and bool(plan.waits_for) is waits == (not plan.cannot)
+    keys = Keys(tmp_path)
+    try:
+        if waits:
+            with pytest.raises(Terminal, match="agents register rollback-t"):
+                asyncio.run(carry_out(Settings(home=tmp_path), keys, plan, How()))
+        else:
+            assert asyncio.run(carry_out(Settings(home=tmp_path), keys, plan, How())) == -1
+    finally:
+        keys.close()
