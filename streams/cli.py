@@ -1,32 +1,28 @@
-"""`sluicegate`: the command line. One file a group under `commands/`, each with `register(app)`.
+"""`sluicegate`: the command line. One file a group under `commands/`, each with `register(app)`, imported when it is asked for.
 
 Errors are one sentence on stderr. Exit codes: 0 done; 1 it ran and found something wrong (a broken ledger, a
 refused call); 2 wrong usage; 3 the machinery is away (retry); 4 it cannot work until something changes.
-Never holds logic: commands call the modules beside it.
+Never holds logic: commands call the modules beside it. Imports nothing at its top that a light command goes without.
+Next: `command_root.py` (which command is imported when).
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
-import pkgutil
 import sys
-from importlib import metadata
 from typing import Annotated, NoReturn
 
 import typer
-import typer.core
 import typer.main
-from aiokafka.errors import KafkaError
 from sluicegate.schemas.errors import Retryable, SluicegateError, WrongUsage
-from sluicegate.streams import commands, kafka
-from sluicegate.streams.help_panels import arrange
+from sluicegate.streams.command_root import Root, list_in
 
 EXIT_FOUND, EXIT_USAGE, EXIT_RETRY, EXIT_TERMINAL = 1, 2, 3, 4
 
 app = typer.Typer(
     name="sluicegate",
+    cls=Root,
     help="Your agent asks; Sluicegate decides, runs and answers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,10 +31,10 @@ app = typer.Typer(
 
 
 def _say_version(asked: bool) -> None:
-    if asked:
-        from sluicegate.processors.work import (
-            ENGINE,
-        )  # half a second of imports that most commands go without
+    if asked:  # imports that most commands go without
+        from importlib import metadata
+
+        from sluicegate.processors.work import ENGINE
 
         typer.echo(f"sluicegate {metadata.version('sluicegate')}, engine {ENGINE}")
         raise typer.Exit
@@ -56,12 +52,7 @@ def _root(
     """Keeps commands a level below the name, however many there are."""
 
 
-# A role runs for weeks: it does without the other commands and what they import, 10 MB.
-_role = sys.argv[1:2] == ["worker"]
-for _module in ["worker"] if _role else sorted(m.name for m in pkgutil.iter_modules(commands.__path__)):
-    _loaded = importlib.import_module(f"sluicegate.streams.commands.{_module}")
-    if hasattr(_loaded, "register"):
-        _loaded.register(app)
+list_in(app)
 
 
 def exit_code(error: SluicegateError) -> int:
@@ -75,31 +66,38 @@ def main() -> None:
     """Entry point of the `sluicegate` command."""
     # aiokafka logs each retry of a metadata race; a command says in one sentence what finally failed.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    command = typer.main.get_command(app)
-    if isinstance(command, typer.core.TyperGroup):
-        arrange(command)
     try:
-        command()
+        typer.main.get_command(app)()
     except SluicegateError as error:
         _fail(error)
-    except KafkaError as error:  # in the middle of a command: a right is missing, the broker went away
-        _fail(kafka.told(error))
-    except Exception as error:
-        if not _is_clickhouses(error):
-            raise
-        said = " ".join(str(error).split())[:300]
-        _fail(Retryable(f"clickhouse refused: {said}: check that it is up, and this user's grants"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        _fail(told)
 
 
-def _is_clickhouses(error: Exception) -> bool:
-    """Whether its client raised this; a role that never asks it does not load it."""
-    module = sys.modules.get("clickhouse_connect.driver.exceptions")
-    return module is not None and isinstance(error, module.Error)
+def _told(error: Exception) -> SluicegateError | None:
+    """What a client raised in the middle of a command, as a sentence; None for a fault of ours."""
+    # A command that never asked one of them has not loaded its client, and does not now.
+    if "aiokafka.errors" in sys.modules:
+        from aiokafka.errors import KafkaError
+        from sluicegate.streams import kafka
+
+        if isinstance(error, KafkaError):  # a right is missing, the broker went away
+            return kafka.told(error)
+    if "clickhouse_connect.driver.exceptions" in sys.modules:
+        from clickhouse_connect.driver.exceptions import Error
+
+        if isinstance(error, Error):
+            said = " ".join(str(error).split())[:300]
+            return Retryable(f"clickhouse refused: {said}: check that it is up, and this user's grants")
+    return None
 
 
 def _fail(error: SluicegateError) -> NoReturn:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 
 from sluicegate.processors.releases.findings import nearest
-from sluicegate.processors.route import valid_id
 from sluicegate.schemas.errors import WrongUsage
 
 _POSITION = re.compile(r"(?:([0-9]{1,9}):)?(-1|[0-9]{1,18})")
@@ -41,6 +40,8 @@ def near_names(word: str, known: Iterable[str], most: int = 3) -> list[str]:
 
 def an_id(text: str) -> str:
     """What could be somebody's or something's id. Raises `WrongUsage`."""
+    from sluicegate.processors.route import valid_id  # all of the deciding code comes with it
+
     if not valid_id(text):
         raise WrongUsage(f"`{text[:80]}` is no id: 1 to 256 printable characters")
     return text
@@ -56,9 +57,14 @@ def position_of(text: str) -> tuple[int | None, int] | None:
 def micros_of(text: str, expected: str = "no time, write ISO 8601 such as") -> int:
     """Microseconds of an ISO 8601 time, UTC unless it says otherwise. Raises `WrongUsage`, which says what is expected."""
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        at = datetime.datetime.fromisoformat(text)
     except ValueError as error:
         raise WrongUsage(f"`{text}` is {expected} `2026-05-31T12:00:00`") from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return int(moment.timestamp() * 1_000_000)
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=datetime.UTC)
+    return int(at.timestamp() * 1_000_000)
+
+
+def moment(text: str) -> int:
+    """A time where a position could stand, too."""
+    return micros_of(text, "neither PARTITION:SEQ nor a time, write `2:1200` or")

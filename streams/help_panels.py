@@ -1,12 +1,12 @@
 """The order and the headings of `sluicegate --help`: one table, by what somebody wants to do.
 
 Never imports a command: a name that is not in the table is shown last, and a test asks for its place
-(`tests/unit/test_docs.py`). Next: `cli.py`.
+(`tests/unit/test_commands.py`). Next: `command_root.py`.
 """
 
 from __future__ import annotations
 
-import typer.core
+from collections.abc import Iterable, Iterator
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Start": ("demo", "init", "up", "doctor", "call"),
@@ -46,10 +46,8 @@ _PLACES = {
 }
 
 
-def arrange(root: typer.core.TyperGroup) -> None:
-    """Put the root's commands into the table's order, under its headings."""
-    last = (len(_PLACES), "")
-    names = sorted(root.commands, key=lambda name: _PLACES.get(name, last)[0])
-    root.commands = {name: root.commands[name] for name in names}
-    for name in names:
-        vars(root.commands[name])["rich_help_panel"] = _PLACES.get(name, last)[1] or None
+def placed(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """The names in the table's order, each with its heading; what has no place comes last, without one."""
+    last = (len(_PLACES), None)
+    for name in sorted(names, key=lambda name: _PLACES.get(name, last)[0]):
+        yield name, _PLACES.get(name, last)[1]

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal, WrongUsage
 from sluicegate.schemas.topics import partition_of
-from sluicegate.streams.rebuild.live_state import states_of
 from sluicegate.streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,6 +119,8 @@ class LedgerRole:
 
     async def states(self) -> list[dict[str, object]]:
         """The digest of every partition's state, for `rebuild --against live`."""
+        from sluicegate.streams.rebuild.live_state import states_of
+
         return await states_of(self.service.lanes.values())
 
 

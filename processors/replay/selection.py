@@ -8,7 +8,7 @@ what it does not say (a message has no tool) does not fit. Pure. Next: `streams/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from sluicegate.processors.replay.recorded import Event
 from sluicegate.schemas import records as r
@@ -34,9 +34,15 @@ class Selection:
         """Whether nothing is left out."""
         return not any(self.as_dict().values())
 
+    @property
+    def nothing(self) -> str:
+        """What is said of a window in which no input fits."""
+        asked = " and ".join(f"{name} `{value[:80]}`" for name, value in self.as_dict().items() if value)
+        return f"no input of the window is of {asked}" if asked else "no input is in the window"
+
     def as_dict(self) -> dict[str, str]:
         """What was asked, for a position file."""
-        return {name: value for name, value in asdict(self).items() if not name.startswith("_")}
+        return {name: getattr(self, name) for name in ("agent", "tool", "session", "release", "reason")}
 
     def holds(self, group: Sequence[Event]) -> bool:
         """Whether an input of the ledger, given by its outcomes, is chosen."""

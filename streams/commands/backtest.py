@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 from sluicegate.processors.releases.release import CompiledRelease, compile_release
 from sluicegate.processors.replay.diff import Answer, Group
 from sluicegate.schemas.errors import WrongUsage
@@ -97,8 +98,8 @@ def report(result: Diffed, output: Format) -> None:
     if count := result.total("policies_only"):
         out.print(f"{count:,} inputs get the same answer by other policies")
     rate = result.total("compared") / result.seconds if result.seconds else 0.0
-    colour = "yellow" if result.total("changed") else "green"
-    out.print(f"[{colour}]{result.verdict}[/{colour}] ({result.seconds:.1f} s, {rate:,.0f}/s)")
+    colour = "yellow" if result.total("changed") or result.verdict == result.nothing else "green"
+    out.print(f"[{colour}]{escape(result.verdict)}[/{colour}] ({result.seconds:.1f} s, {rate:,.0f}/s)")
 
 
 def _row(group: Group) -> tuple[object, ...]:

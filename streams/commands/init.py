@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sluicegate.streams.commands.files import write
 from sluicegate.streams.commands.output import console
-from sluicegate.streams.commands.policy import write
 from sluicegate.streams.new_project import FRAMEWORKS, project_files
 
 

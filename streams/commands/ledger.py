@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,9 +104,8 @@ def _print(report: Report, output: Format) -> None:
     show(columns, rows, output, f"ledger {report.log_id} of `{report.env}`")
     for part in (report.control, *report.partitions):
         for name, first in part.violations.items():
-            where = "control" if part.partition < 0 else f"partition {part.partition}"
             out.print(
-                f"[red]{name}[/red] ({INVARIANTS[name].says}): {where}, seq {first['seq']}, offset {first['offset']}: "
+                f"[red]{name}[/red] ({INVARIANTS[name].says}): {place_of(part.partition, first)}: "
                 f"{first['sentence']}" + (f" ({first['count']} in all)" if first["count"] != 1 else ""),
                 markup=True,
             )
@@ -114,6 +114,13 @@ def _print(report: Report, output: Format) -> None:
     out.print(
         f"[{colour}]{report.verdict}[/{colour}]: {report.events:,} events in {report.seconds:.1f} s ({rate:,.0f}/s)"
     )
+
+
+def place_of(partition: int, first: Mapping[str, object]) -> str:
+    """Where a violation stands. What was found in a file or in ClickHouse has no offset, -1 in `-o json`."""
+    where = "control" if partition < 0 else f"partition {partition}"
+    offset = "" if first["offset"] == -1 else f", offset {first['offset']}"
+    return f"{where}, seq {first['seq']}{offset}"
 
 
 def _row(part: PartitionReport) -> tuple[object, ...]:

@@ -10,9 +10,8 @@ import orjson
 import typer
 from sluicegate.processors.labels import CONFIDENTIALITY, names_of
 from sluicegate.schemas.times import iso
-from sluicegate.streams.cli_words import position_of
+from sluicegate.streams.cli_words import moment, position_of
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, printable, show
-from sluicegate.streams.commands.rebuild import moment
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.keys.store import Keys
 from sluicegate.streams.rebuild.remembering import Cut, Remembered, Value, Where, check_scope, remembered

@@ -19,8 +19,9 @@ from sluicegate.processors.releases.release import CompiledRelease, compile_rele
 from sluicegate.processors.releases.shapes import shape_of
 from sluicegate.processors.releases.task_rules import with_task
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.commands.files import write
 from sluicegate.streams.commands.output import bars, console
-from sluicegate.streams.commands.replay import window_of
+from sluicegate.streams.commands.window import window_of
 from sluicegate.streams.control import log as control_log
 from sluicegate.streams.control import releases
 from sluicegate.streams.embedded.attach import attach
@@ -153,13 +154,3 @@ def _check(files: dict[str, str], compiled: CompiledRelease) -> None:
 def _roles(policy: Policy) -> list[str]:
     kind, name = reach_of(policy, ()).principal
     return [name] if kind == "role" else []
-
-
-def write(folder: Path, files: dict[str, str], force: bool) -> None:
-    """Write files below a folder. Raises `Terminal` rather than writing over one, unless forced."""
-    there = sorted(path for path in files if (folder / path).exists())
-    if there and not force:
-        raise Terminal(f"`{folder / there[0]}` is there already, take another folder or --force")
-    for path, text in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, "utf-8")

@@ -16,7 +16,7 @@ from sluicegate.processors.agents.view import agent_view
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.streams import stores, topics
-from sluicegate.streams.cli_words import micros_of
+from sluicegate.streams.cli_words import moment
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
 from sluicegate.streams.control import log as control_log
 from sluicegate.streams.embedded.attach import attach
@@ -131,11 +131,6 @@ def parse_as_of(text: str) -> AsOf:
     if all(a.isdecimal() and (b.isdecimal() or b == "-1") for a, _, b in parts):
         return AsOf(cut={int(a): int(b) for a, _, b in parts})
     return AsOf(until=moment(text))
-
-
-def moment(text: str) -> int:
-    """A time where a position could stand, too."""
-    return micros_of(text, "neither PARTITION:SEQ nor a time, write `2:1200` or")
 
 
 async def _agent(settings: Settings, source: Source, agent: str, as_of: AsOf) -> dict[str, object]:

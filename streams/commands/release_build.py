@@ -13,8 +13,8 @@ from sluicegate.processors.releases import file as release_file
 from sluicegate.processors.releases.release import compile_release
 from sluicegate.processors.releases.schema import FILE_NAME, release_schema
 from sluicegate.schemas.errors import Terminal
+from sluicegate.streams.commands.files import write
 from sluicegate.streams.commands.output import console
-from sluicegate.streams.commands.policy import write
 from sluicegate.streams.commands.release import Folder, release
 from sluicegate.streams.control import deployments, releases
 from sluicegate.streams.control import log as control_log

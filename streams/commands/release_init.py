@@ -22,8 +22,8 @@ from sluicegate.processors.releases.openapi import from_openapi
 from sluicegate.processors.releases.schema import release_schema
 from sluicegate.schemas.errors import Terminal, WrongUsage
 from sluicegate.streams import mcp_tools, python_functions
+from sluicegate.streams.commands.files import write
 from sluicegate.streams.commands.output import console
-from sluicegate.streams.commands.policy import write
 from sluicegate.streams.commands.release import release
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.inspect import observe

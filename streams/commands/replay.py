@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from sluicegate.processors.replay.selection import Selection
 from sluicegate.schemas.errors import WrongUsage
-from sluicegate.streams.cli_words import micros_of, one_of
+from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.copying import Asked, run_copy
 from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
 from sluicegate.streams.commands.resinking import run_resink
+from sluicegate.streams.commands.window import window_of
 from sluicegate.streams.commands.without import without
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.keys.store import Keys
@@ -115,7 +117,7 @@ def register(app: typer.Typer) -> None:
         and the window says which inputs are compared. Exit code 1: something came out different. What another release
         would have decided: `sluicegate replay --mode diff --release ./candidate --from-time 2026-05-01`. Into another topic:
         `sluicegate replay --mode copy --topic intents --agent a --into my-copy --create --resume copy.json`.
-        ClickHouse anew, while no projector runs: `sluicegate replay --mode resink --dry-run`.
+        ClickHouse anew, while no projector runs: `sluicegate replay --mode resink`; with `--dry-run` it runs beside one.
         """
         if ctx.invoked_subcommand is not None:
             return
@@ -161,29 +163,6 @@ def register(app: typer.Typer) -> None:
             raise typer.Exit(EXIT_DIFFERENT)
 
 
-def window_of(topic: str, from_offset: list[str], from_time: str | None, to: list[str]) -> Window:
-    """The window that the options say. Raises `WrongUsage` with what to write instead."""
-    ends = [t for t in to if not _is_place(t)]
-    if len(ends) > 1:
-        raise WrongUsage(f"`--to {ends[1]}` is a second time, give one")
-    first, last = dict(map(_place, from_offset)), dict(map(_place, filter(_is_place, to)))
-    return Window(
-        topic, first, last, micros_of(from_time) if from_time else None, micros_of(ends[0]) if ends else None
-    )
-
-
-def _is_place(text: str) -> bool:
-    partition, _, offset = text.partition(":")
-    return partition.isdecimal() and offset.isdecimal()
-
-
-def _place(text: str) -> tuple[int, int]:
-    if not _is_place(text):
-        raise WrongUsage(f"`{text}` is no position, write PARTITION:OFFSET such as `2:100`")
-    partition, _, offset = text.partition(":")
-    return int(partition), int(offset)
-
-
 def _replay(settings: Settings, window: Window, how: How) -> Replayed:
     keys = Keys(settings.home)
     try:
@@ -215,8 +194,9 @@ def _print(result: Replayed, output: Format) -> None:
     engines = {k for t in result.partitions.values() for k in t.other_engine}
     if engines:
         out.print(f"decided by engine {', '.join(sorted(engines))}, decided again by {result.engine}")
-    outcomes, colour = result.total("outcomes"), "green" if result.ok else "red"
+    colour = "red" if not result.ok else "yellow" if result.verdict == result.nothing else "green"
+    outcomes = result.total("outcomes")
     rate = outcomes / result.seconds if result.seconds else 0.0
     out.print(
-        f"[{colour}]{result.verdict}[/{colour}]: {outcomes:,} outcomes in {result.seconds:.1f} s ({rate:,.0f}/s)"
+        f"[{colour}]{escape(result.verdict)}[/{colour}]: {outcomes:,} outcomes read in {result.seconds:.1f} s ({rate:,.0f}/s)"
     )

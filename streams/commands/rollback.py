@@ -35,7 +35,7 @@ LONG = (*SHORT, "saga", "intent_id", "by", "order", "open", "done", "verified")
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     add_to(rollback)
-    rollback_release.register(rollback)
+    rollback_release.add_to(rollback)
     app.add_typer(rollback, name="rollback")
 
 

@@ -10,9 +10,8 @@ import typer
 from sluicegate.processors.agents.orders import ROLLED_BACK_KIND
 from sluicegate.schemas.errors import SluicegateError, WrongUsage
 from sluicegate.schemas.times import iso
-from sluicegate.streams.cli_words import position_of
+from sluicegate.streams.cli_words import moment, position_of
 from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
-from sluicegate.streams.commands.rebuild import moment
 from sluicegate.streams.control import log as control_log
 from sluicegate.streams.control.events import control_events
 from sluicegate.streams.embedded.attach import attach

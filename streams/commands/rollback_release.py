@@ -37,8 +37,8 @@ class Look:
     differs: Sequence[Change]
 
 
-def register(rollback: typer.Typer) -> None:
-    """Add the command."""
+def add_to(rollback: typer.Typer) -> None:
+    """Add the command to `rollback`."""
 
     @rollback.command("release")
     def rollback_release(

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-import httpx
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from sluicegate.processors.snapshot import encode_parts
@@ -86,6 +85,8 @@ async def states_of(lanes: Iterable[Lanes]) -> list[dict[str, object]]:
 
 async def ask_workers(settings: Settings, urls: Iterable[str] = ()) -> dict[int, Live]:
     """The states of this machine's ledger workers and of those at `urls`; who does not answer is passed over."""
+    import httpx  # a lane that is asked needs no client
+
     places = list(urls)
     places += [f"http://127.0.0.1:{one.port}" for one in here(settings.home, "ledger")]
     found: dict[int, Live] = {}

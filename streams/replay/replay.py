@@ -71,6 +71,8 @@ class Replayed:
     seconds: float = 0.0
     before: dict[str, int] = field(default_factory=dict)
     """Counts of the runs that this one went on from."""
+    nothing: str = Selection().nothing
+    """What the verdict is where no input was chosen."""
 
     def total(self, name: str) -> int:
         """A count over all partitions."""
@@ -86,6 +88,8 @@ class Replayed:
     def verdict(self) -> str:
         """One line."""
         same, different, erased = self.total("same"), self.total("different"), self.total("erased")
+        if not (same or different or erased or any(t.skipped for t in self.partitions.values())):
+            return self.nothing
         parts = [f"{same:,} inputs decided the same"]
         if different:
             parts.append(f"{different:,} DIFFERENT")
@@ -95,7 +99,9 @@ class Replayed:
 
     def as_json(self) -> dict[str, Any]:
         """For `-o json`."""
-        return {"ok": self.ok, "verdict": self.verdict, **asdict(self)}
+        told = asdict(self)
+        del told["nothing"]
+        return {"ok": self.ok, "verdict": self.verdict, **told}
 
 
 @dataclass(slots=True)
@@ -106,6 +112,7 @@ class Diffed:
     engine: str = ENGINE
     partitions: dict[int, DiffTally] = field(default_factory=dict)
     seconds: float = 0.0
+    nothing: str = Selection().nothing
 
     def total(self, name: str) -> int:
         """A count over all partitions."""
@@ -132,6 +139,8 @@ class Diffed:
     def verdict(self) -> str:
         """One line."""
         changed, later = self.total("changed"), self.total("speculative")
+        if not any(map(self.total, ("compared", "erased", "skipped"))):
+            return self.nothing
         parts = [f"{changed:,} of {self.total('compared'):,} inputs decided otherwise"]
         if changed:
             parts[0] += f", in {self.total('sessions_changed'):,} of {self.total('sessions'):,} sessions"
@@ -175,7 +184,7 @@ async def check(
     how = how or How()
     question = {"mode": "check", "env": settings.env, "window": window.as_dict(), "only": how.only.as_dict()}
     position = PositionFile(how.resume, question)
-    result = Replayed(before=dict(position.counts))
+    result = Replayed(before=dict(position.counts), nothing=how.only.nothing)
     started = time.monotonic()
 
     def make(partition: int, history: list[Control]) -> Rederive:
@@ -205,11 +214,11 @@ async def diff(
     on_start: OnStart | None = None,
 ) -> Diffed:
     """Decide again under another release, and compare decisions."""
-    result = Diffed(candidate.digest)
-    started = time.monotonic()
-    made: dict[int, Diff] = {}
     how = how or How()
     only = how.only
+    result = Diffed(candidate.digest, nothing=only.nothing)
+    started = time.monotonic()
+    made: dict[int, Diff] = {}
 
     def make(partition: int, history: list[Control]) -> Rederive:
         made[partition] = Diff(partition, under(history, candidate), opener, _chosen(window, only))

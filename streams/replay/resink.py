@@ -43,13 +43,15 @@ class Resunk:
 async def resink(
     settings: Settings, opener: ContentOpener, *, dry_run: bool = False, on_start: OnStart | None = None
 ) -> Resunk:
-    """Fill and exchange. Raises `Terminal` while a projector runs, `Retryable` when ClickHouse or Kafka is away."""
+    """Fill and exchange; `dry_run` only counts. Raises `Terminal` while a projector runs (not for `dry_run`), `Retryable`
+    when ClickHouse or Kafka is away."""
     from sluicegate.sinks import ddl  # the sinks need chDB only when they are used
     from sluicegate.sinks.clickhouse import Projector
     from sluicegate.sinks.embedded import connect, database
 
     assert settings.kafka is not None
-    await _no_projector(settings)
+    if not dry_run:  # that one changes nothing, and is asked while everything runs
+        await _no_projector(settings)
     offsets, last = await _ends(settings)
     client = await asyncio.to_thread(connect, settings, "sink")
     try:

@@ -21,9 +21,10 @@ from sluicegate.schemas.errors import Retryable, Terminal
 from sluicegate.schemas.topics import full_name
 from sluicegate.streams import kafka
 from sluicegate.streams.control import log as control_log
+from sluicegate.streams.inspect import tail
 from sluicegate.streams.inspect.find import Finder
 from sluicegate.streams.lanes.recovery import read_one
-from sluicegate.streams.scan import FETCH_WAIT_MS, scan, stretches
+from sluicegate.streams.scan import FETCH_WAIT_MS, Stretch, scan, stretches
 from sluicegate.streams.sdk.transport import stop_consumer
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.transparency import tile_store
@@ -111,9 +112,20 @@ class Prover:
             if seq > at.seq:
                 break
             offset = record.offset + at.seq - seq
+        raise Terminal(await self._missing(at, stretch))
+
+    async def _missing(self, at: Position, stretch: Stretch) -> str:
+        """What the partition has instead, in the user's own numbers: a `seq`, not an offset."""
         where = checkpoints.partition_name(at.partition)
-        raise Terminal(
-            f"event {at.seq} of partition {where} is not in Kafka, its last offset is {stretch.end - 1}"
+        last = await tail.newest(self._consumer, stretch, 1)
+        if not last:
+            return f"event `{at.seq}` of partition {where} is not in Kafka: the partition has no event yet"
+        seq = last[0].header.seq
+        if at.seq > seq:
+            return f"event `{at.seq}` of partition {where} is not in Kafka, the last one is `{where}:{seq}`"
+        return (
+            f"event `{at.seq}` of partition {where} is not in Kafka, though the last one is `{where}:{seq}`: it was let go "
+            "of, or the ledger is broken, see `sluicegate ledger verify`"
         )
 
     async def _first(self, place: TopicPartition, offset: int, end: int) -> ConsumerRecord | None:

@@ -323,7 +323,11 @@ def test_4_proofs_and_checkpoints_are_checked_offline(env: Env, tmp_path: Path) 
     alone = ("checkpoint", "verify", str(note), "--log", str(other), "-o", "json")
     assert json.loads(cli(env, *alone, code=1, **away))[0]["code"] == "other_log"
 
-    assert "is not in Kafka" in cli(env, "prove", "0:99999", failed=Terminal)
+    said = cli(env, "prove", "0:99999", failed=Terminal)
+    assert "event `99999` of partition 0 is not in Kafka, the last one is `0:" in said
+    last = said.rpartition("`0:")[2].partition("`")[0]
+    assert json.loads(cli(env, "prove", f"0:{last}"))["index"] == int(last)  # it is a seq, not an offset
+    assert f"`0:{last}`" in cli(env, "prove", f"0:{int(last) + 1}", failed=Terminal)
     assert "partition 7 does not exist" in cli(env, "prove", "7:0", failed=Terminal)
     tile = (
         env.settings.home / "tiles" / env.settings.env / env.control.log_id.hex() / "0" / "tile" / "0" / "001"

@@ -338,6 +338,7 @@ def _copies(settings: Settings, driver: Driver) -> None:
     assert "has 1 partitions and" in str(done.exception)
     done = CliRunner().invoke(app, [*copy, "--into", "mine", "--from-offset", "0:1"])
     assert "begins at offset 3" in str(done.exception) and "--from-offset 0:3" in str(done.exception)
+    assert invoked("replay", "--agent", "ghost")["verdict"] == "no input of the window is of agent `ghost`"
     checked = invoked("replay", "--mode", "check", "--topic", "intents", "--from-offset", "0:0")
     assert checked["ok"] and not checked["partitions"]["0"]["erased"], (
         "the ledger has the bytes that the topic lost"

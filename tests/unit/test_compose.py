@@ -29,21 +29,18 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 def resolve(words: list[str]) -> click.Context:
     """Parse a command line as `sluicegate` would, without running it. Raises `click.UsageError`."""
     command: Any = typer.main.get_command(cli.app)
-    context: Any = None
-    args = list(words)
-    while True:
-        context = command.make_context(args.pop(0) if context else "sluicegate", args, parent=context)
-        if not hasattr(command, "commands"):
-            return context  # type: ignore[no-any-return]
+    context: Any = command.make_context("sluicegate", list(words))
+    while hasattr(command, "commands"):
         args = (
             [*context._protected_args, *context.args]
             if hasattr(context, "_protected_args")
             else list(context.args)
         )
-        found = command.get_command(context, args[0]) if args else None
-        if found is None:
-            raise click.UsageError(f"no command {args[:1]}")
-        command = found
+        if not args:
+            raise click.UsageError("no command")
+        name, command, args = command.resolve_command(context, args)
+        context = command.make_context(name, args, parent=context)
+    return context  # type: ignore[no-any-return]
 
 
 def test_services_are_the_roles_what_they_need_and_init() -> None:

@@ -21,7 +21,7 @@ from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.topics import MAX_INTENT_BYTES
-from sluicegate.streams.commands.replay import window_of
+from sluicegate.streams.commands.window import window_of
 from sluicegate.streams.replay.window import Window
 
 from tests.driver import AGENT, T0, Driver, Record, read, release

@@ -102,6 +102,27 @@ def test_all_that_is_named_has_to_fit(driver: Driver) -> None:
     assert compared(driver, Selection(release="sha256:00"))[0].same == 0
 
 
+def test_a_window_without_any_input_that_fits_says_so(driver: Driver) -> None:
+    """Not "0 inputs decided the same", which reads as if all were well."""
+    ghost, mine = Selection(agent="ghost", tool="desk.pay"), Selection(agent=AGENT)
+    told = [
+        replay_module.Replayed(partitions={0: compared(driver, only)[0]}, nothing=only.nothing)
+        for only in (ghost, mine)
+    ]
+    said = "no input of the window is of agent `ghost` and tool `desk.pay`"
+    assert told[0].verdict == told[0].as_json()["verdict"] == said and told[0].ok
+    assert told[1].verdict.endswith(" inputs decided the same") and told[1].total("same") > 0
+    assert replay_module.Diffed("sha256:x", nothing=ghost.nothing).verdict == said
+    assert replay_module.Replayed().verdict == "no input is in the window"
+    assert ghost.as_dict() == {
+        "agent": "ghost",
+        "tool": "desk.pay",
+        "session": "",
+        "release": "",
+        "reason": "",
+    }
+
+
 def test_records_of_other_topics_are_looked_at_by_themselves() -> None:
     intent = r.Intent("i", "a", "s", "tool_call", "t", b"{}", 1)
     assert Selection(agent="a", tool="t", session="s").record(intent)

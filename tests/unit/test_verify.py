@@ -18,6 +18,7 @@ from sluicegate.processors.verify.partition import PartitionChecker
 from sluicegate.schemas import codec
 from sluicegate.schemas import records as r
 from sluicegate.schemas.errors import Unreadable
+from sluicegate.streams.commands.ledger import place_of
 
 from tests.driver import Driver, Event, Record, read, release
 from tests.forging import forge, where, with_header
@@ -395,3 +396,9 @@ def test_control_has_a_chain_of_its_own(driver: Driver) -> None:
     changed = codec.encode(replace(outcome, facts=codec.encode(replace(facts, who="somebody"))))
     assert names([records[0], Record(1, changed), *records[2:]]) == {"facts_hash"}
     assert "readable" in names([records[0], Record(1, b"x"), *records[2:]])
+
+
+def test_what_was_found_in_a_file_is_told_without_an_offset() -> None:
+    assert place_of(3, {"seq": 17, "offset": 40}) == "partition 3, seq 17, offset 40"
+    assert place_of(-1, {"seq": 0, "offset": 0}) == "control, seq 0, offset 0"
+    assert place_of(3, {"seq": 17, "offset": -1}) == "partition 3, seq 17"
