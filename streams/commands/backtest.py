@@ -12,7 +12,7 @@ from sluicegate.processors.releases.release import CompiledRelease, compile_rele
 from sluicegate.processors.replay.diff import Answer, Group
 from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams import junit
-from sluicegate.streams.commands.output import Format, bars, console, show
+from sluicegate.streams.commands.output import Format, bars, console, show, took
 from sluicegate.streams.control.releases import read_folder
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.keys.store import Keys
@@ -97,9 +97,10 @@ def report(result: Diffed, output: Format) -> None:
         out.print(f"observed only: `{name}` would have decided {count:,} inputs otherwise")
     if count := result.total("policies_only"):
         out.print(f"{count:,} inputs get the same answer by other policies")
-    rate = result.total("compared") / result.seconds if result.seconds else 0.0
     colour = "yellow" if result.total("changed") or result.verdict == result.nothing else "green"
-    out.print(f"[{colour}]{escape(result.verdict)}[/{colour}] ({result.seconds:.1f} s, {rate:,.0f}/s)")
+    out.print(
+        f"[{colour}]{escape(result.verdict)}[/{colour}] ({took(result.total('compared'), result.seconds)})"
+    )
 
 
 def _row(group: Group) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from sluicegate.streams import demo as play
 from sluicegate.streams import stack
-from sluicegate.streams.commands.output import Format, console, progress, show
+from sluicegate.streams.commands.output import Format, console, progress, show, took
 from sluicegate.streams.commands.up import tools_env
 from sluicegate.streams.settings import Settings
 
@@ -106,8 +106,8 @@ def _report(out: Console, running: stack.Stack, report: play.Report, since: int)
     if lag:
         out.print(f"\nClickHouse still trails by {lag:.0f} records.")
     verdict = asyncio.run(verify(settings))
-    rate = verdict.events / max(verdict.seconds, 0.001)
-    out.print(f"\nledger verify: {verdict.verdict} ({verdict.events:,} events, {rate:,.0f}/s)", markup=False)
+    said = f"{verdict.events:,} events in {took(verdict.events, verdict.seconds)}"
+    out.print(f"\nledger verify: {verdict.verdict} ({said})", markup=False)
 
 
 def _next(out: Console, report: play.Report, keep: bool) -> None:

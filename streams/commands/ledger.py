@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from sluicegate.processors.verify.invariants import INVARIANTS
-from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show, took
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.settings import Settings
 from sluicegate.streams.verify.ledger import PartitionReport, Report, verify
@@ -110,9 +110,8 @@ def _print(report: Report, output: Format) -> None:
                 markup=True,
             )
     colour = "green" if report.ok else "red"
-    rate = report.events / report.seconds if report.seconds else 0.0
     out.print(
-        f"[{colour}]{report.verdict}[/{colour}]: {report.events:,} events in {report.seconds:.1f} s ({rate:,.0f}/s)"
+        f"[{colour}]{report.verdict}[/{colour}]: {report.events:,} events in {took(report.events, report.seconds)}"
     )
 
 

@@ -131,6 +131,15 @@ def _cell(value: object) -> str:
     return "" if value is None else printable(str(value), keep="\n\t")
 
 
+MIN_RATED = 100_000
+"""Events from which a rate is printed: below it is mostly the start of processes and the first reads."""
+
+
+def took(events: int, seconds: float) -> str:
+    """How long it took, and how many a second where that says something."""
+    return f"{seconds:.1f} s" + (f", {events / seconds:,.0f}/s" if events >= MIN_RATED and seconds else "")
+
+
 def printable(text: str, keep: str = "") -> str:
     """Every letter that does not show itself, as its code."""
     if text.isprintable():

@@ -17,7 +17,7 @@ from sluicegate.schemas.errors import Terminal
 from sluicegate.schemas.times import iso
 from sluicegate.streams import stores, topics
 from sluicegate.streams.cli_words import moment
-from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show
+from sluicegate.streams.commands.output import Format, OutputOption, console, progress, show, took
 from sluicegate.streams.control import log as control_log
 from sluicegate.streams.embedded.attach import attach
 from sluicegate.streams.rebuild import live_state
@@ -27,8 +27,6 @@ from sluicegate.streams.rebuild.rebuild import Advance, AsOf, Folded, fold_all, 
 from sluicegate.streams.settings import Settings
 
 EXIT_DIFFERENT = 1
-MIN_RATED = 100_000
-"""Events from which a rate is printed: below it is mostly the start of processes."""
 
 
 class Source(StrEnum):
@@ -289,6 +287,4 @@ def _print(result: Rebuilt, output: Format) -> None:
         elif row.get("said"):
             out.print(f"  {row['said']}", markup=False)
     events = sum(p.events for p in result.partitions)
-    rate = events / result.seconds if result.seconds else 0.0
-    fast = f" ({rate:,.0f}/s)" if events >= MIN_RATED else ""
-    out.print(f"{events:,} events in {result.seconds:.1f} s{fast}")
+    out.print(f"{events:,} events in {took(events, result.seconds)}")

@@ -16,7 +16,7 @@ from sluicegate.schemas.errors import WrongUsage
 from sluicegate.streams.cli_words import one_of
 from sluicegate.streams.commands import backtest
 from sluicegate.streams.commands.copying import Asked, run_copy
-from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show
+from sluicegate.streams.commands.output import Format, OutputOption, bars, console, show, took
 from sluicegate.streams.commands.resinking import run_resink
 from sluicegate.streams.commands.window import window_of
 from sluicegate.streams.commands.without import without
@@ -196,7 +196,6 @@ def _print(result: Replayed, output: Format) -> None:
         out.print(f"decided by engine {', '.join(sorted(engines))}, decided again by {result.engine}")
     colour = "red" if not result.ok else "yellow" if result.verdict == result.nothing else "green"
     outcomes = result.total("outcomes")
-    rate = outcomes / result.seconds if result.seconds else 0.0
     out.print(
-        f"[{colour}]{escape(result.verdict)}[/{colour}]: {outcomes:,} outcomes read in {result.seconds:.1f} s ({rate:,.0f}/s)"
+        f"[{colour}]{escape(result.verdict)}[/{colour}]: {outcomes:,} outcomes read in {took(outcomes, result.seconds)}"
     )

@@ -44,3 +44,9 @@ def test_an_empty_listing_says_so_to_people(
 def test_a_small_share_is_not_nothing(value: float, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
     show(("share",), [(value,)], Format.TABLE)
     assert capsys.readouterr().out.split() == ["share", cell]
+
+
+def test_a_rate_is_told_of_many_events_only() -> None:
+    assert output.took(16_375, 5.3) == "5.3 s"
+    assert output.took(1_000_000, 10.0) == "10.0 s, 100,000/s"
+    assert output.took(1_000_000, 0.0) == "0.0 s"
