@@ -60,9 +60,8 @@ async def _show(request: web.Request) -> web.Response:
     reviewer = await reviewer_of(request)
     entry, _ = await _one(request, reviewer, request.query.get("agent", ""))
     shown = await request.app[HELD].show(entry, session=True)
-    return said(
-        {**as_json(shown), "digest": entry.action_digest.hex()}
-    )  # the name that the list and a word have, too
+    # `digest` is the name that the list and a word have, too.
+    return said({**as_json(shown), "digest": entry.action_digest.hex()})
 
 
 async def _say(request: web.Request) -> web.Response:

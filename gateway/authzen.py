@@ -16,7 +16,7 @@ from aiohttp import web
 from sluicegate.gateway.access import Caller
 from sluicegate.gateway.context import Gate, asked_by, body_of, gate_of
 from sluicegate.gateway.doors import said
-from sluicegate.gateway.problems import problem
+from sluicegate.gateway.problems import MAX_SHOWN_CHARS, problem
 from sluicegate.processors.control.api_keys import AGENT
 from sluicegate.processors.releases.rehearsal import ask
 from sluicegate.streams.sdk import json as client_json
@@ -24,7 +24,6 @@ from sluicegate.streams.sdk.json import Json
 
 MAX_EVALUATIONS = 100
 """In one request: about 0.5 ms each, 50 ms of the event loop."""
-MAX_SHOWN_CHARS = 100
 SUBJECTS = ("agent", "")
 STOPS: Mapping[str, bool | None] = {
     "execute_all": None,

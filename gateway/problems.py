@@ -22,6 +22,8 @@ from sluicegate.streams.sdk.errors import (
 )
 
 JSON = "application/json"
+MAX_SHOWN_CHARS = 100
+"""Of what somebody sent, in a message."""
 
 _CLASSES: dict[int, type[web.HTTPException]] = {
     400: web.HTTPBadRequest, 401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound,

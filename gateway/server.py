@@ -28,7 +28,7 @@ from sluicegate.gateway.connections import Connections, room
 from sluicegate.gateway.context import GATE, Gate, enter, leave
 from sluicegate.gateway.hub import Hub
 from sluicegate.gateway.kept import MAX_KNOWN
-from sluicegate.gateway.problems import JSON, no_result, plain, problem
+from sluicegate.gateway.problems import JSON, MAX_SHOWN_CHARS, no_result, plain, problem
 from sluicegate.schemas.errors import Retryable, SluicegateError, Terminal
 from sluicegate.streams.control.log import ControlReader
 from sluicegate.streams.inspect.decided import Decided
@@ -62,8 +62,6 @@ wire_log.setLevel(logging.CRITICAL)
 
 TOO_LARGE = ("too_large", f"a body has at most {MAX_BODY_BYTES} bytes: pass a reference")
 """Code and message; of a body without a length, too, that was too large once it came."""
-MAX_SHOWN_CHARS = 100
-"""Of a path, in an error."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

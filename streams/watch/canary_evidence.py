@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from sluicegate.processors.canary.progress import FOR_EVER, Progress, begin
-from sluicegate.processors.canary.words import Evidence
+from sluicegate.processors.canary.words import KINDS, Evidence
 from sluicegate.processors.control.control import Control
 from sluicegate.processors.control.deployments import Canary
 from sluicegate.processors.releases.release import CompiledRelease, compile_release
@@ -29,7 +29,6 @@ from sluicegate.streams.watch.canary_rows import EARLIER_US, ClickHouseRows, fro
 SOURCES = ("clickhouse", "ledger")
 NOT_COMPARED = frozenset(("log", "late"))
 """Where it came from, not what was found."""
-ENDS = ("canary.aborted", "canary.promoted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ async def find(settings: Settings, event: int | None) -> Verdict:
                         evidence = json.loads(facts.body).get("evidence")
                         if evidence is not None:
                             found, by_hand = (seq, facts, evidence), None
-                        elif event is None and facts.kind in ENDS:
+                        elif event is None and facts.kind in KINDS.values():
                             by_hand = seq, facts
     finally:
         await consumer.stop()
